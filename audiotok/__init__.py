@@ -1,0 +1,80 @@
+"""The public face of audiotok: speech in, token ids out, and back.
+
+Names are imported when they are first used (PEP 562), so that ``import audiotok`` and ``audiotok --help`` do not
+wait for torch. Using any name of the codec or the tokenizer also registers the codec with transformers' Auto classes.
+The law it keeps: what is in ``__all__`` is public and stays; nothing below imports from here.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .audio import AudioError, load_audio, resample, save_audio
+    from .codec.config import CodecConfig
+    from .codec.model import AudioCodec
+    from .codec.pretrained import checkpoint_dir, load_codec
+    from .corpus import PreparedCorpus, prepare
+    from .files import write_aside, write_json
+    from .tokens.layout import LayoutError, flatten, unflatten
+    from .tokens.tokenizer import AudioTextTokenizer, build_tokenizer, load_tokenizer
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "AudioError": "audio",
+    "load_audio": "audio",
+    "resample": "audio",
+    "save_audio": "audio",
+    "CodecConfig": "codec.config",
+    "AudioCodec": "codec.model",
+    "checkpoint_dir": "codec.pretrained",
+    "load_codec": "codec.pretrained",
+    "PreparedCorpus": "corpus",
+    "prepare": "corpus",
+    "write_aside": "files",
+    "write_json": "files",
+    "LayoutError": "tokens.layout",
+    "flatten": "tokens.layout",
+    "unflatten": "tokens.layout",
+    "AudioTextTokenizer": "tokens.tokenizer",
+    "build_tokenizer": "tokens.tokenizer",
+    "load_tokenizer": "tokens.tokenizer",
+}
+
+__all__ = [
+    "AudioCodec",
+    "AudioError",
+    "AudioTextTokenizer",
+    "CodecConfig",
+    "LayoutError",
+    "PreparedCorpus",
+    "__version__",
+    "build_tokenizer",
+    "checkpoint_dir",
+    "flatten",
+    "load_audio",
+    "load_codec",
+    "load_tokenizer",
+    "prepare",
+    "resample",
+    "save_audio",
+    "unflatten",
+    "write_aside",
+    "write_json",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from the module it lives in, once."""
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module 'audiotok' has no attribute {name!r}")
+    value = getattr(import_module(f".{home}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(_HOME))

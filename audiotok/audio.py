@@ -1,0 +1,267 @@
+"""Sound files in and out: load, save, resample, and blocks of a file that does not fit in memory.
+
+Knows nothing of codecs. The one law it keeps: a file read in blocks gives the samples of the file read whole, because
+both are the same streaming pass; and what comes out is finite, mono and in [-1, 1], or an :class:`AudioError` says why not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+import torch
+from torch import Tensor
+
+from .files import write_aside
+
+# What one read takes from the file: long enough to be fast, short enough that 8 channels at 192 kHz stay small.
+_READ_FRAMES = 1 << 16
+# Float files may overshoot full scale a little (clamped); this far beyond it they are in another unit.
+_LARGEST_PEAK = 4.0
+# A frame count from here on is libsndfile's way to say "unknown" (a stream without a length in its header).
+_UNKNOWN_FRAMES = 1 << 60
+_FORMATS = {
+    ".wav": ("WAV", "PCM_16"),
+    ".flac": ("FLAC", "PCM_16"),
+    ".ogg": ("OGG", "OPUS"),
+    ".opus": ("OGG", "OPUS"),
+}
+_OPUS_RATES = (8000, 12000, 16000, 24000, 48000)
+# The size fields of a WAV header have 32 bits; some bytes are left for the header itself.
+_LARGEST_WAV_BYTES = (1 << 32) - 1024
+
+
+class AudioError(ValueError):
+    """Something is wrong with an audio file or signal; the text names it, what was expected, and what to do."""
+
+
+def load_audio(path: str | Path, sampling_rate: int | None = None) -> tuple[Tensor, int]:
+    """Read a sound file as one channel.
+
+    Args:
+        path: any format that libsndfile reads (WAV, FLAC, Ogg Opus and Vorbis, MP3...), any channel count (averaged).
+        sampling_rate: resample to this rate in Hz; None keeps the file's own.
+
+    Returns:
+        wav [1, N] float32 in [-1, 1] with N >= 1, and its sampling rate in Hz.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        AudioError: the file is not audio, is damaged, has no samples, or has samples that are not finite.
+    """
+    with _open(path) as file:
+        rate = sampling_rate or file.samplerate
+        wav = torch.cat(list(_resampled(_mono_blocks(file, path), file.samplerate, rate)), dim=-1)
+    return wav, rate
+
+
+def audio_blocks(path: str | Path, sampling_rate: int | None = None, block_s: float = 30.0) -> Iterator[Tensor]:
+    """Read a sound file of any length in constant memory.
+
+    Args:
+        path: as for :func:`load_audio`.
+        sampling_rate: resample to this rate in Hz; None keeps the file's own.
+        block_s: length of a block in seconds; the last one is shorter.
+
+    Yields:
+        wav [1, n] float32 in [-1, 1]; joined, the blocks equal ``load_audio(path, sampling_rate)[0]``.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        AudioError: as for :func:`load_audio`; a bad sample is found when its block is reached.
+    """
+    with _open(path) as file:
+        rate = sampling_rate or file.samplerate
+        size = max(1, round(block_s * rate))
+        held: list[Tensor] = []
+        count = 0
+        for piece in _resampled(_mono_blocks(file, path), file.samplerate, rate):
+            held.append(piece)
+            count += piece.shape[-1]
+            if count >= size:
+                joined = torch.cat(held, dim=-1)
+                whole = count - count % size
+                yield from joined[:, :whole].split(size, dim=-1)
+                held, count = [joined[:, whole:]], count - whole
+        if count:
+            yield torch.cat(held, dim=-1)
+
+
+def resample(wav: Tensor, from_rate: int, to_rate: int) -> Tensor:
+    """Change the sampling rate of a signal (soxr, high quality).
+
+    Args:
+        wav: [..., N] float32, N >= 1; each row is resampled on its own.
+        from_rate: its rate in Hz.
+        to_rate: the wanted rate in Hz.
+
+    Returns:
+        [..., N * to_rate / from_rate] float32 in [-1, 1] on the device of ``wav``; ``wav`` itself if the rates agree.
+
+    Raises:
+        ValueError: ``wav`` has no samples, or a rate is not positive.
+    """
+    if wav.shape[-1] == 0:
+        raise ValueError("expected at least one sample to resample, got 0")
+    if from_rate == to_rate:
+        return wav
+    rows = wav.detach().to("cpu", torch.float32).reshape(-1, 1, wav.shape[-1])
+    done = [torch.cat(list(_resampled([row], from_rate, to_rate)), dim=-1) for row in rows]
+    return torch.cat(done).reshape(*wav.shape[:-1], -1).to(wav.device)
+
+
+def save_audio(path: str | Path, wav: Tensor, sampling_rate: int) -> None:
+    """Write one channel of sound to a file that is whole or absent.
+
+    Args:
+        path: its suffix decides the format: .wav and .flac are 16-bit PCM, .ogg and .opus are Opus.
+        wav: [1, N] or [N] float, N >= 1; values beyond [-1, 1] are clipped.
+        sampling_rate: in Hz.
+
+    Raises:
+        AudioError: the suffix, the rate, the shape or a sample is not one that can be written.
+        OSError: the folder does not exist or cannot be written.
+    """
+    save_audio_blocks(path, [wav], sampling_rate)
+
+
+def save_audio_blocks(path: str | Path, blocks: Iterable[Tensor], sampling_rate: int) -> int:
+    """Write sound that arrives in blocks, in constant memory, to a file that is whole or absent.
+
+    Args:
+        path: as for :func:`save_audio`.
+        blocks: wavs [1, n] or [n], joined in their order.
+        sampling_rate: in Hz.
+
+    Returns:
+        The number of samples written.
+
+    Raises:
+        AudioError: as for :func:`save_audio`; also if there is no sample in any block.
+        OSError: the folder does not exist or cannot be written.
+    """
+    path = Path(path)
+    container, coding = _format_of(path, sampling_rate)
+    written = 0
+    with write_aside(path) as aside:
+        try:
+            with soundfile.SoundFile(
+                aside, "w", samplerate=sampling_rate, channels=1, format=container, subtype=coding
+            ) as file:
+                for block in blocks:
+                    samples = _one_channel(block, path, written)
+                    written += len(samples)
+                    if container == "WAV" and written * 2 > _LARGEST_WAV_BYTES:
+                        raise AudioError(f"{path}: a .wav file holds less than 4 GiB; write a .flac file instead")
+                    file.write(samples)
+        except soundfile.LibsndfileError as error:
+            raise AudioError(f"{path}: cannot write it as {container}/{coding}: {error.error_string}") from None
+        if not written:
+            raise AudioError(f"{path}: expected at least one sample to write, got 0")
+    return written
+
+
+def _open(path: str | Path) -> soundfile.SoundFile:
+    path = Path(path)
+    if path.is_dir():
+        raise AudioError(f"{path}: expected an audio file, got a folder; name the files in it")
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file")
+    if path.stat().st_size == 0:
+        raise AudioError(f"{path}: expected an audio file, got an empty file")
+    try:
+        return soundfile.SoundFile(path)
+    except soundfile.LibsndfileError as error:
+        what = error.error_string.rstrip(".")
+        raise AudioError(
+            f"{path}: expected an audio file (wav, flac, ogg, opus, mp3), got something else ({what}); convert it first"
+        ) from None
+
+
+def _mono_blocks(file: soundfile.SoundFile, path: str | Path) -> Iterator[Tensor]:
+    """The file's samples as checked blocks [1, n], channels averaged; at least one sample in all."""
+    done = 0
+    while True:
+        try:
+            block = file.read(_READ_FRAMES, dtype="float32", always_2d=True)
+        except soundfile.LibsndfileError as error:
+            raise AudioError(f"{path}: damaged after sample {done}: {error.error_string}") from None
+        if not len(block):
+            break
+        _check_samples(block, path, done)
+        done += len(block)
+        yield torch.from_numpy(block.mean(axis=1, dtype=np.float32)).clamp_(-1, 1).unsqueeze(0)
+    if done == 0:
+        raise AudioError(f"{path}: expected at least one sample, got an audio file with 0 samples")
+    if done < file.frames < _UNKNOWN_FRAMES:
+        raise AudioError(
+            f"{path}: expected the {file.frames} samples of its header, got {done}; the file is cut off, copy it again"
+        )
+
+
+def _check_samples(block: np.ndarray, path: str | Path, start: int) -> None:
+    """Refuse samples [n, C] that are not finite or in another unit. ``start`` is the position of the first."""
+    # One pass decides: NaN and inf both make the largest magnitude not finite.
+    peak = np.abs(block).max()
+    if peak <= _LARGEST_PEAK:
+        return
+    bad = ~np.isfinite(block).all(axis=1)
+    if bad.any():
+        raise AudioError(
+            f"{path}: expected finite samples, got NaN or inf at sample {start + int(bad.argmax())} "
+            f"({int(bad.sum())} in that block of {len(block)}); repair the recording"
+        )
+    raise AudioError(f"{path}: expected samples in [-1, 1], got a peak of {peak:g}; divide by the full scale")
+
+
+def _resampled(blocks: Iterable[Tensor], from_rate: int, to_rate: int) -> Iterator[Tensor]:
+    """Blocks [1, n] through one soxr stream: the same samples however they are cut. Yields no empty block."""
+    if from_rate <= 0 or to_rate <= 0:
+        raise ValueError(f"expected positive sampling rates, got {from_rate} and {to_rate} Hz")
+    if from_rate == to_rate:
+        yield from blocks
+        return
+    stream = soxr.ResampleStream(from_rate, to_rate, 1, dtype="float32")
+    first: Tensor | None = None
+    count = 0
+    for block in blocks:
+        first = block if first is None else first
+        out = stream.resample_chunk(block[0].numpy(), last=False)
+        if len(out):
+            count += len(out)
+            yield torch.from_numpy(out).clamp_(-1, 1).unsqueeze(0)
+    out = stream.resample_chunk(np.zeros(0, dtype=np.float32), last=True)
+    if len(out):
+        yield torch.from_numpy(out).clamp_(-1, 1).unsqueeze(0)
+    elif count == 0 and first is not None:
+        # A sound shorter than half a new sample rounds to none; sound that was there must not vanish.
+        yield first[:, :1]
+
+
+def _format_of(path: Path, sampling_rate: int) -> tuple[str, str]:
+    if path.suffix.lower() not in _FORMATS:
+        raise AudioError(f"{path}: expected a name ending in {', '.join(_FORMATS)}, got {path.suffix or 'no suffix'}")
+    if sampling_rate <= 0:
+        raise AudioError(f"{path}: expected a positive sampling rate, got {sampling_rate} Hz")
+    container, coding = _FORMATS[path.suffix.lower()]
+    if coding == "OPUS" and sampling_rate not in _OPUS_RATES:
+        rates = ", ".join(map(str, _OPUS_RATES))
+        raise AudioError(f"{path}: Opus takes {rates} Hz, got {sampling_rate}; write .wav or .flac, or resample()")
+    return container, coding
+
+
+def _one_channel(block: Tensor, path: Path, start: int) -> np.ndarray:
+    """[1, n] or [n] -> checked numpy [n] in [-1, 1]."""
+    if block.ndim not in (1, 2) or (block.ndim == 2 and block.shape[0] != 1):
+        raise AudioError(f"{path}: expected wav [1, N] or [N], got {list(block.shape)}; save one channel at a time")
+    samples = block.detach().to("cpu", torch.float32).reshape(-1).numpy()
+    if len(samples) and not np.isfinite(samples).all():
+        bad = ~np.isfinite(samples)
+        raise AudioError(
+            f"{path}: expected finite samples, got NaN or inf at sample {start + int(bad.argmax())} "
+            f"({int(bad.sum())} of {len(samples)})"
+        )
+    return np.clip(samples, -1, 1)
