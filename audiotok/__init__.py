@@ -1,7 +1,7 @@
 """The public face of audiotok: speech in, token ids out, and back.
 
 Names are imported when they are first used (PEP 562), so that ``import audiotok`` and ``audiotok --help`` do not
-wait for torch. Using any name of the codec or the tokenizer also registers the codec with transformers' Auto classes.
+wait for torch. Using any name of the codec (``checkpoint_dir`` among them) also registers it with transformers' Auto classes.
 The law it keeps: what is in ``__all__`` is public and stays; nothing below imports from here.
 """
 
@@ -71,6 +71,8 @@ def __getattr__(name: str) -> Any:
     home = _HOME.get(name)
     if home is None:
         raise AttributeError(f"module 'audiotok' has no attribute {name!r}")
+    if home.startswith("codec."):
+        import_module(".codec.pretrained", __name__).register()
     value = getattr(import_module(f".{home}", __name__), name)
     globals()[name] = value
     return value

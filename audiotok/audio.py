@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -58,7 +59,9 @@ def load_audio(path: str | Path, sampling_rate: int | None = None) -> tuple[Tens
     return wav, rate
 
 
-def audio_blocks(path: str | Path, sampling_rate: int | None = None, block_s: float = 30.0) -> Iterator[Tensor]:
+def audio_blocks(
+    path: str | Path, sampling_rate: int | None = None, block_s: float = 30.0
+) -> Iterator[Tensor]:
     """Read a sound file of any length in constant memory.
 
     Args:
@@ -88,6 +91,28 @@ def audio_blocks(path: str | Path, sampling_rate: int | None = None, block_s: fl
                 held, count = [joined[:, whole:]], count - whole
         if count:
             yield torch.cat(held, dim=-1)
+
+
+def audio_facts(path: str | Path) -> dict[str, Any]:
+    """What the header of a sound file says; no sample is read.
+
+    Returns:
+        num_samples, sampling_rate, duration_s, channels, format.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        AudioError: the file is not audio, or has no samples.
+    """
+    with _open(path) as file:
+        if not 0 < file.frames < _UNKNOWN_FRAMES:
+            raise AudioError(f"{path}: expected at least one sample, got a header that names none")
+        return {
+            "duration_s": file.frames / file.samplerate,
+            "sampling_rate": file.samplerate,
+            "num_samples": file.frames,
+            "channels": file.channels,
+            "format": f"{file.format}/{file.subtype}",
+        }
 
 
 def resample(wav: Tensor, from_rate: int, to_rate: int) -> Tensor:
@@ -155,10 +180,14 @@ def save_audio_blocks(path: str | Path, blocks: Iterable[Tensor], sampling_rate:
                     samples = _one_channel(block, path, written)
                     written += len(samples)
                     if container == "WAV" and written * 2 > _LARGEST_WAV_BYTES:
-                        raise AudioError(f"{path}: a .wav file holds less than 4 GiB; write a .flac file instead")
+                        raise AudioError(
+                            f"{path}: a .wav file holds less than 4 GiB; write a .flac file instead"
+                        )
                     file.write(samples)
         except soundfile.LibsndfileError as error:
-            raise AudioError(f"{path}: cannot write it as {container}/{coding}: {error.error_string}") from None
+            raise AudioError(
+                f"{path}: cannot write it as {container}/{coding}: {error.error_string}"
+            ) from None
         if not written:
             raise AudioError(f"{path}: expected at least one sample to write, got 0")
     return written
@@ -243,20 +272,26 @@ def _resampled(blocks: Iterable[Tensor], from_rate: int, to_rate: int) -> Iterat
 
 def _format_of(path: Path, sampling_rate: int) -> tuple[str, str]:
     if path.suffix.lower() not in _FORMATS:
-        raise AudioError(f"{path}: expected a name ending in {', '.join(_FORMATS)}, got {path.suffix or 'no suffix'}")
+        raise AudioError(
+            f"{path}: expected a name ending in {', '.join(_FORMATS)}, got {path.suffix or 'no suffix'}"
+        )
     if sampling_rate <= 0:
         raise AudioError(f"{path}: expected a positive sampling rate, got {sampling_rate} Hz")
     container, coding = _FORMATS[path.suffix.lower()]
     if coding == "OPUS" and sampling_rate not in _OPUS_RATES:
         rates = ", ".join(map(str, _OPUS_RATES))
-        raise AudioError(f"{path}: Opus takes {rates} Hz, got {sampling_rate}; write .wav or .flac, or resample()")
+        raise AudioError(
+            f"{path}: Opus takes {rates} Hz, got {sampling_rate}; write .wav or .flac, or resample()"
+        )
     return container, coding
 
 
 def _one_channel(block: Tensor, path: Path, start: int) -> np.ndarray:
     """[1, n] or [n] -> checked numpy [n] in [-1, 1]."""
     if block.ndim not in (1, 2) or (block.ndim == 2 and block.shape[0] != 1):
-        raise AudioError(f"{path}: expected wav [1, N] or [N], got {list(block.shape)}; save one channel at a time")
+        raise AudioError(
+            f"{path}: expected wav [1, N] or [N], got {list(block.shape)}; save one channel at a time"
+        )
     samples = block.detach().to("cpu", torch.float32).reshape(-1).numpy()
     if len(samples) and not np.isfinite(samples).all():
         bad = ~np.isfinite(samples)

@@ -1,0 +1,136 @@
+"""What several verbs share: options, the choice of device, inputs and outputs, errors in one line.
+
+Knows no verb, and imports nothing heavy at module level. The law it keeps: an option means the same in every verb.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..codec.model import AudioCodec
+
+# What a user's input or machine can cause; anything else is our bug and keeps its traceback.
+KNOWN_ERRORS = (ValueError, TypeError, OSError, ImportError, MemoryError)
+
+
+def one_line(error: BaseException) -> str:
+    """An error's text on one line, without Python's decoration."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """--device and --dtype: where a model runs, and in which numbers."""
+    parser.add_argument(
+        "--device", default="auto", help="cpu, cuda, cuda:1, mps...; auto = cuda where there is one"
+    )
+    parser.add_argument(
+        "--dtype", default="float32", choices=("float32", "bfloat16"), help="numbers the model computes in"
+    )
+
+
+def add_codec_option(parser: argparse.ArgumentParser, default: str | None = "default") -> None:
+    """--codec: which codec. ``default=None`` leaves the choice to the verb."""
+    shown = "the one the file names" if default is None else default
+    parser.add_argument(
+        "--codec",
+        default=default,
+        metavar="NAME",
+        help=f"a shipped codec, a folder or a hub id (default: {shown})",
+    )
+
+
+def add_output_options(parser: argparse.ArgumentParser) -> None:
+    """--out and --overwrite of the verbs that turn files into files."""
+    parser.add_argument("--out", metavar="DIR", help="write one file per input into this folder")
+    parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
+
+
+def add_json_option(parser: argparse.ArgumentParser) -> None:
+    """--json: results for programs instead of people."""
+    parser.add_argument("--json", action="store_true", help="print JSON, one object per line")
+
+
+def pick_device(name: str) -> str:
+    """The device that ``--device`` means on this machine.
+
+    Raises:
+        ValueError: there is no such device here.
+    """
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = one_line(error).split(". ")[0]
+        raise ValueError(
+            f"expected a device of this machine, got --device {name} ({reason}); try auto"
+        ) from None
+    return name
+
+
+def load_chosen_codec(name: str | None, args: argparse.Namespace) -> AudioCodec:
+    """The codec called ``name`` on the device and in the dtype of ``args``, ready for inference."""
+    from ..codec.pretrained import load_codec
+
+    return load_codec(name, device=pick_device(args.device), dtype=args.dtype)
+
+
+def plan_outputs(
+    paths: Sequence[str], out: str | None, suffix: str, parser: argparse.ArgumentParser
+) -> list[tuple[Path, Path]]:
+    """Pair inputs with outputs: ``IN OUT``, or ``IN... --out DIR`` with ``DIR/stem + suffix``. Makes DIR.
+
+    Leaves through ``parser.error`` (exit 2) when the arguments do not say where to write.
+    """
+    if out is None:
+        if len(paths) != 2:
+            parser.error(f"expected IN OUT, got {len(paths)} names; for many inputs pass --out DIR")
+        return [(Path(paths[0]), Path(paths[1]))]
+    Path(out).mkdir(parents=True, exist_ok=True)
+    return [(Path(path), Path(out) / f"{Path(path).stem}{suffix}") for path in paths]
+
+
+def check_output(source: Path, target: Path, overwrite: bool) -> None:
+    """Refuse to write where it would destroy something.
+
+    Raises:
+        FileExistsError: ``target`` is there and may not be replaced, or is the input itself.
+    """
+    if target.exists() and source.exists() and target.samefile(source):
+        raise FileExistsError(f"{target}: expected an output that is not the input; choose another name")
+    if target.exists() and not overwrite:
+        raise FileExistsError(f"{target}: exists already; pass --overwrite to replace it")
+
+
+def each(
+    pairs: Iterable[tuple[Path, Path]], work: Callable[[Path, Path], None], overwrite: bool, program: str
+) -> int:
+    """Do ``work(source, target)`` for every pair, also when one fails; say each failure on stderr.
+
+    Returns:
+        0 when all were done, else 1.
+    """
+    failed = 0
+    taken: dict[Path, Path] = {}
+    for source, target in pairs:
+        try:
+            if target in taken:
+                raise FileExistsError(
+                    f"{source}: would write {target}, as {taken[target]} did; give them different names"
+                )
+            check_output(source, target, overwrite)
+            taken[target] = source
+            work(source, target)
+        except KNOWN_ERRORS as error:
+            failed += 1
+            print(f"{program}: error: {one_line(error)}", file=sys.stderr)
+    return 1 if failed else 0

@@ -1,0 +1,122 @@
+"""``audiotok decode``: code files -> sound files, some frames at a time, so that any length needs little memory."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .common import (
+    add_codec_option,
+    add_model_options,
+    add_output_options,
+    each,
+    load_chosen_codec,
+    plan_outputs,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..codec.model import AudioCodec
+
+_BLOCK_FRAMES = 1500
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Declare the verb."""
+    parser = subparsers.add_parser(
+        "decode",
+        help="code files -> sound files",
+        usage="audiotok decode [options] IN OUT | IN [IN ...] --out DIR",
+        description="Decode code files to exactly as many samples as were encoded. OUT's suffix decides its format: "
+        ".wav and .flac 16 bit, .ogg and .opus Opus.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("paths", nargs="+", metavar="IN", help="code files, and OUT unless --out is given")
+    parser.add_argument("--n-q", type=int, metavar="K", help="codebooks to use (default: all in the file)")
+    add_codec_option(parser, default=None)
+    add_model_options(parser)
+    add_output_options(parser)
+    parser.set_defaults(parser=parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Decode every input; 1 if one failed."""
+    from ..codefile import read_header
+
+    pairs = plan_outputs(args.paths, args.out, ".wav", args.parser)
+    # A codec's fingerprint is a hash over its weights: once a run, not once a file.
+    codecs: dict[str, tuple[AudioCodec, str]] = {}
+
+    def work(source: Path, target: Path) -> None:
+        name = args.codec or shipped_codec(source, read_header(source).codec)
+        if name not in codecs:
+            codec = load_chosen_codec(name, args)
+            codecs[name] = codec, codec.codes_fingerprint
+        decode_file(*codecs[name], source, target, args.n_q)
+
+    return each(pairs, work, args.overwrite, "audiotok")
+
+
+def shipped_codec(source: Path, codec_name: str) -> str:
+    """The shipped checkpoint whose codes were released as ``codec_name``.
+
+    Raises:
+        CodeFileError: no shipped codec has this name.
+    """
+    from ..codec.config import CodecConfig
+    from ..codec.pretrained import checkpoint_dir, shipped_checkpoints
+    from ..codefile import CodeFileError
+
+    for name in shipped_checkpoints():
+        if CodecConfig.from_pretrained(checkpoint_dir(name)).codec_name == codec_name:
+            return name
+    raise CodeFileError(
+        f"{source}: made by the codec {codec_name!r}, which does not come with audiotok; pass its folder with --codec"
+    )
+
+
+def decode_file(
+    codec: AudioCodec, codes_fingerprint: str, source: Path, target: Path, n_q: int | None
+) -> None:
+    """Decode one file with the first ``n_q`` codebooks of it (None: all).
+
+    Raises:
+        CodeFileError: ``source`` is not a code file of this codec, or is damaged.
+        ValueError: ``n_q`` is not in the file.
+        OSError: ``source`` cannot be read, or ``target`` not written.
+    """
+    from ..audio import save_audio_blocks
+    from ..codefile import load_codes
+
+    codes, header = load_codes(source)
+    header.check_codec(source, codec.config.codec_name, codes_fingerprint)
+    if n_q is not None and not 1 <= n_q <= header.n_q:
+        raise ValueError(f"{source}: expected --n-q in 1..{header.n_q}, which the file holds; got {n_q}")
+    blocks = _decoded(codec, codes[:n_q], header.num_samples, source.name)
+    written = save_audio_blocks(target, blocks, header.sampling_rate)
+    print(f"{target}: {written / header.sampling_rate:.2f} s at {header.sampling_rate} Hz", file=sys.stderr)
+
+
+def _decoded(codec: AudioCodec, codes: Tensor, num_samples: int, label: str) -> Iterator[Tensor]:
+    """Codes [K, T] -> wavs [1, n], ``num_samples`` samples in all."""
+    import torch
+    from tqdm import tqdm
+
+    session = codec.streaming_decoder()
+    left = num_samples
+    with (
+        torch.inference_mode(),
+        tqdm(
+            total=codes.shape[1], desc=label, unit="frame", leave=False, disable=None, file=sys.stderr
+        ) as progress,
+    ):
+        for piece in codes.split(_BLOCK_FRAMES, dim=1):
+            wav = session.push(piece[None].to(codec.device))[0, :, :left]
+            left -= wav.shape[-1]
+            progress.update(piece.shape[1])
+            yield wav.float()
+        yield session.flush()[0, :, :left].float()

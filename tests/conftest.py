@@ -1,0 +1,99 @@
+"""What several tests need: a tiny codec, sounds made with numpy, and a network that refuses.
+
+Nothing here reads ../shared or the network; every fixture is seeded.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from audiotok import AudioCodec
+
+SAMPLING_RATE = 16_000
+
+
+def speech_like(seconds: float, sampling_rate: int = SAMPLING_RATE, seed: int = 0) -> Tensor:
+    """A sound with what speech has: a moving pitch with harmonics, formants, syllables, breath. wav [1, N] float32."""
+    rng = np.random.default_rng(seed)
+    n = max(1, round(seconds * sampling_rate))
+    t = np.arange(n) / sampling_rate
+    pitch = 120 + 40 * rng.random() + 25 * np.sin(2 * np.pi * (1.3 + rng.random()) * t + rng.random())
+    phase = 2 * np.pi * np.cumsum(pitch) / sampling_rate
+    formants = rng.uniform((300, 900, 2200), (800, 1800, 3000))
+    sound = np.zeros(n)
+    for harmonic in range(1, int(3800 / pitch.max())):
+        gain = sum(np.exp(-(((harmonic * pitch - f) / 250) ** 2)) for f in formants)
+        sound += gain * np.sin(harmonic * phase) / np.sqrt(harmonic)
+    syllables = np.clip(np.sin(2 * np.pi * 2.1 * t + 6 * rng.random()) + 0.4, 0, 1)
+    sound = sound * syllables + 0.02 * rng.standard_normal(n)
+    return torch.from_numpy((0.5 * sound / max(np.abs(sound).max(), 1e-6)).astype(np.float32))[None]
+
+
+@pytest.fixture
+def make_speech() -> Callable[..., Tensor]:
+    """The function ``speech_like(seconds, sampling_rate=16000, seed=0) -> wav [1, N]``."""
+    return speech_like
+
+
+@pytest.fixture
+def wav() -> Tensor:
+    """One second and a bit, not a whole number of frames: [1, 16123] float32 at 16 kHz."""
+    return speech_like(16_123 / SAMPLING_RATE)
+
+
+@pytest.fixture
+def tiny_codec() -> AudioCodec:
+    """A codec with random weights, small enough for tests: 16 kHz, hop 320, 4 codebooks of 64. Built anew each time."""
+    from audiotok import AudioCodec, CodecConfig
+
+    config = CodecConfig(
+        n_q=4,
+        codebook_size=64,
+        codebook_dim=16,
+        encoder_channels=32,
+        encoder_dim=32,
+        encoder_dilations=[1, 2],
+        decoder_dim=32,
+        decoder_layers=2,
+        codec_name="tiny",
+    )
+    generator_state = torch.get_rng_state()
+    torch.manual_seed(0)
+    codec = AudioCodec(config).eval()
+    # Latents of a random encoder are small; books of unit size would give every frame the same code.
+    with torch.no_grad():
+        latents = codec.encoder(speech_like(4.48)[None])
+        codec.quantizer.codebooks.normal_().mul_(latents.std())
+    torch.set_rng_state(generator_state)
+    return codec
+
+
+@pytest.fixture
+def tiny_codec_dir(tiny_codec: AudioCodec, tmp_path: Path) -> Path:
+    """A folder that ``load_codec`` and ``--codec`` open: the tiny codec, saved."""
+    folder = tmp_path / "tiny-codec"
+    tiny_codec.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[object]]:
+    """Refuse every connection; yields the list of addresses that were tried."""
+    tried: list[object] = []
+
+    def refuse(self: socket.socket, address: object, *_: object) -> None:
+        tried.append(address)
+        raise OSError(f"a test tried to reach the network at {address}")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket.socket, "connect_ex", refuse)
+    yield tried
