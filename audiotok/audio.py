@@ -1,7 +1,8 @@
 """Sound files in and out: load, save, resample, and blocks of a file that does not fit in memory.
 
-Knows nothing of codecs. The one law it keeps: a file read in blocks gives the samples of the file read whole, because
-both are the same streaming pass; and what comes out is finite, mono and in [-1, 1], or an :class:`AudioError` says why not.
+Knows nothing of codecs. The one law it keeps: a file read in blocks gives the samples of the file read
+whole, because both are the same streaming pass; and what comes out is finite, mono and in [-1, 1], or an
+:class:`AudioError` says why not.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from .files import write_aside
 
-# What one read takes from the file: long enough to be fast, short enough that 8 channels at 192 kHz stay small.
+# Frames of one read: enough to be fast, few enough that 8 channels at 192 kHz stay small.
 _READ_FRAMES = 1 << 16
 # Float files may overshoot full scale a little (clamped); this far beyond it they are in another unit.
 _LARGEST_PEAK = 4.0
@@ -36,14 +37,15 @@ _LARGEST_WAV_BYTES = (1 << 32) - 1024
 
 
 class AudioError(ValueError):
-    """Something is wrong with an audio file or signal; the text names it, what was expected, and what to do."""
+    """Something is wrong with a sound: the text names it, says what was expected, and what to do."""
 
 
 def load_audio(path: str | Path, sampling_rate: int | None = None) -> tuple[Tensor, int]:
     """Read a sound file as one channel.
 
     Args:
-        path: any format that libsndfile reads (WAV, FLAC, Ogg Opus and Vorbis, MP3...), any channel count (averaged).
+        path: any format that libsndfile reads (WAV, FLAC, Ogg Opus and Vorbis, MP3...), any channel count
+            (averaged).
         sampling_rate: resample to this rate in Hz; None keeps the file's own.
 
     Returns:
@@ -124,7 +126,8 @@ def resample(wav: Tensor, from_rate: int, to_rate: int) -> Tensor:
         to_rate: the wanted rate in Hz.
 
     Returns:
-        [..., N * to_rate / from_rate] float32 in [-1, 1] on the device of ``wav``; ``wav`` itself if the rates agree.
+        [..., N * to_rate / from_rate] float32 in [-1, 1] on the device of ``wav``; ``wav`` itself if the
+        rates agree.
 
     Raises:
         ValueError: ``wav`` has no samples, or a rate is not positive.
@@ -206,7 +209,8 @@ def _open(path: str | Path) -> soundfile.SoundFile:
     except soundfile.LibsndfileError as error:
         what = error.error_string.rstrip(".")
         raise AudioError(
-            f"{path}: expected an audio file (wav, flac, ogg, opus, mp3), got something else ({what}); convert it first"
+            f"{path}: expected an audio file (wav, flac, ogg, opus, mp3), got something else ({what}); "
+            f"convert it first"
         ) from None
 
 
@@ -227,12 +231,13 @@ def _mono_blocks(file: soundfile.SoundFile, path: str | Path) -> Iterator[Tensor
         raise AudioError(f"{path}: expected at least one sample, got an audio file with 0 samples")
     if done < file.frames < _UNKNOWN_FRAMES:
         raise AudioError(
-            f"{path}: expected the {file.frames} samples of its header, got {done}; the file is cut off, copy it again"
+            f"{path}: expected the {file.frames} samples of its header, got {done}; the file is cut off, "
+            f"copy it again"
         )
 
 
 def _check_samples(block: np.ndarray, path: str | Path, start: int) -> None:
-    """Refuse samples [n, C] that are not finite or in another unit. ``start`` is the position of the first."""
+    """Refuse samples [n, C] that are not finite or in another unit; the first is sample ``start``."""
     # One pass decides: NaN and inf both make the largest magnitude not finite.
     peak = np.abs(block).max()
     if peak <= _LARGEST_PEAK:

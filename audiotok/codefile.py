@@ -1,8 +1,8 @@
 """Code files: one recording's codes on disk, with the name of the codec that can read them.
 
-An interim format (a container with entropy coding will replace it): one safetensors file with the tensor ``codes`` and a
-header in the metadata. Knows nothing of sound or networks. The law it keeps: codes come back bit for bit or not at all;
-a damaged file, another version or another codec's file is refused with the reason.
+An interim format (a container with entropy coding will replace it): one safetensors file with the tensor
+``codes`` and a header in the metadata. Knows nothing of sound or networks. The law it keeps: codes come back
+bit for bit or not at all; a damaged file, another version or another codec's file is refused with the reason.
 """
 
 from __future__ import annotations
@@ -62,8 +62,9 @@ class CodeHeader:
         """
         if codes_fingerprint != self.codes_fingerprint:
             raise CodeFileError(
-                f"{path}: expected codes of the codec {codec!r} (fingerprint {codes_fingerprint}), got codes of "
-                f"{self.codec!r} (fingerprint {self.codes_fingerprint}); pass --codec with the codec that made them"
+                f"{path}: expected codes of the codec {codec!r} (fingerprint {codes_fingerprint}), got "
+                f"codes of {self.codec!r} (fingerprint {self.codes_fingerprint}); pass --codec with the codec "
+                f"that made them"
             )
 
 
@@ -87,7 +88,7 @@ def save_codes(path: str | Path, codes: Tensor, header: CodeHeader) -> None:
 
 
 def is_code_file(path: str | Path) -> bool:
-    """Whether the file at ``path`` begins as a safetensors file with our metadata does; says nothing of damage."""
+    """Whether the file at ``path`` begins as a code file does; says nothing of damage."""
     with open(path, "rb") as file:
         start = file.read(8 + 4096)
     return start[8:9] == b"{" and FORMAT.encode() in start
@@ -107,7 +108,8 @@ def load_codes(path: str | Path) -> tuple[Tensor, CodeHeader]:
     """Read a code file.
 
     Returns:
-        codes [K, T] int64 in [0, V), and the header. Pass the codec to ``header.check_codec`` before decoding.
+        codes [K, T] int64 in [0, V), and the header. Pass the codec to ``header.check_codec`` before
+        decoding.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -171,5 +173,6 @@ def _check_codes(path: str | Path, codes: Tensor, header: CodeHeader) -> None:
     if bad.any():
         k, t = (int(i) for i in bad.nonzero()[0])
         raise CodeFileError(
-            f"{path}: expected codes in [0, {header.codebook_size}), got {int(codes[k, t])} in codebook {k}, frame {t}"
+            f"{path}: expected codes in [0, {header.codebook_size}), got {int(codes[k, t])} in codebook "
+            f"{k}, frame {t}"
         )

@@ -22,7 +22,7 @@ SAMPLING_RATE = 16_000
 
 
 def speech_like(seconds: float, sampling_rate: int = SAMPLING_RATE, seed: int = 0) -> Tensor:
-    """A sound with what speech has: a moving pitch with harmonics, formants, syllables, breath. wav [1, N] float32."""
+    """A wav [1, N] with what speech has: a moving pitch with harmonics, formants, syllables, breath."""
     rng = np.random.default_rng(seed)
     n = max(1, round(seconds * sampling_rate))
     t = np.arange(n) / sampling_rate
@@ -52,7 +52,7 @@ def wav() -> Tensor:
 
 @pytest.fixture
 def tiny_codec() -> AudioCodec:
-    """A codec with random weights, small enough for tests: 16 kHz, hop 320, 4 codebooks of 64. Built anew each time."""
+    """A small codec with random weights: 16 kHz, hop 320, 4 codebooks of 64. Built anew each time."""
     from audiotok import AudioCodec, CodecConfig
 
     config = CodecConfig(

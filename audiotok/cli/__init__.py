@@ -1,1 +1,1 @@
-"""The program ``audiotok``: one file a verb. Knows nothing that the library does not; the verbs only read and report."""
+"""The program ``audiotok``: one file a verb. It knows nothing that the library does not."""

@@ -1,6 +1,6 @@
 """What several verbs share: options, the choice of device, inputs and outputs, errors in one line.
 
-Knows no verb, and imports nothing heavy at module level. The law it keeps: an option means the same in every verb.
+Knows no verb, and imports nothing heavy at module level. Its law: an option means the same in every verb.
 """
 
 from __future__ import annotations

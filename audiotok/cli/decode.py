@@ -1,4 +1,4 @@
-"""``audiotok decode``: code files -> sound files, some frames at a time, so that any length needs little memory."""
+"""``audiotok decode``: code files -> sound files, block by block, so that any length needs little memory."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "decode",
         help="code files -> sound files",
         usage="audiotok decode [options] IN OUT | IN [IN ...] --out DIR",
-        description="Decode code files to exactly as many samples as were encoded. OUT's suffix decides its format: "
-        ".wav and .flac 16 bit, .ogg and .opus Opus.",
+        description="Decode code files to exactly as many samples as were encoded. "
+        "OUT's suffix decides its format: .wav and .flac 16 bit, .ogg and .opus Opus.",
         allow_abbrev=False,
     )
     parser.add_argument("paths", nargs="+", metavar="IN", help="code files, and OUT unless --out is given")
@@ -75,7 +75,8 @@ def shipped_codec(source: Path, codec_name: str) -> str:
         if CodecConfig.from_pretrained(checkpoint_dir(name)).codec_name == codec_name:
             return name
     raise CodeFileError(
-        f"{source}: made by the codec {codec_name!r}, which does not come with audiotok; pass its folder with --codec"
+        f"{source}: made by the codec {codec_name!r}, which does not come with audiotok; pass its folder "
+        f"with --codec"
     )
 
 

@@ -1,4 +1,4 @@
-"""``audiotok encode``: sound files -> code files, block by block, so that a file of any length needs little memory."""
+"""``audiotok encode``: sound files -> code files, block by block, so that any length needs little memory."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def encode_file(codec: AudioCodec, codes_fingerprint: str, source: Path, target: Path, n_q: int) -> None:
-    """Encode one file with the first ``n_q`` codebooks of ``codec``, whose fingerprint is ``codes_fingerprint``.
+    """Encode one file with the first ``n_q`` codebooks of ``codec``; the fingerprint is the codec's own.
 
     Raises:
         AudioError: ``source`` is not sound that can be encoded.
@@ -74,7 +74,7 @@ def encode_file(codec: AudioCodec, codes_fingerprint: str, source: Path, target:
     config = codec.config
     session = codec.streaming_encoder(n_q)
     pieces, num_samples = [], 0
-    # The place is tried before the work, so that an hour of encoding cannot end at a folder that is not there.
+    # The place is tried before the work, so that an hour's encoding cannot end at a missing folder.
     with (
         write_aside(target) as aside,
         torch.inference_mode(),

@@ -1,4 +1,4 @@
-"""``audiotok info``: what a sound file, a code file or a codec is. Reads headers only, so a long file costs nothing."""
+"""``audiotok info``: what a sound file, a code file or a codec is. Of a sound file it reads the header only."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
         "info",
         help="what a sound file, a code file or a codec is",
-        description="Describe sound files (and what the codec would make of them), code files, or codecs by name.",
+        description="Describe sound files (and what the codec makes of them), code files, or codecs by name.",
         allow_abbrev=False,
     )
     parser.add_argument("names", nargs="*", metavar="FILE_OR_CODEC", help="default: the default codec")

@@ -1,7 +1,7 @@
 """The entry of ``audiotok``: finds the verb's module, runs it, turns known errors into one line.
 
-Knows nothing of any verb but its name, its module and one line of help. The law it keeps: asking for help imports no
-verb, and no verb's failure shows a traceback when its cause is the user's input or machine.
+Knows nothing of any verb but its name, its module and one line of help. The law it keeps: asking for help
+imports no verb, and no verb's failure shows a traceback when its cause is the user's input or machine.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ VERBS = {
 
 
 def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
-    """The program's parser. Only ``verb``'s module is imported; the other verbs are names with a line of help.
+    """The program's parser. Only ``verb``'s module is imported; the others are a name and a line.
 
     Args:
         verb: the verb that will be run, or None for the help of all.
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return import_module(f".{VERBS[args.verb][0]}", __package__).run(args)
     except BrokenPipeError:
-        # The reader of our stdout has gone (| head). Point stdout elsewhere so that the exit flush does not complain.
+        # The reader of our stdout has gone (| head): point it elsewhere, or the flush at exit complains.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KNOWN_ERRORS as error:
