@@ -1,0 +1,308 @@
+"""How well a recogniser understands what the model says, beside recordings of the same voice.
+
+Knows nothing of how speech is made or recognised: it takes anything that has ``say`` and anything that has
+``transcribe``. The law it keeps: every line counts: one that could not be spoken is one whose words are all
+missing.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from audiotok import load_audio
+
+from .recognise import PocketSphinx, Recogniser, transcriber
+from .text import normalise, plain
+
+if TYPE_CHECKING:
+    from audiotok import AudioCodec
+
+    from .synthesizer import Synthesizer
+
+RESAMPLES = 2000
+MS_PER_LETTER = (40.0, 110.0)
+"""What reading aloud takes; outside of it a voice gabbles, drags or got stuck."""
+
+
+@dataclass(frozen=True)
+class Rate:
+    """An error rate over all words (or letters) of a set, with the 95 % bootstrap interval over its lines."""
+
+    rate: float
+    low: float
+    high: float
+
+
+@dataclass
+class Outcome:
+    """One row of the table: the model on some lines, or recordings."""
+
+    name: str
+    lines: int
+    wer: Rate
+    cer: Rate
+    finish_reasons: dict[str, int] = field(default_factory=dict)
+    ms_per_letter: float | None = None
+    ms_per_letter_in_range: float | None = None
+    times_real_time: float | None = None
+    details: list[dict[str, Any]] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The outcome as JSON-plain values."""
+        return asdict(self)
+
+
+def spoken_form(text: str) -> str:
+    """The words both sides of a comparison are reduced to: lower case, numbers as words, no punctuation.
+
+    Args:
+        text: any text.
+
+    Returns:
+        Words with single spaces between them; "" if there is nothing to say.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        try:
+            return plain(normalise(text))
+        except ValueError:
+            return ""
+
+
+def careless_form(text: str) -> str:
+    """The same words as a user in a hurry types them: lower case, no punctuation; digits stay digits."""
+    words = re.sub(r"[^\w\s']|_", " ", text.lower().replace("’", "'"))
+    return " ".join(word.strip("'") for word in words.split() if word.strip("'"))
+
+
+def read_lines(path: str | Path, limit: int | None = None) -> list[str]:
+    """Read sentences, one a line; of several tab-separated columns the last one.
+
+    Args:
+        path: a text or TSV file, UTF-8.
+        limit: the first so many.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: there is no sentence in it, or the limit is below 1.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"expected a file of sentences, but {path} is not there; give a .tsv or .txt file"
+        )
+    if limit is not None and limit < 1:
+        raise ValueError(f"expected a limit of at least 1, got {limit}")
+    lines = [line.split("\t")[-1].strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = [line for line in lines if spoken_form(line)][:limit]
+    if not lines:
+        raise ValueError(f"expected English sentences in {path}, got none; write one a line")
+    return lines
+
+
+def read_recordings(
+    data: str | Path, source: str | None = None, split: str | None = "test", limit: int | None = None
+) -> list[tuple[Path, str]]:
+    """Recordings with transcripts out of an audio folder's ``metadata.csv``.
+
+    Args:
+        data: the folder; columns ``file_name``, ``transcription`` and, if there, ``source`` and ``split``.
+        source: keep rows whose source begins with this.
+        split: keep rows of this split; None keeps all.
+        limit: the first so many.
+
+    Returns:
+        (file, transcript) pairs, at least one.
+
+    Raises:
+        FileNotFoundError: no ``metadata.csv``.
+        ValueError: no row is left.
+    """
+    table = Path(data) / "metadata.csv"
+    if not table.is_file():
+        raise FileNotFoundError(
+            f"expected {table}, which is not there; give a folder that holds a metadata.csv"
+        )
+    with table.open(newline="", encoding="utf-8") as lines:
+        rows = [
+            (table.parent / row["file_name"], row["transcription"])
+            for row in csv.DictReader(lines)
+            if split in (None, row.get("split"))
+            and (row.get("source") or "").startswith(source or "")
+            and spoken_form(row.get("transcription") or "")
+        ]
+    if not rows:
+        raise ValueError(
+            f"no row of {table} has split {split!r}, a source beginning with {source or ''!r} and a text"
+        )
+    return rows[:limit]
+
+
+def evaluate_lines(
+    synthesizer: Synthesizer,
+    lines: Sequence[str],
+    *,
+    name: str = "model",
+    voice: str | None = None,
+    seed: int = 0,
+    recogniser: Callable[[], Recogniser] = PocketSphinx,
+    workers: int = 2,
+    progress: Callable[[int, int], None] | None = None,
+) -> Outcome:
+    """Let the model read the lines, transcribe what it said, and compare.
+
+    Args:
+        synthesizer: ``say(text, voice=, seed=)`` gives ``.wav [N]``, ``.sampling_rate``, ``.finish_reason``.
+        lines: sentences; each has something to say.
+        name: the outcome's name in the table.
+        voice: passed on; None is the default voice.
+        seed: line i is spoken with seed + i.
+        recogniser: makes a recogniser; called once in every worker, so it must be picklable when workers > 0.
+        workers: processes that transcribe while this one speaks; 0 does both here, one after the other.
+        progress: called with (lines done, lines).
+    """
+    spoken: list[dict[str, Any]] = []
+
+    def clips() -> Iterator[tuple[Tensor, int]]:
+        for index, line in enumerate(lines):
+            start = time.perf_counter()
+            try:
+                speech = synthesizer.say(line, voice=voice, seed=seed + index)
+            except ValueError as error:
+                spoken.append(
+                    {"finish_reason": "error", "error": str(error), "duration_s": 0.0, "taken_s": 0.0}
+                )
+                yield torch.zeros(0), PocketSphinx.SAMPLING_RATE
+                continue
+            spoken.append(
+                {
+                    "finish_reason": str(getattr(speech.finish_reason, "value", speech.finish_reason)),
+                    "duration_s": speech.wav.shape[-1] / speech.sampling_rate,
+                    "taken_s": time.perf_counter() - start,
+                }
+            )
+            yield speech.wav, speech.sampling_rate
+
+    outcome = _compare(name, lines, clips(), recogniser, workers, progress)
+    for detail, line, facts in zip(outcome.details, lines, spoken, strict=True):
+        letters = len(re.findall("[a-z]", spoken_form(line)))
+        detail.update(facts, ms_per_letter=1000 * facts["duration_s"] / letters)
+    paces = [detail["ms_per_letter"] for detail in outcome.details if detail["finish_reason"] != "error"]
+    taken_s = sum(facts["taken_s"] for facts in spoken)
+    outcome.finish_reasons = dict(Counter(facts["finish_reason"] for facts in spoken).most_common())
+    outcome.ms_per_letter = float(np.mean(paces)) if paces else None
+    low, high = MS_PER_LETTER
+    outcome.ms_per_letter_in_range = sum(low <= pace <= high for pace in paces) / len(lines)
+    outcome.times_real_time = sum(facts["duration_s"] for facts in spoken) / taken_s if taken_s else None
+    return outcome
+
+
+def evaluate_recordings(
+    recordings: Sequence[tuple[Path, str]],
+    codec: AudioCodec | None = None,
+    *,
+    name: str = "recordings",
+    recogniser: Callable[[], Recogniser] = PocketSphinx,
+    workers: int = 2,
+    progress: Callable[[int, int], None] | None = None,
+) -> Outcome:
+    """Transcribe recordings: as they are, or after a codec (the most that a model over its codes can reach).
+
+    Args:
+        recordings: (file, transcript) pairs.
+        codec: None for the recordings untouched.
+        name: the outcome's name in the table.
+        recogniser: as for :func:`evaluate_lines`.
+        workers: as for :func:`evaluate_lines`.
+        progress: called with (clips done, clips).
+    """
+
+    def clips() -> Iterator[tuple[Tensor, int]]:
+        for path, _ in recordings:
+            if codec is None:
+                wav, sampling_rate = load_audio(path)
+            else:
+                wav, sampling_rate = load_audio(path, codec.config.sampling_rate)
+                with torch.inference_mode():
+                    wav = codec(wav[None].to(codec.device)).audio_values[0].float().cpu()
+            yield wav[0], sampling_rate
+
+    return _compare(name, [text for _, text in recordings], clips(), recogniser, workers, progress)
+
+
+def difference(first: Outcome, second: Outcome, seed: int = 0) -> Rate:
+    """Word error rate of the first minus the second, with its 95 % bootstrap interval.
+
+    Args:
+        first: an outcome.
+        second: another one. Over the same texts both are resampled together (paired), else each on its own.
+        seed: of the resampling.
+    """
+    tables = [
+        np.array([(d["word_errors"], d["words"]) for d in outcome.details]) for outcome in (first, second)
+    ]
+    paired = [d["reference"] for d in first.details] == [d["reference"] for d in second.details]
+    rng = np.random.default_rng(seed)
+    picks = [rng.integers(0, len(table), (RESAMPLES, len(table))) for table in tables]
+    if paired:
+        picks[1] = picks[0]
+    sums = [table[pick].sum(axis=1) for table, pick in zip(tables, picks, strict=True)]
+    low, high = np.percentile(sums[0][:, 0] / sums[0][:, 1] - sums[1][:, 0] / sums[1][:, 1], (2.5, 97.5))
+    return Rate(first.wer.rate - second.wer.rate, float(low), float(high))
+
+
+def _compare(
+    name: str,
+    texts: Sequence[str],
+    clips: Iterable[tuple[Tensor, int]],
+    recogniser: Callable[[], Recogniser],
+    workers: int,
+    progress: Callable[[int, int], None] | None,
+) -> Outcome:
+    """Transcribe every clip and count its errors against its text."""
+    import jiwer
+
+    details: list[dict[str, Any]] = []
+    with transcriber(recogniser, workers) as transcribe:
+        for text, heard in zip(texts, transcribe(clips), strict=True):
+            reference, hypothesis = spoken_form(text), spoken_form(heard)
+            words, letters = (
+                jiwer.process_words(reference, hypothesis),
+                jiwer.process_characters(reference, hypothesis),
+            )
+            details.append(
+                {
+                    "text": text,
+                    "reference": reference,
+                    "hypothesis": hypothesis,
+                    "word_errors": words.substitutions + words.deletions + words.insertions,
+                    "words": words.hits + words.substitutions + words.deletions,
+                    "letter_errors": letters.substitutions + letters.deletions + letters.insertions,
+                    "letters": letters.hits + letters.substitutions + letters.deletions,
+                }
+            )
+            if progress:
+                progress(len(details), len(texts))
+    wer, cer = (_rate([(d[f"{unit}_errors"], d[f"{unit}s"]) for d in details]) for unit in ("word", "letter"))
+    return Outcome(name, len(details), wer, cer, details=details)
+
+
+def _rate(counts: Sequence[tuple[int, int]], seed: int = 0) -> Rate:
+    """Errors over units of all lines together, and the interval from resampling lines."""
+    table = np.array(counts)
+    picks = np.random.default_rng(seed).integers(0, len(table), (RESAMPLES, len(table)))
+    sums = table[picks].sum(axis=1)
+    low, high = np.percentile(sums[:, 0] / sums[:, 1], (2.5, 97.5))
+    return Rate(float(table[:, 0].sum() / table[:, 1].sum()), float(low), float(high))
