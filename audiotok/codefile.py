@@ -63,8 +63,8 @@ class CodeHeader:
         if codes_fingerprint != self.codes_fingerprint:
             raise CodeFileError(
                 f"{path}: expected codes of the codec {codec!r} (fingerprint {codes_fingerprint}), got "
-                f"codes of {self.codec!r} (fingerprint {self.codes_fingerprint}); pass --codec with the codec "
-                f"that made them"
+                f"codes of {self.codec!r} (fingerprint {self.codes_fingerprint}); pass --codec and "
+                f"the codec that made them"
             )
 
 

@@ -79,8 +79,11 @@ def pick_device(name: str) -> str:
 
 def load_chosen_codec(name: str | None, args: argparse.Namespace) -> AudioCodec:
     """The codec called ``name`` on the device and in the dtype of ``args``, ready for inference."""
+    from transformers.utils import logging
+
     from ..codec.pretrained import load_codec
 
+    logging.disable_progress_bar()  # a bar for a file that loads in a tenth of a second is noise on stderr
     return load_codec(name, device=pick_device(args.device), dtype=args.dtype)
 
 

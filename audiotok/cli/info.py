@@ -1,4 +1,4 @@
-"""``audiotok info``: what a sound file, a code file or a codec is. Of a sound file it reads the header only."""
+"""``audiotok info``: what a sound file, a code file or a codec is. Of sound it reads the header only."""
 
 from __future__ import annotations
 

@@ -1,0 +1,345 @@
+"""The program audiotok: what it writes; bad input gives one line and exit 1, no traceback, no half a file."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from audiotok import load_audio, save_audio
+from audiotok.cli.main import VERBS, build_parser, main
+from audiotok.codefile import CodeFileError, CodeHeader, load_codes, save_codes
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def run(tiny_codec_dir, capsys):
+    """Run ``audiotok VERB ... --codec TINY``; returns (exit code, stdout, stderr)."""
+
+    def call(*words: object, codec: Path | None = tiny_codec_dir) -> tuple[int, str, str]:
+        option = [] if codec is None else ["--codec", str(codec)]
+        try:
+            code = main([str(word) for word in words] + option)
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+@pytest.fixture
+def clip(tmp_path, wav):
+    save_audio(tmp_path / "clip.wav", wav, 16_000)
+    return tmp_path / "clip.wav"
+
+
+def left_in(folder: Path) -> set[str]:
+    return {path.name for path in folder.rglob("*") if path.is_file() and "tiny-codec" not in path.parts}
+
+
+def assert_one_line_error(result: tuple[int, str, str], *texts: str) -> None:
+    code, out, err = result
+    assert code == 1, (out, err)
+    lines = [line for line in err.splitlines() if line.startswith("audiotok: error: ")]
+    assert len(lines) == 1 and "Traceback" not in err
+    for text in texts:
+        assert text in lines[0]
+
+
+# --- what the verbs do
+# ---------------------------------------------------------------------------------------------
+
+
+def test_encode_then_decode_keeps_the_number_of_samples(run, clip, tmp_path, tiny_codec, wav):
+    assert run("encode", clip, tmp_path / "clip.codes")[0] == 0
+    codes, header = load_codes(tmp_path / "clip.codes")
+    read, _ = load_audio(clip, 16_000)
+    expected = tiny_codec.encode(read[None]).audio_codes[0]
+    assert (codes == expected).float().mean() > 0.999  # equal but for ties; test_codec.py counts those
+    assert header.num_samples == wav.shape[-1] and header.codec == "tiny" and header.n_q == 4
+
+    assert run("decode", tmp_path / "clip.codes", tmp_path / "back.wav")[0] == 0
+    back, rate = load_audio(tmp_path / "back.wav")
+    assert rate == 16_000 and back.shape == wav.shape
+    whole = tiny_codec.decode(codes[None], num_samples=wav.shape[-1]).audio_values[0]
+    assert (back - whole.clamp(-1, 1)).abs().max() <= 2**-14
+
+
+def test_fewer_codebooks_are_the_first_ones(run, clip, tmp_path):
+    assert run("encode", clip, tmp_path / "all.codes")[0] == 0
+    assert run("encode", clip, tmp_path / "two.codes", "--n-q", 2)[0] == 0
+    assert torch.equal(load_codes(tmp_path / "two.codes")[0], load_codes(tmp_path / "all.codes")[0][:2])
+    assert run("decode", tmp_path / "all.codes", tmp_path / "a.wav", "--n-q", 2)[0] == 0
+    assert run("decode", tmp_path / "two.codes", tmp_path / "b.wav")[0] == 0
+    assert (tmp_path / "a.wav").read_bytes() == (tmp_path / "b.wav").read_bytes()
+    assert_one_line_error(run("encode", clip, tmp_path / "x.codes", "--n-q", 5), "--n-q in 1..4", "got 5")
+    assert_one_line_error(run("decode", tmp_path / "two.codes", tmp_path / "x.wav", "--n-q", 3), "1..2")
+
+
+def test_a_file_longer_than_a_block_equals_one_pass(run, tmp_path, tiny_codec, make_speech):
+    save_audio(tmp_path / "long.flac", make_speech(61.0), 16_000)
+    assert run("encode", tmp_path / "long.flac", tmp_path / "long.codes")[0] == 0
+    codes, _ = load_codes(tmp_path / "long.codes")
+    whole = tiny_codec.encode(load_audio(tmp_path / "long.flac")[0][None]).audio_codes[0]
+    assert codes.shape == whole.shape and (codes == whole).float().mean() > 0.999
+    assert run("decode", tmp_path / "long.codes", tmp_path / "back.wav")[0] == 0
+    assert soundfile.info(tmp_path / "back.wav").frames == 61 * 16_000
+
+
+def test_every_input_is_done_although_one_fails(run, tmp_path, make_speech):
+    for seed in range(3):
+        save_audio(tmp_path / f"{seed}.wav", make_speech(0.3, seed=seed), 16_000)
+    (tmp_path / "1.wav").write_text("not a sound")
+    result = run("encode", *(tmp_path / f"{seed}.wav" for seed in range(3)), "--out", tmp_path / "out")
+    assert_one_line_error(result, "1.wav")
+    assert left_in(tmp_path / "out") == {"0.codes", "2.codes"}
+    codes = sorted((tmp_path / "out").glob("*.codes"))
+    assert run("decode", *codes, "--out", tmp_path / "back")[0] == 0
+    assert left_in(tmp_path / "back") == {"0.wav", "2.wav"}
+
+
+def test_two_inputs_of_one_name_do_not_overwrite_each_other(run, clip, tmp_path):
+    (tmp_path / "other").mkdir()
+    save_audio(tmp_path / "other" / "clip.flac", torch.zeros(100), 16_000)
+    both = (clip, tmp_path / "other" / "clip.flac")
+    assert_one_line_error(run("encode", *both, "--out", tmp_path / "out", "--overwrite"), "different names")
+    assert load_codes(tmp_path / "out" / "clip.codes")[1].num_samples > 100
+
+
+def test_files_are_replaced_only_when_told(run, clip, tmp_path):
+    target = tmp_path / "a.codes"
+    target.write_text("precious")
+    assert_one_line_error(run("encode", clip, target), "exists already", "--overwrite")
+    assert target.read_text() == "precious"
+    assert run("encode", clip, target, "--overwrite")[0] == 0
+    assert_one_line_error(run("encode", clip, clip, "--overwrite"), "not the input")
+    assert load_audio(clip)[0].shape[-1] > 0
+
+
+def test_info_describes_sounds_codes_and_codecs(run, clip, tmp_path, tiny_codec, tiny_codec_dir):
+    run("encode", clip, tmp_path / "a.codes")
+    code, out, _ = run("info", clip, tmp_path / "a.codes", tiny_codec_dir, "--json")
+    sound, codes, codec = map(json.loads, out.splitlines())
+    assert code == 0
+    assert sound["kind"] == "audio" and sound["num_samples"] == 16_123 and sound["T"] == 51
+    assert codes["kind"] == "codes" and codes["T"] == 51 and codes["codec"] == "tiny"
+    assert codes["frame_rate"] == codec["frame_rate"] == 50.0
+    assert codes["bitrate_bps"] == codec["bitrate_bps"] == 4 * 6 * 50
+    assert codec["codes_fingerprint"] == codes["codes_fingerprint"] == tiny_codec.codes_fingerprint
+    assert codec["algorithmic_latency_ms"] <= 40
+    code, out, _ = run("info", clip)
+    assert code == 0 and "bitrate_bps" in out and "frame_rate" in out
+
+
+@pytest.mark.parametrize("verb", ["encode", "decode", "info"])
+def test_bfloat16_and_device_are_taken(run, clip, tmp_path, verb):
+    run("encode", clip, tmp_path / "a.codes")
+    words = {
+        "encode": (clip, tmp_path / "b.codes"),
+        "decode": (tmp_path / "a.codes", tmp_path / "b.wav"),
+        "info": (clip,),
+    }[verb]
+    assert run(verb, *words, "--device", "cpu", "--dtype", "bfloat16")[0] == 0
+    assert_one_line_error(
+        run(verb, *words, "--device", "toaster", "--overwrite" if verb != "info" else "--json"), "toaster"
+    )
+
+
+# --- bad input
+# -----------------------------------------------------------------------------------------------------
+
+
+def bad_sounds(folder: Path) -> dict[str, tuple[Path, str]]:
+    """The issue's rows of bad input that must fail: a file each, and what the error says."""
+    (folder / "empty.wav").touch()
+    (folder / "text.wav").write_text("hello")
+    soundfile.write(folder / "none.wav", np.zeros(0), 16_000)
+    samples = np.zeros(1000, dtype=np.float32)
+    samples[700] = np.nan
+    soundfile.write(folder / "nan.wav", samples, 16_000, subtype="FLOAT")
+    return {
+        "missing": (folder / "missing.wav", "no such file"),
+        "empty": (folder / "empty.wav", "empty file"),
+        "text": (folder / "text.wav", "expected an audio file"),
+        "none": (folder / "none.wav", "0 samples"),
+        "nan": (folder / "nan.wav", "sample 700"),
+        "folder": (folder, "folder"),
+    }
+
+
+@pytest.mark.parametrize("case", ["missing", "empty", "text", "none", "nan", "folder"])
+def test_encode_refuses_what_is_not_sound(run, tmp_path, case):
+    path, text = bad_sounds(tmp_path)[case]
+    before = left_in(tmp_path)
+    assert_one_line_error(run("encode", path, tmp_path / "out.codes"), text, path.name)
+    assert left_in(tmp_path) == before
+
+
+@pytest.mark.parametrize("case", ["missing", "empty", "text", "none"])
+def test_info_refuses_what_is_not_sound(run, tmp_path, case):
+    path, text = bad_sounds(tmp_path)[case]
+    assert_one_line_error(run("info", path), path.name)
+
+
+@pytest.mark.parametrize(
+    ("samples", "channels", "rate"),
+    [(1, 1, 16_000), (1, 1, 192_000), (5_000, 8, 16_000), (19_200, 1, 192_000), (321, 2, 44_100)],
+)
+def test_odd_sounds_are_encoded(run, tmp_path, samples, channels, rate):
+    soundfile.write(tmp_path / "odd.wav", np.full((samples, channels), 0.1), rate)
+    assert run("encode", tmp_path / "odd.wav", tmp_path / "odd.codes")[0] == 0
+    assert run("decode", tmp_path / "odd.codes", tmp_path / "back.wav")[0] == 0
+    expected = max(1, samples * 16_000 / rate)
+    assert abs(soundfile.info(tmp_path / "back.wav").frames - expected) <= 1
+    assert run("info", tmp_path / "odd.wav")[0] == 0
+
+
+@pytest.mark.parametrize("folder", ["missing", "/proc", "clip.wav"])
+def test_a_folder_that_cannot_be_written_is_said(run, clip, tmp_path, folder):
+    run("encode", clip, tmp_path / "a.codes")
+    before = left_in(tmp_path)
+    for words in (("encode", clip), ("decode", tmp_path / "a.codes")):
+        assert_one_line_error(run(*words, tmp_path / folder / "out.wav"))
+        if folder != "missing":
+            assert_one_line_error(run(*words, "--out", tmp_path / folder / "out"))
+    assert left_in(tmp_path) == before
+
+
+def damaged_codes(whole: Path) -> dict[str, tuple[Path, str]]:
+    """Files that are not codes of the tiny codec, with what the error says."""
+    data, folder = whole.read_bytes(), whole.parent
+    codes, header = load_codes(whole)
+
+    def edited(name: str, tensor: torch.Tensor, **changes: str) -> Path:
+        with safe_open(whole, framework="pt") as file:
+            metadata = {**file.metadata(), **changes}
+        save_file({"codes": tensor}, folder / name, metadata)
+        return folder / name
+
+    def with_header(name: str, **changes: object) -> Path:
+        return edited(name, codes.short(), header=json.dumps({**vars(header), **changes}))
+
+    (folder / "cut.codes").write_bytes(data[:-50])
+    (folder / "empty.codes").touch()
+    (folder / "text.codes").write_text("hello")
+    wrong = codes.short().clone()
+    wrong[1, 3] = 64
+    return {
+        "missing": (folder / "missing.codes", "no such file"),
+        "cut": (folder / "cut.codes", "damaged"),
+        "empty": (folder / "empty.codes", "expected a code file"),
+        "text": (folder / "text.codes", "expected a code file"),
+        "folder": (folder, "folder"),
+        "version": (edited("version.codes", codes.short(), format_version="9"), "got 9"),
+        "range": (edited("range.codes", wrong), "got 64 in codebook 1, frame 3"),
+        "shape": (edited("shape.codes", codes.short()[:, :-1].contiguous()), "expected integer codes"),
+        "header": (edited("header.codes", codes.short(), header="{"), "damaged header"),
+        "type": (with_header("type.codes", num_samples="many"), "num_samples"),
+        "other": (with_header("other.codes", codec="loud", codes_fingerprint="f" * 16), "'loud'"),
+    }
+
+
+@pytest.mark.parametrize(
+    "case",
+    ["missing", "cut", "empty", "text", "folder", "version", "range", "shape", "header", "type", "other"],
+)
+def test_decode_refuses_what_is_not_its_codes(run, clip, tmp_path, case):
+    run("encode", clip, tmp_path / "whole.codes")
+    path, text = damaged_codes(tmp_path / "whole.codes")[case]
+    before = left_in(tmp_path)
+    assert_one_line_error(run("decode", path, tmp_path / "out.wav"), text)
+    assert left_in(tmp_path) == before
+
+
+def test_decode_without_the_codec_says_which_is_missing(run, clip, tmp_path):
+    run("encode", clip, tmp_path / "a.codes")
+    result = run("decode", tmp_path / "a.codes", tmp_path / "a.wav", codec=None)
+    assert_one_line_error(result, "'tiny'", "--codec")
+
+
+def test_save_codes_refuses_codes_that_are_not_what_the_header_says(tmp_path):
+    header = CodeHeader("tiny", "0" * 16, 16_000, 320, 640, 2, 64)
+    for codes in (torch.zeros(2, 3, dtype=torch.int64), torch.full((2, 2), 64), torch.zeros(2, 2)):
+        with pytest.raises(CodeFileError, match="expected"):
+            save_codes(tmp_path / "a.codes", codes, header)
+    assert left_in(tmp_path) == set()
+
+
+# --- the program itself
+# --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["nonsense", "encode", "encode a.wav", "encode a b c", "decode a", "encode --n-q x a b", "info --codec"],
+)
+def test_wrong_usage_exits_2(words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(words.split())
+    assert stop.value.code == 2
+    assert "usage: audiotok" in capsys.readouterr().err
+
+
+def test_no_verb_is_a_question_for_help(capsys):
+    assert main([]) == 0
+    out = capsys.readouterr().out
+    assert all(verb in out for verb in VERBS)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help(verb, capsys):
+    build_parser(verb)
+    with pytest.raises(SystemExit) as stop:
+        main([verb, "--help"])
+    assert stop.value.code == 0 and f"audiotok {verb}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("program", ["audiotok", "tts_lm"])
+@pytest.mark.parametrize("words", [["--help"], ["--version"]])
+def test_help_takes_less_than_a_second(program, words):
+    command = [sys.executable, "-m", f"{program}.cli.main", *words]
+    fastest = 1e9
+    for _ in range(3):
+        start = time.perf_counter()
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+        fastest = min(fastest, time.perf_counter() - start)
+        assert done.returncode == 0, done.stderr
+    assert fastest < 1.0
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys, audiotok, audiotok.cli.main as m\n"
+        "for verb in m.VERBS: m.build_parser(verb)\n"
+        "print([n for n in ('torch', 'numpy', 'transformers', 'soundfile', 'datasets') if n in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=True,
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_reader_that_leaves_is_no_error(tiny_codec_dir):
+    done = subprocess.run(
+        f"{sys.executable} -m audiotok.cli.main info {tiny_codec_dir} {tiny_codec_dir} --json | true",
+        shell=True,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert "Traceback" not in done.stderr and "BrokenPipe" not in done.stderr
