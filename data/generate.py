@@ -67,7 +67,7 @@ def read_sentences(path: Path) -> list[str]:
 
 
 def plan(sentences: list[str], voices: list[str], seed: int, held_out: float) -> list[Job]:
-    """Shuffle the sentences, give each a voice and a split. All chance is drawn here, before any process starts."""
+    """Shuffle the sentences, give each a voice and a split: all chance is drawn here, before any process."""
     rng = random.Random(seed)
     order = list(range(len(sentences)))
     rng.shuffle(order)
@@ -187,7 +187,7 @@ def speak_espeak(job: Job) -> tuple[np.ndarray, int, list[tuple[str, float]]]:
 
 
 def make(job: Job, out: Path, align: bool) -> tuple[Job, float, list]:
-    """Make one clip: speak, resample, trim, write FLAC. Returns job, seconds (0 = nothing spoken), timings."""
+    """Make one clip: speak, resample, trim, write. Returns job, seconds (0 = nothing spoken), timings."""
     speak = speak_espeak if job.voice.startswith("espeak:") else speak_flite
     wav, rate, segments = speak(job)
     if rate != SAMPLING_RATE:
@@ -213,7 +213,7 @@ def clips(jobs: list[Job], out: Path, workers: int, align: bool) -> Iterator[tup
 def write_corpus(
     jobs: list[Job], out: Path, seconds: float, workers: int, align: Path | None
 ) -> tuple[int, float]:
-    """Make clips in plan order until ``seconds`` are reached, then the metadata. Returns clips and seconds."""
+    """Make clips in plan order up to ``seconds``, then the metadata. Returns the clips and seconds made."""
     made: list[Job] = []
     aligned, total, began = [], 0.0, time.monotonic()
     for job, length, words in clips(jobs, out, workers, align is not None):
