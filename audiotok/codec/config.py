@@ -1,0 +1,120 @@
+"""The numbers that make a codec. Knows nothing of tensors; every derived figure is a property, never stored."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+
+class CodecConfig(PreTrainedConfig):
+    """Configuration of :class:`~audiotok.codec.model.AudioCodec`.
+
+    Args:
+        sampling_rate: Hz of the wav that goes in and comes out.
+        audio_channels: channels of the wav; this family is mono.
+        hop_length: samples per frame; a multiple of ``synthesis_hop``.
+        n_q: codebooks of the residual quantiser.
+        codebook_size: entries per codebook (V).
+        codebook_dim: width of the latent that is quantised (D).
+        encoder_window: samples that the encoder's one strided convolution sees, ``hop_length`` of them new.
+        encoder_channels: filters of that convolution; a multiple of 8 (bands of 8 phases at the start).
+        encoder_dim: width of the encoder's residual blocks, at frame rate.
+        encoder_dilations: dilation of each residual block of the encoder, in frames.
+        leaky_slope: negative slope of the encoder's leaky ReLU; a power of two, so that it is exact on integer grids.
+        decoder_dim: width of the decoder's ConvNeXt trunk.
+        decoder_layers: ConvNeXt blocks.
+        decoder_kernel: frames that a block's depthwise convolution sees, all of them past or present.
+        decoder_ffn_ratio: width of a block's pointwise layers over ``decoder_dim``.
+        n_fft: samples of a synthesis window; twice ``synthesis_hop``.
+        synthesis_hop: samples between synthesis windows.
+        f0_min_hz: lowest pitch the decoder can voice.
+        f0_max_hz: highest pitch.
+        f0_bins: log-spaced pitch classes between the two.
+        codec_name: the name under which the codes were released.
+
+    Raises:
+        ValueError: a value breaks a rule above; the message names field, value and rule.
+    """
+
+    model_type = "audiotok_codec"
+    attribute_map = {"num_codebooks": "n_q", "num_quantizers": "n_q"}
+
+    def __init__(
+        self,
+        sampling_rate: int = 16_000,
+        audio_channels: int = 1,
+        hop_length: int = 320,
+        n_q: int = 8,
+        codebook_size: int = 1024,
+        codebook_dim: int = 64,
+        encoder_window: int = 640,
+        encoder_channels: int = 1024,
+        encoder_dim: int = 320,
+        encoder_dilations: list[int] | None = None,
+        leaky_slope: float = 0.125,
+        decoder_dim: int = 320,
+        decoder_layers: int = 6,
+        decoder_kernel: int = 7,
+        decoder_ffn_ratio: int = 3,
+        n_fft: int = 320,
+        synthesis_hop: int = 160,
+        f0_min_hz: float = 55.0,
+        f0_max_hz: float = 440.0,
+        f0_bins: int = 96,
+        codec_name: str = "unnamed",
+        **kwargs: Any,
+    ) -> None:
+        self.sampling_rate = sampling_rate
+        self.audio_channels = audio_channels
+        self.hop_length = hop_length
+        self.n_q = n_q
+        self.codebook_size = codebook_size
+        self.codebook_dim = codebook_dim
+        self.encoder_window = encoder_window
+        self.encoder_channels = encoder_channels
+        self.encoder_dim = encoder_dim
+        self.encoder_dilations = [1, 2, 4] if encoder_dilations is None else list(encoder_dilations)
+        self.leaky_slope = leaky_slope
+        self.decoder_dim = decoder_dim
+        self.decoder_layers = decoder_layers
+        self.decoder_kernel = decoder_kernel
+        self.decoder_ffn_ratio = decoder_ffn_ratio
+        self.n_fft = n_fft
+        self.synthesis_hop = synthesis_hop
+        self.f0_min_hz = f0_min_hz
+        self.f0_max_hz = f0_max_hz
+        self.f0_bins = f0_bins
+        self.codec_name = codec_name
+        super().__init__(**kwargs)
+        self._check()
+
+    def _check(self) -> None:
+        rules = [
+            ("audio_channels", self.audio_channels == 1, "must be 1: this family is mono"),
+            ("hop_length", self.hop_length % self.synthesis_hop == 0, "must be a multiple of synthesis_hop"),
+            ("n_fft", self.n_fft == 2 * self.synthesis_hop, "must be twice synthesis_hop"),
+            ("encoder_window", self.encoder_window >= self.hop_length, "must be at least hop_length"),
+            ("encoder_channels", self.encoder_channels % 8 == 0, "must be a multiple of 8"),
+            ("n_q", self.n_q >= 1, "must be at least 1"),
+            ("codebook_size", self.codebook_size >= 2, "must be at least 2"),
+            ("f0_max_hz", self.f0_min_hz < self.f0_max_hz, "must exceed f0_min_hz"),
+        ]
+        for field, holds, rule in rules:
+            if not holds:
+                raise ValueError(f"CodecConfig.{field}={getattr(self, field)!r} {rule}")
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames per second, Hz; never rounded."""
+        return self.sampling_rate / self.hop_length
+
+    @property
+    def bits_per_frame(self) -> float:
+        """Bits of one frame with all codebooks, before entropy coding."""
+        return self.n_q * (self.codebook_size - 1).bit_length()
+
+    @property
+    def bitrate_bps(self) -> float:
+        """Bits per second with all codebooks, before entropy coding."""
+        return self.bits_per_frame * self.frame_rate

@@ -1,0 +1,202 @@
+"""Latents -> wav: a causal ConvNeXt trunk at frame rate, and a head that filters pulses and hiss in the STFT domain.
+
+The head says, per frame, a pitch and two magnitude spectra per synthesis hop; excitation.py makes the sound they
+shape and an inverse STFT joins the pieces. Nothing runs at waveform rate but FFTs, which is why it is fast.
+
+Sources: Vocos (arXiv:2306.00814) for trunk and ISTFT head, DDSP (arXiv:2001.04643) for the source-filter idea: the
+phase, which carries no meaning, is made by the decoder and not paid for in codes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .excitation import PitchState, hiss, initial_pitch, pulse_train
+from .layers import CausalConv1d, ConvNeXtBlock, StreamState
+
+
+@dataclass
+class DecoderFeatures:
+    """What the trunk says of each frame, before any sound is made.
+
+    Attributes:
+        harmonic: [B, T * S, F] float32, magnitude of the pulses' filter, S synthesis hops per frame.
+        noise: [B, T * S, F] float32, magnitude of the hiss's filter.
+        phase: [B, T * S, F] float32, radians by which the pulses' filter turns them.
+        f0_logits: [B, T, f0_bins] float32.
+        voiced_logit: [B, T] float32.
+    """
+
+    harmonic: Tensor
+    noise: Tensor
+    phase: Tensor
+    f0_logits: Tensor
+    voiced_logit: Tensor
+
+
+class SourceFilterHead(nn.Module):
+    """Trunk features -> filters and pitch -> wav.
+
+    Args:
+        dim: width of the trunk.
+        hop_length: samples per frame.
+        n_fft: samples of a synthesis window.
+        synthesis_hop: samples between windows; half of ``n_fft``.
+        sampling_rate: Hz.
+        f0_min_hz, f0_max_hz, f0_bins: the pitch classes.
+    """
+
+    window: Tensor
+    f0_grid_hz: Tensor
+
+    def __init__(
+        self,
+        dim: int,
+        hop_length: int,
+        n_fft: int,
+        synthesis_hop: int,
+        sampling_rate: int,
+        f0_min_hz: float,
+        f0_max_hz: float,
+        f0_bins: int,
+    ) -> None:
+        super().__init__()
+        self.hop_length = hop_length
+        self.n_fft = n_fft
+        self.synthesis_hop = synthesis_hop
+        self.sampling_rate = sampling_rate
+        self.f0_range_hz = (f0_min_hz, f0_max_hz)
+        self.hops = hop_length // synthesis_hop
+        self.bins = n_fft // 2 + 1
+        self.norm = nn.LayerNorm(dim)
+        self.filters = nn.Linear(dim, self.hops * self.bins * 3)
+        self.f0 = nn.Linear(dim, f0_bins)
+        self.voiced = nn.Linear(dim, 1)
+        self.register_buffer("window", torch.empty(n_fft))
+        self.register_buffer("f0_grid_hz", torch.empty(f0_bins))
+        self.init_tables()
+
+    def init_tables(self) -> None:
+        """Fill the constant buffers; called again when a model was built on the meta device."""
+        low, high = (math.log(f) for f in self.f0_range_hz)
+        with torch.no_grad():
+            self.window.copy_(torch.hann_window(self.n_fft, periodic=True).sqrt())
+            self.f0_grid_hz.copy_(torch.exp(torch.linspace(low, high, self.f0_grid_hz.shape[0])))
+
+    def features(self, h: Tensor) -> DecoderFeatures:
+        """[B, T, dim] -> filters and pitch."""
+        h = self.norm(h)
+        batch, frames, _ = h.shape
+        harmonic, noise, phase = (
+            self.filters(h).view(batch, frames * self.hops, 3, self.bins).float().unbind(dim=2)
+        )
+        # Magnitudes are exponentials, capped where a clip would be far above full scale (Vocos caps at 100).
+        return DecoderFeatures(
+            harmonic=torch.exp(harmonic.clamp(max=3.0) - 3.0),
+            noise=torch.exp(noise.clamp(max=3.0) - 4.0),
+            phase=phase,
+            f0_logits=self.f0(h).float(),
+            voiced_logit=self.voiced(h)[..., 0].float(),
+        )
+
+    def pitch(self, features: DecoderFeatures) -> tuple[Tensor, Tensor]:
+        """Pitch in Hz [B, T] (the mean of the classes around the likeliest, in log) and voiced [B, T] bool."""
+        logits = features.f0_logits
+        best = logits.argmax(dim=-1, keepdim=True)
+        near = (torch.arange(logits.shape[-1], device=logits.device) - best).abs() <= 3
+        weights = torch.softmax(logits.masked_fill(~near, -torch.inf), dim=-1)
+        f0_hz = torch.exp((weights * self.f0_grid_hz.log()).sum(dim=-1))
+        return f0_hz, features.voiced_logit > 0
+
+    def synthesize(self, features: DecoderFeatures, pulses: Tensor, noise: Tensor) -> Tensor:
+        """Filter excitation into windows that are ready to be added up.
+
+        Args:
+            features: filters of T frames.
+            pulses: [B, (T * S + 1) * synthesis_hop] float32, one synthesis hop of the past before the T frames.
+            noise: the same shape.
+
+        Returns:
+            [B, T * S, n_fft] float32, windowed; consecutive rows overlap by half.
+        """
+        pulse_spectra = torch.fft.rfft(pulses.unfold(-1, self.n_fft, self.synthesis_hop) * self.window)
+        noise_spectra = torch.fft.rfft(noise.unfold(-1, self.n_fft, self.synthesis_hop) * self.window)
+        spectra = pulse_spectra * torch.polar(features.harmonic, features.phase)
+        spectra = spectra + noise_spectra * features.noise
+        return torch.fft.irfft(spectra, n=self.n_fft) * self.window
+
+
+class Decoder(nn.Module):
+    """Latents -> wav.
+
+    Args:
+        latent_dim: width of the latents.
+        dim, layers, kernel_size, ffn_ratio: the trunk.
+        head: what turns the trunk's features into sound.
+    """
+
+    def __init__(
+        self, latent_dim: int, dim: int, layers: int, kernel_size: int, ffn_ratio: int, head: SourceFilterHead
+    ) -> None:
+        super().__init__()
+        self.embed = CausalConv1d(latent_dim, dim, kernel_size)
+        self.norm = nn.LayerNorm(dim)
+        self.blocks = nn.ModuleList(
+            [ConvNeXtBlock(dim, kernel_size, ffn_ratio, layer_scale=1.0 / layers) for _ in range(layers)]
+        )
+        self.head = head
+
+    def features(self, latents: Tensor, state: StreamState | None = None) -> DecoderFeatures:
+        """[B, D, T] -> filters and pitch of T frames."""
+        h = self.norm(self.embed(latents, state).transpose(1, 2)).transpose(1, 2)
+        for block in self.blocks:
+            h = block(h, state)
+        return self.head.features(h.transpose(1, 2))
+
+    def excite(
+        self, f0_hz: Tensor, voiced: Tensor, state: PitchState | None = None
+    ) -> tuple[Tensor, Tensor, PitchState]:
+        """Pulses and hiss of T frames, [B, T * hop_length] float32 each, and the state after them."""
+        head = self.head
+        if state is None:
+            state = initial_pitch(f0_hz.shape[0], head.f0_range_hz[0] * 2, f0_hz.device)
+        noise = hiss(state.sample, f0_hz.shape[1] * head.hop_length, f0_hz.device)
+        pulses, state = pulse_train(f0_hz, voiced, state, head.hop_length, head.sampling_rate)
+        return pulses, noise.expand_as(pulses), state
+
+    def render(self, features: DecoderFeatures, pulses: Tensor, noise: Tensor) -> Tensor:
+        """Sound of T whole frames from their filters and excitation.
+
+        Args:
+            features: of T frames.
+            pulses, noise: [B, T * hop_length] float32.
+
+        Returns:
+            [B, 1, T * hop_length] float32. The last synthesis hop misses the half of a window that a next frame would
+            bring, and fades out.
+        """
+        hop = self.head.synthesis_hop
+        past = pulses.new_zeros(pulses.shape[0], hop)
+        windows = self.head.synthesize(
+            features, torch.cat([past, pulses], dim=1), torch.cat([past, noise], dim=1)
+        )
+        return overlap_add(windows, hop)[:, None, hop:]
+
+
+def overlap_add(windows: Tensor, hop: int) -> Tensor:
+    """Add up windows that overlap by half.
+
+    Args:
+        windows: [B, W, 2 * hop].
+        hop: samples between windows.
+
+    Returns:
+        [B, (W + 1) * hop].
+    """
+    left, right = windows[..., :hop], windows[..., hop:]
+    zero = left.new_zeros(left.shape[0], 1, hop)
+    return (torch.cat([left, zero], dim=1) + torch.cat([zero, right], dim=1)).flatten(1)

@@ -1,0 +1,106 @@
+"""Causal layers that run whole or in pieces with the same result.
+
+Knows nothing of audio. The law kept here: with a :class:`StreamState`, feeding a signal in pieces gives what feeding
+it whole gives. The state belongs to the caller, so weights are shared by any number of streams.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class StreamState:
+    """What a stream must remember between pieces: the last inputs of every causal layer, keyed by layer."""
+
+    def __init__(self) -> None:
+        self._tails: dict[nn.Module, Tensor] = {}
+
+    def extend(self, layer: nn.Module, x: Tensor, context: int) -> Tensor:
+        """Put the remembered ``context`` steps (zeros at first) before ``x`` and remember the newest ones.
+
+        Args:
+            layer: the layer that asks; its memory is its own.
+            x: [B, C, T], any T >= 0.
+            context: steps of the past that the layer sees.
+
+        Returns:
+            [B, C, context + T].
+        """
+        tail = self._tails.get(layer)
+        if tail is None:
+            tail = x.new_zeros(x.shape[0], x.shape[1], context)
+        joined = torch.cat([tail, x], dim=-1)
+        self._tails[layer] = joined[..., joined.shape[-1] - context :]
+        return joined
+
+
+class CausalConv1d(nn.Module):
+    """A convolution whose output step t sees inputs up to the end of step t and no further.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, dilation, groups: as in ``nn.Conv1d``.
+
+    The left context is ``dilation * (kernel_size - 1) + 1 - stride`` steps: zeros, or a stream's past.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        dilation: int = 1,
+        groups: int = 1,
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(
+            in_channels, out_channels, kernel_size, stride=stride, dilation=dilation, groups=groups
+        )
+        self.context = dilation * (kernel_size - 1) + 1 - stride
+
+    def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
+        """[B, C, T * stride] -> [B, C', T]."""
+        if state is None:
+            return self.conv(F.pad(x, (self.context, 0)))
+        return self.conv(state.extend(self, x, self.context))
+
+
+class ResidualUnit(nn.Module):
+    """Leaky ReLU, a dilated causal convolution of 3, leaky ReLU, a pointwise one; added to the input.
+
+    SoundStream's residual unit (arXiv:2107.03312, figure 3) with an activation that can live on an integer grid.
+    """
+
+    def __init__(self, dim: int, dilation: int, slope: float) -> None:
+        super().__init__()
+        self.slope = slope
+        self.dilated = CausalConv1d(dim, dim, 3, dilation=dilation)
+        self.pointwise = nn.Conv1d(dim, dim, 1)
+
+    def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
+        """[B, dim, T] -> [B, dim, T]."""
+        h = self.dilated(F.leaky_relu(x, self.slope), state)
+        return x + self.pointwise(F.leaky_relu(h, self.slope))
+
+
+class ConvNeXtBlock(nn.Module):
+    """Depthwise causal convolution, LayerNorm, a GELU pointwise pair, LayerScale; added to the input.
+
+    Vocos' block (arXiv:2306.00814) made causal.
+    """
+
+    def __init__(self, dim: int, kernel_size: int, ffn_ratio: int, layer_scale: float) -> None:
+        super().__init__()
+        self.depthwise = CausalConv1d(dim, dim, kernel_size, groups=dim)
+        self.norm = nn.LayerNorm(dim)
+        self.expand = nn.Linear(dim, dim * ffn_ratio)
+        self.project = nn.Linear(dim * ffn_ratio, dim)
+        self.scale = nn.Parameter(torch.full((dim,), layer_scale))
+
+    def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
+        """[B, dim, T] -> [B, dim, T]."""
+        h = self.norm(self.depthwise(x, state).transpose(1, 2))
+        h = self.project(F.gelu(self.expand(h))) * self.scale
+        return x + h.transpose(1, 2)

@@ -1,0 +1,79 @@
+"""Names -> codecs: shipped checkpoints, folders, hub ids, and the Auto classes."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, EncodecFeatureExtractor
+from transformers.models.auto.modeling_auto import AutoModelForAudioTokenization
+
+from .config import CodecConfig
+from .model import AudioCodec
+
+DEFAULT_CODEC = "default"
+_DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
+
+
+def register() -> None:
+    """Tell the Auto classes of transformers about this codec. Safe to call again."""
+    AutoConfig.register(CodecConfig.model_type, CodecConfig, exist_ok=True)
+    AutoModel.register(CodecConfig, AudioCodec, exist_ok=True)
+    AutoModelForAudioTokenization.register(CodecConfig, AudioCodec, exist_ok=True)
+    AutoFeatureExtractor.register(CodecConfig, EncodecFeatureExtractor, exist_ok=True)
+
+
+def shipped_checkpoints() -> list[str]:
+    """Names of the codecs that come with the package."""
+    root = Path(str(files("audiotok") / "checkpoints"))
+    found = root.glob("*/config.json") if root.is_dir() else []
+    return sorted(path.parent.name for path in found if CodecConfig.model_type in path.read_text())
+
+
+def checkpoint_dir(name: str) -> Path:
+    """The folder of a shipped checkpoint, codec or text vocabulary.
+
+    Raises:
+        FileNotFoundError: no checkpoint has this name; the message lists those that exist.
+    """
+    folder = Path(str(files("audiotok") / "checkpoints" / name))
+    if "/" in name or name.startswith(".") or not folder.is_dir():
+        raise FileNotFoundError(
+            f"no checkpoint {name!r}; shipped: {', '.join(shipped_checkpoints()) or 'none'}. "
+            f"For a local folder write './{name}'."
+        )
+    return folder
+
+
+def load_codec(
+    name_or_path: str | Path | None = None, device: str | torch.device = "cpu", dtype: str = "float32"
+) -> AudioCodec:
+    """Load a codec, ready to encode and decode.
+
+    Args:
+        name_or_path: a shipped name (None: the default), a folder, or a hub id ``owner/name``.
+        device: where to put it.
+        dtype: of the decoder's weights: float32, float64 or bfloat16. Encoder and quantiser stay float32, because
+            codes are defined there.
+
+    Returns:
+        The codec in evaluation mode.
+
+    Raises:
+        FileNotFoundError: no such shipped name or folder.
+        ValueError: the folder holds no codec of ours, or dtype is another.
+    """
+    if dtype not in _DTYPES:
+        raise ValueError(f"expected dtype in {sorted(_DTYPES)}, got {dtype!r}")
+    name = str(name_or_path or DEFAULT_CODEC)
+    local = Path(name)
+    if "/" not in name and not name.startswith("."):
+        name = str(checkpoint_dir(name))
+    elif name.startswith((".", "/", "~")) or local.is_dir():
+        if not (local.expanduser() / "config.json").is_file():
+            raise FileNotFoundError(f"expected a codec folder with config.json at {name}, found none")
+        name = str(local.expanduser())
+    codec = AudioCodec.from_pretrained(name, dtype=torch.float32)
+    codec.decoder.to(_DTYPES[dtype])
+    return codec.to(device).eval()

@@ -1,0 +1,235 @@
+"""Latents <-> codes: residual vector quantisation, level by level, in float32 always.
+
+Knows nothing of audio. Laws kept: the first n levels decode on their own for every n; equal latents give equal codes
+whatever stands beside them in the batch.
+
+Source: SoundStream (arXiv:2107.03312), algorithm 1, EMA codebooks and expiry of section III-C. Two faults common in
+public code are avoided: expiry writes the moving sums too (or the same step would undo it), and the residual is taken
+from the detached codeword with one straight-through step around the whole stack (or the commitment loss would have no
+gradient after the first level).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass
+class QuantizerOutput:
+    """What training needs of one quantisation.
+
+    Attributes:
+        quantized: [B, D, T], with the straight-through gradient.
+        first: [B, D, T], codebook 0's codeword alone, with the straight-through gradient.
+        codes: [B, K, T] int64.
+        commitment: scalar, mean squared distance of each level's input to its codeword.
+    """
+
+    quantized: Tensor
+    first: Tensor
+    codes: Tensor
+    commitment: Tensor
+
+
+def nearest(x: Tensor, codebook: Tensor) -> Tensor:
+    """Index of the nearest codeword by Euclidean distance.
+
+    Args:
+        x: [M, D] float32.
+        codebook: [V, D] float32.
+
+    Returns:
+        [M] int64. Of equally near codewords the first.
+    """
+    # |x - c|^2 without |x|^2, which is the same for every c.
+    scores = torch.addmm(codebook.square().sum(1), x, codebook.t(), beta=1.0, alpha=-2.0)
+    return scores.argmin(dim=1)
+
+
+class ResidualVectorQuantizer(nn.Module):
+    """K codebooks in a row; each quantises what the ones before left over.
+
+    Args:
+        n_q: codebooks (K).
+        codebook_size: entries of each (V).
+        dim: width of the latents (D).
+        decay: of the moving averages, per step.
+        expiry: a codeword used less often than ``expiry`` times its fair share is moved onto a latent of the batch.
+    """
+
+    codebooks: Tensor
+    usage: Tensor
+    sums: Tensor
+
+    def __init__(
+        self, n_q: int, codebook_size: int, dim: int, decay: float = 0.99, expiry: float = 0.1
+    ) -> None:
+        super().__init__()
+        self.n_q = n_q
+        self.codebook_size = codebook_size
+        self.decay = decay
+        self.expiry = expiry
+        self.register_buffer("codebooks", torch.zeros(n_q, codebook_size, dim))
+        # Moving averages exist for training only; a training checkpoint keeps them, released weights do not.
+        self.register_buffer("usage", torch.ones(n_q, codebook_size), persistent=False)
+        self.register_buffer("sums", torch.zeros(n_q, codebook_size, dim), persistent=False)
+
+    @torch.autocast("cuda", enabled=False)
+    @torch.autocast("cpu", enabled=False)
+    def encode(self, latents: Tensor, n_q: int | None = None) -> Tensor:
+        """Latents -> codes.
+
+        Args:
+            latents: [B, D, T] float.
+            n_q: levels to use; None uses all.
+
+        Returns:
+            [B, n_q, T] int64 in [0, V).
+        """
+        batch, dim, frames = latents.shape
+        residual = latents.float().transpose(1, 2).reshape(batch * frames, dim)
+        codes = []
+        for codebook in self.codebooks[: n_q or self.n_q]:
+            index = nearest(residual, codebook)
+            residual = residual - codebook[index]
+            codes.append(index.view(batch, frames))
+        return torch.stack(codes, dim=1)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Codes -> latents: the sum of each level's codeword.
+
+        Args:
+            codes: [B, K, T] int64 in [0, V), any K from 1 to n_q.
+
+        Returns:
+            [B, D, T] float32.
+        """
+        levels = torch.arange(codes.shape[1], device=codes.device)[:, None]
+        return self.codebooks[levels, codes].sum(dim=1).transpose(1, 2)
+
+    def forward(self, latents: Tensor, levels_per_item: Tensor | None = None) -> QuantizerOutput:
+        """Quantise for training and, in training mode, move the codebooks.
+
+        Args:
+            latents: [B, D, T] float32.
+            levels_per_item: [B] int64, levels kept of each item (quantizer dropout); None keeps all.
+        """
+        batch, dim, frames = latents.shape
+        flat = latents.float().transpose(1, 2)
+        residual, total = flat, torch.zeros_like(flat)
+        first, commitment, codes = flat, flat.new_zeros(()), []
+        for k in range(self.n_q):
+            keep = torch.ones(batch, dtype=torch.bool, device=flat.device)
+            if levels_per_item is not None:
+                keep = levels_per_item > k
+            x = residual.detach().reshape(batch * frames, dim)
+            index = nearest(x, self.codebooks[k])
+            word = self.codebooks[k][index].view(batch, frames, dim)
+            if self.training:
+                live = keep[:, None].expand(batch, frames).reshape(-1)
+                self._follow(k, x[live], index[live])
+            weight = keep[:, None, None].to(flat.dtype)
+            commitment = commitment + ((residual - word).square().mean(-1, keepdim=True) * weight).mean()
+            residual = residual - word * weight
+            total = total + word * weight
+            if k == 0:
+                first = flat + (word - flat).detach()
+            codes.append(index.view(batch, frames))
+        quantized = flat + (total - flat).detach()
+        return QuantizerOutput(
+            quantized.transpose(1, 2), first.transpose(1, 2), torch.stack(codes, dim=1), commitment / self.n_q
+        )
+
+    @torch.no_grad()
+    def _follow(self, k: int, x: Tensor, index: Tensor) -> None:
+        """One EMA step of codebook k towards the latents it just coded, then expiry."""
+        if x.shape[0] == 0:
+            return
+        counts = torch.bincount(index, minlength=self.codebook_size).to(x.dtype)
+        sums = torch.zeros_like(self.sums[k]).index_add_(0, index, x)
+        self.usage[k].mul_(self.decay).add_(counts, alpha=1 - self.decay)
+        self.sums[k].mul_(self.decay).add_(sums, alpha=1 - self.decay)
+        fair_share = x.shape[0] / self.codebook_size
+        dead = self.usage[k] < self.expiry * fair_share
+        n_dead = int(dead.sum())
+        if n_dead:
+            # A newborn starts with a fair share of use: less and it would expire again before it is tried.
+            born = x[torch.randint(x.shape[0], (n_dead,), device=x.device)]
+            self.usage[k, dead] = fair_share
+            self.sums[k, dead] = born * fair_share
+        self.codebooks[k] = self.sums[k] / self.usage[k].clamp_min(1e-6)[:, None]
+
+    @torch.no_grad()
+    def init_from(self, latents: Tensor, iterations: int = 10, seed: int = 0) -> None:
+        """Start every codebook with k-means, level k on what levels < k leave over.
+
+        Args:
+            latents: [M, D] float32, M >= codebook_size; some 50 per codeword give good books.
+            iterations: Lloyd steps per level.
+            seed: of the first centroids.
+
+        Raises:
+            ValueError: fewer latents than codewords.
+        """
+        if latents.shape[0] < self.codebook_size:
+            raise ValueError(
+                f"expected at least codebook_size={self.codebook_size} latents for k-means, got {latents.shape[0]}"
+            )
+        generator = torch.Generator().manual_seed(seed)
+        residual = latents.float()
+        for k in range(self.n_q):
+            centroids, index = kmeans(residual, self.codebook_size, iterations, generator)
+            counts = torch.bincount(index, minlength=self.codebook_size).to(residual.dtype)
+            share = residual.shape[0] / self.codebook_size
+            self.codebooks[k] = centroids
+            self.usage[k] = (counts / share).clamp_min(0.2)
+            self.sums[k] = centroids * self.usage[k][:, None]
+            residual = residual - centroids[index]
+
+    @torch.no_grad()
+    def rescale_usage(self, vectors_per_step: float) -> None:
+        """After :meth:`init_from`, turn relative use into the counts that a step of this size would give."""
+        factor = vectors_per_step / self.codebook_size / self.usage.mean(dim=1, keepdim=True)
+        self.usage.mul_(factor)
+        self.sums.mul_(factor[..., None])
+
+
+def kmeans(x: Tensor, clusters: int, iterations: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Lloyd's algorithm; an empty cluster is moved onto a random vector.
+
+    Returns:
+        centroids [clusters, D] float32 and the index [M] int64 of each vector's centroid.
+    """
+    pick = torch.randperm(x.shape[0], generator=generator)[:clusters]
+    centroids = x[pick.to(x.device)].clone()
+    index = nearest(x, centroids)
+    for _ in range(iterations):
+        counts = torch.bincount(index, minlength=clusters)
+        sums = torch.zeros_like(centroids).index_add_(0, index, x)
+        centroids = sums / counts.clamp_min(1)[:, None]
+        empty = counts == 0
+        if bool(empty.any()):
+            refill = torch.randint(x.shape[0], (int(empty.sum()),), generator=generator)
+            centroids[empty] = x[refill.to(x.device)]
+        index = nearest(x, centroids)
+    return centroids, index
+
+
+def perplexity(codes: Tensor, codebook_size: int) -> Tensor:
+    """How many codewords are in effective use: exp of the entropy of the codes.
+
+    Args:
+        codes: [..., T] int64 of one codebook.
+        codebook_size: V.
+
+    Returns:
+        scalar float32 in [1, V].
+    """
+    p = torch.bincount(codes.reshape(-1), minlength=codebook_size).float()
+    p = p / p.sum()
+    return torch.exp(-(p * torch.log(p.clamp_min(1e-12))).sum())
+
+

@@ -1,0 +1,72 @@
+"""Nested training state (models, optimisers, counters) as one safetensors file: no pickle on disk.
+
+Knows nothing of what the state means. The law kept: what is loaded equals what was saved, tensors bit for bit.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from .files import write_aside
+
+
+def save_state(path: str | Path, state: dict[str, Any]) -> None:
+    """Write nested dicts and lists of tensors, numbers, strings, booleans and None.
+
+    Args:
+        path: file to write, aside and then renamed.
+        state: dict keys may be strings or ints.
+
+    Raises:
+        TypeError: a value of another kind; the message gives its place.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    tree = _strip(state, "", tensors)
+    with write_aside(path) as aside:
+        save_file(tensors, aside, metadata={"tree": json.dumps(tree)})
+
+
+def load_state(path: str | Path, device: str | torch.device = "cpu") -> dict[str, Any]:
+    """Read what :func:`save_state` wrote, tensors on ``device``.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a safetensors file that :func:`save_state` did not write.
+    """
+    with safe_open(path, "pt", device=str(device)) as file:
+        metadata = file.metadata() or {}
+        if "tree" not in metadata:
+            raise ValueError(f"{path} is no training state: expected metadata 'tree', got {sorted(metadata)}")
+        return _dress(json.loads(metadata["tree"]), file)
+
+
+def _strip(value: Any, place: str, tensors: dict[str, torch.Tensor]) -> Any:
+    """Replace tensors by their names; tag dicts, because JSON would turn int keys into strings."""
+    if isinstance(value, torch.Tensor):
+        # A copy of its own: safetensors refuses tensors that share memory (tied weights).
+        tensors[place] = value.detach().to("cpu", copy=True).contiguous()
+        return {"tensor": place}
+    if isinstance(value, dict):
+        items = [[key, _strip(item, f"{place}/{key}", tensors)] for key, item in value.items()]
+        return {"dict": items}
+    if isinstance(value, list | tuple):
+        return [_strip(item, f"{place}/{i}", tensors) for i, item in enumerate(value)]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(f"cannot save {type(value).__name__} at {place or '/'}; expected tensors, numbers, strings")
+
+
+def _dress(tree: Any, file: Any) -> Any:
+    if isinstance(tree, dict):
+        if "tensor" in tree:
+            return file.get_tensor(tree["tensor"])
+        return {key: _dress(item, file) for key, item in tree["dict"]}
+    if isinstance(tree, list):
+        return [_dress(item, file) for item in tree]
+    return tree

@@ -1,0 +1,1 @@
+"""What only training the codec needs: data, losses, discriminators, the loop and its recipes."""

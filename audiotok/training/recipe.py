@@ -1,0 +1,113 @@
+"""Recipes: YAML files that become frozen dataclasses, every key checked."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+RecipeT = TypeVar("RecipeT")
+
+
+@dataclass(frozen=True)
+class CodecRecipe:
+    """How a codec is trained. The attribute texts are the manual."""
+
+    model: dict[str, Any] = field(default_factory=dict)
+    """Arguments of CodecConfig that differ from its defaults."""
+    seed: int = 0
+    """Of weights, crops and dropout."""
+    steps: int = 20_000
+    """Optimiser steps."""
+    batch: int = 16
+    """Crops per step and process."""
+    crop_frames: int = 50
+    """Frames per crop."""
+    max_gain_db: float = 6.0
+    """Crops are made louder or quieter by up to this."""
+    lr: float = 6e-4
+    """Peak learning rate; linear warm-up, then cosine down to a twentieth."""
+    warmup_steps: int = 300
+    """Steps of the warm-up."""
+    quantize_from: int = 1500
+    """Step at which k-means starts the codebooks; before it the latents pass unquantised."""
+    kmeans_crops: int = 2400
+    """Crops whose latents start the codebooks."""
+    codebook_decay: float = 0.99
+    """Of the EMA codebooks."""
+    full_levels_share: float = 0.5
+    """Share of crops that use all levels; the others use a random number (quantizer dropout)."""
+    own_pitch_from: int = 6000
+    """Step from which the decoder is excited by its own pitch instead of the teacher's."""
+    adversarial_from: int = 1_000_000_000
+    """Step at which the discriminators join; beyond `steps` they never do."""
+    freeze_codes: bool = False
+    """Train the decoder only: codes stay what they are."""
+    spectral: float = 1.0
+    """Weight of the log-spectral loss."""
+    commitment: float = 0.25
+    """Weight of the commitment loss."""
+    pitch: float = 0.1
+    """Weight of the pitch classes' cross-entropy."""
+    voicing: float = 0.2
+    """Weight of the voicing decision's cross-entropy."""
+    phone: float = 0.3
+    """Weight of the phone classifier on codebook 0; 0 drops it. Needs packed clips with phone labels."""
+    adversarial: float = 0.1
+    """Weight of the hinge loss."""
+    feature: float = 0.5
+    """Weight of feature matching."""
+    discriminator_channels: int = 16
+    """Width of the discriminators."""
+    log_every: int = 50
+    """Steps between lines of the log."""
+    eval_every: int = 2000
+    """Steps between evaluations on validation clips."""
+    eval_clips: int = 12
+    """Validation clips per evaluation."""
+    save_every_s: float = 180.0
+    """Seconds between checkpoints."""
+
+
+def load_recipe(kind: type[RecipeT], name_or_path: str, overrides: list[str] | None = None) -> RecipeT:
+    """Read a recipe.
+
+    Args:
+        kind: the dataclass it becomes.
+        name_or_path: a shipped recipe's name or a YAML file.
+        overrides: ``key=value`` with a YAML value; ``model.key=value`` reaches into dicts.
+
+    Raises:
+        FileNotFoundError: no such recipe; the message lists the shipped ones.
+        ValueError: an unknown key (the nearest known one is named) or a value that is not YAML.
+    """
+    shipped = Path(str(files(kind.__module__.rpartition(".")[0]) / "recipes"))
+    path = Path(name_or_path)
+    if not path.suffix:
+        path = shipped / f"{name_or_path}.yaml"
+    if not path.is_file():
+        names = ", ".join(sorted(p.stem for p in shipped.glob("*.yaml")))
+        raise FileNotFoundError(f"no recipe {name_or_path!r}; shipped: {names}. A file must end in .yaml")
+    values: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    for override in overrides or []:
+        key, separator, text = override.partition("=")
+        if not separator:
+            raise ValueError(f"expected KEY=VALUE, got {override!r}")
+        *parents, leaf = key.split(".")
+        target = values
+        for parent in parents:
+            target = target.setdefault(parent, {})
+        target[leaf] = yaml.safe_load(text)
+    known = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            raise ValueError(f"{path.name}: unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+        if known[key].type == "float" and isinstance(values[key], int | str):
+            values[key] = float(values[key])
+    return kind(**values)

@@ -1,0 +1,116 @@
+"""One training step of the codec: wav in, named losses out. Knows nothing of optimisers, files or processes."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..codec.model import AudioCodec
+from .losses import (
+    SpectralLoss,
+    adversarial_loss,
+    discriminator_loss,
+    feature_loss,
+    pitch_loss,
+)
+from .packed import PHONES, Batch
+from .pitch import track_pitch
+from .recipe import CodecRecipe
+
+
+class PhoneProbe(nn.Module):
+    """Reads phones off codebook 0, so that the tokens an AR model predicts carry what is said.
+
+    Args:
+        latent_dim: width of the latents.
+    """
+
+    def __init__(self, latent_dim: int) -> None:
+        super().__init__()
+        self.hidden = nn.Conv1d(latent_dim, 128, 5, padding=2)
+        self.out = nn.Conv1d(128, len(PHONES), 1)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """[B, D, T] -> logits [B, phones, T]."""
+        return self.out(F.gelu(self.hidden(latents)))
+
+
+class TrainingModel(nn.Module):
+    """The codec with what hangs on it during training.
+
+    Args:
+        codec: the codec.
+        recipe: weights of the losses and the stages.
+    """
+
+    def __init__(self, codec: AudioCodec, recipe: CodecRecipe) -> None:
+        super().__init__()
+        self.codec = codec
+        self.recipe = recipe
+        self.probe = PhoneProbe(codec.config.codebook_dim)
+        self.spectral = SpectralLoss(codec.config.sampling_rate)
+        self.quantizing = False
+
+    def levels(self, batch: int, step: int, device: torch.device) -> Tensor:
+        """Quantizer dropout: [B] int64, levels that each crop uses; a function of (seed, step)."""
+        generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + step)
+        n_q = self.codec.config.n_q
+        some = torch.randint(1, n_q + 1, (batch,), generator=generator)
+        full = torch.rand(batch, generator=generator) < self.recipe.full_levels_share
+        return torch.where(full, n_q, some).to(device)
+
+    def forward(self, batch: Batch, step: int) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """Losses by path, the decoded wav [B, 1, N] and the codes [B, K, T]."""
+        codec, recipe = self.codec, self.recipe
+        latents = codec.encoder(batch.wav)
+        losses: dict[str, Tensor] = {}
+        if self.quantizing:
+            quantized = codec.quantizer(latents, self.levels(len(batch.wav), step, latents.device))
+            latents, first, codes = quantized.quantized, quantized.first, quantized.codes
+            losses["vq/commitment"] = quantized.commitment * recipe.commitment
+        else:
+            first, codes = latents, latents.new_zeros(len(batch.wav), 1, latents.shape[-1], dtype=torch.int64)
+        if recipe.phone > 0 and not recipe.freeze_codes:
+            logits = self.probe(first)
+            phone = F.cross_entropy(logits, batch.phones, ignore_index=-1, label_smoothing=0.05)
+            if bool((batch.phones >= 0).any()):
+                losses["phone/cross_entropy"] = phone * recipe.phone
+        wav = self._decode(latents, batch.wav, step, losses)
+        losses["spectral/log_l1"] = self.spectral(wav, batch.wav) * recipe.spectral
+        return losses, wav, codes
+
+    def _decode(self, latents: Tensor, target: Tensor, step: int, losses: dict[str, Tensor]) -> Tensor:
+        decoder, config = self.codec.decoder, self.codec.config
+        features = decoder.features(latents)
+        f0_hz, voiced = track_pitch(
+            target, config.hop_length, config.sampling_rate, config.f0_min_hz, config.f0_max_hz
+        )
+        f0_loss, voicing_loss = pitch_loss(
+            features.f0_logits, features.voiced_logit, decoder.head.f0_grid_hz, f0_hz, voiced
+        )
+        losses["pitch/f0"] = f0_loss * self.recipe.pitch
+        losses["pitch/voicing"] = voicing_loss * self.recipe.voicing
+        with torch.no_grad():
+            if step >= self.recipe.own_pitch_from:
+                f0_hz, voiced = decoder.head.pitch(features)
+            pulses, noise, _ = decoder.excite(f0_hz, voiced)
+        return decoder.render(features, pulses, noise)
+
+
+def adversarial_terms(
+    discriminator: nn.Module, wav: Tensor, target: Tensor, recipe: CodecRecipe
+) -> tuple[dict[str, Tensor], Tensor]:
+    """The generator's adversarial losses, and the discriminator's own loss on the same sounds."""
+    real = discriminator(target)
+    judge = discriminator_loss(real, discriminator(wav.detach()))
+    for parameter in discriminator.parameters():
+        parameter.requires_grad_(False)
+    fake = discriminator(wav)
+    for parameter in discriminator.parameters():
+        parameter.requires_grad_(True)
+    losses = {
+        "adv/gen": adversarial_loss(fake) * recipe.adversarial,
+        "adv/feature": feature_loss(real, fake) * recipe.feature,
+    }
+    return losses, judge
