@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 class _Teller:
-    """Says on stderr how far the work is: on a terminal a line that is written over, else one now and then."""
+    """Says on stderr how far the work is: on a terminal a line that is written over, else one at times."""
 
     def __init__(self) -> None:
         self._live = sys.stderr.isatty()

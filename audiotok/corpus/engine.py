@@ -101,7 +101,7 @@ class RowServer:
         out = self.codec.encode(padded.to(self.device), padding_mask=mask.to(self.device), n_q=self.n_q)
         hop = self.codec.config.hop_length
         frames = [-(-sound.shape[1] // hop) for sound in sounds]
-        return [codes[:, :count].cpu() for codes, count in zip(out.audio_codes, frames, strict=True)]
+        return [codes[:, :count].cpu() for codes, count in zip(out["audio_codes"], frames, strict=True)]
 
 
 def prepare(
@@ -158,7 +158,9 @@ def prepare(
     bound = _binding(codec, n_q)
     journal = Journal(out)
     clock = _Clock(progress)
-    server = (opened, limits, pickle.dumps(copy.deepcopy(codec).to("cpu")), device, bound["n_q"])
+    # On the CPU, because a worker need not see the device that this process uses.
+    pickled = pickle.dumps(copy.deepcopy(codec).cpu())
+    server = (opened, limits, pickled, device, bound["n_q"])
     with Pool(RowServer, server, workers) as pool:
         inspected = _inspect(pool, len(opened), clock)
         plan = make_plan(inspected, {"bound": bound, "options": options}, rows_per_shard)

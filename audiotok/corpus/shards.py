@@ -118,7 +118,9 @@ def write_shard(path: Path, rows: Sequence[Mapping[str, Any]], binding: Mapping[
     schema = SCHEMA.with_metadata({"audiotok": json.dumps(binding, sort_keys=True)})
     table = pa.Table.from_pylist(list(rows), schema=schema)
     with write_aside(path) as aside:
-        pq.write_table(table, aside, compression="zstd", use_dictionary=["speaker", "language", "split"])
+        # A list is allowed here; the type stubs of pyarrow know only the bool.
+        repeating: Any = ["speaker", "language", "split"]
+        pq.write_table(table, aside, compression="zstd", use_dictionary=repeating)
         digest = sha256(aside)
     return digest
 

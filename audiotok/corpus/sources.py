@@ -73,8 +73,7 @@ class Source:
         return self._row(index, self.dataset[index])
 
     def __iter__(self) -> Iterator[SourceRow]:
-        for index, values in enumerate(self.dataset):
-            yield self._row(index, values)
+        return (self[index] for index in range(len(self)))
 
     def _row(self, index: int, values: Mapping[str, Any]) -> SourceRow:
         def field(name: str) -> str:
