@@ -113,7 +113,7 @@ def test_two_inputs_of_one_name_do_not_overwrite_each_other(run, clip, tmp_path)
     (tmp_path / "other").mkdir()
     save_audio(tmp_path / "other" / "clip.flac", torch.zeros(100), 16_000)
     both = (clip, tmp_path / "other" / "clip.flac")
-    assert_one_line_error(run("encode", *both, "--out", tmp_path / "out", "--overwrite"), "different names")
+    assert_one_line_error(run("encode", *both, "--out", tmp_path / "out", "--overwrite"), "rename one")
     assert load_codes(tmp_path / "out" / "clip.codes")[1].num_samples > 100
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -102,12 +102,15 @@ def plan_outputs(
     return [(Path(path), Path(out) / f"{Path(path).stem}{suffix}") for path in paths]
 
 
-def check_output(source: Path, target: Path, overwrite: bool) -> None:
-    """Refuse to write where it would destroy something.
+def check_output(source: Path, target: Path, overwrite: bool, taken: Mapping[Path, Path]) -> None:
+    """Refuse to write where it would destroy something. ``taken``: the outputs of this run and their inputs.
 
     Raises:
-        FileExistsError: ``target`` is there and may not be replaced, or is the input itself.
+        FileExistsError: ``target`` is there and may not be replaced, or is the input itself, or was written in
+            this run for another input.
     """
+    if target in taken:
+        raise FileExistsError(f"{source}: would write {target}, as {taken[target]} did; rename one of them")
     if target.exists() and source.exists() and target.samefile(source):
         raise FileExistsError(f"{target}: expected an output that is not the input; choose another name")
     if target.exists() and not overwrite:
@@ -126,11 +129,7 @@ def each(
     taken: dict[Path, Path] = {}
     for source, target in pairs:
         try:
-            if target in taken:
-                raise FileExistsError(
-                    f"{source}: would write {target}, as {taken[target]} did; give them different names"
-                )
-            check_output(source, target, overwrite)
+            check_output(source, target, overwrite, taken)
             taken[target] = source
             work(source, target)
         except KNOWN_ERRORS as error:
