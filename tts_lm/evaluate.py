@@ -272,8 +272,12 @@ def _compare(
     progress: Callable[[int, int], None] | None,
 ) -> Outcome:
     """Transcribe every clip and count its errors against its text."""
-    import jiwer
-
+    try:
+        import jiwer
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "expected the package 'jiwer', which is missing; pip install 'audiotok[eval]'", name="jiwer"
+        ) from error
     details: list[dict[str, Any]] = []
     with transcriber(recogniser, workers) as transcribe:
         for text, heard in zip(texts, transcribe(clips), strict=True):

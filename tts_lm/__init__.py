@@ -1,0 +1,41 @@
+"""The public face of tts_lm: text (and a voice) in, speech out.
+
+Names are imported when they are first used (PEP 562), so that ``tts-lm --help`` does not wait for torch. The law it
+keeps: of audiotok it uses public names only.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .ar import build_ar
+    from .nar import NarConfig, NarModel
+    from .synthesizer import Speech, Synthesizer
+    from .text import normalise, split_sentences
+
+_HOME = {
+    "Speech": "synthesizer",
+    "Synthesizer": "synthesizer",
+    "NarConfig": "nar",
+    "NarModel": "nar",
+    "build_ar": "ar",
+    "normalise": "text",
+    "split_sentences": "text",
+}
+
+__all__ = ["NarConfig", "NarModel", "Speech", "Synthesizer", "build_ar", "normalise", "split_sentences"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from the module it lives in, once."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'tts_lm' has no attribute {name!r}")
+    value = getattr(import_module(f".{_HOME[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(_HOME))

@@ -1,0 +1,224 @@
+"""The non-autoregressive half: from codebook 0 to all codebooks, a level at a time, all frames at once.
+
+Knows nothing of waveforms or of how text becomes ids. The law it keeps: a row's codes do not depend on its neighbours or
+its padding.
+
+Source: VALL-E (arXiv:2301.02111), section 4.2.2. Levels below are summed, the level itself comes in through the norms,
+the voice prompt is given at all levels and marked as such, the text is seen.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedConfig, PreTrainedModel
+
+_TEXT, _PROMPT, _TARGET = 0, 1, 2
+N_VOICES = 16
+
+
+class NarConfig(PreTrainedConfig):
+    """Sizes of a :class:`NarModel` and the facts of the codec it belongs to.
+
+    Args:
+        text_size: text ids.
+        n_q: K, codebooks.
+        codebook_size: V.
+        hidden_size: D.
+        num_hidden_layers: blocks.
+        num_attention_heads: H.
+        intermediate_size: inside the feed-forward blocks.
+        dropout: on what a block adds, in training.
+        codes_fingerprint: of the codec.
+    """
+
+    model_type = "audiotok_nar"
+
+    def __init__(
+        self,
+        text_size: int = 352,
+        n_q: int = 8,
+        codebook_size: int = 1024,
+        hidden_size: int = 256,
+        num_hidden_layers: int = 4,
+        num_attention_heads: int = 4,
+        intermediate_size: int = 768,
+        dropout: float = 0.1,
+        codes_fingerprint: str = "",
+        **kwargs: Any,
+    ) -> None:
+        if hidden_size % num_attention_heads or (hidden_size // num_attention_heads) % 2:
+            raise ValueError(
+                f"expected hidden_size to be an even multiple of heads, got {hidden_size} and {num_attention_heads}"
+            )
+        self.text_size = text_size
+        self.n_q = n_q
+        self.codebook_size = codebook_size
+        self.hidden_size = hidden_size
+        self.num_hidden_layers = num_hidden_layers
+        self.num_attention_heads = num_attention_heads
+        self.intermediate_size = intermediate_size
+        self.dropout = dropout
+        self.codes_fingerprint = codes_fingerprint
+        super().__init__(**kwargs)
+
+
+class _LevelNorm(nn.Module):
+    """RMS norm whose scale and shift depend on the level."""
+
+    def __init__(self, n_q: int, width: int) -> None:
+        super().__init__()
+        self.scale = nn.Embedding(n_q, width)
+        self.shift = nn.Embedding(n_q, width)
+
+    def forward(self, x: Tensor, level: Tensor) -> Tensor:
+        normed = F.rms_norm(x.float(), x.shape[-1:], eps=1e-5)
+        return normed * (1.0 + self.scale(level)[:, None]) + self.shift(level)[:, None]
+
+
+class _Block(nn.Module):
+    def __init__(self, config: NarConfig) -> None:
+        super().__init__()
+        width = config.hidden_size
+        self.heads = config.num_attention_heads
+        self.dropout = config.dropout
+        self.attention_norm = _LevelNorm(config.n_q, width)
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+        self.feed_norm = _LevelNorm(config.n_q, width)
+        self.gate_up = nn.Linear(width, 2 * config.intermediate_size, bias=False)
+        self.down = nn.Linear(config.intermediate_size, width, bias=False)
+
+    def forward(self, x: Tensor, level: Tensor, mask: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        batch, length, width = x.shape
+        qkv = self.qkv(self.attention_norm(x, level)).view(batch, length, 3, self.heads, -1)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        query, key = _rotate(query, cos, sin).to(value.dtype), _rotate(key, cos, sin).to(value.dtype)
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        mixed = self.out(mixed.transpose(1, 2).reshape(batch, length, width))
+        x = x + F.dropout(mixed, self.dropout, self.training)
+        gate, up = self.gate_up(self.feed_norm(x, level)).chunk(2, dim=-1)
+        return x + F.dropout(self.down(F.silu(gate) * up), self.dropout, self.training)
+
+
+class NarModel(PreTrainedModel):
+    """Fills codebook levels 1..K-1. Make one from a :class:`NarConfig` or with ``from_pretrained``."""
+
+    config_class = NarConfig
+    base_model_prefix = "nar"
+    main_input_name = "codes"
+    _no_split_modules = ["_Block"]
+
+    def __init__(self, config: NarConfig) -> None:
+        super().__init__(config)
+        width = config.hidden_size
+        self.text_embedding = nn.Embedding(config.text_size, width)
+        self.code_embedding = nn.Embedding(config.n_q * config.codebook_size, width)
+        self.segment_embedding = nn.Embedding(3, width)
+        self.voice_embedding = nn.Embedding(N_VOICES, width)
+        self.blocks = nn.ModuleList(_Block(config) for _ in range(config.num_hidden_layers))
+        self.norm = _LevelNorm(config.n_q, width)
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, _LevelNorm):
+            nn.init.zeros_(module.scale.weight)
+            nn.init.zeros_(module.shift.weight)
+        elif isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=0.02)
+        elif isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=0.02)
+
+    def forward(
+        self,
+        text_ids: Tensor,
+        codes: Tensor,
+        level: Tensor,
+        voice: Tensor,
+        prompt_codes: Tensor,
+        text_mask: Tensor | None = None,
+        mask: Tensor | None = None,
+        prompt_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Hidden states of the target frames at one level a row.
+
+        Args:
+            text_ids: [B, S] int64.
+            codes: [B, K, T] int64; of a row only the codebooks below its level are read.
+            level: [B] int64, 1..K-1, the level to predict.
+            voice: [B] int64, 0..15.
+            prompt_codes: [B, K, P] int64, P >= 0, the voice prompt at all levels.
+            text_mask: [B, S] bool, True where there is text; None = everywhere. Masks fill from the left.
+            mask: [B, T] bool.
+            prompt_mask: [B, P] bool.
+
+        Returns:
+            [B, T, D]; :meth:`logits` turns them into scores.
+        """
+        masks = [
+            torch.ones(ids.shape[0], ids.shape[-1], dtype=torch.bool, device=ids.device) if given is None else given
+            for ids, given in ((text_ids, text_mask), (prompt_codes, prompt_mask), (codes, mask))
+        ]
+        levels = torch.arange(self.config.n_q, device=codes.device)
+        offsets = (levels * self.config.codebook_size)[None, :, None]
+        below = (levels[None] < level[:, None]).to(self.code_embedding.weight.dtype)  # [B, K]
+        target = torch.einsum("bktd,bk->btd", self.code_embedding(codes + offsets), below)
+        prompt = self.code_embedding(prompt_codes + offsets).sum(1)
+        parts = [self.text_embedding(text_ids), prompt, target]
+        segment = self.segment_embedding.weight
+        x = torch.cat([part + segment[index] for index, part in zip((_TEXT, _PROMPT, _TARGET), parts, strict=True)], 1)
+        x = x + self.voice_embedding(voice)[:, None]
+        cos, sin = self._angles(masks)
+        allowed = torch.cat(masks, 1)[:, None, None]
+        for block in self.blocks:
+            x = block(x, level, allowed, cos, sin)
+        return self.norm(x[:, -codes.shape[-1] :], level)
+
+    def logits(self, hidden: Tensor, level: int) -> Tensor:
+        """Scores of the codes of one level: [..., D] -> [..., V]. The head is the level's own input embedding."""
+        size = self.config.codebook_size
+        return F.linear(hidden, self.code_embedding.weight[level * size : (level + 1) * size])
+
+    @torch.no_grad()
+    def fill(
+        self,
+        first: Tensor,
+        text_ids: Tensor,
+        voice: Tensor,
+        prompt_codes: Tensor,
+        text_mask: Tensor | None = None,
+        mask: Tensor | None = None,
+        prompt_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Predict levels 1..K-1, greedily, one pass a level.
+
+        Args:
+            first: [B, T] int64, codebook 0.
+            text_ids: as in :meth:`forward`, and so the rest.
+
+        Returns:
+            [B, K, T] int64; what lies in the padding means nothing.
+        """
+        codes = torch.zeros(first.shape[0], self.config.n_q, first.shape[1], dtype=torch.int64, device=first.device)
+        codes[:, 0] = first
+        for index in range(1, self.config.n_q):
+            level = torch.full_like(voice, index)
+            hidden = self(text_ids, codes, level, voice, prompt_codes, text_mask, mask, prompt_mask)
+            codes[:, index] = self.logits(hidden, index).argmax(-1)
+        return codes
+
+    def _angles(self, masks: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Rotary angles of positions that count a row's real ids only, so that padding moves nothing."""
+        position = torch.cat(masks, 1).cumsum(1) - 1  # [B, S + P + T]
+        half = self.config.hidden_size // self.config.num_attention_heads // 2
+        rates = 10000.0 ** (-torch.arange(half, device=position.device, dtype=torch.float32) / half)
+        angles = position[..., None].float() * rates
+        return angles.cos()[:, None], angles.sin()[:, None]
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    left, right = x.chunk(2, dim=-1)
+    return torch.cat((left * cos - right * sin, left * sin + right * cos), dim=-1)

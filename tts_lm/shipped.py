@@ -1,0 +1,34 @@
+"""Names -> folders of language models: shipped ones by name, others by path.
+
+Knows nothing of what is inside. The law it keeps: a name never reaches for the network; a path is a path.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+CHECKPOINTS = Path(__file__).parent / "checkpoints"
+DEFAULT_NAME = "default"
+
+
+def find_checkpoint(name_or_path: str | Path | None = None) -> Path:
+    """The folder of a language model.
+
+    Args:
+        name_or_path: None for the shipped default, a shipped name, or a folder.
+
+    Returns:
+        A folder that exists.
+
+    Raises:
+        FileNotFoundError: there is no such shipped model or folder.
+    """
+    name = DEFAULT_NAME if name_or_path is None else str(name_or_path)
+    shipped = CHECKPOINTS / name
+    if "/" not in name and not name.startswith((".", "~")) and shipped.is_dir():
+        return shipped
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    names = ", ".join(sorted(p.name for p in CHECKPOINTS.glob("*") if p.is_dir())) or "none"
+    raise FileNotFoundError(f"no language model {name!r}: expected a folder or a shipped name ({names})")
