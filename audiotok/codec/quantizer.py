@@ -145,14 +145,17 @@ class ResidualVectorQuantizer(nn.Module):
 
     @torch.no_grad()
     def _follow(self, k: int, x: Tensor, index: Tensor) -> None:
-        """One EMA step of codebook k towards the latents it just coded, then expiry."""
-        if x.shape[0] == 0:
-            return
+        """One EMA step of codebook k towards the latents it just coded (in every process), then expiry."""
         counts = torch.bincount(index, minlength=self.codebook_size).to(x.dtype)
         sums = torch.zeros_like(self.sums[k]).index_add_(0, index, x)
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(counts)
+            torch.distributed.all_reduce(sums)
+        if x.shape[0] == 0:
+            return
         self.usage[k].mul_(self.decay).add_(counts, alpha=1 - self.decay)
         self.sums[k].mul_(self.decay).add_(sums, alpha=1 - self.decay)
-        fair_share = x.shape[0] / self.codebook_size
+        fair_share = float(counts.sum()) / self.codebook_size
         dead = self.usage[k] < self.expiry * fair_share
         n_dead = int(dead.sum())
         if n_dead:

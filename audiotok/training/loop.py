@@ -136,7 +136,9 @@ class CodecTrainer:
         losses, wav, codes = self.model(batch, self.step)
         judge_loss: Tensor | None = None
         if self.step >= recipe.adversarial_from:
-            terms, judge_loss = adversarial_terms(self.judge, wav, batch.wav, recipe)
+            terms, judge_loss = adversarial_terms(
+                self.judge, accelerator.unwrap_model(self.judge), wav, batch.wav, recipe
+            )
             losses |= terms
         self.optimizer.zero_grad()
         accelerator.backward(torch.stack(list(losses.values())).sum())
@@ -185,7 +187,8 @@ class CodecTrainer:
             latents.append(encoded.transpose(1, 2).reshape(-1, encoded.shape[1]))
         codec.quantizer.init_from(torch.cat(latents), seed=self.recipe.seed)
         share = (1 + self.recipe.full_levels_share) / 2
-        codec.quantizer.rescale_usage(self.recipe.batch * self.recipe.crop_frames * share)
+        frames = self.recipe.batch * self.recipe.crop_frames * self.accelerator.num_processes
+        codec.quantizer.rescale_usage(frames * share)
         self.training_model.quantizing = True
 
     def _report(self, values: dict[str, float]) -> None:

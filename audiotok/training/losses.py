@@ -34,7 +34,7 @@ class SpectralLoss(nn.Module):
         self,
         sampling_rate: int,
         resolutions: tuple[tuple[int, int], ...] = ((1024, 80), (512, 64), (256, 32)),
-        floor: float = 1e-2,
+        floor: float = 5e-2,
     ) -> None:
         super().__init__()
         self.resolutions = resolutions
@@ -49,7 +49,7 @@ class SpectralLoss(nn.Module):
         for n_fft, _ in self.resolutions:
             ours, theirs = (self._magnitude(x, n_fft) for x in (wav, target))
             mel: Tensor = getattr(self, f"mel_{n_fft}")
-            total = total + self._log_l1(mel @ ours, mel @ theirs) + 0.5 * self._log_l1(ours, theirs)
+            total = total + self._log_l1(mel @ ours, mel @ theirs) + 0.3 * self._log_l1(ours, theirs)
         return total / len(self.resolutions)
 
     def _magnitude(self, wav: Tensor, n_fft: int) -> Tensor:

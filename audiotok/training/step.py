@@ -73,9 +73,11 @@ class TrainingModel(nn.Module):
             first, codes = latents, latents.new_zeros(len(batch.wav), 1, latents.shape[-1], dtype=torch.int64)
         if recipe.phone > 0 and not recipe.freeze_codes:
             logits = self.probe(first)
-            phone = F.cross_entropy(logits, batch.phones, ignore_index=-1, label_smoothing=0.05)
-            if bool((batch.phones >= 0).any()):
-                losses["phone/cross_entropy"] = phone * recipe.phone
+            phone = F.cross_entropy(
+                logits, batch.phones, ignore_index=-1, label_smoothing=0.05, reduction="sum"
+            )
+            labelled = (batch.phones >= 0).sum().clamp_min(1)
+            losses["phone/cross_entropy"] = phone / labelled * recipe.phone
         wav = self._decode(latents, batch.wav, step, losses)
         losses["spectral/log_l1"] = self.spectral(wav, batch.wav) * recipe.spectral
         return losses, wav, codes
@@ -99,15 +101,24 @@ class TrainingModel(nn.Module):
 
 
 def adversarial_terms(
-    discriminator: nn.Module, wav: Tensor, target: Tensor, recipe: CodecRecipe
+    discriminator: nn.Module, plain: nn.Module, wav: Tensor, target: Tensor, recipe: CodecRecipe
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """The generator's adversarial losses, and the discriminator's own loss on the same sounds."""
-    real = discriminator(target)
-    judge = discriminator_loss(real, discriminator(wav.detach()))
-    for parameter in discriminator.parameters():
+    """The generator's adversarial losses, and the discriminator's own loss on the same sounds.
+
+    Args:
+        discriminator: as accelerate wraps it; called once, as data-parallel training demands.
+        plain: the same without the wrapper, for the generator's pass.
+        wav: decoded, [B, 1, N].
+        target: recorded, [B, 1, N].
+        recipe: weights.
+    """
+    both = [[f.chunk(2) for f in part] for part in discriminator(torch.cat([target, wav.detach()]))]
+    real, ours = ([[pair[side] for pair in part] for part in both] for side in (0, 1))
+    judge = discriminator_loss(real, ours)
+    for parameter in plain.parameters():
         parameter.requires_grad_(False)
-    fake = discriminator(wav)
-    for parameter in discriminator.parameters():
+    fake = plain(wav)
+    for parameter in plain.parameters():
         parameter.requires_grad_(True)
     losses = {
         "adv/gen": adversarial_loss(fake) * recipe.adversarial,

@@ -1,0 +1,62 @@
+"""``audiotok train``: a recipe and recordings -> a codec."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import Any
+
+
+def add_parser(subparsers: Any) -> None:
+    """Declare the verb."""
+    parser = subparsers.add_parser(
+        "train",
+        help="train a codec, or continue training one",
+        description="Train a codec in --out; run the same command again to resume. The codec is in OUT/codec.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("recipe", metavar="RECIPE", help="a shipped recipe's name or a .yaml file")
+    parser.add_argument(
+        "--data", required=True, help="a pack, a folder of audio, a metadata file or a datasets name"
+    )
+    parser.add_argument("--split", help="rows of --data to train on, where it has splits")
+    parser.add_argument("--validation", help="as --data, to judge by (default: the validation split of --data)")
+    parser.add_argument("--alignments", help="phone times by clip, written by python -m audiotok.training.align")
+    parser.add_argument("--out", required=True, metavar="DIR", help="the run's folder")
+    parser.add_argument("--init", metavar="NAME", help="continue from this codec: a shipped name, a folder, a hub id")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a value of the recipe")
+    parser.add_argument("--pack-only", action="store_true", help="write OUT/packed/* and stop")
+    parser.add_argument("--print-config", action="store_true", help="print what would run, as JSON, and stop")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the verb."""
+    import dataclasses
+    from pathlib import Path
+
+    from ..codec.config import CodecConfig
+    from ..codec.pretrained import load_codec
+    from ..training.gather import gather
+    from ..training.loop import CodecTrainer
+    from ..training.recipe import CodecRecipe, load_recipe
+
+    recipe = load_recipe(CodecRecipe, args.recipe, args.set)
+    if args.print_config:
+        print(json.dumps(dataclasses.asdict(recipe), indent=2))
+        return 0
+    init = load_codec(args.init) if args.init else None
+    config = init.config if init else CodecConfig(**recipe.model)
+    packed = Path(args.out) / "packed"
+    packed.mkdir(parents=True, exist_ok=True)
+    alignments = Path(args.alignments) if args.alignments else None
+    rate, hop = config.sampling_rate, config.hop_length
+    train = gather(args.data, packed / "train", rate, hop, args.split, alignments)
+    source, split = (args.validation, None) if args.validation else (args.data, "validation")
+    validation = gather(source, packed / "validation", rate, hop, split, None)
+    print(f"{len(train)} clips to train on, {len(validation)} to judge by", file=sys.stderr)
+    if args.pack_only:
+        return 0
+    CodecTrainer(recipe, train, validation, args.out, init).run()
+    print(Path(args.out) / "codec")
+    return 0
