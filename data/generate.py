@@ -250,6 +250,7 @@ def write_corpus(
 
 
 def main() -> int:
+    """Plan and make the corpus that the command line asks for."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--sentences", type=Path, required=True, help="one sentence a line (TSV: last field)")
     parser.add_argument("--skip", type=Path, help="never read these (default: eval.tsv beside --sentences)")

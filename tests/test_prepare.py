@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +28,8 @@ from audiotok.corpus.checks import REASONS, Limits
 from audiotok.corpus.shards import unpack_codes
 
 RATE = 16_000
+# Scripts must find this checkout's audiotok, whatever is installed.
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
 LENGTHS_S = (0.31, 1.2, 0.5, 0.9, 0.305, 0.7, 1.1)
 
 
@@ -176,7 +180,11 @@ def test_jsonl_and_lj_layouts(
 
 
 def test_datasets_as_source_and_as_reader(
-    corpus: Path, tiny_codec: AudioCodec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    corpus: Path,
+    tiny_codec: AudioCodec,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    no_network: list[object],
 ) -> None:
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     audio = [{"bytes": path.read_bytes(), "path": "x.flac"} for path in sorted(corpus.glob("*.flac"))]
@@ -194,6 +202,7 @@ def test_datasets_as_source_and_as_reader(
         assert prepared.column("id")[0] == "train/00000000" and prepared.column("text")[2] == "Text 2."
         for row, other in zip(prepared, PreparedCorpus(tmp_path / "plain"), strict=True):
             assert torch.equal(row["codes"], other["codes"])
+    assert no_network == []
     back = PreparedCorpus(tmp_path / "parquet").dataset()
     assert isinstance(back, datasets.Dataset)
     assert torch.equal(
@@ -237,7 +246,7 @@ def test_killed_and_resumed(rows: int, corpus: Path, tiny_codec_dir: Path, tmp_p
     soundfile.write(corpus / "1.flac", np.zeros(RATE), RATE)
     out = tmp_path / "killed"
     command = [sys.executable, "-c", _KILLED, str(corpus), str(out), str(tiny_codec_dir), str(rows)]
-    killed = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    killed = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not (out / "manifest.json").exists()
     (out / "shards/.00002.x.parquet").write_bytes(b"what a kill in the middle of a write leaves")
@@ -251,10 +260,72 @@ def test_killed_and_resumed(rows: int, corpus: Path, tiny_codec_dir: Path, tmp_p
     assert files_of(out) == files_of(tmp_path / "whole")
 
 
+def run_script(name: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run a script of ``data/`` as people do."""
+    root = Path(__file__).parents[1]
+    command = [sys.executable, root / "data" / name, *arguments]
+    return subprocess.run(command, cwd=root, env=ENVIRONMENT, capture_output=True, text=True)
+
+
+def test_data_folder(corpus: Path, tiny_codec_dir: Path, tmp_path: Path) -> None:
+    (corpus / "anna").mkdir()
+    (corpus / "0.flac").rename(corpus / "anna/0.flac")
+    (corpus / "anna/0.txt").write_text("First.\n", encoding="utf-8")
+    (corpus / "1.txt").write_text("Second.", encoding="utf-8")
+    arguments = (corpus, "--out", tmp_path / "out", "--codec", tiny_codec_dir, "--language", "en")
+    done = run_script("folder/prepare.py", *arguments)
+    assert done.returncode == 0, done.stderr
+    prepared = PreparedCorpus(tmp_path / "out")
+    assert prepared.column("id") == ["1.flac", "anna/0.flac"]
+    assert prepared.column("text") == ["Second.", "First."]
+    assert prepared.column("speaker") == ["speech", "anna"]
+    assert prepared.manifest.dropped == {"no_text": len(LENGTHS_S) - 2}
+
+
+@pytest.mark.skipif(shutil.which("flite") is None, reason="flite is not installed (apt-get install flite)")
+def test_data_toy(tiny_codec_dir: Path, tmp_path: Path) -> None:
+    done = run_script("toy/prepare.py", "--out", tmp_path, "--codec", tiny_codec_dir)
+    assert done.returncode == 0, done.stderr
+    prepared = PreparedCorpus(tmp_path / "tokens")
+    assert len(prepared) == 40 and set(prepared.column("speaker")) == {"flite_slt", "flite_rms"}
+    sentences = (Path(__file__).parents[1] / "data/toy/sentences.txt").read_text().splitlines()
+    assert set(prepared.column("text")) == set(sentences)
+
+
+@pytest.mark.skipif(shutil.which("flite") is None, reason="flite is not installed (apt-get install flite)")
+def test_generated_corpora_are_seeded_and_skip_the_evaluation_text(tmp_path: Path) -> None:
+    (tmp_path / "eval.tsv").write_text("1\tNobody may read this aloud.\n")
+    lines = [
+        "1\tNobody may read this ALOUD",
+        "1\tIt's all that he said, you see.",
+        "1\tThe owner is away today.",
+    ]
+    (tmp_path / "sentences.tsv").write_text("\n".join(lines) + "\n")
+    for out, workers in (("a", "1"), ("b", "2")):
+        arguments = ["--sentences", tmp_path / "sentences.tsv", "--out", tmp_path / out, "--workers", workers]
+        arguments += ["--voices", "slt,kal", "--align", tmp_path / out / "alignments.jsonl", "--seed", "3"]
+        done = run_script("generate.py", *arguments)
+        assert done.returncode == 0, done.stderr
+    assert files_of(tmp_path / "a") == files_of(tmp_path / "b")
+    rows = list(csv.DictReader((tmp_path / "a/metadata.csv").read_text(encoding="utf-8").splitlines()))
+    assert sorted(row["transcription"] for row in rows) == [line[2:] for line in lines[1:]]
+    aligned = list(map(json.loads, (tmp_path / "a/alignments.jsonl").read_text().splitlines()))
+    words = [[word for word, *_ in row["words"] if word != "<sil>"] for row in aligned]
+    assert sorted(words) == [
+        ["it's", "all", "that", "he", "said", "you", "see"],
+        "the owner is away today".split(),
+    ]
+    for row in rows:
+        wav, rate = load_audio(tmp_path / "a" / row["file_name"])
+        edges = torch.cat([wav[0, : int(0.13 * rate)], wav[0, -int(0.13 * rate) :]])
+        assert rate == RATE and edges.square().mean() < 1e-3 * wav.square().mean()
+
+
 def test_a_damaged_shard_is_made_again(corpus: Path, tiny_codec: AudioCodec, tmp_path: Path) -> None:
     soundfile.write(corpus / "2.flac", np.zeros(RATE), RATE)
     out = tmp_path / "out"
     prepare(corpus, out, tiny_codec, rows_per_shard=2)
+    (out / "alignments.jsonl").write_text("{}\n")  # what others keep beside a preparation stays
     whole = files_of(out)
     shard = out / "shards/00001.parquet"
     shard.write_bytes(shard.read_bytes()[:-9] + b"\0" * 9)

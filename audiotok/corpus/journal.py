@@ -18,8 +18,6 @@ from .checks import Drop
 from .plan import Plan
 from .shards import Manifest, sha256, write_shard
 
-_OURS = {"manifest.json", "dropped.jsonl", "shards", ".journal"}
-
 
 @dataclass(frozen=True)
 class Done:
@@ -47,8 +45,10 @@ class Journal:
         self.shards = self.out / "shards"
         self.journal = self.out / ".journal"
         if self.out.is_dir():
-            strange = sorted(path.name for path in self.out.iterdir() if not _is_ours(path.name))
-            if strange:
+            found = {path.name for path in self.out.iterdir()}
+            strange = sorted(found - {"shards"})
+            # Beside a preparation other files may lie, such as alignments.
+            if strange and not found & {"manifest.json", ".journal"}:
                 raise ValueError(
                     f"{self.out}: expected an empty folder or a preparation, it holds {strange[0]}; "
                     "choose another"
@@ -152,10 +152,6 @@ def read_dropped(out: str | Path) -> list[Drop]:
         return [Drop(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
     except (json.JSONDecodeError, TypeError) as error:
         raise ValueError(f"{path}: damaged ({error}); delete the folder and prepare again") from None
-
-
-def _is_ours(name: str) -> bool:
-    return name in _OURS or name.startswith((".manifest.", ".dropped."))
 
 
 def _has_hash(path: Path, digest: str) -> bool:

@@ -176,7 +176,11 @@ class PreparedCorpus:
         return values
 
     def column(self, name: str) -> list[Any]:
-        """One column of all rows (``frames`` for length buckets, say) without reading the codes."""
+        """One column of all rows (``frames`` for length buckets, say) without reading the codes.
+
+        Raises:
+            ValueError: there is no such column.
+        """
         if name not in SCHEMA.names:
             raise ValueError(f"expected a column of {', '.join(SCHEMA.names)}, got {name!r}")
         values: list[Any] = []
