@@ -1,6 +1,6 @@
 """``tts-lm eval``: word errors of what the model says, beside recordings of the same voice.
 
-Knows nothing of how errors are counted. Its law it keeps: the ceiling is measured in the same run, with the same ears.
+Knows nothing of how errors are counted. Its law: the ceiling is measured in the same run, with the same ears.
 """
 
 from __future__ import annotations

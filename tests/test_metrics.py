@@ -1,0 +1,132 @@
+"""Metrics against values known by hand, and failures that are counted instead of scored."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from audiotok.metrics import CodeUsage, MetricError, mel_distance, perplexity, pesq, score, si_sdr, stoi
+
+RATE = 16_000
+
+
+def test_pesq_and_stoi_of_identical_speech(make_speech: Callable[..., Tensor]) -> None:
+    pytest.importorskip("pesq")
+    pytest.importorskip("pystoi")
+    speech = make_speech(3.0)
+    assert pesq(speech, speech, RATE) == pytest.approx(4.644, abs=0.002)
+    assert pesq(speech, speech, RATE, band="nb") == pytest.approx(4.549, abs=0.002)
+    assert stoi(speech, speech, RATE) == pytest.approx(1.0, abs=1e-4)
+
+
+def test_noise_lowers_every_score(make_speech: Callable[..., Tensor]) -> None:
+    pytest.importorskip("pesq")
+    pytest.importorskip("pystoi")
+    speech = make_speech(3.0)
+    noise = torch.randn(speech.shape, generator=torch.Generator().manual_seed(1))
+    little, much = (score(speech, speech + level * noise, RATE)[0] for level in (0.003, 0.1))
+    assert little["pesq_wb"] > much["pesq_wb"] > 1.0
+    assert little["stoi"] > much["stoi"]
+    assert little["si_sdr_db"] > much["si_sdr_db"]
+    assert little["mel_distance_db"] < much["mel_distance_db"]
+
+
+def test_pesq_resamples_what_is_not_16_khz(make_speech: Callable[..., Tensor]) -> None:
+    pytest.importorskip("pesq")
+    speech = make_speech(2.0, 24_000)
+    assert pesq(speech, speech, 24_000) == pytest.approx(4.644, abs=0.002)
+
+
+def test_si_sdr_known_values() -> None:
+    wav = torch.sin(torch.arange(16_000) * 0.05)
+    assert si_sdr(wav, 0.25 * wav) > 99  # the scale does not matter
+    assert si_sdr(wav, -wav) > 99
+    orthogonal = torch.zeros(4)
+    orthogonal[0] = 1.0
+    assert si_sdr(orthogonal, torch.tensor([1.0, 0.1, 0.0, 0.0])) == pytest.approx(20.0, abs=1e-4)
+    assert si_sdr(orthogonal, torch.tensor([0.0, 1.0, 0.0, 0.0])) == -100.0
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(16_000, generator=generator)
+    noise = noise - wav * (noise @ wav) / (wav @ wav)
+    noise = noise * wav.norm() / noise.norm() * 10 ** (-12.5 / 20)
+    assert si_sdr(wav, 0.3 * (wav + noise)) == pytest.approx(12.5, abs=1e-3)
+
+
+def test_mel_distance_of_a_gain_is_the_gain_in_db(make_speech: Callable[..., Tensor]) -> None:
+    speech = make_speech(1.0) + 0.01 * torch.randn(1, RATE, generator=torch.Generator().manual_seed(0))
+    assert mel_distance(speech, speech, RATE) == 0.0
+    assert mel_distance(speech, 0.5 * speech, RATE) == pytest.approx(6.02, abs=0.05)
+    assert mel_distance(speech[:, :1], speech[:, :1], RATE) == 0.0  # shorter than any window
+
+
+@pytest.mark.parametrize(
+    ("estimate", "reason"),
+    [
+        (torch.zeros(1, 8000), "silen"),
+        (torch.full((1, 8000), math.nan), "not finite"),
+        (None, "Buffer|short|utter"),
+    ],
+)
+def test_a_failing_metric_is_reported_not_scored(
+    make_speech: Callable[..., Tensor], estimate: Tensor | None, reason: str
+) -> None:
+    pytest.importorskip("pesq")
+    speech = make_speech(0.5)
+    if estimate is None:
+        speech = speech[:, :1000]
+        estimate = speech
+    with pytest.raises(MetricError, match=f"(?i){reason}"):
+        pesq(speech, estimate, RATE)
+    scores, failed = score(speech, estimate, RATE, ("pesq_wb",))
+    assert scores == {} and set(failed) == {"pesq_wb"}
+
+
+def test_stoi_of_a_clip_too_short_is_a_failure(make_speech: Callable[..., Tensor]) -> None:
+    pytest.importorskip("pystoi")
+    speech = make_speech(0.2)
+    with pytest.raises(MetricError, match="stoi"):
+        stoi(speech, speech, RATE)
+
+
+def test_silence_has_no_si_sdr() -> None:
+    silence, tone = torch.zeros(100), torch.ones(100)
+    for pair in ((silence, tone), (tone, silence)):
+        with pytest.raises(MetricError, match="silent"):
+            si_sdr(*pair)
+
+
+def test_signals_of_two_lengths_are_refused() -> None:
+    with pytest.raises(ValueError, match="one length, got 3 and 4"):
+        si_sdr(torch.ones(3), torch.ones(4))
+
+
+def test_a_missing_library_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "pesq", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'audiotok\[eval\]'"):
+        pesq(torch.ones(8000), torch.ones(8000), RATE)
+
+
+def test_perplexity_of_uniform_and_collapsed_codes() -> None:
+    codes = torch.stack([torch.arange(64).repeat(3), torch.full((192,), 7), torch.arange(192) % 2])
+    assert perplexity(codes, 64) == pytest.approx([64.0, 1.0, 2.0])
+
+
+def test_code_usage_adds_clips_and_checks_them() -> None:
+    usage = CodeUsage(n_q=2, codebook_size=8)
+    assert usage.perplexity == [1.0, 1.0] and usage.frames == 0
+    usage.add(torch.tensor([[0, 1, 2, 3], [5, 5, 5, 5]]))
+    usage.add(torch.tensor([[4, 5, 6, 7], [5, 5, 5, 5]]))
+    assert usage.frames == 8
+    assert usage.perplexity == pytest.approx([8.0, 1.0])
+    assert usage.entropy_bits == pytest.approx([3.0, 0.0])
+    assert usage.efficiency == pytest.approx(0.5)
+    with pytest.raises(ValueError, match=r"K = 2"):
+        usage.add(torch.zeros(3, 4, dtype=torch.int64))
+    with pytest.raises(ValueError, match=r"in \[0, 8\), got 0..8"):
+        usage.add(torch.tensor([[0, 8], [0, 0]]))
