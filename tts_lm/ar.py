@@ -6,12 +6,21 @@ Knows nothing of waveforms or text. The law it keeps: the folder it writes opens
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
+from .sampling import FinishReason, FrameLimits, Sampling, draw, find_loop, find_silence, row_noise
+
 MAX_POSITIONS = 2048
+_LOOK_EVERY = 10  # steps between searches for loops and silence
 
 
 def build_ar(
@@ -68,3 +77,222 @@ def save_ar(model: LlamaForCausalLM, folder: str | Path) -> None:
         max_new_tokens=1024,
     )
     model.save_pretrained(folder)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the AR half said to one prompt."""
+
+    codes: Tensor
+    """[T] int64, codebook 0."""
+    finish_reason: FinishReason
+
+
+class ArDecoder:
+    """A fast decode loop over the weights of a stock Llama.
+
+    Weights are fused once, the cache is allocated once, and a step is a handful of matrix products without
+    any of ``generate()``'s bookkeeping. Only codes of codebook 0 and ``</audio>`` are ever considered.
+
+    Args:
+        model: a Llama from :func:`build_ar` or a folder; it is not changed.
+
+    Raises:
+        ValueError: the model carries no facts of a codec.
+    """
+
+    def __init__(self, model: Any) -> None:
+        config = model.config
+        if not getattr(config, "audio", None):
+            raise ValueError("expected a language model with audio ids, its config.json has no 'audio'; train one")
+        self.audio = config.audio
+        self.end = config.eos_token_id[0] if isinstance(config.eos_token_id, list) else config.eos_token_id
+        self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
+        self.size = config.head_dim
+        self.eps = config.rms_norm_eps
+        self.limit = config.max_position_embeddings
+        core = model.model
+        self.embedding = core.embed_tokens.weight.detach()
+        self.norm = core.norm.weight.detach()
+        low = self.audio["audio_offset"]
+        rows = model.lm_head.weight.detach()
+        # The answer's vocabulary: V codes, then </audio>.
+        self.head = torch.cat((rows[low : low + self.audio["codebook_size"]], rows[self.end : self.end + 1]))
+        positions = torch.arange(self.limit, device=self.embedding.device)[None]
+        cos, sin = core.rotary_emb(self.embedding[:1, None].float(), positions)
+        self.cos, self.sin = cos[0].to(self.embedding.dtype), sin[0].to(self.embedding.dtype)
+        self.layers = [_fuse(layer) for layer in core.layers]
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        limits: Sequence[FrameLimits],
+        noise_keys: Sequence[tuple[int, int]],
+        sampling: Sampling,
+        silent: Collection[int] = (),
+    ) -> list[Answer]:
+        """Answer prompts, all at once.
+
+        Args:
+            prompts: B lists of ids that end with ``<audio>``.
+            limits: shortest and longest answer of each, in frames.
+            noise_keys: (seed, row) of each; equal keys draw equal noise.
+            sampling: how codes are drawn.
+            silent: codes of silence; a long run of them stops the row.
+
+        Returns:
+            B answers in the order of the prompts. A row's answer does not depend on the others.
+
+        Raises:
+            ValueError: a prompt is empty or leaves no room for an answer.
+        """
+        if any(not 0 < len(prompt) < self.limit for prompt in prompts):
+            raise ValueError(f"expected prompts of 1 to {self.limit - 1} ids; split the text into sentences")
+        longest = [min(limit.longest, self.limit - len(p)) for limit, p in zip(limits, prompts, strict=True)]
+        rows = _Rows(self, prompts, longest, limits, noise_keys)
+        logits = rows.start(prompts)
+        for step in range(max(longest)):
+            early = step < rows.shortest
+            logits[early, -1] = -torch.inf
+            chosen = draw(logits, rows.noise[:, step], rows.said[:, max(0, step - sampling.window) : step], sampling)
+            rows.say(step, chosen, silent)
+            if not len(rows.alive):
+                break
+            logits = rows.advance(step)
+        return [answer for answer in rows.answers if answer is not None]
+
+    def _rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        left, right = x.chunk(2, dim=-1)
+        return x * cos + torch.cat((-right, left), dim=-1) * sin
+
+    def _forward(self, ids: Tensor, positions: Tensor, cache: Tensor, mask: Tensor | None) -> Tensor:
+        """ids and positions [B, S], cache [L, 2, B, H, P, size], written to; hidden states [B, S, D] come out."""
+        batch, length = ids.shape
+        x = self.embedding[ids]
+        cos, sin = self.cos[positions][:, None], self.sin[positions][:, None]  # [B, 1, S, size]
+        row = torch.arange(batch, device=ids.device)[:, None]
+        reach = mask.shape[-1] if mask is not None else length
+        heads, kv = self.heads, self.kv_heads
+        for layer, (keys, values) in zip(self.layers, cache, strict=True):
+            normed = F.rms_norm(x, x.shape[-1:], layer.attention_norm, self.eps)
+            qkv = F.linear(normed, layer.qkv).view(batch, length, heads + 2 * kv, self.size)
+            query, key, value = qkv.transpose(1, 2).split((heads, kv, kv), dim=1)
+            query, key = self._rotate(query, cos, sin), self._rotate(key, cos, sin)
+            keys[row, :, positions] = key.transpose(1, 2)
+            values[row, :, positions] = value.transpose(1, 2)
+            mixed = F.scaled_dot_product_attention(
+                query,
+                keys[:, :, :reach],
+                values[:, :, :reach],
+                attn_mask=mask,
+                is_causal=mask is None,
+                enable_gqa=heads != kv,
+            )
+            x = x + F.linear(mixed.transpose(1, 2).reshape(batch, length, -1), layer.out)
+            normed = F.rms_norm(x, x.shape[-1:], layer.feed_norm, self.eps)
+            gate, up = F.linear(normed, layer.gate_up).chunk(2, dim=-1)
+            x = x + F.linear(F.silu(gate) * up, layer.down)
+        return x
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        return F.linear(F.rms_norm(hidden, hidden.shape[-1:], self.norm, self.eps), self.head).float()
+
+
+@dataclass(frozen=True)
+class _Fused:
+    attention_norm: Tensor
+    qkv: Tensor
+    out: Tensor
+    feed_norm: Tensor
+    gate_up: Tensor
+    down: Tensor
+
+
+def _fuse(layer: Any) -> _Fused:
+    attention, feed = layer.self_attn, layer.mlp
+    qkv = torch.cat((attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight)).detach()
+    return _Fused(
+        layer.input_layernorm.weight.detach(),
+        qkv,
+        attention.o_proj.weight.detach(),
+        layer.post_attention_layernorm.weight.detach(),
+        torch.cat((feed.gate_proj.weight, feed.up_proj.weight)).detach(),
+        feed.down_proj.weight.detach(),
+    )
+
+
+class _Rows:
+    """The rows of one generation: cache, noise, what each has said; rows that are done leave."""
+
+    def __init__(
+        self,
+        decoder: ArDecoder,
+        prompts: Sequence[Sequence[int]],
+        longest: Sequence[int],
+        limits: Sequence[FrameLimits],
+        noise_keys: Sequence[tuple[int, int]],
+    ) -> None:
+        device, batch = decoder.embedding.device, len(prompts)
+        self.decoder = decoder
+        self.answers: list[Answer | None] = [None] * batch
+        self.alive = np.arange(batch)  # which prompt a row of the tensors answers
+        self.lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
+        self.longest = np.asarray(longest)
+        self.shortest = torch.tensor([limit.shortest for limit in limits], device=device)
+        steps = max(longest)
+        noise = np.stack([row_noise(seed, row, steps) for seed, row in noise_keys])
+        self.noise = torch.tensor(noise, device=device)
+        self.said = torch.full((batch, steps), -1, dtype=torch.int64, device=device)
+        places = int((self.lengths + torch.tensor(longest, device=device)).max())
+        shape = (len(decoder.layers), 2, batch, decoder.kv_heads, places, decoder.size)
+        self.cache = torch.zeros(shape, dtype=decoder.embedding.dtype, device=device)
+
+    def start(self, prompts: Sequence[Sequence[int]]) -> Tensor:
+        """Read the prompts; logits [B, V + 1] of the first frame. Causality keeps the padding behind them out."""
+        width = max(map(len, prompts))
+        ids = torch.tensor([[*p, *[0] * (width - len(p))] for p in prompts], device=self.lengths.device)
+        positions = torch.arange(width, device=ids.device).expand(len(prompts), -1)
+        hidden = self.decoder._forward(ids, positions, self.cache, None)
+        return self.decoder._logits(hidden[torch.arange(len(prompts)), self.lengths - 1])
+
+    def say(self, step: int, chosen: Tensor, silent: Collection[int]) -> None:
+        """Take down what was drawn, and let the rows go that are done."""
+        size, rate = self.decoder.audio["codebook_size"], self.decoder.audio["frame_rate"]
+        self.said[:, step] = chosen
+        over = chosen == size
+        looks = (step + 1) % _LOOK_EVERY == 0
+        done = over.cpu().numpy() | (step + 1 >= self.longest[self.alive])
+        if not looks and not done.any():
+            return
+        said = self.said.cpu().numpy()
+        for index, prompt in enumerate(self.alive):
+            frames, reason = step + 1, None
+            if over[index]:
+                frames, reason = step, "eos"
+            elif done[index]:
+                reason = "length"
+            elif looks and (kept := find_loop(said[index, :frames], rate)) is not None:
+                frames, reason = kept, "loop"
+            elif looks and (kept := find_silence(said[index, :frames], silent, rate)) is not None:
+                frames, reason = kept, "silence"
+            if reason is not None:
+                done[index] = True
+                self.answers[prompt] = Answer(torch.from_numpy(said[index, :frames].copy()), reason)
+        if done.any():
+            self._keep(np.nonzero(~done)[0])
+
+    def advance(self, step: int) -> Tensor:
+        """Feed what was said at ``step``; logits of the next."""
+        positions = (self.lengths + step)[:, None]
+        reach = int(positions.max()) + 1
+        mask = (torch.arange(reach, device=positions.device) <= positions)[:, None, None]
+        ids = self.said[:, step : step + 1] + self.decoder.audio["audio_offset"]
+        hidden = self.decoder._forward(ids, positions, self.cache, mask)
+        return self.decoder._logits(hidden[:, 0])
+
+    def _keep(self, rows: np.ndarray) -> None:
+        index = torch.from_numpy(rows).to(self.lengths.device)
+        self.alive = self.alive[rows]
+        self.lengths, self.shortest = self.lengths[index], self.shortest[index]
+        self.noise, self.said, self.cache = self.noise[index], self.said[index], self.cache[:, :, index]

@@ -23,6 +23,7 @@ VERBS = {
     "say": ("say", "text -> a wav file"),
     "voices": ("voices", "who can speak"),
     "train": ("train", "train a half of the language model, or continue training one"),
+    "bundle": ("bundle", "two trained halves, a codec and voices -> one folder that speaks"),
     "eval": ("eval", "measure how well the speech is understood"),
 }
 

@@ -1,0 +1,139 @@
+"""How the next code is drawn and when to stop: pure functions and values.
+
+Knows nothing of models. The law it keeps: noise is a function of (seed, row, step), so a row draws the same codes
+whatever stands beside it; and whatever a model says, a generation ends with one of four reasons.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+FinishReason = Literal["eos", "length", "loop", "silence"]
+
+_LOOP_SECONDS = 1.0
+_LOOP_PERIOD_SECONDS = 0.4
+_LOOP_TURNS = 4
+_SILENCE_SECONDS = 1.5
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How codes are drawn.
+
+    Args:
+        temperature: > 0; below 1 sharper. 0 means greedy.
+        top_k: most codes to choose from, 0 = all.
+        top_p: least probability mass to choose from, 0 < top_p <= 1.
+        window: frames that repetition-aware sampling looks back (VALL-E 2, arXiv:2406.05370); 0 turns it off.
+        ratio: a code that fills more than this share of the window is drawn again from all codes.
+
+    Raises:
+        ValueError: a value is out of range.
+    """
+
+    temperature: float = 0.8
+    top_k: int = 0
+    top_p: float = 0.8
+    window: int = 10
+    ratio: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0 or not 0 < self.top_p <= 1 or self.top_k < 0 or self.window < 0:
+            raise ValueError(
+                "expected temperature >= 0, 0 < top_p <= 1, top_k >= 0 and window >= 0, got "
+                f"{self.temperature}, {self.top_p}, {self.top_k} and {self.window}"
+            )
+
+
+@dataclass(frozen=True)
+class FrameLimits:
+    """Shortest and longest answer to a text, in frames."""
+
+    shortest: int
+    longest: int
+
+
+def frame_limits(sounds: int, frame_rate: float) -> FrameLimits:
+    """Limits for a text of so many sounds (or letters): 25 to 160 ms each, and a second on top."""
+    return FrameLimits(
+        max(1, int(0.025 * sounds * frame_rate)), int((0.16 * max(sounds, 1) + 1.0) * frame_rate)
+    )
+
+
+def row_noise(seed: int, row: int, steps: int) -> np.ndarray:
+    """Uniform noise of one row: [steps, 2] float64 in [0, 1). More steps begin with the same numbers."""
+    return np.random.Generator(np.random.Philox(key=[seed % 2**64, row % 2**64])).random((steps, 2))
+
+
+def draw(logits: Tensor, noise: Tensor, recent: Tensor, sampling: Sampling) -> Tensor:
+    """Draw one code a row: nucleus sampling, and again from all codes where it would repeat itself.
+
+    Args:
+        logits: [B, V] float32; -inf forbids.
+        noise: [B, 2] in [0, 1), from :func:`row_noise`.
+        recent: [B, W] int64, what the row said last, -1 where it has said nothing yet.
+        sampling: the settings.
+
+    Returns:
+        [B] int64.
+    """
+    if sampling.temperature == 0:
+        return logits.argmax(-1)
+    scaled = logits / sampling.temperature
+    chosen = _invert(nucleus(scaled, sampling.top_k, sampling.top_p), noise[:, 0])
+    if sampling.window and recent.shape[1]:
+        share = (recent[:, -sampling.window :] == chosen[:, None]).sum(1) / sampling.window
+        again = _invert(scaled.softmax(-1), noise[:, 1])
+        chosen = torch.where(share > sampling.ratio, again, chosen)
+    return chosen
+
+
+def nucleus(logits: Tensor, top_k: int, top_p: float) -> Tensor:
+    """Probabilities [..., V] of the smallest set of best codes with mass ``top_p``, at most ``top_k`` (0: any number)."""
+    probabilities, order = logits.softmax(-1).sort(dim=-1, descending=True, stable=True)
+    mass_before = probabilities.cumsum(-1) - probabilities
+    kept = mass_before < top_p
+    if top_k:
+        kept[..., top_k:] = False
+    probabilities = probabilities * kept
+    probabilities = probabilities / probabilities.sum(-1, keepdim=True)
+    return torch.zeros_like(probabilities).scatter(-1, order, probabilities)
+
+
+def find_loop(codes: np.ndarray, frame_rate: float) -> int | None:
+    """Whether the end of a row says the same again and again.
+
+    Args:
+        codes: [T] what the row has said.
+        frame_rate: in Hz.
+
+    Returns:
+        How many frames to keep (up to the end of the first turn), or None when there is no loop.
+    """
+    for period in range(1, int(_LOOP_PERIOD_SECONDS * frame_rate) + 1):
+        span = max(int(_LOOP_SECONDS * frame_rate), _LOOP_TURNS * period)
+        if len(codes) >= span and np.array_equal(codes[-span:-period], codes[-span + period :]):
+            return len(codes) - span + period
+    return None
+
+
+def find_silence(codes: np.ndarray, silent: Collection[int], frame_rate: float) -> int | None:
+    """Whether a row has gone silent; returns how many frames to keep, or None. ``silent`` are codes of silence."""
+    span = int(_SILENCE_SECONDS * frame_rate)
+    if not silent or len(codes) < span or not np.isin(codes[-span:], list(silent)).all():
+        return None
+    return len(codes) - span
+
+
+def _invert(probabilities: Tensor, uniform: Tensor) -> Tensor:
+    """The code at which the cumulated probability passes ``uniform``, [B]; never one without probability."""
+    edges = probabilities.double().cumsum(-1)
+    found = torch.searchsorted(edges, (uniform.double() * edges[:, -1])[:, None], right=True)[:, 0]
+    last = probabilities.shape[-1] - 1 - (probabilities > 0).int().flip(-1).argmax(-1)
+    return found.minimum(last)
