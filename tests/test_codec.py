@@ -145,9 +145,9 @@ def test_planted_dead_codes_come_alive() -> None:
     torch.manual_seed(0)
     quantizer = ResidualVectorQuantizer(2, 64, 4).train()
     quantizer.init_from(torch.randn(2000, 4))
-    quantizer.rescale_usage(500)
-    quantizer.codebooks[0, :32] = quantizer.sums[0, :32] = 1e3
-    quantizer.usage[0, :32] = 1.0
+    quantizer.start_averages(500)
+    quantizer.codebooks[0, :32] = 1e3
+    quantizer.sums[0, :32] = 1e3 * quantizer.usage[0, :32, None]
     for _ in range(400):
         quantizer(torch.randn(10, 4, 50))
     codes = quantizer(torch.randn(40, 4, 50)).codes[:, 0]

@@ -103,7 +103,7 @@ def plan_outputs(
 
 
 def check_output(source: Path, target: Path, overwrite: bool, taken: Mapping[Path, Path]) -> None:
-    """Refuse to write where it would destroy something. ``taken``: the outputs of this run and their inputs.
+    """Refuse to write where it would destroy something. ``taken``: outputs of this run and their inputs.
 
     Raises:
         FileExistsError: ``target`` is there and may not be replaced, or is the input itself, or was written in

@@ -28,6 +28,7 @@ class CodecConfig(PreTrainedConfig):
         decoder_ffn_ratio: width of a block's pointwise layers over ``decoder_dim``.
         n_fft: samples of a synthesis window; twice ``synthesis_hop``.
         synthesis_hop: samples between synthesis windows.
+        pitch_dim: width of the network that reads the pitch.
         f0_min_hz: lowest pitch the decoder can voice.
         f0_max_hz: highest pitch.
         f0_bins: log-spaced pitch classes between the two.
@@ -59,6 +60,7 @@ class CodecConfig(PreTrainedConfig):
         decoder_ffn_ratio: int = 3,
         n_fft: int = 320,
         synthesis_hop: int = 160,
+        pitch_dim: int = 128,
         f0_min_hz: float = 55.0,
         f0_max_hz: float = 440.0,
         f0_bins: int = 96,
@@ -82,6 +84,7 @@ class CodecConfig(PreTrainedConfig):
         self.decoder_ffn_ratio = decoder_ffn_ratio
         self.n_fft = n_fft
         self.synthesis_hop = synthesis_hop
+        self.pitch_dim = pitch_dim
         self.f0_min_hz = f0_min_hz
         self.f0_max_hz = f0_max_hz
         self.f0_bins = f0_bins

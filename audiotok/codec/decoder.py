@@ -1,7 +1,7 @@
 """Latents -> wav: a causal ConvNeXt trunk at frame rate, and a head that filters pulses and hiss in the STFT domain.
 
-The head says, per frame, a pitch and two magnitude spectra per synthesis hop; excitation.py makes the sound they
-shape and an inverse STFT joins the pieces. Nothing runs at waveform rate but FFTs, which is why it is fast.
+Beside it a small network reads the pitch. excitation.py turns the pitch into pulses; the head says, per synthesis hop,
+how to shape them and how much hiss to add, and an inverse STFT joins the pieces. Nothing runs at waveform rate but FFTs, which is why it is fast.
 
 Sources: Vocos (arXiv:2306.00814) for trunk and ISTFT head, DDSP (arXiv:2001.04643) for the source-filter idea: the
 phase, which carries no meaning, is made by the decoder and not paid for in codes.
@@ -13,6 +13,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .excitation import PitchState, hiss, initial_pitch, pulse_train
@@ -27,19 +28,75 @@ class DecoderFeatures:
         harmonic: [B, T * S, F] float32, magnitude of the pulses' filter, S synthesis hops per frame.
         noise: [B, T * S, F] float32, magnitude of the hiss's filter.
         phase: [B, T * S, F] float32, radians by which the pulses' filter turns them.
-        f0_logits: [B, T, f0_bins] float32.
-        voiced_logit: [B, T] float32.
     """
 
     harmonic: Tensor
     noise: Tensor
     phase: Tensor
+
+
+@dataclass
+class PitchFeatures:
+    """What the pitch head says of each frame.
+
+    Attributes:
+        f0_logits: [B, T, f0_bins] float.
+        voiced_logit: [B, T] float.
+    """
+
     f0_logits: Tensor
     voiced_logit: Tensor
 
 
+class PitchHead(nn.Module):
+    """Latents -> pitch classes and voicing, apart from the trunk and in float64 outside training.
+
+    Phase is the running sum of pitch, so the last bit of every pitch stays audible for ever: in float32 a stream cut
+    into other pieces would drift away from the whole. In float64, rounded to float32 at the end, it does not.
+
+    Args:
+        latent_dim: width of the latents.
+        hidden: width of the two causal convolutions.
+        f0_min_hz, f0_max_hz, f0_bins: the pitch classes, log-spaced.
+    """
+
+    grid_hz: Tensor
+
+    def __init__(self, latent_dim: int, hidden: int, f0_min_hz: float, f0_max_hz: float, f0_bins: int) -> None:
+        super().__init__()
+        self.range_hz = (f0_min_hz, f0_max_hz)
+        self.first = CausalConv1d(latent_dim, hidden, 5)
+        self.second = CausalConv1d(hidden, hidden, 3)
+        self.out = CausalConv1d(hidden, f0_bins + 1, 1)
+        self.register_buffer("grid_hz", torch.empty(f0_bins))
+        self.init_tables()
+
+    def init_tables(self) -> None:
+        """Fill the constant buffer; called again when a model was built on the meta device."""
+        low, high = (math.log(f) for f in self.range_hz)
+        with torch.no_grad():
+            self.grid_hz.copy_(torch.exp(torch.linspace(low, high, self.grid_hz.shape[0])))
+
+    def forward(self, latents: Tensor, state: StreamState | None = None) -> PitchFeatures:
+        """[B, D, T] -> classes and voicing of T frames."""
+        x = latents if self.training else latents.double()
+        x = F.gelu(self.first(x, state))
+        x = F.gelu(self.second(x, state))
+        logits = self.out(x, state).transpose(1, 2)
+        return PitchFeatures(f0_logits=logits[..., :-1], voiced_logit=logits[..., -1])
+
+    def choose(self, features: PitchFeatures) -> tuple[Tensor, Tensor]:
+        """Pitch in Hz [B, T] float32 (the mean, in log, of the classes around the likeliest) and voiced [B, T] bool."""
+        logits = features.f0_logits
+        best = logits.argmax(dim=-1, keepdim=True)
+        near = (torch.arange(logits.shape[-1], device=logits.device) - best).abs() <= 3
+        weights = torch.softmax(logits.masked_fill(~near, -torch.inf), dim=-1)
+        f0_hz = torch.exp((weights * self.grid_hz.to(weights.dtype).log()).sum(dim=-1))
+        return f0_hz.float(), features.voiced_logit > 0
+
+
 class SourceFilterHead(nn.Module):
-    """Trunk features -> filters and pitch -> wav.
+    """Trunk features -> filters -> wav.
 
     Args:
         dim: width of the trunk.
@@ -47,11 +104,9 @@ class SourceFilterHead(nn.Module):
         n_fft: samples of a synthesis window.
         synthesis_hop: samples between windows; half of ``n_fft``.
         sampling_rate: Hz.
-        f0_min_hz, f0_max_hz, f0_bins: the pitch classes.
     """
 
     window: Tensor
-    f0_grid_hz: Tensor
 
     def __init__(
         self,
@@ -60,35 +115,26 @@ class SourceFilterHead(nn.Module):
         n_fft: int,
         synthesis_hop: int,
         sampling_rate: int,
-        f0_min_hz: float,
-        f0_max_hz: float,
-        f0_bins: int,
     ) -> None:
         super().__init__()
         self.hop_length = hop_length
         self.n_fft = n_fft
         self.synthesis_hop = synthesis_hop
         self.sampling_rate = sampling_rate
-        self.f0_range_hz = (f0_min_hz, f0_max_hz)
         self.hops = hop_length // synthesis_hop
         self.bins = n_fft // 2 + 1
         self.norm = nn.LayerNorm(dim)
         self.filters = nn.Linear(dim, self.hops * self.bins * 3)
-        self.f0 = nn.Linear(dim, f0_bins)
-        self.voiced = nn.Linear(dim, 1)
         self.register_buffer("window", torch.empty(n_fft))
-        self.register_buffer("f0_grid_hz", torch.empty(f0_bins))
         self.init_tables()
 
     def init_tables(self) -> None:
-        """Fill the constant buffers; called again when a model was built on the meta device."""
-        low, high = (math.log(f) for f in self.f0_range_hz)
+        """Fill the constant buffer; called again when a model was built on the meta device."""
         with torch.no_grad():
             self.window.copy_(torch.hann_window(self.n_fft, periodic=True).sqrt())
-            self.f0_grid_hz.copy_(torch.exp(torch.linspace(low, high, self.f0_grid_hz.shape[0])))
 
     def features(self, h: Tensor) -> DecoderFeatures:
-        """[B, T, dim] -> filters and pitch."""
+        """[B, T, dim] -> filters."""
         h = self.norm(h)
         batch, frames, _ = h.shape
         harmonic, noise, phase = (
@@ -99,18 +145,7 @@ class SourceFilterHead(nn.Module):
             harmonic=torch.exp(harmonic.clamp(max=3.0) - 3.0),
             noise=torch.exp(noise.clamp(max=3.0) - 4.0),
             phase=phase,
-            f0_logits=self.f0(h).float(),
-            voiced_logit=self.voiced(h)[..., 0].float(),
         )
-
-    def pitch(self, features: DecoderFeatures) -> tuple[Tensor, Tensor]:
-        """Pitch in Hz [B, T] (the mean of the classes around the likeliest, in log) and voiced [B, T] bool."""
-        logits = features.f0_logits
-        best = logits.argmax(dim=-1, keepdim=True)
-        near = (torch.arange(logits.shape[-1], device=logits.device) - best).abs() <= 3
-        weights = torch.softmax(logits.masked_fill(~near, -torch.inf), dim=-1)
-        f0_hz = torch.exp((weights * self.f0_grid_hz.log()).sum(dim=-1))
-        return f0_hz, features.voiced_logit > 0
 
     def synthesize(self, features: DecoderFeatures, pulses: Tensor, noise: Tensor) -> Tensor:
         """Filter excitation into windows that are ready to be added up.
@@ -136,11 +171,19 @@ class Decoder(nn.Module):
     Args:
         latent_dim: width of the latents.
         dim, layers, kernel_size, ffn_ratio: the trunk.
-        head: what turns the trunk's features into sound.
+        pitch: what reads the pitch.
+        head: what turns pitch and the trunk's features into sound.
     """
 
     def __init__(
-        self, latent_dim: int, dim: int, layers: int, kernel_size: int, ffn_ratio: int, head: SourceFilterHead
+        self,
+        latent_dim: int,
+        dim: int,
+        layers: int,
+        kernel_size: int,
+        ffn_ratio: int,
+        pitch: PitchHead,
+        head: SourceFilterHead,
     ) -> None:
         super().__init__()
         self.embed = CausalConv1d(latent_dim, dim, kernel_size)
@@ -148,10 +191,17 @@ class Decoder(nn.Module):
         self.blocks = nn.ModuleList(
             [ConvNeXtBlock(dim, kernel_size, ffn_ratio, layer_scale=1.0 / layers) for _ in range(layers)]
         )
+        self.pitch = pitch
         self.head = head
 
+    def set_trunk_dtype(self, dtype: torch.dtype) -> None:
+        """Compute the trunk in another dtype; pitch, phases and FFTs keep theirs."""
+        for part in (self.embed, self.norm, self.blocks, self.head.norm, self.head.filters):
+            part.to(dtype)
+
     def features(self, latents: Tensor, state: StreamState | None = None) -> DecoderFeatures:
-        """[B, D, T] -> filters and pitch of T frames."""
+        """[B, D, T] -> filters of T frames."""
+        latents = latents.to(self.embed.conv.weight.dtype)
         h = self.norm(self.embed(latents, state).transpose(1, 2)).transpose(1, 2)
         for block in self.blocks:
             h = block(h, state)
@@ -163,7 +213,7 @@ class Decoder(nn.Module):
         """Pulses and hiss of T frames, [B, T * hop_length] float32 each, and the state after them."""
         head = self.head
         if state is None:
-            state = initial_pitch(f0_hz.shape[0], head.f0_range_hz[0] * 2, f0_hz.device)
+            state = initial_pitch(f0_hz.shape[0], self.pitch.range_hz[0] * 2, f0_hz.device)
         noise = hiss(state.sample, f0_hz.shape[1] * head.hop_length, f0_hz.device)
         pulses, state = pulse_train(f0_hz, voiced, state, head.hop_length, head.sampling_rate)
         return pulses, noise.expand_as(pulses), state

@@ -61,10 +61,14 @@ class CausalConv1d(nn.Module):
         self.context = dilation * (kernel_size - 1) + 1 - stride
 
     def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
-        """[B, C, T * stride] -> [B, C', T]."""
-        if state is None:
-            return self.conv(F.pad(x, (self.context, 0)))
-        return self.conv(state.extend(self, x, self.context))
+        """[B, C, T * stride] -> [B, C', T], in the input's precision."""
+        x = F.pad(x, (self.context, 0)) if state is None else state.extend(self, x, self.context)
+        if x.dtype == self.conv.weight.dtype or torch.is_autocast_enabled(x.device.type):
+            return self.conv(x)
+        bias = None if self.conv.bias is None else self.conv.bias.to(x.dtype)
+        return F.conv1d(
+            x, self.conv.weight.to(x.dtype), bias, self.conv.stride, 0, self.conv.dilation, self.conv.groups
+        )
 
 
 class ResidualUnit(nn.Module):

@@ -17,7 +17,7 @@ from transformers.modeling_utils import PreTrainedAudioTokenizerBase
 from transformers.utils.generic import ModelOutput
 
 from .config import CodecConfig
-from .decoder import Decoder, SourceFilterHead
+from .decoder import Decoder, PitchHead, SourceFilterHead
 from .encoder import Encoder
 from .quantizer import ResidualVectorQuantizer
 
@@ -90,9 +90,9 @@ def build_decoder(config: CodecConfig) -> Decoder:
         n_fft=config.n_fft,
         synthesis_hop=config.synthesis_hop,
         sampling_rate=config.sampling_rate,
-        f0_min_hz=config.f0_min_hz,
-        f0_max_hz=config.f0_max_hz,
-        f0_bins=config.f0_bins,
+    )
+    pitch = PitchHead(
+        config.codebook_dim, config.pitch_dim, config.f0_min_hz, config.f0_max_hz, config.f0_bins
     )
     return Decoder(
         config.codebook_dim,
@@ -100,6 +100,7 @@ def build_decoder(config: CodecConfig) -> Decoder:
         config.decoder_layers,
         config.decoder_kernel,
         config.decoder_ffn_ratio,
+        pitch,
         head,
     )
 
@@ -147,7 +148,7 @@ class AudioCodec(PreTrainedAudioTokenizerBase):
             nn.init.zeros_(module.bias)
         elif isinstance(module, ResidualVectorQuantizer):
             nn.init.normal_(module.codebooks)
-        elif isinstance(module, SourceFilterHead):
+        elif isinstance(module, SourceFilterHead | PitchHead):
             module.init_tables()
         elif isinstance(module, Encoder):
             module.init_filters()
@@ -211,8 +212,9 @@ class AudioCodec(PreTrainedAudioTokenizerBase):
                 f"{self.config.hop_length} samples, got {num_samples}"
             )
         with torch.no_grad():
-            features = self.decoder.features(self.quantizer.decode(codes).to(self.dtype))
-            pulses, noise, _ = self.decoder.excite(*self.decoder.head.pitch(features))
+            latents = self.quantizer.decode(codes)
+            features = self.decoder.features(latents)
+            pulses, noise, _ = self.decoder.excite(*self.decoder.pitch.choose(self.decoder.pitch(latents)))
             wav = self.decoder.render(features, pulses, noise)[..., :num_samples]
         if padding_mask is not None:
             wav = wav * padding_mask[:, None, :num_samples].to(wav.dtype)

@@ -13,7 +13,7 @@ from .config import CodecConfig
 from .model import AudioCodec
 
 DEFAULT_CODEC = "default"
-_DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def register() -> None:
@@ -54,8 +54,8 @@ def load_codec(
     Args:
         name_or_path: a shipped name (None: the default), a folder, or a hub id ``owner/name``.
         device: where to put it.
-        dtype: of the decoder's weights: float32, float64 or bfloat16. Encoder and quantiser stay float32, because
-            codes are defined there.
+        dtype: of the decoder's trunk: float32 or bfloat16. Encoder and quantiser stay float32, because codes are
+            defined there.
 
     Returns:
         The codec in evaluation mode.
@@ -75,5 +75,5 @@ def load_codec(
             raise FileNotFoundError(f"expected a codec folder with config.json at {name}, found none")
         name = str(local.expanduser())
     codec = AudioCodec.from_pretrained(name, dtype=torch.float32)
-    codec.decoder.to(_DTYPES[dtype])
+    codec.decoder.set_trunk_dtype(_DTYPES[dtype])
     return codec.to(device).eval()

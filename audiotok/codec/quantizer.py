@@ -185,19 +185,18 @@ class ResidualVectorQuantizer(nn.Module):
         residual = latents.float()
         for k in range(self.n_q):
             centroids, index = kmeans(residual, self.codebook_size, iterations, generator)
-            counts = torch.bincount(index, minlength=self.codebook_size).to(residual.dtype)
-            share = residual.shape[0] / self.codebook_size
             self.codebooks[k] = centroids
-            self.usage[k] = (counts / share).clamp_min(0.2)
-            self.sums[k] = centroids * self.usage[k][:, None]
             residual = residual - centroids[index]
 
     @torch.no_grad()
-    def rescale_usage(self, vectors_per_step: float) -> None:
-        """After :meth:`init_from`, turn relative use into the counts that a step of this size would give."""
-        factor = vectors_per_step / self.codebook_size / self.usage.mean(dim=1, keepdim=True)
-        self.usage.mul_(factor)
-        self.sums.mul_(factor[..., None])
+    def start_averages(self, vectors_per_step: float) -> None:
+        """Start the moving averages where the codebooks stand: after k-means, or on released weights.
+
+        Args:
+            vectors_per_step: latents that a training step will bring to a codebook.
+        """
+        self.usage.fill_(vectors_per_step / self.codebook_size)
+        self.sums.copy_(self.codebooks * self.usage[..., None])
 
 
 def kmeans(x: Tensor, clusters: int, iterations: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

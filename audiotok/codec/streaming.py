@@ -126,7 +126,8 @@ class StreamingDecoder:
             return latents.new_zeros(batch, 1, 0)
         decoder = self._decoder
         features = decoder.features(latents, self._state)
-        pulses, noise, self._pitch = decoder.excite(*decoder.head.pitch(features), self._pitch)
+        pitch = decoder.pitch.choose(decoder.pitch(latents, self._state))
+        pulses, noise, self._pitch = decoder.excite(*pitch, self._pitch)
         fresh = torch.stack([pulses, noise])
         past = fresh.new_zeros(2, batch, hop) if self._excitation is None else self._excitation
         joined = torch.cat([past, fresh], dim=-1)

@@ -98,6 +98,8 @@ class CodecTrainer:
         self.log = Log(self.out, self.accelerator.is_main_process)
         if self.accelerator.is_main_process:
             write_json(self.out / "recipe.json", dataclasses.asdict(recipe))
+        if init is not None:
+            self._start_averages()
         self._resume()
 
     @property
@@ -186,10 +188,14 @@ class CodecTrainer:
             encoded = codec.encoder(crops.wav.to(self.accelerator.device))
             latents.append(encoded.transpose(1, 2).reshape(-1, encoded.shape[1]))
         codec.quantizer.init_from(torch.cat(latents), seed=self.recipe.seed)
+        self._start_averages()
+        self.training_model.quantizing = True
+
+    def _start_averages(self) -> None:
+        # Quantizer dropout keeps about this share of the frames from a level, averaged over levels.
         share = (1 + self.recipe.full_levels_share) / 2
         frames = self.recipe.batch * self.recipe.crop_frames * self.accelerator.num_processes
-        codec.quantizer.rescale_usage(frames * share)
-        self.training_model.quantizing = True
+        self.training_model.codec.quantizer.start_averages(frames * share)
 
     def _report(self, values: dict[str, float]) -> None:
         self.log.write(self.step, values)

@@ -52,6 +52,14 @@ class TrainingModel(nn.Module):
         self.spectral = SpectralLoss(codec.config.sampling_rate)
         self.quantizing = False
 
+    def train(self, mode: bool = True) -> TrainingModel:
+        """As in ``nn.Module``, but frozen codes stay in evaluation mode: their codebooks must not follow."""
+        super().train(mode)
+        if self.recipe.freeze_codes:
+            self.codec.encoder.eval()
+            self.codec.quantizer.eval()
+        return self
+
     def levels(self, batch: int, step: int, device: torch.device) -> Tensor:
         """Quantizer dropout: [B] int64, levels that each crop uses; a function of (seed, step)."""
         generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + step)
@@ -84,18 +92,18 @@ class TrainingModel(nn.Module):
 
     def _decode(self, latents: Tensor, target: Tensor, step: int, losses: dict[str, Tensor]) -> Tensor:
         decoder, config = self.codec.decoder, self.codec.config
-        features = decoder.features(latents)
+        features, pitch = decoder.features(latents), decoder.pitch(latents)
         f0_hz, voiced = track_pitch(
             target, config.hop_length, config.sampling_rate, config.f0_min_hz, config.f0_max_hz
         )
         f0_loss, voicing_loss = pitch_loss(
-            features.f0_logits, features.voiced_logit, decoder.head.f0_grid_hz, f0_hz, voiced
+            pitch.f0_logits, pitch.voiced_logit, decoder.pitch.grid_hz, f0_hz, voiced
         )
         losses["pitch/f0"] = f0_loss * self.recipe.pitch
         losses["pitch/voicing"] = voicing_loss * self.recipe.voicing
         with torch.no_grad():
             if step >= self.recipe.own_pitch_from:
-                f0_hz, voiced = decoder.head.pitch(features)
+                f0_hz, voiced = decoder.pitch.choose(pitch)
             pulses, noise, _ = decoder.excite(f0_hz, voiced)
         return decoder.render(features, pulses, noise)
 

@@ -1,0 +1,143 @@
+"""Training the codec: it learns, it resumes to the same losses, and its data are what they were."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from audiotok.codec.pretrained import load_codec
+from audiotok.state import load_state, save_state
+from audiotok.training.gather import gather
+from audiotok.training.loop import CodecTrainer
+from audiotok.training.losses import mel_filters, pitch_loss
+from audiotok.training.packed import PHONES, PackedClips, phone_labels, write_packed
+from audiotok.training.pitch import track_pitch
+from audiotok.training.recipe import CodecRecipe, load_recipe
+
+
+@pytest.fixture
+def pack(tmp_path: Path, make_speech: Callable[..., torch.Tensor]) -> PackedClips:
+    clips = [({"id": f"clip{i}"}, make_speech(1.2 + 0.1 * i, seed=i)[0].numpy()) for i in range(6)]
+    write_packed(tmp_path / "pack", clips)
+    return PackedClips(tmp_path / "pack", 320)
+
+
+def tiny_recipe(**changes: object) -> CodecRecipe:
+    recipe = load_recipe(CodecRecipe, "tiny")
+    return dataclasses.replace(recipe, log_every=1, eval_every=1000, save_every_s=0.0, **changes)
+
+
+def losses_of(folder: Path) -> list[float]:
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [line["spectral/log_l1"] for line in lines if "spectral/log_l1" in line]
+
+
+def test_training_lowers_the_loss_and_resumes_to_the_same_losses(pack: PackedClips, tmp_path: Path) -> None:
+    stages = {"quantize_from": 8, "own_pitch_from": 10, "adversarial_from": 12, "kmeans_crops": 32}
+    whole = tiny_recipe(steps=20, **stages)
+    CodecTrainer(whole, pack, pack, tmp_path / "whole").run()
+    undisturbed = losses_of(tmp_path / "whole")
+    assert np.mean(undisturbed[-3:]) < 0.95 * np.mean(undisturbed[:3])
+
+    trainer = CodecTrainer(whole, pack, pack, tmp_path / "cut")
+    with pytest.raises(KeyboardInterrupt):
+        _stop_at(trainer, step=14)
+    resumed = CodecTrainer(whole, pack, pack, tmp_path / "cut")
+    assert resumed.step == 14
+    resumed.run()
+    np.testing.assert_allclose(losses_of(tmp_path / "cut"), undisturbed, atol=1e-4)
+
+    codec = load_codec(tmp_path / "whole" / "codec")
+    assert codec.codes_fingerprint == load_codec(tmp_path / "cut" / "codec").codes_fingerprint
+
+
+def _stop_at(trainer: CodecTrainer, step: int) -> None:
+    """Run until a checkpoint of this step is written, then fail as a kill would."""
+    save = trainer.save
+
+    def save_and_stop() -> None:
+        save()
+        if trainer.step == step:
+            raise KeyboardInterrupt
+
+    trainer.save = save_and_stop  # type: ignore[method-assign]
+    trainer.run()
+
+
+def test_frozen_codes_stay(pack: PackedClips, tmp_path: Path) -> None:
+    CodecTrainer(tiny_recipe(steps=4, quantize_from=1, kmeans_crops=32), pack, pack, tmp_path / "a").run()
+    before = load_codec(tmp_path / "a" / "codec")
+    recipe = tiny_recipe(steps=4, freeze_codes=True, adversarial_from=0)
+    CodecTrainer(recipe, pack, pack, tmp_path / "b", init=load_codec(tmp_path / "a" / "codec")).run()
+    after = load_codec(tmp_path / "b" / "codec")
+    assert after.codes_fingerprint == before.codes_fingerprint
+    assert after.weights_fingerprint != before.weights_fingerprint
+
+
+def test_crops_are_a_function_of_seed_and_step(pack: PackedClips) -> None:
+    first, again, other = (pack.crops(0, step, 4, 25, 6.0) for step in (3, 3, 4))
+    assert torch.equal(first.wav, again.wav) and not torch.equal(first.wav, other.wav)
+    assert first.wav.shape == (4, 1, 25 * 320) and float(first.wav.abs().max()) <= 1.0
+
+
+def test_gather_reads_a_plain_folder(tmp_path: Path, make_speech: Callable[..., torch.Tensor]) -> None:
+    from audiotok.audio import save_audio
+
+    (tmp_path / "in").mkdir()
+    for i in range(3):
+        save_audio(tmp_path / "in" / f"{i}.flac", make_speech(0.5, seed=i), 16_000)
+    (tmp_path / "in" / "broken.wav").write_text("no sound")
+    clips = gather(str(tmp_path / "in"), tmp_path / "pack", 16_000, 320, None, None)
+    assert [row["id"] for row in clips.rows] == ["0.flac", "1.flac", "2.flac"]
+    assert clips.clip(1).shape == (1, 8000)
+
+
+def test_phone_labels_stand_where_the_alignment_says() -> None:
+    labels = phone_labels([["cat", 4, 12, [["K", 4, 4], ["AE", 8, 4], ["T", 12, 4]]]], 10, 0.02)
+    assert [PHONES[label] for label in labels] == ["SIL"] * 2 + ["K"] * 2 + ["AE"] * 2 + ["T"] * 2 + ["SIL"] * 2
+
+
+@pytest.mark.parametrize("f0_hz", [80.0, 140.0, 233.0, 390.0])
+def test_pitch_tracker_finds_the_pitch(f0_hz: float) -> None:
+    time_s = torch.arange(16_000) / 16_000
+    wav = sum(torch.cos(2 * torch.pi * f0_hz * k * time_s) / k for k in range(1, 12)) * 0.1
+    found, voiced = track_pitch(wav[None, None], 320, 16_000, 55.0, 440.0)
+    assert voiced[0, 3:-3].all()
+    torch.testing.assert_close(found[0, 3:-3], torch.full((44,), f0_hz), rtol=0.01, atol=0)
+
+
+def test_pitch_loss_is_least_at_the_teachers_pitch() -> None:
+    grid = torch.exp(torch.linspace(4.0, 6.0, 40))
+    f0_hz, voiced = grid[10].expand(1, 5), torch.ones(1, 5, dtype=torch.bool)
+    at = [pitch_loss(torch.eye(40)[k].expand(1, 5, 40) * 9, torch.ones(1, 5), grid, f0_hz, voiced)[0] for k in (10, 20)]
+    assert at[0] < at[1]
+
+
+def test_mel_filters_cover_every_band() -> None:
+    filters = mel_filters(1024, 80, 16_000)
+    assert filters.shape == (80, 513) and (filters.amax(1) > 0).all() and filters.min() >= 0
+
+
+def test_recipe_names_the_nearest_key(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="unknown key 'step'; did you mean 'steps'"):
+        load_recipe(CodecRecipe, "tiny", ["step=3"])
+    with pytest.raises(FileNotFoundError, match="shipped: .*tiny"):
+        load_recipe(CodecRecipe, "no-such")
+    assert load_recipe(CodecRecipe, "tiny", ["lr=1e-3", "model.n_q=2"]).model["n_q"] == 2
+
+
+def test_state_round_trips_without_pickle(tmp_path: Path) -> None:
+    tied = torch.randn(3)
+    state = {"step": 3, "a": {0: {"x": tied, "y": tied}}, "list": [torch.arange(2), None, "s", 1.5, True]}
+    save_state(tmp_path / "s.safetensors", state)
+    back = load_state(tmp_path / "s.safetensors")
+    assert back["step"] == 3 and torch.equal(back["a"][0]["y"], tied) and back["list"][1:] == [None, "s", 1.5, True]
+    with pytest.raises(TypeError, match="at /f"):
+        save_state(tmp_path / "t.safetensors", {"f": {1, 2}})
+    assert not list(tmp_path.glob("t.*")) and not list(tmp_path.glob(".t.*"))
