@@ -1,4 +1,4 @@
-"""What a reader of the code is promised: docstrings, named errors, short files and functions, one spelling."""
+"""What a reader is promised: docstrings, named errors, short files and functions, one spelling."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_arguments_are_annotated(path):
 
 @each_file
 def test_tensors_have_shapes(path):
-    """Where a public function takes or returns a Tensor, its docstring or its class's or module's says the shape."""
+    """Where a Tensor goes in or out, the docstring of function, class or module says the shape."""
     silent = []
     for name, node, outer in public(tree(path)):
         if isinstance(node, Function):

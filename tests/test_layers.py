@@ -15,11 +15,12 @@ AUDIOTOK = {
     "files": set(),
     "audio": {"files"},
     "codefile": {"files"},
+    "state": {"files"},
     "codec": {"files", "audio"},
     "tokens": {"files", "audio", "codec"},
     "corpus": {"files", "audio", "codec", "tokens"},
     "metrics": {"files", "audio"},
-    "training": {"files", "audio", "codec", "tokens", "corpus", "metrics"},
+    "training": {"files", "state", "audio", "codec", "tokens", "corpus", "metrics"},
     "evaluate": {"files", "audio", "codec", "tokens", "corpus", "metrics"},
 }
 AUDIOTOK["cli"] = set(AUDIOTOK) | {"codefile"}

@@ -1,0 +1,94 @@
+"""The wheel is whole: built, installed elsewhere and moved, it speaks with the network refused."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import soundfile
+
+ROOT = Path(__file__).parents[1]
+
+_CODE = """
+import socket
+tried = []
+
+def refuse(self, address, *_):
+    if self.family != socket.AF_UNIX:
+        tried.append(address)
+        raise OSError(f"the network is refused here: {address}")
+
+socket.socket.connect = refuse
+socket.socket.connect_ex = refuse
+
+import sys
+import audiotok, tts_lm
+place = sys.argv[1]
+assert audiotok.__file__.startswith(place) and tts_lm.__file__.startswith(place), (audiotok.__file__, place)
+
+from audiotok import checkpoint_dir, load_codec, load_tokenizer
+from tts_lm.cli.main import main
+assert main(["say", "Hello there.", "-o", "hello.wav", "--seed", "0"]) == 0
+
+from transformers import AutoModel, AutoTokenizer
+codec = AutoModel.from_pretrained(checkpoint_dir("default"))
+assert codec.codes_fingerprint == load_codec().codes_fingerprint == load_tokenizer().codes_fingerprint
+assert AutoTokenizer.from_pretrained(checkpoint_dir("text-en")) is not None
+assert tried == [], tried
+"""
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """The wheel of this checkout, built without a network."""
+    folder = tmp_path_factory.mktemp("wheel")
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    )
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+def test_the_wheel_holds_the_packages_and_nothing_else(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"audiotok", "tts_lm"}
+    assert "audiotok/py.typed" in names and not [name for name in names if "__pycache__" in name]
+    held = {
+        name.split("/")[1]
+        for name in names
+        if name.count("/") == 2 and name.endswith((".safetensors", ".yaml"))
+    }
+    assert held <= {"checkpoints", "training", "recipes"}
+    assert wheel.stat().st_size < 60e6
+
+
+def test_the_installed_wheel_speaks_offline_after_it_was_moved(wheel, tmp_path):
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-compile"]
+        + ["--target", str(tmp_path / "first"), str(wheel)],
+        check=True,
+        capture_output=True,
+    )
+    place = (tmp_path / "first").rename(tmp_path / "second")
+    (tmp_path / "cwd").mkdir()
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "HF_"))}
+    done = subprocess.run(
+        [sys.executable, "-c", _CODE, str(place)],
+        cwd=tmp_path / "cwd",
+        env={**environment, "PYTHONPATH": str(place), "HF_HOME": str(tmp_path / "empty")},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    info = soundfile.info(tmp_path / "cwd" / "hello.wav")
+    assert info.samplerate == 16_000
+    letters = sum(c.isalpha() for c in "Hello there.")
+    assert 0.040 <= info.duration / letters <= 0.150
