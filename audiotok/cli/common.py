@@ -106,8 +106,8 @@ def check_output(source: Path, target: Path, overwrite: bool, taken: Mapping[Pat
     """Refuse to write where it would destroy something. ``taken``: outputs of this run and their inputs.
 
     Raises:
-        FileExistsError: ``target`` is there and may not be replaced, or is the input itself, or this run wrote it
-            for another input.
+        FileExistsError: ``target`` is there and may not be replaced, is the input itself, or was written in
+            this run for another input.
     """
     if target in taken:
         raise FileExistsError(f"{source}: would write {target}, as {taken[target]} did; rename one of them")
