@@ -173,7 +173,7 @@ ENTRIES: dict[str, Callable] = {
 }
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(first=texts, second=texts)
 def test_no_forgery(forms: dict[str, object], first: str, second: str) -> None:
     limit = forms["built"].control_offset
@@ -211,10 +211,20 @@ def test_the_forgery_test_can_fail(tok: AudioTextTokenizer) -> None:
     assert max(tok("<text>")["input_ids"]) < tok.control_offset
     tok("<text>", split_special_tokens=False)
     assert max(tok.encode_text("<text>")) < tok.control_offset
+    careless = copy.deepcopy(tok)
+    careless.split_special_tokens = False
+    assert careless.encode("<text>") == open_ids
+    assert careless.encode_text("<text>") == tok.encode_text("<text>")
     added = copy.deepcopy(tok)
     added.add_tokens(["hello"])
     with pytest.raises(ValueError, match="add_tokens"):
         added.encode_text("say hello")
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda tok: pickle.loads(pickle.dumps(tok))])
+def test_a_copy_is_protected_before_its_first_call(tok: AudioTextTokenizer, duplicate: Callable) -> None:
+    """The Rust backend alone, as a worker process may use it, before transformers sets its switch again."""
+    assert max(duplicate(tok).backend_tokenizer.encode("<text>").ids) < tok.control_offset
 
 
 def test_nothing_is_added_to_text(tok: AudioTextTokenizer) -> None:
