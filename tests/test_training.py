@@ -18,7 +18,7 @@ from audiotok.training.loop import CodecTrainer
 from audiotok.training.losses import mel_filters, pitch_loss
 from audiotok.training.packed import PHONES, PackedClips, phone_labels, write_packed
 from audiotok.training.pitch import track_pitch
-from audiotok.training.recipe import CodecRecipe, load_recipe
+from audiotok.training.recipe import CodecRecipe, load_codec_recipe
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def pack(tmp_path: Path, make_speech: Callable[..., torch.Tensor]) -> PackedClip
 
 
 def tiny_recipe(**changes: object) -> CodecRecipe:
-    recipe = load_recipe(CodecRecipe, "tiny")
+    recipe = load_codec_recipe("tiny")
     return dataclasses.replace(recipe, log_every=1, eval_every=1000, save_every_s=0.0, **changes)
 
 
@@ -125,11 +125,11 @@ def test_mel_filters_cover_every_band() -> None:
 
 
 def test_recipe_names_the_nearest_key(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="unknown key 'step'; did you mean 'steps'"):
-        load_recipe(CodecRecipe, "tiny", ["step=3"])
-    with pytest.raises(FileNotFoundError, match="shipped: .*tiny"):
-        load_recipe(CodecRecipe, "no-such")
-    assert load_recipe(CodecRecipe, "tiny", ["lr=1e-3", "model.n_q=2"]).model["n_q"] == 2
+    with pytest.raises(ValueError, match="unknown key step; the nearest is steps"):
+        load_codec_recipe("tiny", ["step=3"])
+    with pytest.raises(FileNotFoundError, match="one of .*tiny"):
+        load_codec_recipe("no-such")
+    assert load_codec_recipe("tiny", ["lr=1e-3", "model.n_q=2"]).model["n_q"] == 2
 
 
 def test_state_round_trips_without_pickle(tmp_path: Path) -> None:

@@ -39,9 +39,9 @@ def run(args: argparse.Namespace) -> int:
     from ..codec.pretrained import load_codec
     from ..training.gather import gather
     from ..training.loop import CodecTrainer
-    from ..training.recipe import CodecRecipe, load_recipe
+    from ..training.recipe import load_codec_recipe
 
-    recipe = load_recipe(CodecRecipe, args.recipe, args.set)
+    recipe = load_codec_recipe(args.recipe, args.set)
     if args.print_config:
         print(json.dumps(dataclasses.asdict(recipe), indent=2))
         return 0

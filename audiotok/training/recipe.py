@@ -1,17 +1,12 @@
-"""Recipes: YAML files that become frozen dataclasses, every key checked."""
+"""What a recipe for training a codec says."""
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import yaml
-
-RecipeT = TypeVar("RecipeT")
+from ..recipes import load_recipe
 
 
 @dataclass(frozen=True)
@@ -74,40 +69,6 @@ class CodecRecipe:
     """Seconds between checkpoints."""
 
 
-def load_recipe(kind: type[RecipeT], name_or_path: str, overrides: list[str] | None = None) -> RecipeT:
-    """Read a recipe.
-
-    Args:
-        kind: the dataclass it becomes.
-        name_or_path: a shipped recipe's name or a YAML file.
-        overrides: ``key=value`` with a YAML value; ``model.key=value`` reaches into dicts.
-
-    Raises:
-        FileNotFoundError: no such recipe; the message lists the shipped ones.
-        ValueError: an unknown key (the nearest known one is named) or a value that is not YAML.
-    """
-    shipped = Path(str(files(kind.__module__.rpartition(".")[0]) / "recipes"))
-    path = Path(name_or_path)
-    if not path.suffix:
-        path = shipped / f"{name_or_path}.yaml"
-    if not path.is_file():
-        names = ", ".join(sorted(p.stem for p in shipped.glob("*.yaml")))
-        raise FileNotFoundError(f"no recipe {name_or_path!r}; shipped: {names}. A file must end in .yaml")
-    values: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    for override in overrides or []:
-        key, separator, text = override.partition("=")
-        if not separator:
-            raise ValueError(f"expected KEY=VALUE, got {override!r}")
-        *parents, leaf = key.split(".")
-        target = values
-        for parent in parents:
-            target = target.setdefault(parent, {})
-        target[leaf] = yaml.safe_load(text)
-    known = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    for key in values:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            raise ValueError(f"{path.name}: unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
-        if known[key].type == "float" and isinstance(values[key], int | str):
-            values[key] = float(values[key])
-    return kind(**values)
+def load_codec_recipe(name_or_path: str, overrides: list[str] | None = None) -> CodecRecipe:
+    """Read a codec's recipe, shipped or a file; arguments and errors as :func:`audiotok.recipes.load_recipe`."""
+    return load_recipe(CodecRecipe, name_or_path, Path(__file__).parent / "recipes", overrides or [])
