@@ -299,3 +299,45 @@ def test_pocketsphinx_is_silent_about_silence_and_independent_of_order(
     first = ears.transcribe(speech, 16_000)
     ears.transcribe(0.1 * make_speech(2.0, seed=5), 16_000)
     assert ears.transcribe(speech, 16_000) == first
+
+
+def test_eval_verb_of_tts_lm_prints_ceilings_and_writes_json(
+    tiny_codec: AudioCodec,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("pocketsphinx")
+    from tts_lm.cli.main import main as tts_lm
+    from tts_lm.synthesizer import Synthesizer
+
+    actor: Any = Actor()
+    actor.codec = tiny_codec
+    monkeypatch.setattr(Synthesizer, "from_pretrained", lambda *_, **__: actor)
+    (tmp_path / "lines.tsv").write_text("1\tIt is a truth.\n2\tRefuse nothing!\n")
+    out = tmp_path / "out.json"
+    words = [
+        "eval",
+        "--lines",
+        str(tmp_path / "lines.tsv"),
+        "--lowercase",
+        "--workers",
+        "0",
+        "--json",
+        str(out),
+    ]
+    assert tts_lm([*words, "--ceiling", str(folder), "--ceiling-source", "other"]) == 0
+    table = capsys.readouterr().out
+    assert "as written" in table and "eos 100 %" in table and "points" in table
+    report = json.loads(out.read_text())
+    assert [outcome["name"] for outcome in report["outcomes"]] == [
+        "as written",
+        "careless",
+        "ceiling: through codec",
+        "recordings",
+    ]
+    assert report["outcomes"][0]["wer"]["rate"] == 1.0  # it said nothing: every word is missing
+    assert report["outcomes"][1]["finish_reasons"] == {"eos": 1, "error": 1}
+    assert tts_lm(["eval", "--lines", str(tmp_path / "none.tsv")]) == 1
+    assert "tts-lm: error: expected a file of sentences" in capsys.readouterr().err
