@@ -19,7 +19,7 @@ import soundfile
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
 PROGRAMS = {"audiotok": "audiotok.cli.main", "tts-lm": "tts_lm.cli.main"}
 
 _NO_NETWORK = """
@@ -96,7 +96,7 @@ def test_the_first_screen_speaks_and_shows_code():
 
 
 def test_paths_named_in_the_tree_exist():
-    tree = next(text for text in re.findall(r"^```\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL))
+    (tree,) = blocks("")
     folder = ""
     for line in tree.splitlines():
         first = line.split()[0]

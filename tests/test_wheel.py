@@ -37,7 +37,9 @@ assert main(["say", "Hello there.", "-o", "hello.wav", "--seed", "0"]) == 0
 from transformers import AutoModel, AutoTokenizer
 codec = AutoModel.from_pretrained(checkpoint_dir("default"))
 assert codec.codes_fingerprint == load_codec().codes_fingerprint == load_tokenizer().codes_fingerprint
-assert AutoTokenizer.from_pretrained(checkpoint_dir("text-en")) is not None
+load_tokenizer().save_pretrained("tokenizer")
+ids = AutoTokenizer.from_pretrained("tokenizer")("Hello.", add_special_tokens=False).input_ids
+assert ids == load_tokenizer().encode_text("Hello.")
 assert tried == [], tried
 """
 
