@@ -92,7 +92,8 @@ def read_clips(
         codec = corpus.manifest.codec
         frame_rate = codec["sampling_rate"] / codec["hop_length"]
         for row in corpus:
-            if row["split"] == "test" or not row["text"] or row["frames"] > max_seconds * frame_rate:
+            english = (row["language"] or "en").lower().startswith("en")
+            if row["split"] == "test" or not english or not row["text"] or row["frames"] > max_seconds * frame_rate:
                 continue
             clip = _clip(row, times.get(row["id"]), frame_rate)
             if clip is None:

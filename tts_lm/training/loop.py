@@ -109,7 +109,7 @@ class _Run:
         self.began = time.monotonic()
         self.saved = self.began
         self.sums: dict[str, float] = {}
-        self.ids, self.lap = 0, self.began
+        self.positions, self.lap = 0, self.began
 
     def go(self, clips: Sequence[Clip], held_out: Sequence[Clip], log: Any) -> None:
         board = _board(self.out / "tensorboard")
@@ -160,7 +160,7 @@ class _Run:
         progress.step += 1
         progress.batch += 1
         self.average.update(self.bare, progress.step)
-        self.ids += next(iter(batch.values())).numel()
+        self.positions += batch["labels"].numel()
         for name, value in {**metrics, "optim/grad_norm": norm}.items():
             self.sums[name] = self.sums.get(name, 0.0) + float(value)
 
@@ -170,9 +170,9 @@ class _Run:
         means |= {
             "optim/lr": self.optimizer.param_groups[0]["lr"],
             "data/epoch": self.progress.epoch + self.progress.batch / rounds,
-            "speed/ids_per_s": self.ids / max(now - self.lap, 1e-9),
+            "speed/positions_per_s": self.positions / max(now - self.lap, 1e-9),
         }
-        self.sums, self.ids, self.lap = {}, 0, now
+        self.sums, self.positions, self.lap = {}, 0, now
         return means
 
     @torch.no_grad()
@@ -196,7 +196,7 @@ class _Run:
         self.bare.train()
         self.average.swap(self.bare)
         self.saved = self.lap = time.monotonic()
-        self.ids = 0
+        self.positions = 0
         return totals
 
     def _log(self, log: Any, board: Any, values: dict[str, float]) -> None:

@@ -83,12 +83,12 @@ class OptimRecipe:
 class AttentionRecipe:
     """Teaching some heads of the AR model where in the text it is."""
 
-    layers: tuple[int, ...] = (2,)
+    layers: tuple[int, ...] = (1, 3)
     """Blocks whose heads are taught, counted from 0."""
-    heads: int = 2
+    heads: int = 1
     """How many heads of such a block."""
-    width: int = 1
-    """Letters either side of the spoken one that count as right."""
+    width: int = 0
+    """Characters either side of the spoken one that count as right; 0 measured best with sounds."""
     weight: float = 0.5
     """Of the loss; 0 turns it off."""
 

@@ -31,6 +31,7 @@ class SmallVocabulary:
         self._small = torch.full((full_size,), len(self.used), dtype=torch.int64)
         self._small[self.used] = torch.arange(len(self.used))
         self.unused = full_size - len(self.used)
+        self._pad: int | None = None
 
     def __len__(self) -> int:
         return len(self.used) + 1
@@ -49,16 +50,19 @@ class SmallVocabulary:
         weight = model.model.embed_tokens.weight.detach()
         rest = self._small == len(self.used)
         last = weight[rest].mean(0, keepdim=True) if self.unused else weight[:1]
-        return _with_rows(model, torch.cat((weight[self.used], last)))
+        self._pad = model.config.pad_token_id
+        # Small ids mean other tokens, and transformers would freeze the row of a padding id.
+        return _with_rows(model, torch.cat((weight[self.used], last)), None)
 
     def grow_model(self, model: Any) -> Any:
         """A copy of a small ``LlamaForCausalLM`` with all rows."""
-        return _with_rows(model, model.model.embed_tokens.weight.detach()[self._small])
+        return _with_rows(model, model.model.embed_tokens.weight.detach()[self._small], self._pad)
 
 
-def _with_rows(model: Any, rows: Tensor) -> Any:
+def _with_rows(model: Any, rows: Tensor, pad: int | None) -> Any:
     config = copy.deepcopy(model.config)
     config.vocab_size = len(rows)
+    config.pad_token_id = pad
     other = type(model)(config)
     state = {name: value for name, value in model.state_dict().items() if name != "lm_head.weight"}
     state["model.embed_tokens.weight"] = rows.clone()
