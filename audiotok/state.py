@@ -39,7 +39,10 @@ def load_state(path: str | Path, device: str | torch.device = "cpu") -> dict[str
         FileNotFoundError: no such file.
         ValueError: a safetensors file that :func:`save_state` did not write.
     """
-    with safe_open(path, "pt", device=str(device)) as file:
+    # safetensors refuses "cpu:0", which data-parallel training calls its device.
+    place = torch.device(device)
+    name = "cpu" if place.type == "cpu" else str(place)
+    with safe_open(path, "pt", device=name) as file:
         metadata = file.metadata() or {}
         if "tree" not in metadata:
             raise ValueError(f"{path} is no training state: expected metadata 'tree', got {sorted(metadata)}")
