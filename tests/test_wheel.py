@@ -87,7 +87,7 @@ def test_the_installed_wheel_speaks_offline_after_it_was_moved(wheel, tmp_path):
         env={**environment, "PYTHONPATH": str(place), "HF_HOME": str(tmp_path / "empty")},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr
     info = soundfile.info(tmp_path / "cwd" / "hello.wav")
