@@ -17,8 +17,10 @@ class CodecConfig(PreTrainedConfig):
         n_q: codebooks of the residual quantiser.
         codebook_size: entries per codebook (V).
         codebook_dim: width of the latent that is quantised (D).
-        encoder_window: samples that the encoder's one strided convolution sees, ``hop_length`` of them new.
-        encoder_channels: filters of that convolution; a multiple of 8 (bands of 8 phases at the start).
+        encoder_window: samples that the filters of the spectrum's shape see, ``hop_length`` of them new.
+        encoder_bands: bands of that filter bank.
+        pitch_window: samples that the filters of the pitch see.
+        pitch_bands: bands of that filter bank.
         encoder_dim: width of the encoder's residual blocks, at frame rate.
         encoder_dilations: dilation of each residual block of the encoder, in frames.
         leaky_slope: negative slope of the encoder's leaky ReLU; a power of two, so that it is exact on integer grids.
@@ -49,8 +51,10 @@ class CodecConfig(PreTrainedConfig):
         n_q: int = 8,
         codebook_size: int = 1024,
         codebook_dim: int = 64,
-        encoder_window: int = 640,
-        encoder_channels: int = 1024,
+        encoder_window: int = 512,
+        encoder_bands: int = 96,
+        pitch_window: int = 1024,
+        pitch_bands: int = 48,
         encoder_dim: int = 320,
         encoder_dilations: list[int] | None = None,
         leaky_slope: float = 0.125,
@@ -74,7 +78,9 @@ class CodecConfig(PreTrainedConfig):
         self.codebook_size = codebook_size
         self.codebook_dim = codebook_dim
         self.encoder_window = encoder_window
-        self.encoder_channels = encoder_channels
+        self.encoder_bands = encoder_bands
+        self.pitch_window = pitch_window
+        self.pitch_bands = pitch_bands
         self.encoder_dim = encoder_dim
         self.encoder_dilations = [1, 2, 4] if encoder_dilations is None else list(encoder_dilations)
         self.leaky_slope = leaky_slope
@@ -98,7 +104,7 @@ class CodecConfig(PreTrainedConfig):
             ("hop_length", self.hop_length % self.synthesis_hop == 0, "must be a multiple of synthesis_hop"),
             ("n_fft", self.n_fft == 2 * self.synthesis_hop, "must be twice synthesis_hop"),
             ("encoder_window", self.encoder_window >= self.hop_length, "must be at least hop_length"),
-            ("encoder_channels", self.encoder_channels % 8 == 0, "must be a multiple of 8"),
+            ("pitch_window", self.pitch_window >= self.hop_length, "must be at least hop_length"),
             ("n_q", self.n_q >= 1, "must be at least 1"),
             ("codebook_size", self.codebook_size >= 2, "must be at least 2"),
             ("f0_max_hz", self.f0_min_hz < self.f0_max_hz, "must exceed f0_min_hz"),

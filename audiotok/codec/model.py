@@ -18,7 +18,7 @@ from transformers.utils.generic import ModelOutput
 
 from .config import CodecConfig
 from .decoder import Decoder, PitchHead, SourceFilterHead
-from .encoder import Encoder
+from .encoder import Encoder, FilterBank
 from .quantizer import ResidualVectorQuantizer
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 # What decides who may read whose codes: the numbers that shape encoder and quantiser, and their weights.
 _CODES_FIELDS = (
-    "sampling_rate hop_length n_q codebook_size codebook_dim encoder_window encoder_channels encoder_dim "
-    "encoder_dilations leaky_slope"
+    "sampling_rate hop_length n_q codebook_size codebook_dim encoder_window encoder_bands pitch_window "
+    "pitch_bands encoder_dim encoder_dilations leaky_slope f0_min_hz f0_max_hz"
 ).split()
 
 
@@ -70,15 +70,21 @@ class CodecOutput(ModelOutput):
 
 def build_encoder(config: CodecConfig) -> Encoder:
     """The encoder that ``config`` describes."""
+    rate, hop, slope = config.sampling_rate, config.hop_length, config.leaky_slope
+    shape_bank = FilterBank(
+        config.encoder_bands, 80.0, 0.475 * rate, config.encoder_window, hop, slope, rate
+    )
+    pitch_bank = FilterBank(
+        config.pitch_bands, config.f0_min_hz, 3 * config.f0_max_hz, config.pitch_window, hop, slope, rate
+    )
     return Encoder(
-        hop_length=config.hop_length,
-        window=config.encoder_window,
-        channels=config.encoder_channels,
-        dim=config.encoder_dim,
-        dilations=config.encoder_dilations,
-        latent_dim=config.codebook_dim,
-        slope=config.leaky_slope,
-        sampling_rate=config.sampling_rate,
+        shape_bank,
+        pitch_bank,
+        config.encoder_bands + config.pitch_bands,
+        config.encoder_dim,
+        config.encoder_dilations,
+        config.codebook_dim,
+        slope,
     )
 
 
@@ -137,6 +143,9 @@ class AudioCodec(PreTrainedAudioTokenizerBase):
         self.quantizer = ResidualVectorQuantizer(config.n_q, config.codebook_size, config.codebook_dim)
         self.decoder = build_decoder(config)
         self.post_init()
+        # Not in _init_weights: transformers skips modules that hold no tensor of their own.
+        self.encoder.shape_bank.init_filters()
+        self.encoder.pitch_bank.init_filters()
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear | nn.Conv1d):
@@ -150,8 +159,6 @@ class AudioCodec(PreTrainedAudioTokenizerBase):
             nn.init.normal_(module.codebooks)
         elif isinstance(module, SourceFilterHead | PitchHead):
             module.init_tables()
-        elif isinstance(module, Encoder):
-            module.init_filters()
 
     def encode(
         self, input_values: Tensor, padding_mask: Tensor | None = None, n_q: int | None = None
