@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .codec.pretrained import checkpoint_dir, load_codec
     from .corpus import PreparedCorpus, prepare
     from .files import write_aside, write_json
+    from .recipes import load_recipe, recipe_dict
     from .tokens.layout import LayoutError, flatten, unflatten
     from .tokens.tokenizer import AudioTextTokenizer, build_tokenizer, load_tokenizer
 
@@ -36,6 +37,8 @@ _HOME = {
     "prepare": "corpus",
     "write_aside": "files",
     "write_json": "files",
+    "load_recipe": "recipes",
+    "recipe_dict": "recipes",
     "LayoutError": "tokens.layout",
     "flatten": "tokens.layout",
     "unflatten": "tokens.layout",
@@ -57,8 +60,10 @@ __all__ = [
     "flatten",
     "load_audio",
     "load_codec",
+    "load_recipe",
     "load_tokenizer",
     "prepare",
+    "recipe_dict",
     "resample",
     "save_audio",
     "unflatten",

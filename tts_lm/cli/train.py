@@ -11,26 +11,36 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
         "train",
         help="train a half of the language model, or continue training one",
-        description="Train the AR or the NAR half, as the recipe says. Killed and started again, a run goes on.",
+        description="Train the AR or the NAR half by a recipe. Killed and started again, a run goes on.",
         allow_abbrev=False,
     )
     parser.add_argument("recipe", metavar="RECIPE", help="a YAML file or a shipped recipe: ar, nar")
-    parser.add_argument("--data", nargs="+", required=True, metavar="DIR", help="folders of `audiotok prepare`")
-    parser.add_argument("--out", required=True, metavar="DIR", help="the run's folder; the model comes into DIR/model")
+    parser.add_argument(
+        "--data", nargs="+", required=True, metavar="DIR", help="folders of `audiotok prepare`"
+    )
+    parser.add_argument(
+        "--out", required=True, metavar="DIR", help="the run's folder; the model comes into DIR/model"
+    )
     parser.add_argument("--alignments", nargs="*", default=[], metavar="FILE", help="word times, JSON lines")
     parser.add_argument("--init", metavar="NAME", help="continue from a shipped model or a folder")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override: optim.lr=1e-3")
-    parser.add_argument("--device", default="auto", help="cpu or auto; `accelerate launch` places more than one")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of matrix products (default: the recipe's)")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override: optim.lr=1e-3"
+    )
+    parser.add_argument(
+        "--device", default="auto", help="cpu or auto; `accelerate launch` places more than one"
+    )
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16"), help="of matrix products (default: the recipe's)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Train; the model's folder goes to stdout."""
-    from ..training.recipe import load_recipe
+    from ..training.recipe import load_lm_recipe
     from ..training.run import train_lm
 
     overrides = [*args.set, *([f"dtype={args.dtype}"] if args.dtype else [])]
-    recipe = load_recipe(args.recipe, overrides)
+    recipe = load_lm_recipe(args.recipe, overrides)
     folder = train_lm(recipe, args.data, args.out, args.alignments, args.init, args.device)
     print(folder)
     print(f"{recipe.kind} half trained", file=sys.stderr)

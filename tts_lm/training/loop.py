@@ -1,7 +1,7 @@
 """The training loop, the same for both halves.
 
-Knows nothing of text or speech. The law it keeps: killed anywhere and started again, a run goes on with the same
-batches, noise and numbers as if it had not been.
+Knows nothing of text or speech. The law it keeps: killed anywhere and started again, a run goes on with the
+same batches, noise and numbers as if it had not been.
 """
 
 from __future__ import annotations
@@ -19,22 +19,33 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from audiotok import write_aside
+from audiotok import recipe_dict, write_aside
 
 from .batches import plan_epoch
 from .clips import Clip
-from .recipe import OptimRecipe, Recipe, recipe_dict
+from .recipe import OptimRecipe, Recipe
 from .state import MovingAverage, Progress, load_state, save_state
 
 
 class Task(Protocol):
     """What the loop asks of a half."""
 
-    model: nn.Module
+    @property
+    def model(self) -> nn.Module:
+        """What is trained."""
+        ...
 
-    def collate(self, clips: Sequence[Clip], rng: np.random.Generator, training: bool) -> dict[str, Tensor]: ...
-    def loss(self, model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]: ...
-    def export(self, model: Any, folder: Path) -> None: ...
+    def collate(self, clips: Sequence[Clip], rng: np.random.Generator, training: bool) -> dict[str, Tensor]:
+        """Build a batch; its ``labels`` are [B, S]."""
+        ...
+
+    def loss(self, model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch and what to log, scalars all."""
+        ...
+
+    def export(self, model: Any, folder: Path) -> None:
+        """Write the model as others open it."""
+        ...
 
 
 def train(
@@ -52,8 +63,8 @@ def train(
         clips: to learn from.
         held_out: to report on.
         recipe: everything else.
-        out: run folder: ``recipe.json``, ``log.jsonl``, ``tensorboard/`` (where tensorboard is installed), ``last/`` (to
-            resume) and ``model/`` (the moving average, to use; written at every checkpoint).
+        out: run folder: ``recipe.json``, ``log.jsonl``, ``tensorboard/`` (where tensorboard is installed),
+            ``last/`` (to resume) and ``model/`` (the moving average, to use; written at every checkpoint).
         device: ``cpu``, or ``auto`` for what accelerate finds.
 
     Returns:
@@ -64,7 +75,9 @@ def train(
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    accelerator = Accelerator(cpu=device == "cpu", mixed_precision="bf16" if recipe.dtype == "bfloat16" else "no")
+    accelerator = Accelerator(
+        cpu=device == "cpu", mixed_precision="bf16" if recipe.dtype == "bfloat16" else "no"
+    )
     optimizer = _optimizer(task.model, recipe.optim)
     objective, optimizer = accelerator.prepare(_Objective(task), optimizer)
     bare = task.model
@@ -119,7 +132,7 @@ class _Run:
             ranks = self.accelerator.num_processes
             rounds = -(-len(plan) // ranks)
             while self.progress.batch < rounds and self._left() > 0:
-                # Every process takes a batch of its own; the last round starts over rather than leave one idle.
+                # Every process takes a batch of its own; the last round starts over, so none is idle.
                 mine = (self.progress.batch * ranks + self.accelerator.process_index) % len(plan)
                 self._step([clips[i] for i in plan[mine]])
                 if self.progress.step % self.recipe.log_every == 0:
@@ -206,8 +219,9 @@ class _Run:
         row = {"step": step, "minutes": round(self.progress.seconds / 60, 3)} | values
         log.write(json.dumps({k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()}) + "\n")
         log.flush()
-        for name, value in values.items() if board is not None else ():
-            board.add_scalar(name, value, step)
+        if board is not None:
+            for name, value in values.items():
+                board.add_scalar(name, value, step)
         shown = " ".join(f"{name}={value:.4g}" for name, value in values.items())
         print(f"[{100 * (1 - max(self._left(), 0)):5.1f} %] step {step} {shown}", file=sys.stderr, flush=True)
 
@@ -224,7 +238,10 @@ def _board(folder: Path) -> Any:
 def _optimizer(model: nn.Module, optim: OptimRecipe) -> torch.optim.Optimizer:
     matrices = [p for p in model.parameters() if p.ndim >= 2]
     others = [p for p in model.parameters() if p.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": optim.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    groups = [
+        {"params": matrices, "weight_decay": optim.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
     return torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, eps=1e-8, foreach=True)
 
 

@@ -1,20 +1,16 @@
-"""Recipes: one YAML file, one frozen dataclass, one to one.
+"""The settings of a training run, one dataclass field each; a recipe file holds those that differ from the
+defaults.
 
-Knows nothing of models or data. The law it keeps: a key that is not understood is an error that names the nearest one,
-so a misspelt setting never trains a model in silence.
+Knows nothing of models or data. The law it keeps: a recipe that loads has a budget, so every run ends.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-import types
-import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import yaml
+from audiotok import load_recipe
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 
@@ -48,7 +44,7 @@ class DataRecipe:
     spell: float = 0.08
     """Share of words given as letters although the lexicon knows them, so that unknown words work."""
     weights: dict[str, float] = field(default_factory=dict)
-    """How often an epoch shows the rows of a voice (name: times); a voice that is not named counts ``other_weight``."""
+    """How often an epoch shows the rows of a voice (name: times); others count ``other_weight``."""
     other_weight: float = 1.0
     """How often an epoch shows the rows of voices that ``weights`` does not name."""
     prompt_frames: int = 125
@@ -117,7 +113,7 @@ class Recipe:
     """Between checkpoints, and held-out losses."""
 
 
-def load_recipe(name_or_path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Recipe:
+def load_lm_recipe(name_or_path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Recipe:
     """Read a recipe.
 
     Args:
@@ -131,64 +127,7 @@ def load_recipe(name_or_path: str | Path, overrides: list[str] | tuple[str, ...]
         FileNotFoundError: neither a file nor a shipped name.
         ValueError: an unknown key, a value of the wrong type, or no budget.
     """
-    path = Path(name_or_path)
-    if not path.is_file():
-        path = RECIPES / f"{name_or_path}.yaml"
-    if not path.is_file():
-        shipped = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml")))
-        raise FileNotFoundError(f"no recipe {name_or_path}: expected a YAML file or one of {shipped}")
-    tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    for override in overrides:
-        dotted, equals, value = override.partition("=")
-        if not equals:
-            raise ValueError(f"expected --set KEY=VALUE, got {override!r}; write for example optim.lr=1e-3")
-        branch = tree
-        *parents, leaf = dotted.strip().split(".")
-        for parent in parents:
-            branch = branch.setdefault(parent, {})
-        branch[leaf] = yaml.safe_load(value)
-    recipe = _build(Recipe, tree, "")
+    recipe = load_recipe(Recipe, name_or_path, RECIPES, overrides)
     if not recipe.max_steps and not recipe.max_minutes:
         raise ValueError("expected max_steps or max_minutes, got neither; give the run a budget")
     return recipe
-
-
-def recipe_dict(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as plain values, as YAML and JSON hold them."""
-    return dataclasses.asdict(recipe)
-
-
-def _build(cls: type, tree: Any, where: str) -> Any:
-    if not isinstance(tree, dict):
-        raise ValueError(f"recipe: expected settings under {where or 'the top'}, got {tree!r}")
-    hints = typing.get_type_hints(cls)
-    values = {}
-    for key, value in tree.items():
-        if key not in hints:
-            near = difflib.get_close_matches(str(key), list(hints), n=1, cutoff=0.0)
-            raise ValueError(f"recipe: unknown key {where}{key}; the nearest is {where}{near[0]}")
-        values[key] = _coerce(hints[key], value, f"{where}{key}")
-    return cls(**values)
-
-
-def _coerce(hint: Any, value: Any, where: str) -> Any:
-    if dataclasses.is_dataclass(hint):
-        return _build(typing.cast(type, hint), value, f"{where}.")
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Literal:
-        if value not in args:
-            raise ValueError(f"recipe: expected {where} to be one of {', '.join(map(str, args))}, got {value!r}")
-        return value
-    if origin is tuple and isinstance(value, list | tuple):
-        return tuple(_coerce(args[0], item, where) for item in value)
-    if origin is dict and isinstance(value, dict):
-        return {str(key): _coerce(args[1], item, where) for key, item in value.items()}
-    if isinstance(hint, type) and not isinstance(hint, types.GenericAlias) and not isinstance(value, bool):
-        try:
-            if hint is float and isinstance(value, int | float | str):
-                return float(value)  # YAML reads 1e-3 as a string
-            if hint is int and isinstance(value, int):
-                return value
-        except ValueError:
-            pass
-    raise ValueError(f"recipe: expected {where} to be {getattr(hint, '__name__', hint)}, got {value!r}")
