@@ -1,7 +1,7 @@
 """The public face of tts_lm: text (and a voice) in, speech out.
 
-Names are imported when they are first used (PEP 562), so that ``tts-lm --help`` does not wait for torch. The law it
-keeps: of audiotok it uses public names only.
+Names are imported when they are first used (PEP 562), so that ``tts-lm --help`` does not wait for torch. The
+law it keeps: of audiotok it uses public names only.
 """
 
 from __future__ import annotations

@@ -35,6 +35,9 @@ def build_ar(
         layers: blocks.
         heads: H; D must be a multiple.
         intermediate_size: of the feed-forward blocks.
+
+    Raises:
+        ValueError: hidden_size is no multiple of heads.
     """
     if hidden_size % heads:
         raise ValueError(f"expected hidden_size to be a multiple of heads, got {hidden_size} and {heads}")
@@ -64,7 +67,7 @@ def build_ar(
 
 
 def save_ar(model: LlamaForCausalLM, folder: str | Path) -> None:
-    """Write a stock Llama folder: float32 safetensors, config, generation settings that end at ``</audio>``."""
+    """Write a stock Llama folder: safetensors, config, generation settings that end at ``</audio>``."""
     config = model.config
     model.generation_config = GenerationConfig(
         bos_token_id=config.bos_token_id,
@@ -104,7 +107,9 @@ class ArDecoder:
     def __init__(self, model: Any) -> None:
         config = model.config
         if not getattr(config, "audio", None):
-            raise ValueError("expected a language model with audio ids, its config.json has no 'audio'; train one")
+            raise ValueError(
+                "expected a language model with audio ids, its config.json has no 'audio'; train one"
+            )
         self.audio = config.audio
         self.end = config.eos_token_id[0] if isinstance(config.eos_token_id, list) else config.eos_token_id
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
@@ -155,7 +160,9 @@ class ArDecoder:
         for step in range(max(longest)):
             early = step < rows.shortest
             logits[early, -1] = -torch.inf
-            chosen = draw(logits, rows.noise[:, step], rows.said[:, max(0, step - sampling.window) : step], sampling)
+            chosen = draw(
+                logits, rows.noise[:, step], rows.said[:, max(0, step - sampling.window) : step], sampling
+            )
             rows.say(step, chosen, silent)
             if not len(rows.alive):
                 break
@@ -167,7 +174,7 @@ class ArDecoder:
         return x * cos + torch.cat((-right, left), dim=-1) * sin
 
     def _forward(self, ids: Tensor, positions: Tensor, cache: Tensor, mask: Tensor | None) -> Tensor:
-        """ids and positions [B, S], cache [L, 2, B, H, P, size], written to; hidden states [B, S, D] come out."""
+        """ids and positions [B, S], cache [L, 2, B, H, P, size] (written to) to hidden states [B, S, D]."""
         batch, length = ids.shape
         x = self.embedding[ids]
         cos, sin = self.cos[positions][:, None], self.sin[positions][:, None]  # [B, 1, S, size]
@@ -249,7 +256,7 @@ class _Rows:
         self.cache = torch.zeros(shape, dtype=decoder.embedding.dtype, device=device)
 
     def start(self, prompts: Sequence[Sequence[int]]) -> Tensor:
-        """Read the prompts; logits [B, V + 1] of the first frame. Causality keeps the padding behind them out."""
+        """Read the prompts; logits [B, V + 1] of the first frame. Causality hides the padding behind them."""
         width = max(map(len, prompts))
         ids = torch.tensor([[*p, *[0] * (width - len(p))] for p in prompts], device=self.lengths.device)
         positions = torch.arange(width, device=ids.device).expand(len(prompts), -1)

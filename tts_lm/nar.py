@@ -1,10 +1,10 @@
 """The non-autoregressive half: from codebook 0 to all codebooks, a level at a time, all frames at once.
 
-Knows nothing of waveforms or of how text becomes ids. The law it keeps: a row's codes do not depend on its neighbours or
-its padding.
+Knows nothing of waveforms or of how text becomes ids. The law it keeps: a row's codes do not depend on its
+neighbours or its padding.
 
-Source: VALL-E (arXiv:2301.02111), section 4.2.2. Levels below are summed, the level itself comes in through the norms,
-the voice prompt is given at all levels and marked as such, the text is seen.
+Source: VALL-E (arXiv:2301.02111), section 4.2.2. Levels below are summed, the level itself comes in through
+the norms, the voice prompt is given at all levels and marked as such, the text is seen.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ class NarConfig(PreTrainedConfig):
     ) -> None:
         if hidden_size % num_attention_heads or (hidden_size // num_attention_heads) % 2:
             raise ValueError(
-                f"expected hidden_size to be an even multiple of heads, got {hidden_size} and {num_attention_heads}"
+                "expected hidden_size to be an even multiple of heads, got "
+                f"{hidden_size} and {num_attention_heads}"
             )
         self.text_size = text_size
         self.n_q = n_q
@@ -159,7 +160,9 @@ class NarModel(PreTrainedModel):
             [B, T, D]; :meth:`logits` turns them into scores.
         """
         masks = [
-            torch.ones(ids.shape[0], ids.shape[-1], dtype=torch.bool, device=ids.device) if given is None else given
+            torch.ones(ids.shape[0], ids.shape[-1], dtype=torch.bool, device=ids.device)
+            if given is None
+            else given
             for ids, given in ((text_ids, text_mask), (prompt_codes, prompt_mask), (codes, mask))
         ]
         levels = torch.arange(self.config.n_q, device=codes.device)
@@ -169,7 +172,9 @@ class NarModel(PreTrainedModel):
         prompt = self.code_embedding(prompt_codes + offsets).sum(1)
         parts = [self.text_embedding(text_ids), prompt, target]
         segment = self.segment_embedding.weight
-        x = torch.cat([part + segment[index] for index, part in zip((_TEXT, _PROMPT, _TARGET), parts, strict=True)], 1)
+        x = torch.cat(
+            [part + segment[index] for index, part in zip((_TEXT, _PROMPT, _TARGET), parts, strict=True)], 1
+        )
         x = x + self.voice_embedding(voice)[:, None]
         cos, sin = self._angles(masks)
         allowed = torch.cat(masks, 1)[:, None, None]
@@ -178,7 +183,7 @@ class NarModel(PreTrainedModel):
         return self.norm(x[:, -codes.shape[-1] :], level)
 
     def logits(self, hidden: Tensor, level: int) -> Tensor:
-        """Scores of the codes of one level: [..., D] -> [..., V]. The head is the level's own input embedding."""
+        """Scores of the codes of one level: [..., D] -> [..., V]. The head is the level's input embedding."""
         size = self.config.codebook_size
         return F.linear(hidden, self.code_embedding.weight[level * size : (level + 1) * size])
 
@@ -202,7 +207,9 @@ class NarModel(PreTrainedModel):
         Returns:
             [B, K, T] int64; what lies in the padding means nothing.
         """
-        codes = torch.zeros(first.shape[0], self.config.n_q, first.shape[1], dtype=torch.int64, device=first.device)
+        codes = torch.zeros(
+            first.shape[0], self.config.n_q, first.shape[1], dtype=torch.int64, device=first.device
+        )
         codes[:, 0] = first
         for index in range(1, self.config.n_q):
             level = torch.full_like(voice, index)

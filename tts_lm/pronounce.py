@@ -1,7 +1,8 @@
 """Words to sounds: the CMU pronouncing dictionary, written with one character a sound.
 
-Knows nothing of tokens or models. The law it keeps: letters stay lower case and sounds are written with capitals and
-digits, so a pronounced text mixes both without doubt, and no text a user types (it is lower-cased) forges a sound.
+Knows nothing of tokens or models. The law it keeps: letters stay lower case and sounds are written with
+capitals and digits, so a pronounced text mixes both without doubt, and no text a user types (it is
+lower-cased) forges a sound.
 """
 
 from __future__ import annotations
@@ -13,11 +14,17 @@ from collections.abc import Iterable
 from pathlib import Path
 
 SOUNDS = {
-    "AA": "A", "AE": "E", "AH": "U", "AO": "O", "AW": "0", "AY": "I", "EH": "1", "ER": "2", "EY": "3", "IH": "4",
-    "IY": "Y", "OW": "5", "OY": "6", "UH": "7", "UW": "W", "B": "B", "CH": "C", "D": "D", "DH": "8", "F": "F",
-    "G": "G", "HH": "H", "JH": "J", "K": "K", "L": "L", "M": "M", "N": "N", "NG": "9", "P": "P", "R": "R", "S": "S",
-    "SH": "X", "T": "T", "TH": "Q", "V": "V", "W": "&", "Y": "$", "Z": "Z", "ZH": "%",
-}  # fmt: skip
+    name: character
+    for name, _, character in (
+        pair.partition("=")
+        for pair in (
+            "AA=A AE=E AH=U AO=O AW=0 AY=I EH=1 ER=2 EY=3 IH=4 IY=Y OW=5 OY=6 "
+            "UH=7 UW=W B=B CH=C D=D DH=8 F=F G=G HH=H JH=J K=K L=L M=M "
+            "N=N NG=9 P=P R=R S=S SH=X T=T TH=Q V=V W=& Y=$ Z=Z ZH=%"
+        ).split()
+    )
+}
+"""ARPAbet names and the character each is written with."""
 _DICTIONARY = Path(__file__).parent / "pronunciations.txt.xz"
 _VOICELESS = frozenset(SOUNDS[s] for s in ("P", "T", "K", "F", "TH"))
 _HISSING = frozenset(SOUNDS[s] for s in ("S", "Z", "SH", "ZH", "CH", "JH"))
@@ -44,7 +51,14 @@ def pronounce(word: str) -> str | None:
     known = _lexicon()
     if word in known:
         return known[word]
-    for suffix, ending in (("'s", "s"), ("s'", ""), ("s", "s"), ("ed", "d"), ("ing", "4" + SOUNDS["NG"]), ("ly", "LY")):
+    for suffix, ending in (
+        ("'s", "s"),
+        ("s'", ""),
+        ("s", "s"),
+        ("ed", "d"),
+        ("ing", "4" + SOUNDS["NG"]),
+        ("ly", "LY"),
+    ):
         stem = word.removesuffix(suffix)
         if stem == word or len(stem) < 2:
             continue

@@ -1,7 +1,7 @@
 """How the next code is drawn and when to stop: pure functions and values.
 
-Knows nothing of models. The law it keeps: noise is a function of (seed, row, step), so a row draws the same codes
-whatever stands beside it; and whatever a model says, a generation ends with one of four reasons.
+Knows nothing of models. The law it keeps: noise is a function of (seed, row, step), so a row draws the same
+codes whatever stands beside it; and whatever a model says, a generation ends with one of four reasons.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def draw(logits: Tensor, noise: Tensor, recent: Tensor, sampling: Sampling) -> T
 
 
 def nucleus(logits: Tensor, top_k: int, top_p: float) -> Tensor:
-    """Probabilities [..., V] of the smallest set of best codes with mass ``top_p``, at most ``top_k`` (0: any number)."""
+    """Probabilities [..., V] of the fewest best codes with mass ``top_p``, at most ``top_k`` (0: any number)."""
     probabilities, order = logits.softmax(-1).sort(dim=-1, descending=True, stable=True)
     mass_before = probabilities.cumsum(-1) - probabilities
     kept = mass_before < top_p
@@ -124,7 +124,7 @@ def find_loop(codes: np.ndarray, frame_rate: float) -> int | None:
 
 
 def find_silence(codes: np.ndarray, silent: Collection[int], frame_rate: float) -> int | None:
-    """Whether a row has gone silent; returns how many frames to keep, or None. ``silent`` are codes of silence."""
+    """Whether a row [T] has gone silent: how many frames to keep, or None. ``silent`` are codes of silence."""
     span = int(_SILENCE_SECONDS * frame_rate)
     if not silent or len(codes) < span or not np.isin(codes[-span:], list(silent)).all():
         return None

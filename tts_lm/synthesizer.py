@@ -1,7 +1,7 @@
 """Text and a voice in, speech out: the AR half, the NAR half and the codec in one row.
 
-Knows nothing of training or of the command line. The laws it keeps: a saved folder can be moved; a codec with other
-codes is refused (binding); a sentence said beside others, or alone, is the same speech.
+Knows nothing of training or of the command line. The laws it keeps: a saved folder can be moved; a codec with
+other codes is refused (binding); a sentence said beside others, or alone, is the same speech.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -88,7 +88,8 @@ class Synthesizer:
         for part, theirs in parts.items():
             if theirs != wanted:
                 raise ValueError(
-                    f"the {part} was made for codes {theirs}, the codec makes {wanted}; use the codec it was trained on"
+                    f"the {part} was made for codes {theirs}, the codec makes {wanted}; "
+                    "use the codec it was trained on"
                 )
         self.ar, self.nar, self.codec, self.tokenizer = ar.eval(), nar.eval(), codec, tokenizer
         self.voices = voices
@@ -102,7 +103,11 @@ class Synthesizer:
 
     @classmethod
     def from_pretrained(
-        cls, name_or_path: str | Path | None = None, device: str = "cpu", dtype: str = "float32", codec: Any = None
+        cls,
+        name_or_path: str | Path | None = None,
+        device: str = "cpu",
+        dtype: str = "float32",
+        codec: Any = None,
     ) -> Synthesizer:
         """Load a synthesizer, ready to speak, offline.
 
@@ -121,18 +126,26 @@ class Synthesizer:
             raise FileNotFoundError(f"expected a synthesizer with {_CARD} in {folder}, found none")
         card = json.loads((folder / _CARD).read_text(encoding="utf-8"))
         if card.get("format_version") != FORMAT_VERSION:
-            raise ValueError(f"{folder}: expected format_version {FORMAT_VERSION}, got {card.get('format_version')}")
-        numbers = getattr(torch, dtype)
+            raise ValueError(
+                f"{folder}: expected format_version {FORMAT_VERSION}, got {card.get('format_version')}"
+            )
+        numbers = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(dtype)
+        if numbers is None:
+            raise ValueError(f"expected dtype float32 or bfloat16, got {dtype!r}")
         if codec is None:
             codec = load_codec(card["codec"] or folder / "codec", device=device)
         if codec.codes_fingerprint != card["codes_fingerprint"]:
             raise ValueError(
-                f"{folder} speaks the codes {card['codes_fingerprint']}, the codec {card['codec'] or 'in it'} has "
-                f"{codec.codes_fingerprint}; use the codec it was trained on"
+                f"{folder} speaks the codes {card['codes_fingerprint']}, the codec {card['codec'] or 'in it'} "
+                f"has {codec.codes_fingerprint}; use the codec it was trained on"
             )
+        ar, nar = (
+            cast(Any, kind.from_pretrained(folder / name, dtype=numbers)).to(device)
+            for kind, name in ((AutoModelForCausalLM, "ar"), (NarModel, "nar"))
+        )
         return cls(
-            AutoModelForCausalLM.from_pretrained(folder / "ar", dtype=numbers).to(device),
-            NarModel.from_pretrained(folder / "nar", dtype=numbers).to(device),
+            ar,
+            nar,
             codec,
             load_tokenizer(folder / "tokenizer"),
             load_voices(folder / "voices"),
@@ -173,11 +186,14 @@ class Synthesizer:
 
         Raises:
             TypeError: text is not a str, or a sampling field is unknown.
-            ValueError: nothing in the text can be spoken, the voice is unknown, or a sampling value is out of range.
+            ValueError: nothing in the text can be spoken, the voice is unknown, or a sampling value is out of
+                range.
         """
         return self.say_batch([text], voice, seed, **sampling)[0]
 
-    def say_batch(self, texts: Sequence[str], voice: str | None = None, seed: int = 0, **sampling: Any) -> list[Speech]:
+    def say_batch(
+        self, texts: Sequence[str], voice: str | None = None, seed: int = 0, **sampling: Any
+    ) -> list[Speech]:
         """Speak many texts at once; each comes out as :meth:`say` alone with this seed would say it.
 
         Args, errors: as :meth:`say`.
@@ -198,7 +214,9 @@ class Synthesizer:
             at += len(sentences)
         return speeches
 
-    def _answers(self, rows: list[tuple[str, int]], voice: Voice, seed: int, sampling: Sampling) -> list[Answer]:
+    def _answers(
+        self, rows: list[tuple[str, int]], voice: Voice, seed: int, sampling: Sampling
+    ) -> list[Answer]:
         """Codebook 0 of every sentence; what did not end by itself is tried again with other noise."""
         answers: list[Answer | None] = [None] * len(rows)
         waiting = sorted(range(len(rows)), key=lambda index: len(rows[index][0]))

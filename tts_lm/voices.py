@@ -1,7 +1,7 @@
 """Who can speak: names, control tokens, code prompts and where they come from.
 
-Knows nothing of models. The law it keeps: a name means the same ``<voice_k>`` token in training and in speaking, and a
-voice is never without the card that says whose it is and that it may be used.
+Knows nothing of models. The law it keeps: a name means the same ``<voice_k>`` token in training and in
+speaking, and a voice is never without the card that says whose it is and that it may be used.
 """
 
 from __future__ import annotations
@@ -22,15 +22,17 @@ MAX_PROMPT_SECONDS = 5.0
 PROMPT_SECONDS = 2.5  # what training has seen most of
 _SPEAKERS = {"arctic_slt": "slt", "arctic_bdl": "bdl", "ljspeech": "lj"}
 _ARCTIC = (
-    "CMU ARCTIC databases, Copyright (c) 2003 Carnegie Mellon University, all rights reserved; J. Kominek, A. Black, "
-    "'The CMU ARCTIC speech databases', SSW5, 2004. Shortened and coded by us."
+    "CMU ARCTIC databases, Copyright (c) 2003 Carnegie Mellon University, all rights reserved; "
+    "J. Kominek, A. Black, 'The CMU ARCTIC speech databases', SSW5, 2004. Shortened and coded by us."
 )
-_FLITE = "Generated with CMU Flite, Copyright (c) 1999-2016 Carnegie Mellon University; no recorded person's text."
+_FLITE = (
+    "Generated with CMU Flite, Copyright (c) 1999-2016 Carnegie Mellon University; no recorded person's text."
+)
 CARDS: dict[str, dict[str, str]] = {
     "kathleen": {
         "description": "a woman, US English, recorded",
         "license": "CC0-1.0",
-        "attribution": "Rhasspy / Nabu Casa voice dataset Kathleen, github.com/rhasspy/dataset-voice-kathleen.",
+        "attribution": "Rhasspy / Nabu Casa dataset Kathleen, github.com/rhasspy/dataset-voice-kathleen.",
     },
     "slt": {"description": "a woman, US English, recorded", "license": "CMU ARCTIC", "attribution": _ARCTIC},
     "bdl": {"description": "a man, US English, recorded", "license": "CMU ARCTIC", "attribution": _ARCTIC},
@@ -39,9 +41,21 @@ CARDS: dict[str, dict[str, str]] = {
         "license": "public domain",
         "attribution": "The LJ Speech Dataset 1.1, Keith Ito and Linda Johnson, 2017.",
     },
-    "flite_slt": {"description": "synthetic, a woman", "license": "CMU Flite (BSD-like)", "attribution": _FLITE},
-    "flite_rms": {"description": "synthetic, a man", "license": "CMU Flite (BSD-like)", "attribution": _FLITE},
-    "flite_awb": {"description": "synthetic, a man, Scottish", "license": "CMU Flite (BSD-like)", "attribution": _FLITE},
+    "flite_slt": {
+        "description": "synthetic, a woman",
+        "license": "CMU Flite (BSD-like)",
+        "attribution": _FLITE,
+    },
+    "flite_rms": {
+        "description": "synthetic, a man",
+        "license": "CMU Flite (BSD-like)",
+        "attribution": _FLITE,
+    },
+    "flite_awb": {
+        "description": "synthetic, a man, Scottish",
+        "license": "CMU Flite (BSD-like)",
+        "attribution": _FLITE,
+    },
 }
 
 
@@ -59,7 +73,7 @@ class Voice:
 
 
 def voice_index(speaker: str) -> int:
-    """The control token 0..15 of a corpus speaker; speakers without a voice of their own share the last one."""
+    """The control token 0..15 of a corpus speaker; speakers without a voice of their own share the last."""
     name = speaker.lower().replace("-", "_")
     return VOICES.get(_SPEAKERS.get(name, name), OTHER_VOICE)
 
@@ -101,8 +115,8 @@ def choose_voices(rows: Iterable[dict[str, Any]], frame_rate: float) -> list[Voi
         frame_rate: in Hz.
 
     Returns:
-        A voice for each name of ``VOICES`` that occurs: the clip whose length is nearest to ``PROMPT_SECONDS`` from
-        above, cut to that length.
+        A voice for each name of ``VOICES`` that occurs: the clip whose length is nearest to
+        ``PROMPT_SECONDS`` from above, cut to that length.
     """
     wanted = int(PROMPT_SECONDS * frame_rate)
     best: dict[str, dict[str, Any]] = {}
@@ -115,7 +129,12 @@ def choose_voices(rows: Iterable[dict[str, Any]], frame_rate: float) -> list[Voi
         if former is None or _fitness(row, wanted) < _fitness(former, wanted):
             best[name] = row
     return [
-        Voice(name, VOICES[name], row["codes"][:, :wanted].clone(), CARDS[name] | {"clip": row["id"], "text": row["text"]})
+        Voice(
+            name,
+            VOICES[name],
+            row["codes"][:, :wanted].clone(),
+            CARDS[name] | {"clip": row["id"], "text": row["text"]},
+        )
         for name, row in best.items()
     ]
 

@@ -12,14 +12,18 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
         "bundle",
         help="two trained halves, a codec and voices -> one folder that speaks",
-        description="Put the results of `tts-lm train` together; voice prompts are cut from prepared corpora.",
+        description="Put results of `tts-lm train` together; voice prompts are cut from prepared corpora.",
         allow_abbrev=False,
     )
     parser.add_argument("--ar", required=True, metavar="DIR", help="RUN/model of the AR half")
     parser.add_argument("--nar", required=True, metavar="DIR", help="RUN/model of the NAR half")
     parser.add_argument("--codec", default="default", metavar="NAME", help="a shipped codec or a folder")
-    parser.add_argument("--data", nargs="+", required=True, metavar="DIR", help="prepared corpora with the voices")
-    parser.add_argument("--voices", nargs="*", metavar="V", help="only these of the voices found (default: all)")
+    parser.add_argument(
+        "--data", nargs="+", required=True, metavar="DIR", help="prepared corpora with the voices"
+    )
+    parser.add_argument(
+        "--voices", nargs="*", metavar="V", help="only these of the voices found (default: all)"
+    )
     parser.add_argument("--out", required=True, metavar="DIR", help="the folder to write")
 
 
@@ -49,7 +53,9 @@ def run(args: argparse.Namespace) -> int:
     found = {voice.name: voice for voice in choose_voices(rows, float(codec.config.frame_rate))}
     missing = set(args.voices or found) - set(found)
     if missing or not found:
-        raise ValueError(f"expected voices in the corpora: {', '.join(sorted(missing)) or 'any'}; found {sorted(found)}")
+        raise ValueError(
+            f"expected voices in the corpora: {', '.join(sorted(missing)) or 'any'}; found {sorted(found)}"
+        )
     voices = {name: voice for name, voice in found.items() if args.voices is None or name in args.voices}
     voices = dict(sorted(voices.items(), key=lambda item: item[1].index))
     config = codec.config
@@ -69,4 +75,3 @@ def run(args: argparse.Namespace) -> int:
     print(args.out)
     print(f"voices: {', '.join(voices)}", file=sys.stderr)
     return 0
-

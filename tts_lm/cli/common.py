@@ -20,7 +20,9 @@ def one_line(error: BaseException) -> str:
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """--device and --dtype: where the models run, and in which numbers."""
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps...; auto = cuda where there is one")
+    parser.add_argument(
+        "--device", default="auto", help="cpu, cuda, cuda:1, mps...; auto = cuda where there is one"
+    )
     parser.add_argument(
         "--dtype", default="float32", choices=("float32", "bfloat16"), help="numbers the models compute in"
     )
@@ -28,9 +30,13 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 
 def add_speaking_options(parser: argparse.ArgumentParser) -> None:
     """--model, --voice and --seed: what speaks."""
-    parser.add_argument("--model", metavar="NAME", help="a shipped model or a folder (default: the shipped default)")
+    parser.add_argument(
+        "--model", metavar="NAME", help="a shipped model or a folder (default: the shipped default)"
+    )
     parser.add_argument("--voice", metavar="V", help="a voice of `tts-lm voices` (default: the first)")
-    parser.add_argument("--seed", type=int, default=0, help="another seed reads the text another way (default: 0)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="another seed reads the text another way (default: 0)"
+    )
 
 
 def pick_device(name: str) -> str:
@@ -47,5 +53,7 @@ def pick_device(name: str) -> str:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
         reason = one_line(error).split(". ")[0]
-        raise ValueError(f"expected a device of this machine, got --device {name} ({reason}); try auto") from None
+        raise ValueError(
+            f"expected a device of this machine, got --device {name} ({reason}); try auto"
+        ) from None
     return name

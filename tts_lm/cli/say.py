@@ -6,11 +6,20 @@ import argparse
 import sys
 import time
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 
 from .common import add_model_options, add_speaking_options, one_line, pick_device
 
 _GROUP = 16  # lines of a file that are spoken at once
+
+
+@dataclass(frozen=True)
+class _Line:
+    text: str
+    target: Path
+    origin: str
+    """What an error about it begins with."""
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -34,74 +43,91 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Speak; paths of what was written go to stdout."""
-    single = args.text is not None and args.output is not None and args.file is None and args.out is None
-    many = args.file is not None and args.out is not None and args.text is None and args.output is None
-    if not single and not many:
+    if (args.text is None) != (args.output is None) or (args.file is None) != (args.out is None):
         args.parser.error("expected TEXT -o OUT, or --file LINES.txt --out DIR")
-    if single and not Path(args.output).parent.is_dir():
-        raise FileNotFoundError(f"cannot write {args.output}: the folder {Path(args.output).parent} does not exist")
-    texts = [args.text] if single else _lines(Path(args.file))
-    targets = [Path(args.output)] if single else _targets(Path(args.out), len(texts))
-    warnings.showwarning = _show_warning
-    return _speak(args, texts, targets)
+    if (args.text is None) == (args.file is None):
+        args.parser.error("expected either TEXT -o OUT or --file LINES.txt --out DIR")
+    lines = (
+        _one(args.text, Path(args.output)) if args.file is None else _many(Path(args.file), Path(args.out))
+    )
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        return _speak(args, lines)
 
 
-def _speak(args: argparse.Namespace, texts: list[str], targets: list[Path]) -> int:
+def _speak(args: argparse.Namespace, lines: list[_Line]) -> int:
     from transformers.utils import logging
 
     from audiotok import save_audio
 
     from ..synthesizer import Synthesizer
-    from ..text import normalise
 
-    logging.disable_progress_bar()
-    good, failed = [], 0
-    for text, target in zip(texts, targets, strict=True):
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                normalise(text)
-            good.append((text, target))
-        except ValueError as error:
-            failed += 1
-            where = "" if args.file is None else f"{args.file}, for {target.name}: "
-            print(f"tts-lm: error: {where}{one_line(error)}", file=sys.stderr)
+    good = _speakable(lines)
     if not good:
         return 1
+    logging.disable_progress_bar()
     synthesizer = Synthesizer.from_pretrained(args.model, pick_device(args.device), args.dtype)
     settings = {"temperature": args.temperature, "top_p": args.top_p}
     settings = {name: value for name, value in settings.items() if value is not None}
     for start in range(0, len(good), _GROUP):
         group = good[start : start + _GROUP]
         began = time.monotonic()
-        speeches = synthesizer.say_batch([text for text, _ in group], args.voice, args.seed, **settings)
+        speeches = synthesizer.say_batch([line.text for line in group], args.voice, args.seed, **settings)
         took = time.monotonic() - began
-        for (_, target), speech in zip(group, speeches, strict=True):
-            save_audio(target, speech.wav, speech.sampling_rate)
-            print(target, flush=True)
+        for line, speech in zip(group, speeches, strict=True):
+            save_audio(line.target, speech.wav, speech.sampling_rate)
+            print(line.target, flush=True)
             if speech.finish_reason != "eos":
-                note = f"{target.name}: ended by {speech.finish_reason}, not by itself; another --seed may do better"
-                print(f"tts-lm: {note}", file=sys.stderr)
+                note = f"ended by {speech.finish_reason}, not by itself; another --seed may do better"
+                print(f"tts-lm: {line.target.name}: {note}", file=sys.stderr)
         seconds = sum(speech.seconds for speech in speeches)
         print(f"tts-lm: {seconds:.1f} s of speech in {took:.1f} s", file=sys.stderr)
-    return 1 if failed else 0
+    return 0 if len(good) == len(lines) else 1
 
 
-def _lines(path: Path) -> list[str]:
+def _speakable(lines: list[_Line]) -> list[_Line]:
+    """The lines that say something; a line on stderr for each that does not."""
+    from ..text import normalise
+
+    good = []
+    for line in lines:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                normalise(line.text)
+        except ValueError as error:
+            print(f"tts-lm: error: {line.origin}{one_line(error)}", file=sys.stderr)
+        else:
+            good.append(line)
+    return good
+
+
+def _one(text: str, target: Path) -> list[_Line]:
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"cannot write {target}: the folder {target.parent} does not exist")
+    if target.is_dir():
+        raise IsADirectoryError(f"cannot write {target}: it is a folder; name a file in it")
+    return [_Line(text, target, "")]
+
+
+def _many(path: Path, folder: Path) -> list[_Line]:
+    """A line of the file is a number, so that sound 0007.wav is line 7; blank lines keep theirs."""
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}; expected a text file with one sentence a line")
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        texts = path.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: expected UTF-8 text, got byte {error.object[error.start]:#x} at {error.start}") from None
+        byte = error.object[error.start]
+        raise ValueError(f"{path}: expected UTF-8 text, got byte {byte:#x} at {error.start}") from None
+    lines = [
+        _Line(text, folder / f"{number:04}.wav", f"{path}, line {number}: ")
+        for number, text in enumerate(texts, start=1)
+        if text.strip()
+    ]
     if not lines:
         raise ValueError(f"{path}: expected one sentence a line, the file is empty")
-    return lines
-
-
-def _targets(folder: Path, count: int) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
-    return [folder / f"{number:04}.wav" for number in range(1, count + 1)]
+    return lines
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: object) -> None:

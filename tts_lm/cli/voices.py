@@ -14,7 +14,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         description="List the voices of a model with their sources; the first is the default.",
         allow_abbrev=False,
     )
-    parser.add_argument("--model", metavar="NAME", help="a shipped model or a folder (default: the shipped default)")
+    parser.add_argument(
+        "--model", metavar="NAME", help="a shipped model or a folder (default: the shipped default)"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON, one object per line")
 
 

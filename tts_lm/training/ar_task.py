@@ -1,7 +1,7 @@
 """What training the AR half means: batches and loss.
 
-Knows nothing of the loop. The law it keeps: only what the model must say (codes, ``</audio>``, ``<eos>``) is scored,
-by a softmax over the whole vocabulary.
+Knows nothing of the loop. The law it keeps: only what the model must say (codes, ``</audio>``, ``<eos>``) is
+scored, by a softmax over the whole vocabulary.
 """
 
 from __future__ import annotations
@@ -59,8 +59,9 @@ class ArTask:
             training: vary the text and slip wrong codes into the input.
 
         Returns:
-            ``ids`` and ``labels`` [B, S] small ids (labels -100 where nothing is scored; already shifted: ``labels[:, s]``
-            follows ``ids[:, s]``) and ``targets`` [B, S], where in the text position s should look, -1 for nowhere.
+            ``ids`` and ``labels`` [B, S] small ids (labels -100 where nothing is scored; already shifted:
+            ``labels[:, s]`` follows ``ids[:, s]``) and ``targets`` [B, S], where in the text position s
+            should look, -1 for nowhere.
         """
         data = self.recipe.data
         rows, labels, targets = [], [], []
@@ -73,25 +74,31 @@ class ArTask:
             heard = codes.copy()
             if training and self.recipe.optim.token_noise:
                 wrong = rng.random(len(codes)) < self.recipe.optim.token_noise
-                heard[wrong] = self.tokenizer.audio_offset + rng.integers(self.tokenizer.codebook_size, size=wrong.sum())
+                heard[wrong] = self.tokenizer.audio_offset + rng.integers(
+                    self.tokenizer.codebook_size, size=wrong.sum()
+                )
             rows.append([*prefix, *heard, answer[-2]])
             labels.append([-100] * (len(prefix) - 1) + answer)
             look = np.full(len(rows[-1]), -1, dtype=np.int64)
             if spoken is not None:
                 at = len(prefix) - 1  # <audio> predicts the first frame
                 look[at : at + len(spoken)] = TEXT_START + spoken
-                look[at + len(spoken)] = len(prefix) - 2  # the last frame looks at </text> to know that it is the last
+                look[at + len(spoken)] = (
+                    len(prefix) - 2
+                )  # the last frame looks at </text> to know that it is the last
             targets.append(look)
         length = max(map(len, rows))
         pad = self.tokenizer.control_id("pad")
         ids = torch.tensor([[*row, *[pad] * (length - len(row))] for row in rows])
         wanted = torch.tensor([[*row, *[-100] * (length - len(row))] for row in labels])
         small = torch.where(wanted >= 0, self.vocabulary.shrink(wanted.clamp(min=0)), -100)
-        looks = torch.tensor(np.stack([np.pad(row, (0, length - len(row)), constant_values=-1) for row in targets]))
+        looks = torch.tensor(
+            np.stack([np.pad(row, (0, length - len(row)), constant_values=-1) for row in targets])
+        )
         return {"ids": self.vocabulary.shrink(ids), "labels": small, "targets": looks}
 
     def loss(self, model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a batch and what to log of it, keyed by path."""
+        """The loss of a batch and what to log of it, keyed by path; scalars all."""
         hidden = model.model(input_ids=batch["ids"], use_cache=False).last_hidden_state
         scored = batch["labels"] >= 0
         logits = model.lm_head(hidden[scored]).float()

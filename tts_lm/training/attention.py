@@ -1,9 +1,11 @@
 """Teach chosen heads of a stock Llama where in the text the next frame is.
 
-Knows nothing of speech. The law it keeps: the model is only listened to; without this object it computes the same.
+Knows nothing of speech. The law it keeps: the model is only listened to; without this object it computes the
+same.
 
-A decoder-only speech model finds the path through its text by itself, but late: it needs hundreds of hours. With the
-times of the words known, a few heads are told where to look, and the rest learns to use what they bring.
+A decoder-only speech model finds the path through its text by itself, but late: it needs hundreds of hours.
+With the times of the words known, a few heads are told where to look, and the rest learns to use what they
+bring.
 """
 
 from __future__ import annotations
@@ -31,10 +33,14 @@ class AttentionTeacher:
 
     def __init__(self, model: Any, layers: Sequence[int], heads: int, width: int) -> None:
         config = model.config
-        if not layers or max(layers) >= config.num_hidden_layers or not 0 < heads <= config.num_key_value_heads:
+        if (
+            not layers
+            or max(layers) >= config.num_hidden_layers
+            or not 0 < heads <= config.num_key_value_heads
+        ):
             raise ValueError(
-                f"expected attention.layers below {config.num_hidden_layers} and 1 to {config.num_key_value_heads}"
-                f" heads, got layers {list(layers)} and {heads} heads; change the recipe"
+                f"expected attention.layers below {config.num_hidden_layers} and 1 to "
+                f"{config.num_key_value_heads} heads, got layers {list(layers)} and {heads} heads; change the recipe"
             )
         self.heads = heads
         self.width = width
@@ -50,8 +56,8 @@ class AttentionTeacher:
             targets: [B, S] int64, for each position the position it should look at, -1 for none.
 
         Returns:
-            The mean of -log(attention within ``width`` of the target), and the mean attention there, both scalars;
-            zeros when no position has a target.
+            The mean of -log(attention within ``width`` of the target), and the mean attention there, both
+            scalars; zeros when no position has a target.
         """
         heard, self._heard = self._heard, []
         rows, queries = torch.nonzero(targets >= 0, as_tuple=True)
@@ -59,7 +65,9 @@ class AttentionTeacher:
             zero = torch.zeros((), device=targets.device)
             return zero, zero
         logs = []
-        window = targets[rows, queries, None] + torch.arange(-self.width, self.width + 1, device=targets.device)
+        window = targets[rows, queries, None] + torch.arange(
+            -self.width, self.width + 1, device=targets.device
+        )
         window = window.clamp(min=0).minimum(queries[:, None])
         for attention, hidden, (cos, sin) in heard:
             scores = self._scores(attention, hidden, cos, sin)  # [B, H, S, S]
@@ -78,8 +86,16 @@ class AttentionTeacher:
     def _scores(self, attention: Any, hidden: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         batch, length, _ = hidden.shape
         wide = self.heads * self.size
-        query = F.linear(hidden, attention.q_proj.weight[:wide]).view(batch, length, self.heads, self.size).transpose(1, 2)
-        key = F.linear(hidden, attention.k_proj.weight[:wide]).view(batch, length, self.heads, self.size).transpose(1, 2)
+        query = (
+            F.linear(hidden, attention.q_proj.weight[:wide])
+            .view(batch, length, self.heads, self.size)
+            .transpose(1, 2)
+        )
+        key = (
+            F.linear(hidden, attention.k_proj.weight[:wide])
+            .view(batch, length, self.heads, self.size)
+            .transpose(1, 2)
+        )
         query, key = _rotate(query, cos, sin), _rotate(key, cos, sin)
         scores = (query @ key.transpose(-1, -2)).float() * self.size**-0.5
         future = torch.ones(length, length, dtype=torch.bool, device=hidden.device).triu(1)

@@ -1,7 +1,7 @@
 """Which clips make up which batch.
 
-Knows nothing of models. The law it keeps: the plan of an epoch follows from the seed and the epoch's number alone, so
-a run that was killed goes on with the very batch it would have had.
+Knows nothing of models. The law it keeps: the plan of an epoch follows from the seed and the epoch's number
+alone, so a run that was killed goes on with the very batch it would have had.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ _NAMES = {index: name for name, index in VOICES.items()}
 
 def sequence_length(clip: Clip) -> int:
     """Ids a clip takes at most in the AR sequence."""
-    return clip.frames + 7 + sum(1 + max(len(w.letters), len(w.sounds or "")) + len(w.after) for w in clip.words)
+    return (
+        clip.frames + 7 + sum(1 + max(len(w.letters), len(w.sounds or "")) + len(w.after) for w in clip.words)
+    )
 
 
 def plan_epoch(clips: Sequence[Clip], data: DataRecipe, seed: int, epoch: int) -> list[list[int]]:

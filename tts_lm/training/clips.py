@@ -1,7 +1,7 @@
 """Rows of prepared corpora as clips a language model can learn from.
 
-Knows nothing of models or batches. The law it keeps: a clip is never cut, and the text a model reads in training is
-built by the same functions that build it when speaking.
+Knows nothing of models or batches. The law it keeps: a clip is never cut, and the text a model reads in
+training is built by the same functions that build it when speaking.
 """
 
 from __future__ import annotations
@@ -67,9 +67,11 @@ def read_clips(
     """Read prepared corpora.
 
     Args:
-        folders: prepared corpora; all must come from one codec. A file ``alignments.jsonl`` in one is read too.
-        alignments: more files with lines ``{"id", "words": [[word, start, length, [[PHONE, start, length]…]]…]}``,
-            times in 10 ms; a row without one is learnt from without knowing where its words are.
+        folders: prepared corpora; all must come from one codec. A file ``alignments.jsonl`` in one is read
+            too.
+        alignments: more files with lines ``{"id", "words": [[word, start, length, [[PHONE, start,
+            length]…]]…]}``, times in 10 ms; a row without one is learnt from without knowing where its words
+            are.
         max_seconds: longer rows are left out.
 
     Returns:
@@ -83,9 +85,14 @@ def read_clips(
     corpora = [PreparedCorpus(folder) for folder in folders]
     prints = {corpus.manifest.codes_fingerprint for corpus in corpora}
     if len(prints) != 1:
-        raise ValueError(f"expected corpora of one codec, got codes {sorted(prints)}; prepare them with the same codec")
+        raise ValueError(
+            f"expected corpora of one codec, got codes {sorted(prints)}; prepare them with the same codec"
+        )
     times: dict[str, list] = {}
-    for path in [*map(Path, alignments), *(f / "alignments.jsonl" for f in folders if (f / "alignments.jsonl").is_file())]:
+    for path in [
+        *map(Path, alignments),
+        *(f / "alignments.jsonl" for f in folders if (f / "alignments.jsonl").is_file()),
+    ]:
         times.update(_read_alignments(path))
     train, held_out, spare = [], [], []
     for corpus in corpora:
@@ -93,23 +100,35 @@ def read_clips(
         frame_rate = codec["sampling_rate"] / codec["hop_length"]
         for row in corpus:
             english = (row["language"] or "en").lower().startswith("en")
-            if row["split"] == "test" or not english or not row["text"] or row["frames"] > max_seconds * frame_rate:
+            if (
+                row["split"] == "test"
+                or not english
+                or not row["text"]
+                or row["frames"] > max_seconds * frame_rate
+            ):
                 continue
             clip = _clip(row, times.get(row["id"]), frame_rate)
             if clip is None:
                 continue
             (held_out if row["split"] == "validation" else train).append(clip)
-            if row["split"] != "validation" and int(hashlib.sha256(clip.id.encode()).hexdigest(), 16) % 100 == 0:
+            if (
+                row["split"] != "validation"
+                and int(hashlib.sha256(clip.id.encode()).hexdigest(), 16) % 100 == 0
+            ):
                 spare.append(clip)
     if not held_out:
         chosen = {clip.id for clip in spare}
         held_out, train = spare, [clip for clip in train if clip.id not in chosen]
     if not train:
-        raise ValueError(f"expected rows with English text and split 'train' in {', '.join(map(str, folders))}, got none")
+        raise ValueError(
+            f"expected rows with English text and split 'train' in {', '.join(map(str, folders))}, got none"
+        )
     return train, held_out
 
 
-def render(clip: Clip, rng: np.random.Generator, drop_punctuation: float, spell: float) -> tuple[str, np.ndarray | None]:
+def render(
+    clip: Clip, rng: np.random.Generator, drop_punctuation: float, spell: float
+) -> tuple[str, np.ndarray | None]:
     """Write a clip's text as the model reads it, varied.
 
     Args:
@@ -119,7 +138,8 @@ def render(clip: Clip, rng: np.random.Generator, drop_punctuation: float, spell:
         spell: chance of each known word to be written in letters.
 
     Returns:
-        The text and, for an aligned clip, for each of T frames the index of the character being spoken, [T] int64.
+        The text and, for an aligned clip, for each of T frames the index of the character being spoken, [T]
+        int64.
     """
     bare = rng.random() < drop_punctuation
     spelt = rng.random(len(clip.words)) < spell
@@ -182,7 +202,9 @@ def _align(letters: list[str], times: list, frame_rate: float) -> list[tuple[str
         phones = [[p for p in entry[3] if p[0] in SOUNDS] for entry in times[b0:b1]]
         if tag == "equal":
             pairs = zip(range(a0, a1), phones, strict=True)
-        elif tag == "replace":  # "mr" was aligned, "mister" is read: spread what was heard over what is written
+        elif (
+            tag == "replace"
+        ):  # "mr" was aligned, "mister" is read: spread what was heard over what is written
             pairs = zip(range(a0, a1), _share(sum(phones, []), a1 - a0), strict=True)
         else:
             continue

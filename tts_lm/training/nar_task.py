@@ -1,7 +1,7 @@
 """What training the NAR half means: batches and loss.
 
-Knows nothing of the loop. The law it keeps: the voice prompt of a clip is cut from another clip of its speaker, so the
-model learns to copy a voice and not the answer.
+Knows nothing of the loop. The law it keeps: the voice prompt of a clip is cut from another clip of its
+speaker, so the model learns to copy a voice and not the answer.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ class NarTask:
         start: a model to continue from, None for a new one.
     """
 
-    def __init__(self, recipe: Recipe, tokenizer: Any, clips: Sequence[Clip], start: NarModel | None = None) -> None:
+    def __init__(
+        self, recipe: Recipe, tokenizer: Any, clips: Sequence[Clip], start: NarModel | None = None
+    ) -> None:
         self.recipe = recipe
         self.characters = character_ids(tokenizer)
         sizes = recipe.model
@@ -64,7 +66,7 @@ class NarTask:
         self._chances = chances / chances.sum()
 
     def collate(self, clips: Sequence[Clip], rng: np.random.Generator, training: bool) -> dict[str, Tensor]:
-        """Build a batch: the keyword arguments of ``NarModel.forward`` and ``labels`` [B, T], -100 in the padding."""
+        """Build a batch: the arguments of ``NarModel.forward`` and ``labels`` [B, T], -100 in the padding."""
         data = self.recipe.data
         drop, spell = (data.drop_punctuation, data.spell) if training else (0.0, 0.0)
         texts = [[self.characters[c] for c in render(clip, rng, drop, spell)[0]] for clip in clips]
@@ -84,7 +86,7 @@ class NarTask:
         return {name: torch.from_numpy(array) for name, array in {**arrays, "labels": labels}.items()}
 
     def loss(self, model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a batch and what to log of it, keyed by path."""
+        """The loss of a batch and what to log of it, keyed by path; scalars all."""
         inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
         hidden = model(**inputs)
         labels, level = batch["labels"], batch["level"]

@@ -1,7 +1,7 @@
 """From a recipe and folders to a trained half.
 
-Knows nothing of the inside of either half. The law it keeps (binding): corpora, tokenizer and the model one starts from
-carry the same ``codes_fingerprint``.
+Knows nothing of the inside of either half. The law it keeps (binding): corpora, tokenizer and the model one
+starts from carry the same ``codes_fingerprint``.
 """
 
 from __future__ import annotations
@@ -59,7 +59,10 @@ def train_lm(
     )
     hours = sum(clip.frames for clip in clips) * codec["hop_length"] / codec["sampling_rate"] / 3600
     aligned = sum(clip.aligned for clip in clips)
-    print(f"{len(clips)} clips, {hours:.2f} h, {aligned} with word times; {len(held_out)} held out", file=sys.stderr)
+    print(
+        f"{len(clips)} clips, {hours:.2f} h, {aligned} with word times; {len(held_out)} held out",
+        file=sys.stderr,
+    )
     torch.manual_seed(recipe.seed)
     task: Task
     if recipe.kind == "ar":
@@ -82,5 +85,7 @@ def _start(init: str | Path | None, kind: str, fingerprint: str) -> Any:
         model = NarModel.from_pretrained(folder, dtype=torch.float32)
         theirs = model.config.codes_fingerprint
     if theirs != fingerprint:
-        raise ValueError(f"{folder} reads the codes {theirs}, the corpora hold {fingerprint}; prepare with its codec")
+        raise ValueError(
+            f"{folder} reads the codes {theirs}, the corpora hold {fingerprint}; prepare with its codec"
+        )
     return model

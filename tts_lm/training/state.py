@@ -1,7 +1,7 @@
 """What a training run needs to go on after a kill, on disk without a pickle.
 
-Knows nothing of models. The law it keeps: a checkpoint is whole or absent, and restoring it gives the numbers back bit
-for bit.
+Knows nothing of models. The law it keeps: a checkpoint is whole or absent, and restoring it gives the numbers
+back bit for bit.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ class MovingAverage:
     def update(self, model: nn.Module, step: int) -> None:
         """Move towards the model; ``step`` counts from 1."""
         weight = max(1.0 - self.decay, 1.0 / (step + 1))
-        torch._foreach_lerp_(list(self.values.values()), [p.detach() for p in model.parameters()], weight)
+        averages, fresh = list(self.values.values()), [p.detach() for p in model.parameters()]
+        torch._foreach_lerp_(averages, fresh, weight)  # pyright: ignore[reportPrivateImportUsage]
 
     def swap(self, model: nn.Module) -> None:
         """Exchange the averages with the model's parameters; a second call takes it back."""
@@ -49,7 +50,11 @@ class MovingAverage:
 
 
 def save_state(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: MovingAverage, progress: Progress
+    folder: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: MovingAverage,
+    progress: Progress,
 ) -> None:
     """Write a checkpoint into ``folder``, replacing the one that is there."""
     tensors: dict[str, Tensor] = {}
@@ -61,7 +66,9 @@ def save_state(
     fresh, old = folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
-    save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, fresh / "state.safetensors")
+    save_file(
+        {name: tensor.contiguous().clone() for name, tensor in tensors.items()}, fresh / "state.safetensors"
+    )
     (fresh / "progress.json").write_text(json.dumps(asdict(progress)) + "\n", encoding="utf-8")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
@@ -73,7 +80,13 @@ def save_state(
 def load_state(
     folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: MovingAverage
 ) -> Progress | None:
-    """Restore a checkpoint; None when there is none (a kill between two renames leaves the former one, which counts)."""
+    """Restore a checkpoint, or return None when there is none.
+
+    A kill between two renames leaves the former one, which counts.
+
+    Raises:
+        ValueError: the checkpoint is of another model.
+    """
     if not folder.is_dir():
         folder = folder.with_name(folder.name + ".old")
     if not folder.is_dir():
@@ -82,10 +95,16 @@ def load_state(
     keys = {name.split("/")[1] for name in tensors if name.startswith("optimizer/")}
     for name, p in model.named_parameters():
         if f"model/{name}" not in tensors or tensors[f"model/{name}"].shape != p.shape:
-            raise ValueError(f"{folder} holds another model ({name} differs); give the run a folder of its own")
+            raise ValueError(
+                f"{folder} holds another model ({name} differs); give the run a folder of its own"
+            )
         p.data.copy_(tensors[f"model/{name}"])
         average.values[name].copy_(tensors[f"average/{name}"])
-        found = {key: tensors[f"optimizer/{key}/{name}"] for key in keys if f"optimizer/{key}/{name}" in tensors}
+        found = {
+            key: tensors[f"optimizer/{key}/{name}"] for key in keys if f"optimizer/{key}/{name}" in tensors
+        }
         if found:
-            optimizer.state[p] = {k: v.clone() if k == "step" else v.clone().to(p.device) for k, v in found.items()}
+            optimizer.state[p] = {
+                k: v.clone() if k == "step" else v.clone().to(p.device) for k, v in found.items()
+            }
     return Progress(**json.loads((folder / "progress.json").read_text(encoding="utf-8")))

@@ -1,7 +1,7 @@
 """The small part of the unified vocabulary that the AR model meets in training.
 
-Knows nothing of speech. The law it keeps: the small model with :meth:`SmallVocabulary.unused_logit` added to its last
-logit has exactly the softmax of the full model, so training on a seventh of the rows loses nothing.
+Knows nothing of speech. The law it keeps: the small model with :meth:`SmallVocabulary.unused_logit` added to
+its last logit has exactly the softmax of the full model, so training on a seventh of the rows loses nothing.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from torch import Tensor
 class SmallVocabulary:
     """Maps used ids to small ids and a model of the one to a model of the other.
 
-    All ids that never occur (levels 1..K-1, bytes) share the last small row: training pushes it down once, and the full
-    model gets it as the row of each.
+    All ids that never occur (levels 1..K-1, bytes) share the last small row: training pushes it down once,
+    and the full model gets it as the row of each.
 
     Args:
         used: the ids that occur.
