@@ -110,7 +110,7 @@ class CodecTrainer:
     def run(self) -> None:
         """Train until ``recipe.steps``; write the codec into ``out/codec`` at every checkpoint."""
         recipe = self.recipe
-        sums: dict[str, float] = defaultdict(float)
+        sums: dict[str, list[float]] = defaultdict(list)
         saved = started = time.monotonic()
         first_step = self.step
         self.model.train()
@@ -118,11 +118,11 @@ class CodecTrainer:
             if self.step == recipe.quantize_from and not self.training_model.quantizing:
                 self._start_codebooks()
             for key, value in self._train_step().items():
-                sums[key] += value
+                sums[key].append(value)
             self.step += 1
             if self.step % recipe.log_every == 0:
                 speed = (self.step - first_step) / (time.monotonic() - started)
-                means = {key: value / recipe.log_every for key, value in sums.items()}
+                means = {key: sum(values) / len(values) for key, values in sums.items()}
                 self._report(means | {"train/steps_per_s": speed})
                 sums.clear()
             if self.step % recipe.eval_every == 0 or self.step == recipe.steps:
@@ -157,7 +157,7 @@ class CodecTrainer:
             if self.step % recipe.log_every == recipe.log_every - 1:
                 # Of one batch: an upper bound is its number of frames. The evaluation gives the true figure.
                 size = self.training_model.codec.config.codebook_size
-                values[f"vq/batch_perplexity_{k}"] = float(perplexity(codes[:, k], size)) * recipe.log_every
+                values[f"vq/batch_perplexity_{k}"] = float(perplexity(codes[:, k], size))
         return values
 
     def _crops(self, step: int, size: int, seed_offset: int = 0) -> Batch:
