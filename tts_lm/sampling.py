@@ -6,6 +6,7 @@ codes whatever stands beside it; and whatever a model says, a generation ends wi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
@@ -44,11 +45,17 @@ class Sampling:
     ratio: float = 0.1
 
     def __post_init__(self) -> None:
-        if self.temperature < 0 or not 0 < self.top_p <= 1 or self.top_k < 0 or self.window < 0:
-            raise ValueError(
-                "expected temperature >= 0, 0 < top_p <= 1, top_k >= 0 and window >= 0, got "
-                f"{self.temperature}, {self.top_p}, {self.top_k} and {self.window}"
-            )
+        ranges = {
+            "temperature": 0 <= self.temperature < math.inf,
+            "top_k": self.top_k >= 0,
+            "top_p": 0 < self.top_p <= 1,
+            "window": self.window >= 0,
+            "ratio": self.ratio >= 0,
+        }
+        for name, fits in ranges.items():
+            if not fits:
+                rule = "> 0 and <= 1" if name == "top_p" else ">= 0"
+                raise ValueError(f"expected {name} {rule}, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
@@ -68,7 +75,8 @@ def frame_limits(sounds: int, frame_rate: float) -> FrameLimits:
 
 def row_noise(seed: int, row: int, steps: int) -> np.ndarray:
     """Uniform noise of one row: [steps, 2] float64 in [0, 1). More steps begin with the same numbers."""
-    return np.random.Generator(np.random.Philox(key=[seed % 2**64, row % 2**64])).random((steps, 2))
+    key = np.array([seed % 2**64, row % 2**64], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=key)).random((steps, 2))
 
 
 def draw(logits: Tensor, noise: Tensor, recent: Tensor, sampling: Sampling) -> Tensor:
@@ -124,11 +132,20 @@ def find_loop(codes: np.ndarray, frame_rate: float) -> int | None:
 
 
 def find_silence(codes: np.ndarray, silent: Collection[int], frame_rate: float) -> int | None:
-    """Whether a row [T] has gone silent: how many frames to keep, or None. ``silent`` are codes of silence."""
+    """Whether the end of a row is silence.
+
+    Args:
+        codes: [T] what the row has said.
+        silent: codes of silence.
+        frame_rate: in Hz.
+
+    Returns:
+        How many frames to keep, at least one, or None when there is none or too little of it.
+    """
     span = int(_SILENCE_SECONDS * frame_rate)
     if not silent or len(codes) < span or not np.isin(codes[-span:], list(silent)).all():
         return None
-    return len(codes) - span
+    return max(len(codes) - span, 1)
 
 
 def _invert(probabilities: Tensor, uniform: Tensor) -> Tensor:

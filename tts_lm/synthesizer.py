@@ -278,4 +278,4 @@ class Synthesizer:
 
 
 def _rank(answer: Answer | None) -> int:
-    return len(_REASONS) if answer is None else _REASONS.index(answer.finish_reason) + (not len(answer.codes))
+    return len(_REASONS) if answer is None else _REASONS.index(answer.finish_reason)

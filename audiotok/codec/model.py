@@ -143,9 +143,11 @@ class AudioCodec(PreTrainedAudioTokenizerBase):
         self.quantizer = ResidualVectorQuantizer(config.n_q, config.codebook_size, config.codebook_dim)
         self.decoder = build_decoder(config)
         self.post_init()
-        # Not in _init_weights: transformers skips modules that hold no tensor of their own.
-        self.encoder.shape_bank.init_filters()
-        self.encoder.pitch_bank.init_filters()
+        # Not in _init_weights: transformers skips modules that hold no tensor of their own. On the meta device the
+        # checkpoint brings the filters.
+        for bank in (self.encoder.shape_bank, self.encoder.pitch_bank):
+            if not bank.magnitude.weight.is_meta:
+                bank.init_filters()
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear | nn.Conv1d):
