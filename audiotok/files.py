@@ -33,7 +33,9 @@ def write_aside(path: str | Path) -> Iterator[Path]:
     if path.is_dir():
         raise IsADirectoryError(f"expected a file to write, got the folder {path}; name a file in it")
     if not path.parent.is_dir():
-        raise FileNotFoundError(f"cannot write {path}: the folder {path.parent} does not exist; create it first")
+        raise FileNotFoundError(
+            f"cannot write {path}: the folder {path.parent} does not exist; create it first"
+        )
     handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
     os.close(handle)
     aside = Path(name)

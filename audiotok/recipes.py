@@ -86,12 +86,16 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
         if value not in args:
-            raise ValueError(f"recipe: expected {where} to be one of {', '.join(map(str, args))}, got {value!r}")
+            raise ValueError(
+                f"recipe: expected {where} to be one of {', '.join(map(str, args))}, got {value!r}"
+            )
         return value
     if origin is tuple and isinstance(value, list | tuple):
         return tuple(_coerce(args[0], item, where) for item in value)
     if origin is dict and isinstance(value, dict):
-        return {str(key): item if args[1] is Any else _coerce(args[1], item, where) for key, item in value.items()}
+        return {
+            str(key): item if args[1] is Any else _coerce(args[1], item, where) for key, item in value.items()
+        }
     if isinstance(hint, type) and not isinstance(hint, types.GenericAlias):
         if isinstance(value, bool) or hint in (bool, str):
             if type(value) is hint:

@@ -62,7 +62,9 @@ def _strip(value: Any, place: str, tensors: dict[str, torch.Tensor]) -> Any:
         return [_strip(item, f"{place}/{i}", tensors) for i, item in enumerate(value)]
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    raise TypeError(f"cannot save {type(value).__name__} at {place or '/'}; expected tensors, numbers, strings")
+    raise TypeError(
+        f"cannot save {type(value).__name__} at {place or '/'}; expected tensors, numbers, strings"
+    )
 
 
 def _dress(tree: Any, file: Any) -> Any:

@@ -23,7 +23,9 @@ def noise(samples: int, seed: int, batch: int = 1) -> torch.Tensor:
     return 0.3 * torch.randn(batch, 1, samples, generator=generator).clamp(-3, 3)
 
 
-def count_disagreements(codec: AudioCodec, wav: torch.Tensor, ours: torch.Tensor, theirs: torch.Tensor) -> int:
+def count_disagreements(
+    codec: AudioCodec, wav: torch.Tensor, ours: torch.Tensor, theirs: torch.Tensor
+) -> int:
     """Frames whose codes differ although no level's two best distances are within the tie margin."""
     frames = -(-wav.shape[-1] // codec.config.hop_length)
     padded = torch.nn.functional.pad(wav, (0, frames * codec.config.hop_length - wav.shape[-1]))
@@ -135,9 +137,7 @@ def test_quantisation_error_falls_level_by_level() -> None:
     quantizer = ResidualVectorQuantizer(4, 32, 8)
     quantizer.init_from(latents)
     x = latents.t()[None]
-    errors = [
-        float((quantizer.decode(quantizer.encode(x, n_q)) - x).square().mean()) for n_q in range(1, 5)
-    ]
+    errors = [float((quantizer.decode(quantizer.encode(x, n_q)) - x).square().mean()) for n_q in range(1, 5)]
     assert errors == sorted(errors, reverse=True) and errors[-1] < 0.5 * errors[0]
 
 

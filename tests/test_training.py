@@ -100,7 +100,9 @@ def test_gather_reads_a_plain_folder(tmp_path: Path, make_speech: Callable[..., 
 
 def test_phone_labels_stand_where_the_alignment_says() -> None:
     labels = phone_labels([["cat", 4, 12, [["K", 4, 4], ["AE", 8, 4], ["T", 12, 4]]]], 10, 0.02)
-    assert [PHONES[label] for label in labels] == ["SIL"] * 2 + ["K"] * 2 + ["AE"] * 2 + ["T"] * 2 + ["SIL"] * 2
+    assert [PHONES[label] for label in labels] == ["SIL"] * 2 + ["K"] * 2 + ["AE"] * 2 + ["T"] * 2 + [
+        "SIL"
+    ] * 2
 
 
 @pytest.mark.parametrize("f0_hz", [80.0, 140.0, 233.0, 390.0])
@@ -115,7 +117,10 @@ def test_pitch_tracker_finds_the_pitch(f0_hz: float) -> None:
 def test_pitch_loss_is_least_at_the_teachers_pitch() -> None:
     grid = torch.exp(torch.linspace(4.0, 6.0, 40))
     f0_hz, voiced = grid[10].expand(1, 5), torch.ones(1, 5, dtype=torch.bool)
-    at = [pitch_loss(torch.eye(40)[k].expand(1, 5, 40) * 9, torch.ones(1, 5), grid, f0_hz, voiced)[0] for k in (10, 20)]
+    at = [
+        pitch_loss(torch.eye(40)[k].expand(1, 5, 40) * 9, torch.ones(1, 5), grid, f0_hz, voiced)[0]
+        for k in (10, 20)
+    ]
     assert at[0] < at[1]
 
 
@@ -137,7 +142,11 @@ def test_state_round_trips_without_pickle(tmp_path: Path) -> None:
     state = {"step": 3, "a": {0: {"x": tied, "y": tied}}, "list": [torch.arange(2), None, "s", 1.5, True]}
     save_state(tmp_path / "s.safetensors", state)
     back = load_state(tmp_path / "s.safetensors")
-    assert back["step"] == 3 and torch.equal(back["a"][0]["y"], tied) and back["list"][1:] == [None, "s", 1.5, True]
+    assert (
+        back["step"] == 3
+        and torch.equal(back["a"][0]["y"], tied)
+        and back["list"][1:] == [None, "s", 1.5, True]
+    )
     with pytest.raises(TypeError, match="at /f"):
         save_state(tmp_path / "t.safetensors", {"f": {1, 2}})
     assert not list(tmp_path.glob("t.*")) and not list(tmp_path.glob(".t.*"))

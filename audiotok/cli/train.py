@@ -21,11 +21,19 @@ def add_parser(subparsers: Any) -> None:
         "--data", required=True, help="a pack, a folder of audio, a metadata file or a datasets name"
     )
     parser.add_argument("--split", help="rows of --data to train on, where it has splits")
-    parser.add_argument("--validation", help="as --data, to judge by (default: the validation split of --data)")
-    parser.add_argument("--alignments", help="phone times by clip, written by python -m audiotok.training.align")
+    parser.add_argument(
+        "--validation", help="as --data, to judge by (default: the validation split of --data)"
+    )
+    parser.add_argument(
+        "--alignments", help="phone times by clip, written by python -m audiotok.training.align"
+    )
     parser.add_argument("--out", required=True, metavar="DIR", help="the run's folder")
-    parser.add_argument("--init", metavar="NAME", help="continue from this codec: a shipped name, a folder, a hub id")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a value of the recipe")
+    parser.add_argument(
+        "--init", metavar="NAME", help="continue from this codec: a shipped name, a folder, a hub id"
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a value of the recipe"
+    )
     parser.add_argument("--pack-only", action="store_true", help="write OUT/packed/* and stop")
     parser.add_argument("--print-config", action="store_true", help="print what would run, as JSON, and stop")
 

@@ -1,7 +1,8 @@
 """Latents -> wav: a causal ConvNeXt trunk at frame rate, and a head that filters pulses and hiss in the STFT domain.
 
-Beside it a small network reads the pitch. excitation.py turns the pitch into pulses; the head says, per synthesis hop,
-how to shape them and how much hiss to add, and an inverse STFT joins the pieces. Nothing runs at waveform rate but FFTs, which is why it is fast.
+Beside it a small network reads the pitch, which excitation.py turns into pulses; the head says, per synthesis hop, how
+to shape them and how much hiss to add, and an inverse STFT joins the pieces. Nothing runs at waveform rate but FFTs,
+which is why it is fast.
 
 Sources: Vocos (arXiv:2306.00814) for trunk and ISTFT head, DDSP (arXiv:2001.04643) for the source-filter idea: the
 phase, which carries no meaning, is made by the decoder and not paid for in codes.
@@ -62,7 +63,9 @@ class PitchHead(nn.Module):
 
     grid_hz: Tensor
 
-    def __init__(self, latent_dim: int, hidden: int, f0_min_hz: float, f0_max_hz: float, f0_bins: int) -> None:
+    def __init__(
+        self, latent_dim: int, hidden: int, f0_min_hz: float, f0_max_hz: float, f0_bins: int
+    ) -> None:
         super().__init__()
         self.range_hz = (f0_min_hz, f0_max_hz)
         self.first = CausalConv1d(latent_dim, hidden, 5)

@@ -71,9 +71,7 @@ class CodecOutput(ModelOutput):
 def build_encoder(config: CodecConfig) -> Encoder:
     """The encoder that ``config`` describes."""
     rate, hop, slope = config.sampling_rate, config.hop_length, config.leaky_slope
-    shape_bank = FilterBank(
-        config.encoder_bands, 80.0, 0.475 * rate, config.encoder_window, hop, slope, rate
-    )
+    shape_bank = FilterBank(config.encoder_bands, 80.0, 0.475 * rate, config.encoder_window, hop, slope, rate)
     pitch_bank = FilterBank(
         config.pitch_bands, config.f0_min_hz, 3 * config.f0_max_hz, config.pitch_window, hop, slope, rate
     )
@@ -234,6 +232,7 @@ class AudioCodec(PreTrainedAudioTokenizerBase):
     ) -> CodecOutput:
         """Encode and decode: [B, 1, N] -> codes [B, K, T] and wav [B, 1, N]. Arguments and errors as in encode."""
         codes = self.encode(input_values, padding_mask, n_q).audio_codes
+        assert codes is not None
         wav = self.decode(codes, num_samples=input_values.shape[-1], padding_mask=padding_mask).audio_values
         return CodecOutput(audio_codes=codes, audio_values=wav)
 
@@ -292,7 +291,9 @@ class AudioCodec(PreTrainedAudioTokenizerBase):
             real = padding_mask.bool()
             lengths = real.sum(dim=-1)
             if bool((real[:, 1:] & ~real[:, :-1]).any()):
-                raise ValueError("expected padding on the right only, got a padding_mask with padding before sound")
+                raise ValueError(
+                    "expected padding on the right only, got a padding_mask with padding before sound"
+                )
             wav = wav.masked_fill(~real[:, None], 0.0)
         if not bool(torch.isfinite(wav).all()):
             raise ValueError("expected finite samples, got NaN or infinity; repair the wav first")

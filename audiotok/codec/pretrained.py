@@ -76,4 +76,5 @@ def load_codec(
         name = str(local.expanduser())
     codec = AudioCodec.from_pretrained(name, dtype=torch.float32)
     codec.decoder.set_trunk_dtype(_DTYPES[dtype])
-    return codec.to(device).eval()
+    codec.to(torch.device(device))  # type: ignore[arg-type]  # transformers wraps `to` without its types
+    return codec.eval()

@@ -233,5 +233,3 @@ def perplexity(codes: Tensor, codebook_size: int) -> Tensor:
     p = torch.bincount(codes.reshape(-1), minlength=codebook_size).float()
     p = p / p.sum()
     return torch.exp(-(p * torch.log(p.clamp_min(1e-12))).sum())
-
-

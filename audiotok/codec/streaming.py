@@ -169,5 +169,3 @@ class StreamingDecoder:
         self._skip = 0
         self._given += wav.shape[-1]
         return wav
-
-

@@ -11,7 +11,7 @@ import json
 import re
 import subprocess
 import sys
-from functools import lru_cache
+from functools import cache
 from multiprocessing import Pool
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ def _start(pack: str, hop_length: int) -> None:
     _decoder = Decoder(lm=None, loglevel="FATAL", bestpath=False)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _pronounce(word: str) -> str:
     """Phones of a word that the dictionary lacks, by flite's letter-to-sound rules; empty without flite."""
     command = ["flite", "-ps", "-o", "none", "-t", word]
@@ -91,7 +91,10 @@ def main(argv: list[str] | None = None) -> int:
     rows = PackedClips(args.pack, args.hop_length).rows
     wanted = [i for i, row in enumerate(rows) if row["text"].strip() and row["language"].startswith("en")]
     failed = 0
-    with Pool(args.workers, _start, (args.pack, args.hop_length)) as pool, write_aside(Path(args.out)) as aside:
+    with (
+        Pool(args.workers, _start, (args.pack, args.hop_length)) as pool,
+        write_aside(Path(args.out)) as aside,
+    ):
         with aside.open("w", encoding="utf-8") as file:
             for done, result in enumerate(pool.imap(align_clip, wanted, chunksize=8), 1):
                 failed += "fail" in result

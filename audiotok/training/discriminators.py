@@ -31,7 +31,12 @@ class STFTDiscriminator(nn.Module):
             [
                 weight_norm(
                     nn.Conv2d(
-                        inputs, channels, kernel, stride, dilation=dilation, padding=(dilation[0], kernel[1] // 2)
+                        inputs,
+                        channels,
+                        kernel,
+                        stride,
+                        dilation=dilation,
+                        padding=(dilation[0], kernel[1] // 2),
                     )
                 )
                 for inputs, kernel, stride, dilation in shapes

@@ -163,7 +163,11 @@ class CodecTrainer:
     def _crops(self, step: int, size: int, seed_offset: int = 0) -> Batch:
         rank = self.accelerator.process_index
         batch = self.train_clips.crops(
-            self.recipe.seed + seed_offset + 7919 * rank, step, size, self.recipe.crop_frames, self.recipe.max_gain_db
+            self.recipe.seed + seed_offset + 7919 * rank,
+            step,
+            size,
+            self.recipe.crop_frames,
+            self.recipe.max_gain_db,
         )
         return Batch(batch.wav.to(self.accelerator.device), batch.phones.to(self.accelerator.device))
 
@@ -211,7 +215,8 @@ class CodecTrainer:
         self.training_model.train()
         self.log.write(self.step, values)
         self.accelerator.print(
-            f"{self.step}/{self.recipe.steps} " + " ".join(f"{k} {v:.3f}" for k, v in values.items()), flush=True
+            f"{self.step}/{self.recipe.steps} " + " ".join(f"{k} {v:.3f}" for k, v in values.items()),
+            flush=True,
         )
 
     def save(self) -> None:

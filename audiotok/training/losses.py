@@ -85,20 +85,18 @@ def pitch_loss(
 
 
 def discriminator_loss(real: list[list[Tensor]], fake: list[list[Tensor]]) -> Tensor:
-    """Hinge loss of the discriminators; the last tensor of each list is the verdict, the others are features."""
-    terms = [
-        F.relu(1 - r[-1]).mean() + F.relu(1 + f[-1]).mean() for r, f in zip(real, fake, strict=True)
-    ]
+    """Hinge loss of the discriminators, a scalar; each list ends with the verdict, the others are features."""
+    terms = [F.relu(1 - r[-1]).mean() + F.relu(1 + f[-1]).mean() for r, f in zip(real, fake, strict=True)]
     return torch.stack(terms).mean()
 
 
 def adversarial_loss(fake: list[list[Tensor]]) -> Tensor:
-    """Hinge loss of the generator."""
+    """Hinge loss of the generator, a scalar."""
     return torch.stack([F.relu(1 - f[-1]).mean() for f in fake]).mean()
 
 
 def feature_loss(real: list[list[Tensor]], fake: list[list[Tensor]]) -> Tensor:
-    """Relative L1 between the discriminators' features of the real and the decoded sound (EnCodec, section 3.4)."""
+    """Relative L1 between the discriminators' features of real and decoded sound, a scalar (EnCodec, section 3.4)."""
     terms = [
         F.l1_loss(ours, theirs.detach()) / theirs.detach().abs().mean().clamp_min(1e-4)
         for r, f in zip(real, fake, strict=True)

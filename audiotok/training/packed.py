@@ -62,7 +62,9 @@ class PackedClips:
         ]
         self.pcm, self.offsets = tensors["pcm"], tensors["offsets"]
         if len(self.rows) != len(self.offsets) - 1 or self.offsets[-1] != len(self.pcm):
-            raise ValueError(f"{stem}: {len(self.rows)} rows for {len(self.offsets) - 1} clips; pack them again")
+            raise ValueError(
+                f"{stem}: {len(self.rows)} rows for {len(self.offsets) - 1} clips; pack them again"
+            )
         self.hop_length = hop_length
         frames = -(-np.diff(self.offsets) // hop_length)
         self._first_frame = np.concatenate([[0], np.cumsum(frames)])
