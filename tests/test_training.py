@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers.models.auto.modeling_auto import AutoModelForAudioTokenization
 
+from audiotok import AudioCodec
 from audiotok.codec.pretrained import load_codec
 from audiotok.state import load_state, save_state
 from audiotok.training.gather import gather
@@ -19,6 +21,7 @@ from audiotok.training.losses import mel_filters, pitch_loss
 from audiotok.training.packed import PHONES, PackedClips, phone_labels, write_packed
 from audiotok.training.pitch import track_pitch
 from audiotok.training.recipe import CodecRecipe, load_codec_recipe
+from audiotok.training.release import release
 
 
 @pytest.fixture
@@ -84,6 +87,21 @@ def test_crops_are_a_function_of_seed_and_step(pack: PackedClips) -> None:
     first, again, other = (pack.crops(0, step, 4, 25, 6.0) for step in (3, 3, 4))
     assert torch.equal(first.wav, again.wav) and not torch.equal(first.wav, other.wav)
     assert first.wav.shape == (4, 1, 25 * 320) and float(first.wav.abs().max()) <= 1.0
+
+
+def test_release_halves_the_bytes_and_keeps_the_codes(
+    tiny_codec: AudioCodec, wav: torch.Tensor, tmp_path: Path
+) -> None:
+    released = release(tiny_codec, tmp_path / "released", {"device": "test"})
+    tiny_codec.save_pretrained(tmp_path / "full")
+    size, full = ((tmp_path / name / "model.safetensors").stat().st_size for name in ("released", "full"))
+    assert size < 0.6 * full
+    auto = AutoModelForAudioTokenization.from_pretrained(
+        tmp_path / "released"
+    )  # the stored type must not win
+    assert auto.dtype == torch.float32 and auto.codes_fingerprint == released.codes_fingerprint
+    assert torch.equal(auto.encode(wav[None]).audio_codes, released.encode(wav[None]).audio_codes)
+    assert json.loads((tmp_path / "released" / "provenance.json").read_text())["device"] == "test"
 
 
 def test_gather_reads_a_plain_folder(tmp_path: Path, make_speech: Callable[..., torch.Tensor]) -> None:
