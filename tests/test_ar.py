@@ -1,0 +1,281 @@
+"""The generation law of the AR half: one answer whatever the cache, the batch or the loop, and always an end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lm_toys import FINGERPRINT, FRAME_RATE, N_Q, SIZE, loud, toy_tokenizer
+from torch import Tensor
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LogitsProcessor,
+    LogitsProcessorList,
+)
+
+from tts_lm.ar import Answer, ArDecoder, build_ar, save_ar
+from tts_lm.sampling import FrameLimits, Sampling
+from tts_lm.text import build_prompt, character_ids
+
+GREEDY = Sampling(temperature=0)
+TEXTS = ["hello there", "a", "the quick brown fox, the lazy dog", "why? no.", "mm", "seventeen kind words"]
+STEPS = 40
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    return toy_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer: Any) -> Any:
+    torch.manual_seed(1)
+    return loud(build_ar(tokenizer, FRAME_RATE, hidden_size=32, layers=2, heads=4, intermediate_size=48))
+
+
+@pytest.fixture(scope="module")
+def prompts(tokenizer: Any) -> list[list[int]]:
+    ids = character_ids(tokenizer)
+    return [build_prompt(tokenizer, [ids[c] for c in text], voice) for voice, text in enumerate(TEXTS)]
+
+
+class Spy:
+    """Keeps the logits [B, V + 1] of every step of a decoder, by row."""
+
+    def __init__(self, decoder: ArDecoder) -> None:
+        self.steps: list[Tensor] = []
+        inner = decoder._logits
+        decoder._logits = lambda hidden: self._keep(inner(hidden))  # type: ignore[method-assign]
+
+    def _keep(self, logits: Tensor) -> Tensor:
+        self.steps.append(logits.clone())
+        return logits
+
+
+class OnlySpeech(LogitsProcessor):
+    """What the fast loop allows: codes of codebook 0, and the end from the second frame on."""
+
+    def __init__(self, model: Any, prompt: int) -> None:
+        self.low, self.prompt = model.config.audio["audio_offset"], prompt
+        self.end = model.config.eos_token_id[0]
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        allowed = torch.full_like(scores, -torch.inf)
+        allowed[:, self.low : self.low + SIZE] = 0
+        if input_ids.shape[1] > self.prompt:
+            allowed[:, self.end] = 0
+        return scores + allowed
+
+
+def ask(
+    model: Any, prompts: list[list[int]], sampling: Sampling = GREEDY, steps: int = STEPS
+) -> list[Answer]:
+    limits = [FrameLimits(1, steps)] * len(prompts)
+    return ArDecoder(model).generate(prompts, limits, [(7, row) for row in range(len(prompts))], sampling)
+
+
+def stock_logits(model: Any, prompt: list[int], codes: Tensor) -> Tensor:
+    """Uncached logits [T + 1, V + 1] of a stock forward pass over the prompt and the codes [T]."""
+    low, end = model.config.audio["audio_offset"], ArDecoder(model).end
+    with torch.no_grad():
+        logits = model(torch.tensor([[*prompt, *(codes + low).tolist()]]), use_cache=False).logits[0]
+    logits = logits[len(prompt) - 1 :]
+    return torch.cat((logits[:, low : low + SIZE], logits[:, end : end + 1]), dim=1)
+
+
+def few_heads() -> Any:
+    """A stock Llama of somebody else's making, with fewer key heads than heads."""
+    config = LlamaConfig(
+        vocab_size=toy_tokenizer().padded_vocab_size,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        eos_token_id=toy_tokenizer().control_id("audio_end"),
+    )
+    offset = toy_tokenizer().audio_offset
+    config.audio = {"audio_offset": offset, "codebook_size": SIZE, "frame_rate": FRAME_RATE}
+    torch.manual_seed(3)
+    return loud(LlamaForCausalLM(config))
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, Sampling(temperature=1.0)], ids=["greedy", "sampled"])
+def test_cached_is_uncached(model, prompts, sampling):
+    for row, prompt in enumerate(prompts):
+        decoder = ArDecoder(model)
+        spy = Spy(decoder)
+        [answer] = decoder.generate([prompt], [FrameLimits(5, STEPS)], [(7, row)], sampling)
+        wanted = stock_logits(model, prompt, answer.codes)[: len(spy.steps)]
+        found = torch.cat(spy.steps)[: len(wanted)]
+        assert len(found) >= 5
+        assert (found - wanted).abs().max() < 1e-4
+
+
+def test_cached_is_uncached_with_shared_key_heads(prompts):
+    model = few_heads()
+    decoder = ArDecoder(model)
+    spy = Spy(decoder)
+    [answer] = decoder.generate(prompts[:1], [FrameLimits(9, 20)], [(0, 0)], Sampling(temperature=1.0))
+    wanted = stock_logits(model, prompts[0], answer.codes)
+    found = torch.cat(spy.steps)
+    steps = min(len(found), len(wanted))
+    assert steps >= 9 and (found[:steps] - wanted[:steps]).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, Sampling(temperature=1.0)], ids=["greedy", "sampled"])
+def test_a_batch_answers_as_each_alone(model, prompts, sampling):
+    together = ask(model, prompts, sampling)
+    for row, prompt in enumerate(prompts):
+        decoder = ArDecoder(model)
+        [alone] = decoder.generate([prompt], [FrameLimits(1, STEPS)], [(7, row)], sampling)
+        assert torch.equal(together[row].codes, alone.codes)
+        assert together[row].finish_reason == alone.finish_reason
+    assert len({tuple(answer.codes.tolist()) for answer in together}) == len(prompts)
+
+
+def test_the_same_noise_gives_the_same_codes_and_other_noise_others(model, prompts):
+    def codes(seed: int) -> list[int]:
+        sampling = Sampling(temperature=2.0, top_p=1.0)
+        return (
+            ArDecoder(model)
+            .generate(prompts[:1], [FrameLimits(9, 20)], [(seed, 0)], sampling)[0]
+            .codes.tolist()
+        )
+
+    assert codes(0) == codes(0) != codes(1)
+
+
+def test_the_fast_loop_is_generate(model, prompts):
+    """Greedy ids are equal but where the two best logits are closer than 1e-4: a tie, which is counted."""
+    compared = ties = 0
+    for prompt, answer in zip(prompts, ask(model, prompts), strict=True):
+        out = model.generate(
+            torch.tensor([prompt]),
+            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+            do_sample=False,
+            max_new_tokens=STEPS,
+            logits_processor=LogitsProcessorList([OnlySpeech(model, len(prompt))]),
+        )
+        ids = [i - model.config.audio["audio_offset"] for i in out[0, len(prompt) :].tolist()]
+        ended = out[0, -1].item() == model.config.eos_token_id[0]
+        stock = ids[:-1] if ended else ids
+        fast = answer.codes.tolist()
+        assert len(fast) == len(stock) or answer.finish_reason == "loop"
+        best = stock_logits(model, prompt, answer.codes).topk(2).values
+        for step, (mine, theirs) in enumerate(zip(fast, stock, strict=False)):
+            compared += 1
+            if mine != theirs:
+                assert best[step, 0] - best[step, 1] < 1e-4
+                ties += 1
+                break
+    assert compared >= 30 and ties / compared <= 0.01
+
+
+@settings(max_examples=10, deadline=None)
+@given(data=st.data())
+def test_it_always_ends_with_a_reason(model, prompts, data):
+    rows = data.draw(st.integers(1, 4))
+    longest = data.draw(st.lists(st.integers(1, 90), min_size=rows, max_size=rows))
+    kind = data.draw(st.sampled_from(["noise", "constant", "end"]))
+    seed = data.draw(st.integers(0, 2**16))
+    generator = torch.Generator().manual_seed(seed)
+    decoder = ArDecoder(model)
+
+    def logits(hidden: Tensor) -> Tensor:
+        out = torch.randn(len(hidden), SIZE + 1, generator=generator)
+        out[:, 5] += 50.0 * (kind == "constant")
+        out[:, -1] += 50.0 * (kind == "end")
+        return out
+
+    decoder._logits = logits  # type: ignore[method-assign]
+    silent = data.draw(st.sampled_from([(), (5,), range(SIZE)]))
+    limits = [FrameLimits(min(3, most), most) for most in longest]
+    keys = [(seed, row) for row in range(rows)]
+    answers = decoder.generate(prompts[:rows], limits, keys, Sampling(), silent)
+    assert len(answers) == rows
+    for answer, limit in zip(answers, limits, strict=True):
+        assert answer.finish_reason in ("eos", "length", "loop", "silence")
+        assert 1 <= len(answer.codes) <= limit.longest
+        assert answer.codes.min() >= 0 and answer.codes.max() < SIZE
+        if answer.finish_reason == "length":
+            assert len(answer.codes) == limit.longest
+        if answer.finish_reason == "eos":
+            assert len(answer.codes) >= limit.shortest
+    if kind == "end":
+        assert all(a.finish_reason == "eos" for a, m in zip(answers, longest, strict=True) if m > 3)
+
+
+@pytest.mark.parametrize(
+    ("code", "silent", "reason"), [(9, (), "loop"), (9, (9,), "loop"), (None, (9, 10, 11), "silence")]
+)
+def test_reasons(model, prompts, code, silent, reason):
+    decoder = ArDecoder(model)
+    steps = iter(range(1000))
+
+    def logits(hidden: Tensor) -> Tensor:
+        step = next(steps)
+        # silence: codes 9, 10, 11 in an order that never repeats itself
+        said = code if code is not None else 9 + (step * step // 7) % 3
+        return torch.nn.functional.one_hot(torch.full((len(hidden),), said), SIZE + 1).float()
+
+    decoder._logits = logits  # type: ignore[method-assign]
+    [answer] = decoder.generate(prompts[:1], [FrameLimits(1, 400)], [(0, 0)], GREEDY, silent)
+    assert answer.finish_reason == reason
+    assert 1 <= len(answer.codes) < 100
+
+
+def test_the_room_ends_an_answer_and_long_prompts_are_refused(tokenizer, prompts):
+    model = few_heads()
+    decoder = ArDecoder(model)
+    long = [prompts[0][0]] * 250
+    [answer] = decoder.generate(
+        [long], [FrameLimits(50, 400)], [(0, 0)], Sampling(temperature=2.0, top_p=1.0)
+    )
+    assert (len(answer.codes), answer.finish_reason) == (6, "length")
+    for wrong in ([], [1] * 256):
+        with pytest.raises(ValueError, match="expected prompts of 1 to 255 ids"):
+            decoder.generate([wrong], [FrameLimits(1, 4)], [(0, 0)], GREEDY)
+
+
+def test_it_opens_as_a_stock_llama(model, tokenizer, prompts, tmp_path: Path, no_network):
+    save_ar(model, tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+    ]
+    opened = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert type(opened) is LlamaForCausalLM and no_network == []
+    ids = torch.tensor(prompts[:1])
+    with torch.no_grad():
+        assert torch.equal(opened(ids).logits, model(ids).logits)
+    ends = [tokenizer.control_id("audio_end"), tokenizer.control_id("eos")]
+    assert opened.generation_config.eos_token_id == opened.config.eos_token_id == ends
+    assert opened.config.audio == {
+        "codes_fingerprint": FINGERPRINT,
+        "n_q": N_Q,
+        "codebook_size": SIZE,
+        "frame_rate": FRAME_RATE,
+        "audio_offset": tokenizer.audio_offset,
+    }
+    torch.manual_seed(0)
+    out = opened.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=4)
+    assert ids.shape[1] < out.shape[1] <= ids.shape[1] + 4
+
+
+def test_what_cannot_speak_is_refused(tokenizer):
+    with pytest.raises(ValueError, match="multiple of heads, got 30 and 4"):
+        build_ar(tokenizer, FRAME_RATE, 30, 1, 4, 8)
+    config = LlamaConfig(
+        vocab_size=64, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1
+    )
+    with pytest.raises(ValueError, match="with audio ids.*train one"):
+        ArDecoder(LlamaForCausalLM(config))

@@ -1,0 +1,153 @@
+"""Drawing and stopping: pure functions, checked against what they promise."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tts_lm.sampling import Sampling, draw, find_loop, find_silence, frame_limits, nucleus, row_noise
+
+RATE = 50.0
+NOTHING_YET = torch.full((1, 0), -1)
+
+
+def logits_of(*probabilities: float) -> torch.Tensor:
+    return torch.tensor([probabilities]).log()
+
+
+def test_noise_is_a_function_of_seed_row_and_step():
+    assert np.array_equal(row_noise(3, 5, 40)[:10], row_noise(3, 5, 10))
+    assert not np.array_equal(row_noise(3, 5, 10), row_noise(3, 6, 10))
+    assert not np.array_equal(row_noise(3, 5, 10), row_noise(4, 5, 10))
+    assert np.array_equal(row_noise(-1, 0, 4), row_noise(2**64 - 1, 0, 4))
+    noise = row_noise(0, 0, 4000)
+    assert noise.shape == (4000, 2) and noise.min() >= 0 and noise.max() < 1
+    assert abs(noise.mean() - 0.5) < 0.02 and abs(np.corrcoef(noise.T)[0, 1]) < 0.05
+
+
+@pytest.mark.parametrize(
+    ("top_k", "top_p", "kept"),
+    [
+        (0, 1.0, [0.5, 0.25, 0.15, 0.1]),
+        (0, 0.5, [1.0, 0, 0, 0]),
+        (0, 0.6, [2 / 3, 1 / 3, 0, 0]),
+        (0, 0.89, [0.5 / 0.9, 0.25 / 0.9, 0.15 / 0.9, 0]),
+        (2, 1.0, [2 / 3, 1 / 3, 0, 0]),
+        (1, 1e-9, [1.0, 0, 0, 0]),
+    ],
+)
+def test_nucleus_keeps_the_fewest_best(top_k, top_p, kept):
+    order = torch.tensor([2, 0, 3, 1])  # whatever stands where
+    found = nucleus(logits_of(0.5, 0.25, 0.15, 0.1)[:, order], top_k, top_p)
+    assert torch.allclose(found, torch.tensor([kept])[:, order], atol=1e-6)
+
+
+def test_greedy_takes_the_best_and_needs_no_noise():
+    logits = torch.randn(7, 20)
+    noise = torch.rand(7, 2, dtype=torch.float64)
+    drawn = draw(logits, noise, torch.zeros(7, 5, dtype=torch.long), Sampling(temperature=0))
+    assert torch.equal(drawn, logits.argmax(-1))
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_codes_are_drawn_as_often_as_they_are_likely(temperature):
+    probabilities = torch.tensor([0.6, 0.3, 0.1])
+    steps = 20_000
+    noise = torch.from_numpy(row_noise(0, 0, steps))
+    settings = Sampling(temperature=temperature, top_p=1.0, window=0)
+    drawn = draw(probabilities.log().expand(steps, 3), noise, torch.full((steps, 0), -1), settings)
+    wanted = probabilities ** (1 / temperature)
+    found = torch.bincount(drawn, minlength=3) / steps
+    assert torch.allclose(found, wanted / wanted.sum(), atol=0.015)
+
+
+@given(seed=st.integers(0, 2**32), edge=st.sampled_from([0.0, 0.5, 1 - 2**-53]), top_p=st.floats(0.01, 1.0))
+def test_what_is_forbidden_is_never_drawn(seed, edge, top_p):
+    generator = torch.Generator().manual_seed(seed)
+    logits = 4 * torch.randn(6, 30, generator=generator)
+    logits[torch.rand(6, 30, generator=generator) < 0.5] = -torch.inf
+    logits[:, 11] = 0.0
+    noise = torch.full((6, 2), edge, dtype=torch.float64)
+    recent = logits.argmax(-1, keepdim=True).expand(-1, 10)
+    for settings in (Sampling(top_p=top_p), Sampling(top_p=top_p, window=0), Sampling(temperature=0)):
+        drawn = draw(logits, noise, recent, settings)
+        assert torch.isfinite(logits[torch.arange(6), drawn]).all()
+
+
+def test_a_row_draws_the_same_beside_others():
+    logits = torch.randn(9, 50)
+    noise = torch.from_numpy(row_noise(1, 2, 9))
+    recent = torch.randint(50, (9, 10))
+    together = draw(logits, noise, recent, Sampling())
+    alone = [draw(logits[i : i + 1], noise[i : i + 1], recent[i : i + 1], Sampling()) for i in range(9)]
+    assert torch.equal(together, torch.cat(alone))
+
+
+def test_a_code_that_fills_the_window_is_drawn_again_from_all():
+    logits = logits_of(0.9, 0.06, 0.04)
+    noise = torch.tensor([[0.3, 0.93]], dtype=torch.float64)  # nucleus says 0; all codes say 1
+    settings = Sampling(temperature=1.0, top_p=0.5, window=10, ratio=0.1)
+    once = torch.tensor([[0] + 9 * [2]])
+    twice = torch.tensor([[0, 0] + 8 * [2]])
+    assert draw(logits, noise, NOTHING_YET, settings).item() == 0
+    assert draw(logits, noise, once, settings).item() == 0
+    assert draw(logits, noise, twice, settings).item() == 1
+    early = torch.tensor([[-1, -1, 0, 0]])
+    assert draw(logits, noise, early, settings).item() == 1
+    assert draw(logits, noise, twice, Sampling(temperature=1.0, top_p=0.5, window=0)).item() == 0
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"temperature": -0.1},
+        {"temperature": float("nan")},
+        {"temperature": float("inf")},
+        {"top_p": 0.0},
+        {"top_p": 1.1},
+        {"top_p": float("nan")},
+        {"top_k": -1},
+        {"window": -1},
+        {"ratio": -0.5},
+    ],
+)
+def test_settings_out_of_range_are_refused(wrong):
+    with pytest.raises(ValueError, match=f"expected .*{next(iter(wrong))}"):
+        Sampling(**wrong)
+
+
+@pytest.mark.parametrize("period", [1, 2, 7, 20])
+def test_loops_are_found_and_cut_behind_the_first_turn(period):
+    head = np.arange(100, 130)
+    turns = np.tile(np.arange(period), 200 // period)
+    codes = np.concatenate((head, turns))
+    kept = find_loop(codes, RATE)
+    assert kept is not None and len(head) <= kept < len(codes)
+    if period < 20:
+        short = np.concatenate((head, np.tile(np.arange(period), max(50, 4 * period) // period + 1)))
+        assert find_loop(short, RATE) is not None
+    assert find_loop(head, RATE) is None
+    assert find_loop(np.random.default_rng(0).integers(1000, size=400), RATE) is None
+    assert find_loop(turns[: 3 * period], RATE) is None  # said thrice is still speech
+
+
+def test_silence_is_found_and_something_is_kept():
+    speech, quiet = np.arange(10, 60), np.tile([3, 4, 4], 25)
+    assert find_silence(np.concatenate((speech, quiet)), {3, 4}, RATE) == len(speech)
+    assert find_silence(np.concatenate((speech, quiet)), {3}, RATE) is None
+    assert find_silence(np.concatenate((speech, quiet[:70])), {3, 4}, RATE) is None
+    assert find_silence(np.concatenate((speech, quiet)), (), RATE) is None
+    assert find_silence(quiet, {3, 4}, RATE) == 1
+
+
+@given(sounds=st.integers(0, 1000), rate=st.sampled_from([12.5, 25.0, 50.0, 75.0]))
+def test_limits_leave_room(sounds, rate):
+    limits = frame_limits(sounds, rate)
+    assert 1 <= limits.shortest < limits.longest
+    assert frame_limits(sounds + 1, rate).longest >= limits.longest
+    if sounds:  # between 25 and 160 ms a sound
+        assert limits.shortest / rate / sounds <= max(0.025, 1 / rate / sounds)
+        assert limits.longest / rate / sounds >= 0.16
