@@ -7,6 +7,8 @@ import json
 import sys
 from typing import Any
 
+from .common import add_model_options
+
 
 def add_parser(subparsers: Any) -> None:
     """Declare the verb."""
@@ -34,6 +36,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="change a value of the recipe"
     )
+    add_model_options(parser)
     parser.add_argument("--pack-only", action="store_true", help="write OUT/packed/* and stop")
     parser.add_argument("--print-config", action="store_true", help="print what would run, as JSON, and stop")
 
@@ -65,6 +68,6 @@ def run(args: argparse.Namespace) -> int:
     print(f"{len(train)} clips to train on, {len(validation)} to judge by", file=sys.stderr)
     if args.pack_only:
         return 0
-    CodecTrainer(recipe, train, validation, args.out, init).run()
+    CodecTrainer(recipe, train, validation, args.out, init, args.device, args.dtype).run()
     print(Path(args.out) / "codec")
     return 0

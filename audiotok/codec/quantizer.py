@@ -110,6 +110,8 @@ class ResidualVectorQuantizer(nn.Module):
         levels = torch.arange(codes.shape[1], device=codes.device)[:, None]
         return self.codebooks[levels, codes].sum(dim=1).transpose(1, 2)
 
+    @torch.autocast("cuda", enabled=False)
+    @torch.autocast("cpu", enabled=False)
     def forward(self, latents: Tensor, levels_per_item: Tensor | None = None) -> QuantizerOutput:
         """Quantise for training and, in training mode, move the codebooks.
 

@@ -65,6 +65,8 @@ class CodecTrainer:
         validation: clips to judge by; never learnt from.
         out: the run's folder; an existing run in it is resumed.
         init: a codec to continue from; None starts a new one from ``recipe.model``.
+        device: ``cpu`` keeps off an accelerator that is there; anything else leaves the choice to accelerate.
+        dtype: ``bfloat16`` computes the decoder and the discriminators in mixed precision.
     """
 
     def __init__(
@@ -74,11 +76,15 @@ class CodecTrainer:
         validation: PackedClips,
         out: str | Path,
         init: AudioCodec | None = None,
+        device: str = "auto",
+        dtype: str = "float32",
     ) -> None:
         self.recipe, self.train_clips, self.validation_clips = recipe, train, validation
         self.out = Path(out)
         self.out.mkdir(parents=True, exist_ok=True)
-        self.accelerator = Accelerator()
+        self.accelerator = Accelerator(
+            cpu=device == "cpu", mixed_precision="bf16" if dtype == "bfloat16" else "no"
+        )
         set_seed(recipe.seed)
         codec = init or AudioCodec(CodecConfig(**recipe.model))
         codec.quantizer.decay = recipe.codebook_decay

@@ -71,7 +71,9 @@ class TrainingModel(nn.Module):
     def forward(self, batch: Batch, step: int) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """Losses by path, the decoded wav [B, 1, N] and the codes [B, K, T]."""
         codec, recipe = self.codec, self.recipe
-        latents = codec.encoder(batch.wav)
+        # Codes are defined in float32: encoder and quantiser take no part in mixed precision.
+        with torch.autocast(batch.wav.device.type, enabled=False):
+            latents = codec.encoder(batch.wav)
         losses: dict[str, Tensor] = {}
         if self.quantizing:
             quantized = codec.quantizer(latents, self.levels(len(batch.wav), step, latents.device))
