@@ -77,7 +77,8 @@ class _LevelNorm(nn.Module):
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
         normed = F.rms_norm(x.float(), x.shape[-1:], eps=1e-5)
-        return normed * (1.0 + self.scale(level)[:, None]) + self.shift(level)[:, None]
+        scaled = normed * (1.0 + self.scale(level)[:, None]) + self.shift(level)[:, None]
+        return scaled.to(self.scale.weight.dtype)
 
 
 class _Block(nn.Module):
