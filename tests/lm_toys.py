@@ -47,21 +47,23 @@ def hear(codes: np.ndarray) -> str:
 
 
 def write_corpus(
-    folder: Path, rows: int, seed: int = 0, longest: int = 5, speaker: str = "kathleen"
+    folder: Path,
+    rows: int,
+    seed: int = 0,
+    longest: int = 5,
+    speaker: str = "kathleen",
+    language: str = "en",
+    texts: list[str] | None = None,
+    fingerprint: str = FINGERPRINT,
 ) -> list[str]:
-    """A prepared corpus with alignments.jsonl in it; returns the texts."""
+    """A prepared corpus with alignments.jsonl in it; returns the texts. Given texts are spoken as noise."""
     rng = np.random.default_rng(seed)
-    table, lines, texts = [], [], []
+    table, lines, said = [], [], []
     for index in range(rows):
         words = [str(word) for word in rng.choice(WORDS, size=int(rng.integers(1, longest + 1)))]
         codes, times = speak(words, rng)
-        texts.append(" ".join(words))
-        row = {
-            "id": f"toy{index}",
-            "text": texts[-1].capitalize() + ".",
-            "speaker": speaker,
-            "language": "en",
-        }
+        said.append(texts[index] if texts else " ".join(words).capitalize() + ".")
+        row = {"id": f"toy{index}", "text": said[-1], "speaker": speaker, "language": language}
         row |= {
             "split": "train",
             "frames": codes.shape[1],
@@ -72,10 +74,10 @@ def write_corpus(
         lines.append(json.dumps({"id": row["id"], "words": times}))
     (folder / "shards").mkdir(parents=True)
     digest = write_shard(
-        folder / "shards" / "00000.parquet", table, {"codes_fingerprint": FINGERPRINT, "n_q": N_Q}
+        folder / "shards" / "00000.parquet", table, {"codes_fingerprint": fingerprint, "n_q": N_Q}
     )
     Manifest(
-        codes_fingerprint=FINGERPRINT,
+        codes_fingerprint=fingerprint,
         codec=CODEC,
         source="toy",
         options={},
@@ -85,7 +87,7 @@ def write_corpus(
         shards=[{"file": "00000.parquet", "rows": rows, "sha256": digest}],
     ).save(folder)
     (folder / "alignments.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return texts
+    return said
 
 
 def toy_tokenizer(n_q: int = N_Q, size: int = SIZE, fingerprint: str = FINGERPRINT) -> AudioTextTokenizer:
