@@ -39,12 +39,12 @@ def write_aside(path: str | Path) -> Iterator[Path]:
     handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
     os.close(handle)
     aside = Path(name)
-    # mkstemp makes the file private (0600); what we write should have the mode that open() would give it.
     umask = os.umask(0)
     os.umask(umask)
-    aside.chmod(0o666 & ~umask)
     try:
         yield aside
+        # mkstemp (and safetensors) make private files, 0600; give ours the mode that open() would.
+        aside.chmod(0o666 & ~umask)
         os.replace(aside, path)
     except BaseException:
         aside.unlink(missing_ok=True)
