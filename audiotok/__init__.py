@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .corpus import PreparedCorpus, prepare
     from .files import write_aside, write_json
     from .recipes import load_recipe, recipe_dict
+    from .state import store_half
     from .tokens.layout import LayoutError, flatten, unflatten
     from .tokens.tokenizer import AudioTextTokenizer, build_tokenizer, load_tokenizer
 
@@ -39,6 +40,7 @@ _HOME = {
     "write_json": "files",
     "load_recipe": "recipes",
     "recipe_dict": "recipes",
+    "store_half": "state",
     "LayoutError": "tokens.layout",
     "flatten": "tokens.layout",
     "unflatten": "tokens.layout",
@@ -66,6 +68,7 @@ __all__ = [
     "recipe_dict",
     "resample",
     "save_audio",
+    "store_half",
     "unflatten",
     "write_aside",
     "write_json",

@@ -1,4 +1,4 @@
-"""Nested training state (models, optimisers, counters) as one safetensors file: no pickle on disk.
+"""Weights on disk: nested training state as one safetensors file, and models stored in half the bytes. No pickle.
 
 Knows nothing of what the state means. The law kept: what is loaded equals what was saved, tensors bit for bit.
 """
@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
-from .files import write_aside
+from .files import write_aside, write_json
 
 
 def save_state(path: str | Path, state: dict[str, Any]) -> None:
@@ -30,6 +30,29 @@ def save_state(path: str | Path, state: dict[str, Any]) -> None:
     tree = _strip(state, "", tensors)
     with write_aside(path) as aside:
         save_file(tensors, aside, metadata={"tree": json.dumps(tree)})
+
+
+def store_half(folder: str | Path) -> None:
+    """Store a saved model in half the bytes; it goes on computing in float32, with the rounded weights.
+
+    Args:
+        folder: as ``save_pretrained`` writes it, one ``model.safetensors`` and a ``config.json``.
+
+    Raises:
+        FileNotFoundError: one of the two is missing.
+        ValueError: a weight is too large for half precision.
+    """
+    weights, config = Path(folder) / "model.safetensors", Path(folder) / "config.json"
+    tensors = load_file(weights)
+    for name, value in tensors.items():
+        if value.is_floating_point():
+            tensors[name] = value.half()
+            if not bool(tensors[name].isfinite().all()):
+                raise ValueError(f"{weights}: {name} holds values beyond half precision; keep it in float32")
+    with write_aside(weights) as aside:
+        save_file(tensors, aside, metadata={"format": "pt"})
+    # from_pretrained would else compute in the stored type.
+    write_json(config, json.loads(config.read_text(encoding="utf-8")) | {"dtype": "float32"})
 
 
 def load_state(path: str | Path, device: str | torch.device = "cpu") -> dict[str, Any]:
