@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
-    from audiotok import PreparedCorpus, build_tokenizer, checkpoint_dir, load_codec
+    from audiotok import PreparedCorpus, build_tokenizer, checkpoint_dir, load_codec, store_half
 
     from ..nar import NarModel
     from ..synthesizer import Synthesizer
@@ -72,6 +72,8 @@ def run(args: argparse.Namespace) -> int:
         args.codec if shipped else None,
     )
     synthesizer.save_pretrained(args.out)
+    for half in ("ar", "nar"):
+        store_half(Path(args.out) / half)
     print(args.out)
     print(f"voices: {', '.join(voices)}", file=sys.stderr)
     return 0
