@@ -5,6 +5,7 @@ Nothing here reads ../shared or the network; everything is seeded.
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -55,13 +56,15 @@ def write_corpus(
     language: str = "en",
     texts: list[str] | None = None,
     fingerprint: str = FINGERPRINT,
+    size: int = SIZE,
 ) -> list[str]:
-    """A prepared corpus with alignments.jsonl in it; returns the texts. Given texts are spoken as noise."""
+    """A prepared corpus with alignments.jsonl in it; returns the texts. Given texts are not what is spoken."""
     rng = np.random.default_rng(seed)
     table, lines, said = [], [], []
     for index in range(rows):
         words = [str(word) for word in rng.choice(WORDS, size=int(rng.integers(1, longest + 1)))]
         codes, times = speak(words, rng)
+        codes %= size
         said.append(texts[index] if texts else " ".join(words).capitalize() + ".")
         row = {"id": f"toy{index}", "text": said[-1], "speaker": speaker, "language": language}
         row |= {
@@ -78,7 +81,7 @@ def write_corpus(
     )
     Manifest(
         codes_fingerprint=fingerprint,
-        codec=CODEC,
+        codec=CODEC | {"codebook_size": size},
         source="toy",
         options={},
         plan="toy",
@@ -90,6 +93,7 @@ def write_corpus(
     return said
 
 
+@functools.cache
 def toy_tokenizer(n_q: int = N_Q, size: int = SIZE, fingerprint: str = FINGERPRINT) -> AudioTextTokenizer:
     """The shipped text vocabulary with the toy's codes."""
     text_model = checkpoint_dir("text-en") / "tokenizer.model"

@@ -160,6 +160,8 @@ class Synthesizer:
         save_ar(self.ar, folder / "ar")
         self.nar.save_pretrained(folder / "nar")
         self.tokenizer.save_pretrained(str(folder / "tokenizer"))
+        for former in (folder / "voices").iterdir():  # of another codec, perhaps
+            former.unlink()
         for voice in self.voices.values():
             save_voice(voice, folder / "voices")
         if self.codec_name is None:
@@ -199,8 +201,11 @@ class Synthesizer:
         Args, errors: as :meth:`say`.
 
         Raises:
+            TypeError: texts is one str, or as :meth:`say`.
             ValueError: as :meth:`say`; nothing is spoken then.
         """
+        if isinstance(texts, str):
+            raise TypeError("expected a list of texts, got one str; use say() for one")
         settings = replace(self.sampling, **sampling)
         speaker = self._voice(voice)
         pieces = [[pronounce_text(s) for s in split_sentences(normalise(text))] for text in texts]

@@ -51,6 +51,7 @@ def run(args: argparse.Namespace) -> int:
         _one(args.text, Path(args.output)) if args.file is None else _many(Path(args.file), Path(args.out))
     )
     with warnings.catch_warnings():
+        warnings.simplefilter("default", UserWarning)
         warnings.showwarning = _show_warning
         return _speak(args, lines)
 
