@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tts_lm.sampling import Sampling, draw, find_loop, find_silence, frame_limits, nucleus, row_noise
@@ -57,13 +57,14 @@ def test_codes_are_drawn_as_often_as_they_are_likely(temperature):
     probabilities = torch.tensor([0.6, 0.3, 0.1])
     steps = 20_000
     noise = torch.from_numpy(row_noise(0, 0, steps))
-    settings = Sampling(temperature=temperature, top_p=1.0, window=0)
-    drawn = draw(probabilities.log().expand(steps, 3), noise, torch.full((steps, 0), -1), settings)
+    chosen = Sampling(temperature=temperature, top_p=1.0, window=0)
+    drawn = draw(probabilities.log().expand(steps, 3), noise, torch.full((steps, 0), -1), chosen)
     wanted = probabilities ** (1 / temperature)
     found = torch.bincount(drawn, minlength=3) / steps
     assert torch.allclose(found, wanted / wanted.sum(), atol=0.015)
 
 
+@settings(deadline=None)
 @given(seed=st.integers(0, 2**32), edge=st.sampled_from([0.0, 0.5, 1 - 2**-53]), top_p=st.floats(0.01, 1.0))
 def test_what_is_forbidden_is_never_drawn(seed, edge, top_p):
     generator = torch.Generator().manual_seed(seed)
@@ -72,8 +73,8 @@ def test_what_is_forbidden_is_never_drawn(seed, edge, top_p):
     logits[:, 11] = 0.0
     noise = torch.full((6, 2), edge, dtype=torch.float64)
     recent = logits.argmax(-1, keepdim=True).expand(-1, 10)
-    for settings in (Sampling(top_p=top_p), Sampling(top_p=top_p, window=0), Sampling(temperature=0)):
-        drawn = draw(logits, noise, recent, settings)
+    for chosen in (Sampling(top_p=top_p), Sampling(top_p=top_p, window=0), Sampling(temperature=0)):
+        drawn = draw(logits, noise, recent, chosen)
         assert torch.isfinite(logits[torch.arange(6), drawn]).all()
 
 
@@ -89,14 +90,14 @@ def test_a_row_draws_the_same_beside_others():
 def test_a_code_that_fills_the_window_is_drawn_again_from_all():
     logits = logits_of(0.9, 0.06, 0.04)
     noise = torch.tensor([[0.3, 0.93]], dtype=torch.float64)  # nucleus says 0; all codes say 1
-    settings = Sampling(temperature=1.0, top_p=0.5, window=10, ratio=0.1)
+    chosen = Sampling(temperature=1.0, top_p=0.5, window=10, ratio=0.1)
     once = torch.tensor([[0] + 9 * [2]])
     twice = torch.tensor([[0, 0] + 8 * [2]])
-    assert draw(logits, noise, NOTHING_YET, settings).item() == 0
-    assert draw(logits, noise, once, settings).item() == 0
-    assert draw(logits, noise, twice, settings).item() == 1
+    assert draw(logits, noise, NOTHING_YET, chosen).item() == 0
+    assert draw(logits, noise, once, chosen).item() == 0
+    assert draw(logits, noise, twice, chosen).item() == 1
     early = torch.tensor([[-1, -1, 0, 0]])
-    assert draw(logits, noise, early, settings).item() == 1
+    assert draw(logits, noise, early, chosen).item() == 1
     assert draw(logits, noise, twice, Sampling(temperature=1.0, top_p=0.5, window=0)).item() == 0
 
 
@@ -143,6 +144,7 @@ def test_silence_is_found_and_something_is_kept():
     assert find_silence(quiet, {3, 4}, RATE) == 1
 
 
+@settings(deadline=None)
 @given(sounds=st.integers(0, 1000), rate=st.sampled_from([12.5, 25.0, 50.0, 75.0]))
 def test_limits_leave_room(sounds, rate):
     limits = frame_limits(sounds, rate)
