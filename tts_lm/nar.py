@@ -27,7 +27,8 @@ class NarConfig(PreTrainedConfig):
         text_size: text ids.
         n_q: K, codebooks.
         codebook_size: V.
-        hidden_size: D.
+        codebook_dim: D, width of the codec's codewords.
+        hidden_size: W.
         num_hidden_layers: blocks.
         num_attention_heads: H.
         intermediate_size: inside the feed-forward blocks.
@@ -42,6 +43,7 @@ class NarConfig(PreTrainedConfig):
         text_size: int = 352,
         n_q: int = 8,
         codebook_size: int = 1024,
+        codebook_dim: int = 64,
         hidden_size: int = 256,
         num_hidden_layers: int = 4,
         num_attention_heads: int = 4,
@@ -58,6 +60,7 @@ class NarConfig(PreTrainedConfig):
         self.text_size = text_size
         self.n_q = n_q
         self.codebook_size = codebook_size
+        self.codebook_dim = codebook_dim
         self.hidden_size = hidden_size
         self.num_hidden_layers = num_hidden_layers
         self.num_attention_heads = num_attention_heads
@@ -107,7 +110,15 @@ class _Block(nn.Module):
 
 
 class NarModel(PreTrainedModel):
-    """Fills codebook levels 1..K-1. Make one from a :class:`NarConfig` or with ``from_pretrained``."""
+    """Fills codebook levels 1..K-1. Make one from a :class:`NarConfig` or with ``from_pretrained``.
+
+    It thinks in the codec's latent space: frames come in as the sum of their codewords, and a level's codes are
+    scored by how near their codewords are to the latent it expects. So 7 x 1,024 codes share what is learnt of 64
+    numbers (with free tables 440 steps left 1 % of the codes right), and where nothing is known the codeword is small
+    and spoils little.
+    """
+
+    codebooks: Tensor
 
     config_class = NarConfig
     base_model_prefix = "nar"
@@ -118,7 +129,12 @@ class NarModel(PreTrainedModel):
         super().__init__(config)
         width = config.hidden_size
         self.text_embedding = nn.Embedding(config.text_size, width)
-        self.code_embedding = nn.Embedding(config.n_q * config.codebook_size, width)
+        self.first_embedding = nn.Embedding(config.codebook_size, width)
+        self.latent_in = nn.Linear(config.codebook_dim, width, bias=False)
+        self.latent_out = nn.Linear(width, config.codebook_dim)
+        self.log_precision = nn.Parameter(torch.zeros(config.n_q))
+        self.code_bias = nn.Parameter(torch.zeros(config.n_q, config.codebook_size))
+        self.register_buffer("codebooks", torch.empty(config.n_q, config.codebook_size, config.codebook_dim))
         self.segment_embedding = nn.Embedding(3, width)
         self.voice_embedding = nn.Embedding(N_VOICES, width)
         self.blocks = nn.ModuleList(_Block(config) for _ in range(config.num_hidden_layers))
@@ -129,10 +145,44 @@ class NarModel(PreTrainedModel):
         if isinstance(module, _LevelNorm):
             nn.init.zeros_(module.scale.weight)
             nn.init.zeros_(module.shift.weight)
+        elif isinstance(module, NarModel):
+            # Any distinct vectors will do until set_codebooks() brings the codec's.
+            nn.init.normal_(module.codebooks)
+            nn.init.zeros_(module.log_precision)
+            nn.init.zeros_(module.code_bias)
         elif isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=0.02)
+
+    @torch.no_grad()
+    def set_codebooks(self, codebooks: Tensor) -> None:
+        """Take over the codec's codewords, scaled to order one.
+
+        Args:
+            codebooks: [K, V, D] float.
+
+        Raises:
+            ValueError: they are of another shape than the model's.
+        """
+        if codebooks.shape != self.codebooks.shape:
+            raise ValueError(
+                f"expected codebooks {list(self.codebooks.shape)}, got {list(codebooks.shape)}; the codec is another"
+            )
+        self.codebooks.copy_(codebooks / codebooks[0].std())
+        # Unsure at first: codewords differ by a few nats only.
+        self.log_precision.copy_(-torch.log(self.codebooks.square().sum(-1).mean(1) / 4))
+
+    def latents(self, codes: Tensor, levels: Tensor | None = None) -> Tensor:
+        """Sum of codewords, [B, K, T] int64 -> [B, T, D]; of levels below ``levels`` [B] only, if given."""
+        rows = torch.arange(self.config.n_q, device=codes.device)[:, None]
+        words = self.codebooks[rows, codes]  # [B, K, T, D]
+        if levels is None:
+            return words.sum(1)
+        below = rows[:, 0] < levels[:, None]
+        return torch.einsum("bktd,bk->btd", words, below.to(words.dtype))
 
     def forward(
         self,
@@ -158,7 +208,7 @@ class NarModel(PreTrainedModel):
             prompt_mask: [B, P] bool.
 
         Returns:
-            [B, T, D]; :meth:`logits` turns them into scores.
+            [B, T, W]; :meth:`logits` turns them into scores.
         """
         masks = [
             torch.ones(ids.shape[0], ids.shape[-1], dtype=torch.bool, device=ids.device)
@@ -166,11 +216,8 @@ class NarModel(PreTrainedModel):
             else given
             for ids, given in ((text_ids, text_mask), (prompt_codes, prompt_mask), (codes, mask))
         ]
-        levels = torch.arange(self.config.n_q, device=codes.device)
-        offsets = (levels * self.config.codebook_size)[None, :, None]
-        below = (levels[None] < level[:, None]).to(self.code_embedding.weight.dtype)  # [B, K]
-        target = torch.einsum("bktd,bk->btd", self.code_embedding(codes + offsets), below)
-        prompt = self.code_embedding(prompt_codes + offsets).sum(1)
+        target = self.latent_in(self.latents(codes, level)) + self.first_embedding(codes[:, 0])
+        prompt = self.latent_in(self.latents(prompt_codes)) + self.first_embedding(prompt_codes[:, 0])
         parts = [self.text_embedding(text_ids), prompt, target]
         segment = self.segment_embedding.weight
         x = torch.cat(
@@ -184,9 +231,12 @@ class NarModel(PreTrainedModel):
         return self.norm(x[:, -codes.shape[-1] :], level)
 
     def logits(self, hidden: Tensor, level: int) -> Tensor:
-        """Scores of the codes of one level: [..., D] -> [..., V]. The head is the level's input embedding."""
-        size = self.config.codebook_size
-        return F.linear(hidden, self.code_embedding.weight[level * size : (level + 1) * size])
+        """Log-scores of the codes of one level, [..., W] -> [..., V] float32: minus the precision times the squared
+        distance of each codeword to the expected latent, up to a constant."""
+        expected = self.latent_out(hidden).float()
+        words = self.codebooks[level].float()
+        near = 2 * expected @ words.t() - words.square().sum(-1)
+        return near * self.log_precision[level].float().exp() + self.code_bias[level].float()
 
     @torch.no_grad()
     def fill(

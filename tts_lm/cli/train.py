@@ -22,6 +22,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "--out", required=True, metavar="DIR", help="the run's folder; the model comes into DIR/model"
     )
     parser.add_argument("--alignments", nargs="*", default=[], metavar="FILE", help="word times, JSON lines")
+    parser.add_argument(
+        "--codec", metavar="NAME", help="the corpora's codec: a new NAR half starts from its codewords"
+    )
     parser.add_argument("--init", metavar="NAME", help="continue from a shipped model or a folder")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override: optim.lr=1e-3"
@@ -41,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
 
     overrides = [*args.set, *([f"dtype={args.dtype}"] if args.dtype else [])]
     recipe = load_lm_recipe(args.recipe, overrides)
-    folder = train_lm(recipe, args.data, args.out, args.alignments, args.init, args.device)
+    folder = train_lm(recipe, args.data, args.out, args.alignments, args.init, args.device, args.codec)
     print(folder)
     print(f"{recipe.kind} half trained", file=sys.stderr)
     return 0

@@ -35,10 +35,16 @@ class NarTask:
         tokenizer: an ``audiotok`` tokenizer.
         clips: all training clips; prompts are cut from them.
         start: a model to continue from, None for a new one.
+        codebooks: [K, V, D] float, the codec's codewords, for a new one; None starts from random ones.
     """
 
     def __init__(
-        self, recipe: Recipe, tokenizer: Any, clips: Sequence[Clip], start: NarModel | None = None
+        self,
+        recipe: Recipe,
+        tokenizer: Any,
+        clips: Sequence[Clip],
+        start: NarModel | None = None,
+        codebooks: Tensor | None = None,
     ) -> None:
         self.recipe = recipe
         self.characters = character_ids(tokenizer)
@@ -48,6 +54,7 @@ class NarTask:
                 text_size=tokenizer.control_offset,
                 n_q=tokenizer.n_q,
                 codebook_size=tokenizer.codebook_size,
+                codebook_dim=64 if codebooks is None else codebooks.shape[-1],
                 hidden_size=sizes.hidden_size,
                 num_hidden_layers=sizes.layers,
                 num_attention_heads=sizes.heads,
@@ -56,6 +63,8 @@ class NarTask:
                 codes_fingerprint=tokenizer.codes_fingerprint,
             )
         )
+        if start is None and codebooks is not None:
+            self.model.set_codebooks(codebooks)
         self.n_q = tokenizer.n_q
         self.codebook_size = tokenizer.codebook_size
         self._by_speaker: dict[str, list[Clip]] = defaultdict(list)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from audiotok import PreparedCorpus, build_tokenizer, checkpoint_dir
+from audiotok import PreparedCorpus, build_tokenizer, checkpoint_dir, load_codec
 
 from ..nar import NarModel
 from ..shipped import find_checkpoint
@@ -32,6 +32,7 @@ def train_lm(
     alignments: Sequence[str | Path] = (),
     init: str | Path | None = None,
     device: str = "auto",
+    codec: str | None = None,
 ) -> Path:
     """Train one half of the language model.
 
@@ -42,6 +43,7 @@ def train_lm(
         alignments: word times (see :func:`~tts_lm.training.clips.read_clips`).
         init: a shipped model or folder to start from: a whole synthesizer, or the half itself.
         device: ``cpu`` or ``auto``.
+        codec: the corpora's codec, by name or folder; a new NAR half starts from its codewords.
 
     Returns:
         The folder of the model.
@@ -52,12 +54,12 @@ def train_lm(
     """
     clips, held_out = read_clips(data, alignments, recipe.data.max_seconds)
     manifest = PreparedCorpus(data[0]).manifest
-    codec = manifest.codec
+    facts = manifest.codec
     text_model = checkpoint_dir("text-en") / "tokenizer.model"
     tokenizer = build_tokenizer(
-        text_model, codec["n_q"], codec["codebook_size"], codes_fingerprint=manifest.codes_fingerprint
+        text_model, facts["n_q"], facts["codebook_size"], codes_fingerprint=manifest.codes_fingerprint
     )
-    hours = sum(clip.frames for clip in clips) * codec["hop_length"] / codec["sampling_rate"] / 3600
+    hours = sum(clip.frames for clip in clips) * facts["hop_length"] / facts["sampling_rate"] / 3600
     aligned = sum(clip.aligned for clip in clips)
     print(
         f"{len(clips)} clips, {hours:.2f} h, {aligned} with word times; {len(held_out)} held out",
@@ -66,10 +68,16 @@ def train_lm(
     torch.manual_seed(recipe.seed)
     task: Task
     if recipe.kind == "ar":
-        frame_rate = codec["sampling_rate"] / codec["hop_length"]
+        frame_rate = facts["sampling_rate"] / facts["hop_length"]
         task = ArTask(recipe, tokenizer, frame_rate, _start(init, "ar", manifest.codes_fingerprint))
     else:
-        task = NarTask(recipe, tokenizer, clips, _start(init, "nar", manifest.codes_fingerprint))
+        start = _start(init, "nar", manifest.codes_fingerprint)
+        codebooks = None
+        if codec is not None:
+            loaded = load_codec(codec)
+            PreparedCorpus(data[0]).check(loaded)
+            codebooks = loaded.quantizer.codebooks
+        task = NarTask(recipe, tokenizer, clips, start, codebooks)
     return train(task, clips, held_out, recipe, out, device)
 
 
