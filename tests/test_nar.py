@@ -149,6 +149,32 @@ def test_half_precision_fills_too(model, tmp_path: Path):
     assert (codes[:, 1] == model.fill(first, **row)[:, 1]).float().mean() > 0.5
 
 
+def test_codes_are_scored_by_the_distance_of_their_codewords(model, tmp_path: Path):
+    books = 5.0 * torch.randn(K, V, model.config.codebook_dim, generator=torch.Generator().manual_seed(9))
+    model.save_pretrained(tmp_path)
+    taught = NarModel.from_pretrained(tmp_path)
+    taught.set_codebooks(books)
+    assert torch.allclose(taught.codebooks * books[0].std(), books, atol=1e-4)
+    hidden = torch.randn(6, model.config.hidden_size)
+    with torch.no_grad():
+        scores = taught.logits(hidden, 2).log_softmax(-1)
+        expected = taught.latent_out(hidden)
+        distance = torch.cdist(expected, taught.codebooks[2]).square()
+        bias, precision = taught.code_bias[2], taught.log_precision[2].exp()
+        assert torch.allclose(scores, (bias - precision * distance).log_softmax(-1), atol=1e-3)
+    taught.save_pretrained(tmp_path)
+    assert torch.equal(NarModel.from_pretrained(tmp_path).codebooks, taught.codebooks)
+    with pytest.raises(ValueError, match=r"expected codebooks \[4, 32, 64\], got \[4, 32, 8\]"):
+        taught.set_codebooks(books[..., :8])
+
+
+def test_latents_are_sums_of_codewords(model):
+    codes = inputs(5, 1, 1)["codes"]
+    words = torch.stack([model.codebooks[k, codes[0, k]] for k in range(K)])
+    assert torch.allclose(model.latents(codes)[0], words.sum(0), atol=1e-6)
+    assert torch.allclose(model.latents(codes, torch.tensor([2]))[0], words[:2].sum(0), atol=1e-6)
+
+
 def test_sizes_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="even multiple of heads, got 12 and 4"):
         NarConfig(hidden_size=12, num_attention_heads=4)
