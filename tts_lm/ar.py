@@ -169,6 +169,39 @@ class ArDecoder:
             logits = rows.advance(step)
         return [answer for answer in rows.answers if answer is not None]
 
+    @torch.inference_mode()
+    def attention(self, ids: Sequence[int], layer: int, head: int) -> Tensor:
+        """Where one head looks, for ids that are there already.
+
+        Args:
+            ids: S ids of the full vocabulary.
+            layer: block, from 0.
+            head: from 0.
+
+        Returns:
+            [S, S] float32; row s is the distribution over positions 0..s.
+        """
+        length = len(ids)
+        batch = torch.tensor([list(ids)], device=self.embedding.device)
+        positions = torch.arange(length, device=batch.device)[None]
+        shape = (layer, 2, 1, self.kv_heads, length, self.size)
+        cache = torch.zeros(shape, dtype=self.embedding.dtype, device=batch.device)
+        x = self._forward(batch, positions, cache, None)
+        block = self.layers[layer]
+        normed = F.rms_norm(x, x.shape[-1:], block.attention_norm, self.eps)
+        qkv = (
+            F.linear(normed, block.qkv)
+            .view(length, self.heads + 2 * self.kv_heads, self.size)
+            .transpose(0, 1)
+        )
+        key_head = self.heads + head * self.kv_heads // self.heads
+        query, key = (
+            self._rotate(qkv[index], self.cos[:length], self.sin[:length]) for index in (head, key_head)
+        )
+        scores = (query @ key.t()).float() * self.size**-0.5
+        future = torch.ones_like(scores, dtype=torch.bool).triu(1)
+        return scores.masked_fill(future, -torch.inf).softmax(-1)
+
     def _rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         left, right = x.chunk(2, dim=-1)
         return x * cos + torch.cat((-right, left), dim=-1) * sin
@@ -181,7 +214,8 @@ class ArDecoder:
         row = torch.arange(batch, device=ids.device)[:, None]
         reach = mask.shape[-1] if mask is not None else length
         heads, kv = self.heads, self.kv_heads
-        for layer, (keys, values) in zip(self.layers, cache, strict=True):
+        # A cache of fewer layers runs only those.
+        for layer, (keys, values) in zip(self.layers, cache, strict=False):
             normed = F.rms_norm(x, x.shape[-1:], layer.attention_norm, self.eps)
             qkv = F.linear(normed, layer.qkv).view(batch, length, heads + 2 * kv, self.size)
             query, key, value = qkv.transpose(1, 2).split((heads, kv, kv), dim=1)

@@ -33,6 +33,7 @@ class Sampling:
         top_p: least probability mass to choose from, 0 < top_p <= 1.
         window: frames that repetition-aware sampling looks back (VALL-E 2, arXiv:2406.05370); 0 turns it off.
         ratio: a code that fills more than this share of the window is drawn again from all codes.
+        best_of: readings of each sentence to choose from, by how well they follow the text (tts_lm/verify.py).
 
     Raises:
         ValueError: a value is out of range.
@@ -43,6 +44,7 @@ class Sampling:
     top_p: float = 0.8
     window: int = 10
     ratio: float = 0.1
+    best_of: int = 1
 
     def __post_init__(self) -> None:
         ranges = {
@@ -51,10 +53,11 @@ class Sampling:
             "top_p": 0 < self.top_p <= 1,
             "window": self.window >= 0,
             "ratio": self.ratio >= 0,
+            "best_of": self.best_of >= 1,
         }
         for name, fits in ranges.items():
             if not fits:
-                rule = "> 0 and <= 1" if name == "top_p" else ">= 0"
+                rule = {"top_p": "> 0 and <= 1", "best_of": ">= 1"}.get(name, ">= 0")
                 raise ValueError(f"expected {name} {rule}, got {getattr(self, name)}")
 
 

@@ -23,7 +23,8 @@ from .nar import NarModel
 from .pronounce import pronounce_text
 from .sampling import FinishReason, Sampling, frame_limits
 from .shipped import find_checkpoint
-from .text import build_prompt, character_ids, normalise, split_sentences
+from .text import TEXT_START, build_prompt, character_ids, normalise, split_sentences
+from .verify import fault, gaze
 from .voices import Voice, load_voices, save_voice
 
 FORMAT_VERSION = 1
@@ -222,25 +223,43 @@ class Synthesizer:
     def _answers(
         self, rows: list[tuple[str, int]], voice: Voice, seed: int, sampling: Sampling
     ) -> list[Answer]:
-        """Codebook 0 of every sentence; what did not end by itself is tried again with other noise."""
-        answers: list[Answer | None] = [None] * len(rows)
-        waiting = sorted(range(len(rows)), key=lambda index: len(rows[index][0]))
+        """Codebook 0 of every sentence, the best of several; what did not end by itself is tried again."""
+        prompts = [build_prompt(self.tokenizer, self._ids(text), voice.index) for text, _ in rows]
+        limits = [frame_limits(len(text.replace(" ", "")), self.frame_rate) for text, _ in rows]
+        best: dict[int, tuple[int, float, Answer]] = {}
+        waiting = sorted(range(len(rows)), key=lambda index: len(prompts[index]))
         for attempt in range(ATTEMPTS):
-            for start in range(0, len(waiting), ROWS_AT_ONCE):
-                group = waiting[start : start + ROWS_AT_ONCE]
+            readings = [(index, nth) for index in waiting for nth in range(sampling.best_of)]
+            for start in range(0, len(readings), ROWS_AT_ONCE):
+                group = readings[start : start + ROWS_AT_ONCE]
                 fresh = self._decoder.generate(
-                    [build_prompt(self.tokenizer, self._ids(rows[index][0]), voice.index) for index in group],
-                    [frame_limits(len(rows[index][0].replace(" ", "")), self.frame_rate) for index in group],
-                    [(seed, rows[index][1] + (attempt << 32)) for index in group],
+                    [prompts[index] for index, _ in group],
+                    [limits[index] for index, _ in group],
+                    # A row of noise of its own for every sentence, attempt and reading.
+                    [(seed, rows[index][1] + (attempt << 32) + (nth << 40)) for index, nth in group],
                     sampling,
                     self._silent,
                 )
-                for index, answer in zip(group, fresh, strict=True):
-                    former = answers[index]
-                    if former is None or _rank(answer) < _rank(former):
-                        answers[index] = answer
-            waiting = [index for index in waiting if _rank(answers[index]) > 0]
-        return [answer for answer in answers if answer is not None]
+                for (index, _), answer in zip(group, fresh, strict=True):
+                    wrong = self._fault(prompts[index], answer) if sampling.best_of > 1 else 0.0
+                    scored = (_REASONS.index(answer.finish_reason), wrong, answer)
+                    if index not in best or scored[:2] < best[index][:2]:
+                        best[index] = scored
+            waiting = [index for index in waiting if best[index][0] > 0]
+        return [best[index][2] for index in range(len(rows))]
+
+    def _fault(self, prompt: list[int], answer: Answer) -> float:
+        """How badly a reading follows its text, by the heads that were taught to look at it."""
+        frames = len(answer.codes)
+        if not frames:
+            return float("inf")
+        ids = [*prompt, *(answer.codes + self.tokenizer.audio_offset).tolist()]
+        text = slice(TEXT_START, len(prompt) - 2)  # what follows is </text> <audio>
+        paths = [
+            gaze(self._decoder.attention(ids, layer, head), len(prompt) - 1, frames, text)
+            for layer, head in self.ar.config.audio.get("look", [])
+        ]
+        return fault(paths, text.stop - text.start)
 
     def _fill(self, texts: list[str], answers: list[Answer], voice: Voice) -> list[Tensor]:
         """Codes [K, T] of every sentence from codebook 0."""
@@ -280,7 +299,3 @@ class Synthesizer:
             silence = torch.zeros(1, 1, 2 * self.codec.config.sampling_rate, device=self.device)
             codes = self.codec.encode(silence).audio_codes[0, 0]
         return frozenset(codes.unique().tolist())
-
-
-def _rank(answer: Answer | None) -> int:
-    return len(_REASONS) if answer is None else _REASONS.index(answer.finish_reason)

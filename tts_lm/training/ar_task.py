@@ -115,4 +115,8 @@ class ArTask:
 
     def export(self, model: Any, folder: Path) -> None:
         """Write the full model as a stock Llama folder."""
-        save_ar(self.vocabulary.grow_model(model), folder)
+        full = self.vocabulary.grow_model(model)
+        attention = self.recipe.attention
+        taught = attention.layers if attention.weight > 0 else ()
+        full.config.audio["look"] = [[layer, head] for layer in taught for head in range(attention.heads)]
+        save_ar(full, folder)
