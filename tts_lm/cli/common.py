@@ -57,3 +57,19 @@ def pick_device(name: str) -> str:
             f"expected a device of this machine, got --device {name} ({reason}); try auto"
         ) from None
     return name
+
+
+def add_sampling_options(parser: argparse.ArgumentParser) -> None:
+    """--temperature, --top-p and --best-of: how codes are drawn; the model's own settings where not given."""
+    parser.add_argument("--temperature", type=float, metavar="X", help="0 = always the likeliest code")
+    parser.add_argument("--top-p", type=float, metavar="X", help="probability mass to choose from, up to 1")
+    parser.add_argument(
+        "--ratio", type=float, metavar="X", help="share of the last frames that one code may fill"
+    )
+    parser.add_argument("--best-of", type=int, metavar="N", help="readings of each sentence to choose from")
+
+
+def sampling_settings(args: argparse.Namespace) -> dict[str, float]:
+    """The sampling options that were given, as fields of ``Sampling``."""
+    names = ("temperature", "top_p", "ratio", "best_of")
+    return {name: getattr(args, name) for name in names if getattr(args, name) is not None}

@@ -9,9 +9,16 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from .common import add_model_options, add_speaking_options, pick_device
+from .common import (
+    add_model_options,
+    add_sampling_options,
+    add_speaking_options,
+    pick_device,
+    sampling_settings,
+)
 
 if TYPE_CHECKING:
     from ..evaluate import Outcome, Rate
@@ -37,6 +44,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--ceiling", metavar="DIR", help="recordings to compare with: a folder with metadata.csv"
     )
     parser.add_argument("--ceiling-source", metavar="S", help="only rows whose source begins with this")
+    add_sampling_options(parser)
     parser.add_argument(
         "--workers", type=int, default=2, help="processes that transcribe (default: %(default)s)"
     )
@@ -67,6 +75,8 @@ def run(args: argparse.Namespace) -> int:
     lines = read_lines(args.lines, args.limit)
     recordings = read_recordings(args.ceiling, args.ceiling_source) if args.ceiling else []
     synthesizer = Synthesizer.from_pretrained(args.model, device=pick_device(args.device), dtype=args.dtype)
+    if changed := sampling_settings(args):
+        synthesizer.sampling = replace(synthesizer.sampling, **changed)
     forms = {"as written": lines}
     if args.lowercase:
         forms["careless"] = [careless_form(line) for line in lines]
@@ -97,6 +107,7 @@ def run(args: argparse.Namespace) -> int:
         "model": args.model or "default",
         "voice": args.voice,
         "seed": args.seed,
+        "sampling_changed": changed,
         "recogniser": "pocketsphinx en-us",
         "outcomes": [outcome.as_dict() for outcome in outcomes],
         "wer_differences": {name: vars(gap) for name, gap in gaps.items()},

@@ -9,7 +9,14 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-from .common import add_model_options, add_speaking_options, one_line, pick_device
+from .common import (
+    add_model_options,
+    add_sampling_options,
+    add_speaking_options,
+    one_line,
+    pick_device,
+    sampling_settings,
+)
 
 _GROUP = 16  # lines of a file that are spoken at once
 
@@ -35,8 +42,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--file", metavar="LINES", help="say every line of this text file instead")
     parser.add_argument("--out", metavar="DIR", help="with --file: the folder to write into")
     add_speaking_options(parser)
-    parser.add_argument("--temperature", type=float, metavar="X", help="0 = always the likeliest code")
-    parser.add_argument("--top-p", type=float, metavar="X", help="probability mass to choose from, up to 1")
+    add_sampling_options(parser)
     add_model_options(parser)
     parser.set_defaults(parser=parser)
 
@@ -68,8 +74,7 @@ def _speak(args: argparse.Namespace, lines: list[_Line]) -> int:
         return 1
     logging.disable_progress_bar()
     synthesizer = Synthesizer.from_pretrained(args.model, pick_device(args.device), args.dtype)
-    settings = {"temperature": args.temperature, "top_p": args.top_p}
-    settings = {name: value for name, value in settings.items() if value is not None}
+    settings = sampling_settings(args)
     for start in range(0, len(good), _GROUP):
         group = good[start : start + _GROUP]
         began = time.monotonic()
