@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -68,12 +69,34 @@ def test_every_level_is_filled(model, frames, prompt, text):
         assert all(len(level.unique()) > 1 for level in codes[0])
 
 
-def test_fill_is_the_greedy_answer_of_each_level(model):
+def sure(model: NarModel, log_precision: float) -> NarModel:
+    """A copy that is as sure of its codes as told."""
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        other.log_precision.fill_(log_precision)
+    return other
+
+
+def test_a_model_that_is_sure_says_its_likeliest_codes(model):
+    certain = sure(model, 8.0)
     row = inputs(20, 5, 6)
-    codes = model.fill(row["codes"][:, 0], **{k: v for k, v in row.items() if k != "codes"})
+    codes = certain.fill(row["codes"][:, 0], **{k: v for k, v in row.items() if k != "codes"})
     for level in range(1, K):
-        best = level_logits(model, row | {"codes": codes}, level).argmax(-1)
+        best = level_logits(certain, row | {"codes": codes}, level).argmax(-1)
         assert torch.equal(codes[:, level], best)
+
+
+def test_a_model_that_knows_nothing_says_the_average(model):
+    """All codes are equally likely: the words that are chosen add up to nearly the mean of each level."""
+    clueless = sure(model, -40.0)
+    row = inputs(20, 5, 6)
+    codes = clueless.fill(row["codes"][:, 0], **{k: v for k, v in row.items() if k != "codes"})
+    words, left = clueless.codebooks, 0
+    for level in range(1, K):
+        wanted = words[level].mean(0) + left
+        best = (words[level] - wanted).square().sum(-1).argmin()
+        assert (codes[0, level] == best).all()
+        left = wanted - words[level][best]
 
 
 @pytest.mark.parametrize("level", range(1, K))
