@@ -248,6 +248,7 @@ class NarModel(PreTrainedModel):
         text_mask: Tensor | None = None,
         mask: Tensor | None = None,
         prompt_mask: Tensor | None = None,
+        n_q: int | None = None,
     ) -> Tensor:
         """Predict levels 1..K-1, one pass a level.
 
@@ -259,9 +260,10 @@ class NarModel(PreTrainedModel):
         Args:
             first: [B, T] int64, codebook 0.
             text_ids: as in :meth:`forward`, and so the rest.
+            n_q: codebooks to return, the first among them; None = all K.
 
         Returns:
-            [B, K, T] int64; what lies in the padding means nothing.
+            [B, n_q, T] int64; what lies in the padding means nothing.
         """
         shape = (first.shape[0], self.config.n_q, first.shape[1])
         likeliest = torch.zeros(shape, dtype=torch.int64, device=first.device)
@@ -269,7 +271,8 @@ class NarModel(PreTrainedModel):
         codes = likeliest.clone()
         words = self.codebooks.float()
         left = torch.zeros(*first.shape, words.shape[-1], device=first.device)  # [B, T, D]
-        for index in range(1, self.config.n_q):
+        n_q = min(n_q or self.config.n_q, self.config.n_q)
+        for index in range(1, n_q):
             level = torch.full_like(voice, index)
             hidden = self(text_ids, likeliest, level, voice, prompt_codes, text_mask, mask, prompt_mask)
             scores = self.logits(hidden, index)
@@ -277,7 +280,7 @@ class NarModel(PreTrainedModel):
             left = left + scores.softmax(-1) @ words[index]
             codes[:, index] = torch.cdist(left, words[index].expand(len(left), -1, -1)).argmin(-1)
             left = left - words[index][codes[:, index]]
-        return codes
+        return codes[:, :n_q]
 
     def _angles(self, masks: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Rotary angles of positions that count a row's real ids only, so that padding moves nothing."""

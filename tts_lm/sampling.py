@@ -33,6 +33,7 @@ class Sampling:
         top_p: least probability mass to choose from, 0 < top_p <= 1.
         window: frames that repetition-aware sampling looks back (VALL-E 2, arXiv:2406.05370); 0 turns it off.
         ratio: a code that fills more than this share of the window is drawn again from all codes.
+        n_q: codebooks that the NAR half fills, 0 = all. Its guesses at high levels may cost more than they give.
         best_of: readings of each sentence to choose from, by how well they follow the text (tts_lm/verify.py).
 
     Raises:
@@ -44,6 +45,7 @@ class Sampling:
     top_p: float = 0.8
     window: int = 10
     ratio: float = 0.1
+    n_q: int = 0
     best_of: int = 1
 
     def __post_init__(self) -> None:
@@ -53,6 +55,7 @@ class Sampling:
             "top_p": 0 < self.top_p <= 1,
             "window": self.window >= 0,
             "ratio": self.ratio >= 0,
+            "n_q": self.n_q >= 0,
             "best_of": self.best_of >= 1,
         }
         for name, fits in ranges.items():

@@ -44,7 +44,7 @@ class Speech:
     sampling_rate: int
     """Hz."""
     codes: Tensor
-    """[K, T] int64, without the pauses between sentences."""
+    """[K, T] int64, K the codebooks that were filled; without the pauses between sentences."""
     finish_reason: FinishReason
     """``eos`` when every sentence came to its end by itself, else the worst of theirs."""
 
@@ -212,7 +212,7 @@ class Synthesizer:
         pieces = [[pronounce_text(s) for s in split_sentences(normalise(text))] for text in texts]
         flat = [(spoken, row) for sentences in pieces for row, spoken in enumerate(sentences)]
         answers = self._answers(flat, speaker, seed, settings)
-        said = self._fill([spoken for spoken, _ in flat], answers, speaker)
+        said = self._fill([spoken for spoken, _ in flat], answers, speaker, settings.n_q)
         speeches, at = [], 0
         for sentences in pieces:
             here = slice(at, at + len(sentences))
@@ -261,14 +261,15 @@ class Synthesizer:
         ]
         return fault(paths, text.stop - text.start)
 
-    def _fill(self, texts: list[str], answers: list[Answer], voice: Voice) -> list[Tensor]:
+    def _fill(self, texts: list[str], answers: list[Answer], voice: Voice, n_q: int) -> list[Tensor]:
         """Codes [K, T] of every sentence from codebook 0."""
         out = []
         prompt = voice.codes[None].to(self.device)
         speaker = torch.tensor([voice.index], device=self.device)
         for text, answer in zip(texts, answers, strict=True):
             ids = torch.tensor([self._ids(text)], device=self.device)
-            out.append(self.nar.fill(answer.codes[None].to(self.device), ids, speaker, prompt)[0])
+            first = answer.codes[None].to(self.device)
+            out.append(self.nar.fill(first, ids, speaker, prompt, n_q=n_q or None)[0])
         return out
 
     def _join(self, sentences: list[Tensor], reasons: list[FinishReason]) -> Speech:

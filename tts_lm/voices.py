@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 VOICES = {"kathleen": 0, "slt": 1, "bdl": 2, "lj": 3, "flite_slt": 4, "flite_rms": 5, "flite_awb": 6}
-DEFAULT_VOICE = "kathleen"
+DEFAULT_VOICE = "slt"
 OTHER_VOICE = 15
 MAX_PROMPT_SECONDS = 5.0
 PROMPT_SECONDS = 2.5  # what training has seen most of
