@@ -271,8 +271,8 @@ class NarModel(PreTrainedModel):
         codes = likeliest.clone()
         words = self.codebooks.float()
         left = torch.zeros(*first.shape, words.shape[-1], device=first.device)  # [B, T, D]
-        n_q = min(n_q or self.config.n_q, self.config.n_q)
-        for index in range(1, n_q):
+        filled = min(n_q or self.config.n_q, self.config.n_q)
+        for index in range(1, filled):
             level = torch.full_like(voice, index)
             hidden = self(text_ids, likeliest, level, voice, prompt_codes, text_mask, mask, prompt_mask)
             scores = self.logits(hidden, index)
@@ -280,7 +280,7 @@ class NarModel(PreTrainedModel):
             left = left + scores.softmax(-1) @ words[index]
             codes[:, index] = torch.cdist(left, words[index].expand(len(left), -1, -1)).argmin(-1)
             left = left - words[index][codes[:, index]]
-        return codes[:, :n_q]
+        return codes[:, :filled]
 
     def _angles(self, masks: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Rotary angles of positions that count a row's real ids only, so that padding moves nothing."""
