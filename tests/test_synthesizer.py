@@ -211,7 +211,7 @@ def test_voices_come_back_the_default_first(tmp_path):
     for name in ("slt", "bdl", "kathleen"):
         save_voice(voice(name), tmp_path)
     found = load_voices(tmp_path)
-    assert list(found) == ["kathleen", "slt", "bdl"]
+    assert list(found) == ["slt", "kathleen", "bdl"]
     assert torch.equal(found["bdl"].codes, voice("bdl").codes) and found["bdl"].index == 2
     (tmp_path / "slt.json").write_text("{}")
     with pytest.raises(ValueError, match="expected a voice's card"):
