@@ -43,18 +43,18 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the verb."""
-    import dataclasses
     from pathlib import Path
 
     from ..codec.config import CodecConfig
     from ..codec.pretrained import load_codec
+    from ..recipes import recipe_dict
     from ..training.gather import gather
     from ..training.loop import CodecTrainer
     from ..training.recipe import load_codec_recipe
 
     recipe = load_codec_recipe(args.recipe, args.set)
     if args.print_config:
-        print(json.dumps(dataclasses.asdict(recipe), indent=2))
+        print(json.dumps(recipe_dict(recipe), indent=2))
         return 0
     init = load_codec(args.init) if args.init else None
     config = init.config if init else CodecConfig(**recipe.model)

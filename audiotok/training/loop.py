@@ -6,7 +6,6 @@ was not, because crops and dropout are functions of (seed, step) and everything 
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import time
@@ -23,6 +22,7 @@ from ..codec.config import CodecConfig
 from ..codec.model import AudioCodec
 from ..codec.quantizer import perplexity
 from ..files import write_json
+from ..recipes import recipe_dict
 from ..state import load_state, save_state
 from .discriminators import MultiResolutionDiscriminator
 from .packed import Batch, PackedClips
@@ -103,7 +103,7 @@ class CodecTrainer:
         self.step = 0
         self.log = Log(self.out, self.accelerator.is_main_process)
         if self.accelerator.is_main_process:
-            write_json(self.out / "recipe.json", dataclasses.asdict(recipe))
+            write_json(self.out / "recipe.json", recipe_dict(recipe))
         if init is not None:
             self._start_averages()
         self._resume()
