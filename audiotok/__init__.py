@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from . import program
     from .audio import AudioError, load_audio, resample, save_audio
     from .codec.config import CodecConfig
     from .codec.model import AudioCodec
@@ -49,6 +50,8 @@ _HOME = {
     "load_tokenizer": "tokens.tokenizer",
 }
 
+_MODULES = ("program",)  # public as a whole
+
 __all__ = [
     "AudioCodec",
     "AudioError",
@@ -65,6 +68,7 @@ __all__ = [
     "load_recipe",
     "load_tokenizer",
     "prepare",
+    "program",
     "recipe_dict",
     "resample",
     "save_audio",
@@ -77,6 +81,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import a public name from the module it lives in, once."""
+    if name in _MODULES:
+        return import_module(f".{name}", __name__)
     home = _HOME.get(name)
     if home is None:
         raise AttributeError(f"module 'audiotok' has no attribute {name!r}")
@@ -88,4 +94,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(set(globals()) | set(_HOME))
+    return sorted(set(globals()) | set(_HOME) | set(_MODULES))

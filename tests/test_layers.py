@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[1]
 # forbidden.
 AUDIOTOK = {
     "files": set(),
+    "program": set(),
     "audio": {"files"},
     "codefile": {"files"},
     "state": {"files"},

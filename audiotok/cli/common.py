@@ -1,4 +1,4 @@
-"""What several verbs share: options, the choice of device, inputs and outputs, errors in one line.
+"""What several verbs share: options, inputs and outputs, and the codec that options name.
 
 Knows no verb, and imports nothing heavy at module level. Its law: an option means the same in every verb.
 """
@@ -11,28 +11,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..program import KNOWN_ERRORS as KNOWN_ERRORS
+from ..program import add_model_options as add_model_options
+from ..program import one_line as one_line
+from ..program import pick_device
+
 if TYPE_CHECKING:
     from ..codec.model import AudioCodec
-
-# What a user's input or machine can cause; anything else is our bug and keeps its traceback.
-KNOWN_ERRORS = (ValueError, TypeError, OSError, ImportError, MemoryError)
-
-
-def one_line(error: BaseException) -> str:
-    """An error's text on one line, without Python's decoration."""
-    if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """--device and --dtype: where a model runs, and in which numbers."""
-    parser.add_argument(
-        "--device", default="auto", help="cpu, cuda, cuda:1, mps...; auto = cuda where there is one"
-    )
-    parser.add_argument(
-        "--dtype", default="float32", choices=("float32", "bfloat16"), help="numbers the model computes in"
-    )
 
 
 def add_codec_option(parser: argparse.ArgumentParser, default: str | None = "default") -> None:
@@ -55,26 +40,6 @@ def add_output_options(parser: argparse.ArgumentParser) -> None:
 def add_json_option(parser: argparse.ArgumentParser) -> None:
     """--json: results for programs instead of people."""
     parser.add_argument("--json", action="store_true", help="print JSON, one object per line")
-
-
-def pick_device(name: str) -> str:
-    """The device that ``--device`` means on this machine.
-
-    Raises:
-        ValueError: there is no such device here.
-    """
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        reason = one_line(error).split(". ")[0]
-        raise ValueError(
-            f"expected a device of this machine, got --device {name} ({reason}); try auto"
-        ) from None
-    return name
 
 
 def load_chosen_codec(name: str | None, args: argparse.Namespace) -> AudioCodec:
