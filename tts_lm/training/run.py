@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from audiotok import PreparedCorpus, build_tokenizer, checkpoint_dir, load_codec
 
+from ..listener import Listener
 from ..nar import NarModel
 from ..shipped import find_checkpoint
 from .ar_task import ArTask
@@ -23,6 +24,7 @@ from .clips import read_clips
 from .loop import Task, train
 from .nar_task import NarTask
 from .recipe import Recipe
+from .verifier_task import VerifierTask
 
 
 def train_lm(
@@ -34,14 +36,14 @@ def train_lm(
     device: str = "auto",
     codec: str | None = None,
 ) -> Path:
-    """Train one half of the language model.
+    """Train one half of the language model, or the verifier.
 
     Args:
         recipe: which half, how large, how long.
         data: prepared corpora of one codec.
         out: the run's folder; a run that is there is continued.
         alignments: word times (see :func:`~tts_lm.training.clips.read_clips`).
-        init: a shipped model or folder to start from: a whole synthesizer, or the half itself.
+        init: a shipped model or folder to start from: a whole synthesizer, or the part itself.
         device: ``cpu`` or ``auto``.
         codec: the corpora's codec, by name or folder; a new NAR half starts from its codewords.
 
@@ -53,6 +55,10 @@ def train_lm(
         ValueError: the corpora or the start are of different codecs, or there is nothing to learn from.
     """
     clips, held_out = read_clips(data, alignments, recipe.data.max_seconds)
+    if recipe.kind == "verifier":
+        clips, held_out = ([clip for clip in some if clip.aligned] for some in (clips, held_out))
+        if not clips:
+            raise ValueError("expected word times to learn sounds from, got none; give --alignments FILE")
     manifest = PreparedCorpus(data[0]).manifest
     facts = manifest.codec
     text_model = checkpoint_dir("text-en") / "tokenizer.model"
@@ -70,6 +76,8 @@ def train_lm(
     if recipe.kind == "ar":
         frame_rate = facts["sampling_rate"] / facts["hop_length"]
         task = ArTask(recipe, tokenizer, frame_rate, _start(init, "ar", manifest.codes_fingerprint))
+    elif recipe.kind == "verifier":
+        task = VerifierTask(recipe, tokenizer, _start(init, "listener", manifest.codes_fingerprint))
     else:
         start = _start(init, "nar", manifest.codes_fingerprint)
         codebooks = None
@@ -90,7 +98,7 @@ def _start(init: str | Path | None, kind: str, fingerprint: str) -> Any:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         theirs = getattr(model.config, "audio", {}).get("codes_fingerprint")
     else:
-        model = NarModel.from_pretrained(folder, dtype=torch.float32)
+        model = {"nar": NarModel, "listener": Listener}[kind].from_pretrained(folder, dtype=torch.float32)
         theirs = model.config.codes_fingerprint
     if theirs != fingerprint:
         raise ValueError(
