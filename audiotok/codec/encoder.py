@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import CausalConv1d, ResidualUnit, StreamState
+from .layers import CausalConv1d, ResidualUnit, StepConv1d, StreamState
 
 PHASES = 8  # filters of one band, 45 degrees apart: the rectified sum then ripples by 4 % as the wave's phase turns
 FLOOR = 2.0**-9  # magnitude under the logarithm, about -90 dB full scale: what lies below is silence
@@ -84,7 +84,7 @@ class FilterBank(nn.Module):
         self.slope = slope
         self.sampling_rate = sampling_rate
         self.analysis = CausalConv1d(1, bands * PHASES, window, stride=hop_length)
-        self.magnitude = nn.Conv1d(bands * PHASES, bands, 1, groups=bands)
+        self.magnitude = StepConv1d(bands * PHASES, bands, 1, groups=bands)
         self.requires_grad_(False)
 
     def init_filters(self) -> None:
@@ -133,9 +133,9 @@ class Encoder(nn.Module):
         self.slope = slope
         self.shape_bank = shape_bank
         self.pitch_bank = pitch_bank
-        self.mix = nn.Conv1d(bands, dim, 1)
+        self.mix = StepConv1d(bands, dim, 1)
         self.units = nn.ModuleList([ResidualUnit(dim, dilation, slope) for dilation in dilations])
-        self.latent = nn.Conv1d(dim, latent_dim, 1)
+        self.latent = StepConv1d(dim, latent_dim, 1)
 
     def forward(self, wav: Tensor, state: StreamState | None = None) -> Tensor:
         """[B, 1, T * hop_length] float32 -> [B, latent_dim, T]."""
