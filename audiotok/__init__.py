@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .codec.model import AudioCodec
     from .codec.pretrained import checkpoint_dir, load_codec
     from .corpus import PreparedCorpus, prepare
+    from .evaluate import bootstrap_interval, read_rows
     from .files import write_aside, write_json
     from .recipes import load_recipe, recipe_dict
     from .state import store_half
@@ -37,6 +38,8 @@ _HOME = {
     "load_codec": "codec.pretrained",
     "PreparedCorpus": "corpus",
     "prepare": "corpus",
+    "bootstrap_interval": "evaluate",
+    "read_rows": "evaluate",
     "write_aside": "files",
     "write_json": "files",
     "load_recipe": "recipes",
@@ -60,6 +63,7 @@ __all__ = [
     "LayoutError",
     "PreparedCorpus",
     "__version__",
+    "bootstrap_interval",
     "build_tokenizer",
     "checkpoint_dir",
     "flatten",
@@ -69,6 +73,7 @@ __all__ = [
     "load_tokenizer",
     "prepare",
     "program",
+    "read_rows",
     "recipe_dict",
     "resample",
     "save_audio",

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 AUDIOTOK = {
     "files": set(),
     "program": set(),
+    "pictures": {"files"},
     "audio": {"files"},
     "codefile": {"files"},
     "state": {"files"},

@@ -14,7 +14,8 @@ VERBS = {
     "info": ("info", "what a sound file, a code file or a codec is"),
     "prepare": ("prepare", "a speech data set -> token shards"),
     "train": ("train", "train a codec, or continue training one"),
-    "eval": ("eval", "measure a codec's quality"),
+    "plot": ("plot", "a picture of a clip, before and after, with its codes"),
+    "eval": ("eval", "measure a codec's quality, beside Opus"),
     "bench": ("bench", "measure a codec's speed"),
 }
 PROGRAM = Program("audiotok", "Speech in, token ids out, and back.", __version__, "audiotok.cli", VERBS)
