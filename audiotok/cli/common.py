@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def add_codec_option(parser: argparse.ArgumentParser, default: str | None = "default") -> None:
-    """--codec: which codec. ``default=None`` leaves the choice to the verb."""
+    """--codec and --exact: which codec. ``default=None`` leaves the choice to the verb, and makes no codes."""
     shown = "the one the file names" if default is None else default
     parser.add_argument(
         "--codec",
@@ -29,6 +29,10 @@ def add_codec_option(parser: argparse.ArgumentParser, default: str | None = "def
         metavar="NAME",
         help=f"a shipped codec, a folder or a hub id (default: {shown})",
     )
+    if default is not None:  # a verb that is given its codes makes none
+        parser.add_argument(
+            "--exact", action="store_true", help="codes that are equal on every machine, at half the speed"
+        )
 
 
 def add_output_options(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +53,8 @@ def load_chosen_codec(name: str | None, args: argparse.Namespace) -> AudioCodec:
     from ..codec.pretrained import load_codec
 
     logging.disable_progress_bar()  # a bar for a file that loads in a tenth of a second is noise on stderr
-    return load_codec(name, device=pick_device(args.device), dtype=args.dtype)
+    exact = getattr(args, "exact", False)
+    return load_codec(name, device=pick_device(args.device), dtype=args.dtype, exact=exact)
 
 
 def plan_outputs(

@@ -17,6 +17,7 @@ VERBS = {
     "plot": ("plot", "a picture of a clip, before and after, with its codes"),
     "eval": ("eval", "measure a codec's quality, beside Opus"),
     "bench": ("bench", "measure a codec's speed"),
+    "laws": ("laws", "check that codes depend on the audio alone"),
 }
 PROGRAM = Program("audiotok", "Speech in, token ids out, and back.", __version__, "audiotok.cli", VERBS)
 build_parser = PROGRAM.build_parser

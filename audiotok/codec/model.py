@@ -186,7 +186,8 @@ class AudioCodec(PreTrainedAudioTokenizerBase):
         frames = -(-wav.shape[-1] // hop)
         wav = F.pad(wav, (0, frames * hop - wav.shape[-1]))
         with torch.no_grad():
-            codes = self.quantizer.encode(self.encoder(wav), n_q)
+            encoder, quantizer = self.coders()
+            codes = quantizer.encode(encoder(wav), n_q)
         mask = torch.arange(frames, device=wav.device) * hop < lengths[:, None]
         return CodecEncoderOutput(audio_codes=codes * mask[:, None], audio_codes_mask=mask)
 
@@ -240,13 +241,17 @@ class AudioCodec(PreTrainedAudioTokenizerBase):
         """A session that encodes one stream piece by piece; see :class:`~audiotok.codec.streaming.StreamingEncoder`."""
         from .streaming import StreamingEncoder
 
-        return StreamingEncoder(self.encoder, self.quantizer, self.config.hop_length, self._check_n_q(n_q))
+        return StreamingEncoder(*self.coders(), self.config.hop_length, self._check_n_q(n_q))
 
     def streaming_decoder(self) -> StreamingDecoder:
         """A session that decodes one stream piece by piece; see :class:`~audiotok.codec.streaming.StreamingDecoder`."""
         from .streaming import StreamingDecoder
 
         return StreamingDecoder(self.decoder, self.quantizer)
+
+    def coders(self) -> tuple[Encoder, ResidualVectorQuantizer]:
+        """The modules that make codes of a wav; what else the codec's weights are for does not matter to them."""
+        return self.encoder, self.quantizer
 
     @property
     def algorithmic_latency_ms(self) -> float:
