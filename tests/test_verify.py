@@ -10,15 +10,30 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from lm_toys import hear, speak, write_corpus
+from lm_toys import FRAME_RATE, hear, loud, speak, toy_tokenizer, write_corpus
 
-from tts_lm.listener import CLASSES, SILENCE, Listener
+from audiotok import AudioCodec
+from tts_lm import NarConfig, NarModel, Synthesizer, build_ar
+from tts_lm.ar import Answer, ArDecoder, save_ar
+from tts_lm.cli.main import main
+from tts_lm.listener import CLASSES, SILENCE, Listener, ListenerConfig
 from tts_lm.pronounce import SOUNDS, pronounce, pronounce_text
+from tts_lm.sampling import FinishReason
 from tts_lm.training.clips import Clip, Word, read_clips
 from tts_lm.training.recipe import load_lm_recipe
 from tts_lm.training.run import train_lm
 from tts_lm.training.verifier_task import UNKNOWN, frame_sounds
-from tts_lm.verify import ListenerVerifier, Reading, fault, gaze, sounds_of, unexplained
+from tts_lm.verify import (
+    GazeVerifier,
+    ListenerVerifier,
+    Reading,
+    Verifier,
+    fault,
+    gaze,
+    sounds_of,
+    unexplained,
+)
+from tts_lm.voices import CARDS, Voice
 
 CHARACTERS = {index: character for character, index in CLASSES.items()}
 
@@ -183,3 +198,97 @@ def test_without_word_times_there_is_nothing_to_learn(tmp_path: Path) -> None:
     (tmp_path / "c" / "alignments.jsonl").unlink()
     with pytest.raises(ValueError, match="expected word times to learn sounds from, got none"):
         train_lm(load_lm_recipe("verifier"), [tmp_path / "c"], tmp_path / "r", device="cpu")
+
+
+# ---- its place in the synthesizer
+
+
+def speaker(codec: AudioCodec, verifier: Verifier | None = None) -> Synthesizer:
+    """Random halves for the tiny codec."""
+    config, fingerprint = codec.config, codec.codes_fingerprint
+    tokenizer = toy_tokenizer(config.n_q, config.codebook_size, fingerprint)
+    torch.manual_seed(0)
+    nar = NarConfig(
+        n_q=config.n_q,
+        codebook_size=config.codebook_size,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=24,
+        codes_fingerprint=fingerprint,
+    )
+    ar = loud(build_ar(tokenizer, FRAME_RATE, 32, 2, 2, 48))
+    voices = {"slt": Voice("slt", 1, torch.zeros(config.n_q, 40, dtype=torch.int64), CARDS["slt"])}
+    return Synthesizer(ar, loud(NarModel(nar)), codec, tokenizer, voices, verifier=verifier)
+
+
+def listener_of(fingerprint: str, size: int) -> Listener:
+    return Listener(
+        ListenerConfig(size, hidden_size=8, num_hidden_layers=2, codes_fingerprint=fingerprint)
+    ).eval()
+
+
+class Likes:
+    """A verifier that wants one code most, and remembers what it was shown."""
+
+    def __init__(self, code: int) -> None:
+        self.code = code
+        self.shown: list[Reading] = []
+
+    def fault(self, reading: Reading) -> float:
+        self.shown.append(reading)
+        return -float((reading.codes == self.code).float().mean())
+
+
+def test_the_verifier_chooses_among_those_that_ended(
+    tiny_codec: AudioCodec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readings = [[1, 2, 3, 3], [7, 7, 7, 8], [3, 3, 3, 3], [5, 7, 7, 1]]
+    reasons: list[FinishReason] = ["eos", "eos", "loop", "eos"]
+
+    def generate(self: ArDecoder, prompts: list, *_: object) -> list[Answer]:
+        return [Answer(torch.tensor(c), r) for c, r in zip(readings[: len(prompts)], reasons, strict=False)]
+
+    monkeypatch.setattr(ArDecoder, "generate", generate)
+    for code, expected in ((7, 1), (3, 0), (1, 0), (5, 3)):
+        verifier = Likes(code)
+        said = speaker(tiny_codec, verifier).say("Hello there.", best_of=4, n_q=1)
+        assert said.codes[0].tolist() == readings[expected]
+        assert {reading.spoken for reading in verifier.shown} == {pronounce_text("hello there.")}
+        assert len(verifier.shown) == 4
+    alone = Likes(0)
+    speaker(tiny_codec, alone).say("Hello there.", best_of=1)
+    assert alone.shown == []
+
+
+def test_a_folder_keeps_its_listener(tiny_codec: AudioCodec, tmp_path: Path) -> None:
+    size = tiny_codec.config.codebook_size
+    listener = listener_of(tiny_codec.codes_fingerprint, size)
+    by_ear = speaker(tiny_codec, ListenerVerifier(listener))
+    by_ear.save_pretrained(tmp_path / "it")
+    loaded = Synthesizer.from_pretrained(tmp_path / "it")
+    assert isinstance(loaded.verifier, ListenerVerifier)
+    reading = Reading(torch.arange(30) % size, pronounce_text("hello there"), [])
+    assert loaded.verifier.fault(reading) == pytest.approx(by_ear.verifier.fault(reading), abs=1e-5)
+    speaker(tiny_codec).save_pretrained(tmp_path / "it")
+    assert isinstance(Synthesizer.from_pretrained(tmp_path / "it").verifier, GazeVerifier)
+    with pytest.raises(ValueError, match="the verifier was made for codes 0ther"):
+        speaker(tiny_codec, ListenerVerifier(listener_of("0ther", size)))
+
+
+def test_a_bundle_with_a_verifier(tiny_codec: AudioCodec, tiny_codec_dir: Path, tmp_path: Path) -> None:
+    size, fingerprint = tiny_codec.config.codebook_size, tiny_codec.codes_fingerprint
+    parts = speaker(tiny_codec)
+    save_ar(parts.ar, tmp_path / "ar")
+    parts.nar.save_pretrained(tmp_path / "nar")
+    listener_of(fingerprint, size).save_pretrained(tmp_path / "ear")
+    write_corpus(tmp_path / "slt", rows=3, speaker="arctic_slt", fingerprint=fingerprint, size=size)
+    arguments = ["bundle", "--ar", str(tmp_path / "ar"), "--nar", str(tmp_path / "nar")]
+    arguments += ["--codec", str(tiny_codec_dir), "--data", str(tmp_path / "slt")]
+    for more, kind in (
+        (["--verifier", str(tmp_path / "ear")], ListenerVerifier),
+        ([], GazeVerifier),
+    ):
+        assert main([*arguments, *more, "--out", str(tmp_path / "out")]) == 0
+        assert isinstance(Synthesizer.from_pretrained(tmp_path / "out").verifier, kind)
+    assert main([*arguments, "--verifier", str(tmp_path), "--out", str(tmp_path / "out")]) == 1
