@@ -28,6 +28,13 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--init", metavar="NAME", help="continue from a shipped model or a folder")
     parser.add_argument(
+        "--carry",
+        nargs="+",
+        default=[],
+        metavar="DIR",
+        help="the sources of --data prepared with the codec of --init: carry it over to the new codes",
+    )
+    parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override: optim.lr=1e-3"
     )
     parser.add_argument(
@@ -45,7 +52,9 @@ def run(args: argparse.Namespace) -> int:
 
     overrides = [*args.set, *([f"dtype={args.dtype}"] if args.dtype else [])]
     recipe = load_lm_recipe(args.recipe, overrides)
-    folder = train_lm(recipe, args.data, args.out, args.alignments, args.init, args.device, args.codec)
+    folder = train_lm(
+        recipe, args.data, args.out, args.alignments, args.init, args.device, args.codec, args.carry
+    )
     print(folder)
     print(f"{recipe.kind} trained", file=sys.stderr)
     return 0
