@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from audiotok.codec.conceal import FADE_S, HOLD_S, fade
+from audiotok.codec.excitation import hiss, hold_pitch
 from audiotok.codec.layers import CausalConv1d, ResidualUnit, StepConv1d, StreamState
 from audiotok.codec.packet_loss import decode_with_losses, random_losses
 
@@ -50,6 +51,18 @@ def test_a_residual_unit_steps_like_the_whole():
     unit, state, x = ResidualUnit(8, 3, 0.125), StreamState(), torch.randn(1, 8, 20)
     steps = torch.cat([unit(piece, state) for piece in x.split(1, dim=-1)], dim=-1)
     torch.testing.assert_close(steps, unit(x), atol=1e-5, rtol=0)
+
+
+def test_hiss_and_pitch_depend_on_the_sample_alone():
+    whole = hiss(0, 40_000, torch.device("cpu"))
+    for first in (0, 16_300, 16_384, 32_600):
+        assert torch.equal(hiss(first, 320, torch.device("cpu")), whole[first : first + 320])
+    f0_hz, voiced = torch.tensor([[100.0, 200.0, 300.0]]), torch.tensor([[False, True, False]])
+    before, steps = torch.tensor([50.0]), []
+    for t in range(3):
+        steps.append(hold_pitch(f0_hz[:, t : t + 1], voiced[:, t : t + 1], before))
+        before = steps[-1][:, 0]
+    assert torch.equal(torch.cat(steps, 1), hold_pitch(f0_hz, voiced, torch.tensor([50.0])))
 
 
 def test_what_a_session_gives_can_be_trained_on(tiny_codec):
