@@ -2,8 +2,8 @@
 
 Names are imported when they are first used (PEP 562), so that ``import audiotok`` and ``audiotok --help`` do
 not wait for torch. Using any name of the codec (``checkpoint_dir`` among them) also registers it with
-transformers' Auto classes. The law it keeps: what is in ``__all__`` is public and stays; nothing below
-imports from here.
+transformers' Auto classes; ``AudioTextProcessor`` registers itself and the codec. The law it keeps: what is in
+``__all__`` is public and stays; nothing below imports from here.
 """
 
 from __future__ import annotations

@@ -23,7 +23,8 @@ def tok() -> AudioTextTokenizer:
 @pytest.fixture(scope="module")
 def model(tok: AudioTextTokenizer) -> LlamaForCausalLM:
     torch.manual_seed(0)
-    config = LlamaConfig(tok.padded_vocab_size, 16, 32, 1, 2, bos_token_id=None, eos_token_id=None)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = LlamaConfig(vocab_size=tok.padded_vocab_size, bos_token_id=None, eos_token_id=None, **sizes)
     return LlamaForCausalLM(config).eval()
 
 

@@ -33,6 +33,8 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+import audiotok.tokens.extend as extend_module
+import audiotok.tokens.tokenizer as tokenizer_module
 from audiotok import AudioTextTokenizer, extend_tokenizer, resize_embeddings
 from audiotok.tokens.vocabulary import CONTROL_TOKENS, audio_token, hidden_audio_token, hidden_control_token
 
@@ -85,12 +87,9 @@ def check_no_forgery(family: str, size: int, count: int) -> None:
     for text in texts:
         ids = tok.encode_text(text)
         assert not forbidden.intersection(ids) and max(ids, default=0) < tok.control_offset
-        if family not in ("llama2", "t5"):  # their spaces at the borders are added or taken
-            assert (
-                tok.decode(ids) == tok.backend_tokenizer.normalizer.normalize_str(text)
-                if family == "qwen2"
-                else text
-            )
+        if family not in ("llama2", "t5"):  # theirs loses spaces, and what it has no piece for
+            normalizer = tok.backend_tokenizer.normalizer
+            assert tok.decode(ids) == (normalizer.normalize_str(text) if normalizer else text)
         chat = tok.apply_chat_template([{"role": "user", "content": text}], return_dict=False)
         if tok.chat_template:
             assert max(chat) < tok.control_offset
@@ -161,17 +160,19 @@ def test_ragged_batches() -> None:
         tok.batch_encode_audio(codes[0])
 
 
+# The configs that a family's tokenizer may lie beside; transformers picks a class by them, and may build anew.
+MODEL_TYPES = {"gpt2": "gpt2", "llama3": "llama", "qwen2": "qwen2", "llama2": "mistral", "t5": "t5"}
+
+
 @each_family
-@pytest.mark.parametrize("model_type", [None, "gpt2", "llama", "qwen2", "t5", "mistral"])
-def test_opens_without_our_code(
-    family: str, model_type: str | None, tmp_path: Path, no_network: list
-) -> None:
-    """AutoTokenizer gives the plain class and the same ids, beside a model's config too, from a moved folder."""
+@pytest.mark.parametrize("beside_a_model", [False, True])
+def test_opens_without_our_code(family: str, beside_a_model: bool, tmp_path: Path, no_network: list) -> None:
+    """AutoTokenizer gives the plain class and the same ids, beside its model's config too, from a moved folder."""
     tok = extended(family)
     tok.save_pretrained(tmp_path / "saved")
     moved = shutil.move(tmp_path / "saved", tmp_path / "moved")
-    if model_type:
-        (moved / "config.json").write_text(json.dumps({"model_type": model_type}))
+    if beside_a_model:
+        (moved / "config.json").write_text(json.dumps({"model_type": MODEL_TYPES[family]}))
     texts = forgeries(build_family(family, SMALL)) + varied_strings(60, [], seed=3)
     plain, again = AutoTokenizer.from_pretrained(moved), AudioTextTokenizer.from_pretrained(moved)
     assert "audiotok" not in type(plain).__module__
@@ -271,12 +272,9 @@ def test_transformers_conventions(family: str) -> None:
     assert tok.batch_decode([mixed], skip_special_tokens=True) == ["hi"]
 
 
-@pytest.mark.parametrize("family", ["gpt2", "qwen2", "llama2"])
-def test_a_template_is_read_as_the_base_reads_it(family: str) -> None:
+def test_a_template_is_read_as_the_base_reads_it() -> None:
     """With harmless words and borders that no token reaches over, the ids are those of the base's own call."""
-    base, tok = build_family(family, SMALL), extended(family)
-    if family != "qwen2":
-        return
+    base, tok = build_family("qwen2", SMALL), extended("qwen2")
     chat = [{"role": "user", "content": "Hello there"}, {"role": "assistant", "content": "Good day"}]
     for options in ({}, {"add_generation_prompt": True}):
         expected = base.apply_chat_template(chat, return_dict=False, **options)
@@ -318,12 +316,20 @@ def test_templates_that_cut_strings_forge_nothing() -> None:
     assert sum(i in specials(tok) for i in ids) == 1 and "<|im_end|> d" in tok.decode(ids)
 
 
+def llama(vocab_size: int, width: int = 32) -> LlamaConfig:
+    sizes = {"hidden_size": width, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    return LlamaConfig(vocab_size=vocab_size, **sizes)
+
+
 @pytest.mark.parametrize(
     ("make", "config"),
     [
-        (LlamaForCausalLM, lambda v: LlamaConfig(v, 32, 64, 1, 2)),
-        (GPT2LMHeadModel, lambda v: GPT2Config(v, n_embd=32, n_layer=1, n_head=2)),
-        (T5ForConditionalGeneration, lambda v: T5Config(v, 32, 16, 64, 1, num_heads=2)),
+        (LlamaForCausalLM, lambda v: llama(v)),
+        (GPT2LMHeadModel, lambda v: GPT2Config(vocab_size=v, n_embd=32, n_layer=1, n_head=2)),
+        (
+            T5ForConditionalGeneration,
+            lambda v: T5Config(vocab_size=v, d_model=32, d_kv=16, d_ff=64, num_layers=1, num_heads=2),
+        ),
     ],
 )
 @pytest.mark.parametrize("spare", [0, 500], ids=["exact", "with spare rows"])
@@ -340,7 +346,6 @@ def test_new_rows(make: Callable, config: Callable, spare: int) -> None:
     assert len(torch.unique(new, dim=0)) == len(new)
     assert torch.allclose(new.std(0), text.std(0), rtol=0.35) and model.config.vocab_size == len(rows)
     other = make(config(tok.control_offset + spare))
-    other.load_state_dict({name: value for name, value in other.state_dict().items()})
     with torch.no_grad():
         other.get_input_embeddings().weight.copy_(before)
     resize_embeddings(other, tok)
@@ -352,7 +357,7 @@ def test_new_rows(make: Callable, config: Callable, spare: int) -> None:
 def test_rows_start_faster_than_those_of_transformers() -> None:
     """65,536 new rows of 256 numbers; transformers' own start works out a covariance."""
     tok = extended("gpt2", SMALL, 32, 2048)
-    make = lambda: LlamaForCausalLM(LlamaConfig(tok.control_offset, 256, 64, 1, 2))  # noqa: E731
+    make = lambda: LlamaForCausalLM(llama(tok.control_offset, 256))  # noqa: E731
     models_ = [make() for _ in range(4)]
     ours = timed(lambda: resize_embeddings(models_.pop(), tok), 2)
     theirs = timed(lambda: models_.pop().resize_token_embeddings(tok.padded_vocab_size), 2)
@@ -361,7 +366,7 @@ def test_rows_start_faster_than_those_of_transformers() -> None:
 
 def test_the_output_starts_near_the_mean() -> None:
     tok = extended("gpt2")
-    model = LlamaForCausalLM(LlamaConfig(tok.control_offset, 32, 64, 1, 2))
+    model = LlamaForCausalLM(llama(tok.control_offset))
     resize_embeddings(model, tok)
     rows = model.get_output_embeddings().weight
     text, new = rows[: tok.control_offset], rows[tok.control_offset :]
@@ -408,9 +413,10 @@ def test_refusals(tmp_path: Path) -> None:
     )
 
 
-def test_the_law_can_fail() -> None:
-    """Names without the space, in a model that matches whole strings, would be read from text."""
-    tok = whole_words(pre_tokenizers.Whitespace())
-    vocab = {"[UNK]": 0, "audio": 1}
-    tok.backend_tokenizer.model = models.WordLevel(vocab, unk_token="[UNK]")
-    assert tok("audio")["input_ids"] == [1]
+def test_the_law_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names without a space, in a model that matches whole strings, are read from text."""
+    for module in (extend_module, tokenizer_module):
+        monkeypatch.setattr(module, "hidden_audio_token", lambda codebook, code: f"audio{codebook}x{code}")
+    base = whole_words(pre_tokenizers.Whitespace())
+    tok = extend_tokenizer(base, n_q=1, codebook_size=4, codes_fingerprint=FINGERPRINT)
+    assert tok("audio0x3")["input_ids"] == [tok.audio_offset + 3]

@@ -171,8 +171,12 @@ def _fingerprint(codec: Any) -> str:
     """The codec's own, or 16 hex digits over config and all weights but the decoder's."""
     if hasattr(codec, "codes_fingerprint"):
         return codec.codes_fingerprint
-    config = codec.config.to_diff_dict()
-    config = {key: value for key, value in config.items() if key not in ("dtype", "transformers_version")}
+    about_files = ("architectures", "dtype", "torch_dtype", "transformers_version")
+    config = {
+        key: value
+        for key, value in codec.config.to_diff_dict().items()
+        if key not in about_files and not key.startswith("_")
+    }
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
     for name, value in sorted(codec.state_dict().items()):
         if "decoder" not in name:

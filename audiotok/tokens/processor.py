@@ -18,12 +18,12 @@ from transformers import (
     AutoProcessor,
     BatchFeature,
     EncodecFeatureExtractor,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.modeling_utils import PreTrainedAudioTokenizerBase
 
-from ..codec.config import CodecConfig
+from ..codec.pretrained import register
 from .chat import Conversation, encode_conversation, eos_id, is_batch, plain_conversation
 from .codecs import Audio, codec_facts, decode_codes, read_codes
 from .constrain import AudioConstraint
@@ -74,14 +74,8 @@ class AudioTextProcessor(PortableProcessor):
                     f"{fingerprint}; load that codec, or extend the tokenizer for this one"
                 )
         check_layout(layout)
-        accepted = isinstance(audio_tokenizer, PreTrainedAudioTokenizerBase)
-        super().__init__(
-            feature_extractor,
-            tokenizer,
-            chat_template=chat_template,
-            audio_tokenizer=audio_tokenizer if accepted else None,
-        )
-        self.audio_tokenizer = audio_tokenizer  # transformers takes no Mimi here, which does as well
+        super().__init__(feature_extractor, tokenizer, chat_template=chat_template)
+        self.audio_tokenizer = audio_tokenizer  # transformers would take the classes of its own list only
         self.layout: Layout = layout
         self.n_q = tokenizer.check_n_q(n_q)
 
@@ -391,4 +385,11 @@ def _is_many(audio: Any) -> bool:
     return isinstance(audio, list | tuple) and bool(audio) and not isinstance(audio[0], int | float)
 
 
-AutoProcessor.register(CodecConfig, AudioTextProcessor, exist_ok=True)
+class _ProcessorKey(PreTrainedConfig):
+    """What AutoProcessor files the class under; a codec's own folder still gives its feature extractor."""
+
+    model_type = "audiotok-processor"
+
+
+register()
+AutoProcessor.register(_ProcessorKey, AudioTextProcessor, exist_ok=True)
