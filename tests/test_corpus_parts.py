@@ -247,7 +247,7 @@ class _Fickle:
 
 def answers(deaths: list[bool], monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     chance = iter(deaths)
-    monkeypatch.setattr(Pool, "_start", lambda self: _Fickle(chance))
+    monkeypatch.setattr(Pool, "_start", lambda self, method=None: _Fickle(chance))
     pool = Pool(list, (), workers=2)
     calls: list[Call] = [pool.submit("encode", [f"row {number}"]) for number in range(4)]
     return [pool.result(call)[-1] for call in calls]
@@ -262,15 +262,19 @@ def test_a_lost_worker_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 _FROM_STDIN = """
+import audiotok.corpus.pool
 from audiotok import load_codec, prepare
+audiotok.corpus.pool.start_method = lambda: {method!r}
 prepare({corpus!r}, {out!r}, load_codec({codec!r}), rows_per_shard=3, batch_s=1.5, workers=2)
 """
 
 
+@pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_workers_change_nothing_and_need_no_main_module(
-    corpus: Path, whole: dict[str, bytes], tiny_codec_dir: Path, tmp_path: Path
+    method: str, corpus: Path, whole: dict[str, bytes], tiny_codec_dir: Path, tmp_path: Path
 ) -> None:
-    script = _FROM_STDIN.format(corpus=str(corpus), out=str(tmp_path / "out"), codec=str(tiny_codec_dir))
+    folders = {"corpus": str(corpus), "out": str(tmp_path / "out"), "codec": str(tiny_codec_dir)}
+    script = _FROM_STDIN.format(method=method, **folders)
     done = subprocess.run(
         [sys.executable, "-"], input=script, env=ENVIRONMENT, capture_output=True, text=True
     )
@@ -292,3 +296,39 @@ def test_codes_of_a_trimmed_clip_are_those_of_the_clip_cut_by_hand(
     assert row["start_s"] == pytest.approx(0.9)
     cut = np.concatenate([np.zeros(RATE // 10), speech])[None, None].astype(np.float32)
     assert torch.equal(row["codes"], tiny_codec.encode(torch.from_numpy(cut)).audio_codes[0])
+
+
+def test_the_benchmark_of_preparation(
+    tiny_codec_dir: Path,
+    tmp_path: Path,
+    make_speech: Callable[..., torch.Tensor],
+    capsys: Any,
+    monkeypatch: Any,
+) -> None:
+    import json
+
+    import audiotok.cli.bench_prepare as bench
+
+    monkeypatch.setattr(bench, "_PURE_S", 0.05)
+    (tmp_path / "speech").mkdir()
+    for index, seconds in enumerate((1.2, 0.5, 1.5, 2.0)):
+        soundfile.write(tmp_path / f"speech/{index}.flac", make_speech(seconds)[0].numpy(), RATE)
+    write_folder(tmp_path / "speech", [(f"{index}.flac", "") for index in range(4)])
+    given = ["bench-prepare", str(tmp_path / "speech"), "--codec", str(tiny_codec_dir), "--device", "cpu"]
+    given += [
+        "--workers",
+        "1",
+        "--turns",
+        "1",
+        "--rival-clips",
+        "0",
+        "--clips",
+        "2",
+        "--json",
+        str(tmp_path / "f.json"),
+    ]
+    assert main(given) == 0
+    figures = json.loads((tmp_path / "f.json").read_text())
+    assert figures["clips"] == 2 and figures["hours"] == pytest.approx(2.7 / 3600)
+    assert figures["share"] > 0 and figures["faster"] is None
+    assert "of the codec alone" in capsys.readouterr().out

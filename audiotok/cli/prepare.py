@@ -150,7 +150,8 @@ def run(args: argparse.Namespace) -> int:
         counts = dry_run(args.source, args.out, **common)
         return _tell(counts | {"out": str(Path(args.out) / "dry-run")}, args)
     codec = load_chosen_codec(args.codec, args)
-    device = "cuda" if args.device == "auto" and codec.device.type == "cuda" else None
+    # Without a number it is the process's own GPU under accelerate launch.
+    device = "cuda" if args.device in ("auto", "cuda") and codec.device.type == "cuda" else None
     manifest = prepare(
         args.source,
         args.out,

@@ -64,18 +64,19 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 
 def charts_svg(charts: Sequence[Histogram | Bars]) -> str:
-    """Charts as one SVG picture, two beside each other; a chart with nothing in it is left out."""
+    """Charts as one SVG picture, in two columns; a chart with nothing in it is left out."""
     drawn = []
     for chart in charts:
         if isinstance(chart, Histogram) and any(chart.counts):
             drawn.append(_draw_histogram(chart))
         elif isinstance(chart, Bars) and chart.values:
             drawn.append(_draw_bars(chart))
-    parts, top = [], 0
-    for at in range(0, len(drawn), 2):
-        row = drawn[at : at + 2]
-        parts += [f'<g transform="translate({_WIDTH * x} {top})">{svg}</g>' for x, (svg, _) in enumerate(row)]
-        top += max(height for _, height in row)
+    parts, ends = [], [0, 0]
+    for svg, height in drawn:
+        column = int(ends[1] < ends[0])
+        parts.append(f'<g transform="translate({_WIDTH * column} {ends[column]})">{svg}</g>')
+        ends[column] += height
+    top = max(ends)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {2 * _WIDTH} {top}" width="{2 * _WIDTH}" '
         f'height="{top}" font-family="system-ui, sans-serif" font-size="12">\n'

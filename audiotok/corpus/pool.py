@@ -121,9 +121,8 @@ class Pool:
         self._deaths = 0
         return answer
 
-    def _start(self) -> ProcessPoolExecutor:
-        # "spawn", not "fork": a forked copy of a process that has used OpenMP or CUDA can hang.
-        context = multiprocessing.get_context("spawn")
+    def _start(self, method: str | None = None) -> ProcessPoolExecutor:
+        context = multiprocessing.get_context(method or start_method())
         return ProcessPoolExecutor(self.workers, context, initializer=_start, initargs=self._start_with)
 
     def _send(self, call: Call) -> None:
@@ -147,9 +146,18 @@ class Pool:
             )
         assert self._executor is not None
         self._executor.shutdown(wait=False, cancel_futures=True)
-        self._executor = self._start()
+        self._executor = self._start("spawn")  # the old one's threads may still hold locks
         for call in lost:
             self._send(call)
+
+
+def start_method() -> str:
+    """How worker processes come to be: "fork" where it is safe, for that saves seconds of imports; else "spawn".
+
+    A forked copy of a process that has used CUDA, or one that goes on to use several OpenMP threads, can hang. Ours use
+    one thread, as the workers of torch's DataLoader do.
+    """
+    return "fork" if sys.platform == "linux" and not torch.cuda.is_initialized() else "spawn"
 
 
 def _start(build: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
