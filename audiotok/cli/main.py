@@ -12,6 +12,7 @@ VERBS = {
     "encode": ("encode", "sound files -> code files"),
     "decode": ("decode", "code files -> sound files"),
     "info": ("info", "what a sound file, a code file or a codec is"),
+    "truncate": ("truncate", "code files -> smaller code files, without encoding again"),
     "verify": ("verify", "whether code files and prepared corpora are whole"),
     "prepare": ("prepare", "a speech data set -> token shards"),
     "merge": ("merge", "parts of a preparation -> the whole"),
