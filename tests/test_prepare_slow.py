@@ -223,7 +223,7 @@ def test_workers_give_the_same_rows_also_if_one_is_killed(
 _MEASURED = """
 import resource, sys
 from audiotok import load_codec, prepare
-prepare(sys.argv[1], sys.argv[2], load_codec(sys.argv[3]), rows_per_shard=128)
+prepare(sys.argv[1], sys.argv[2], load_codec(sys.argv[3]), rows_per_shard=64)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
@@ -232,7 +232,7 @@ def test_ten_times_the_rows_take_no_more_memory(
     tmp_path: Path, tiny_codec_dir: Path, make_speech: Callable[..., torch.Tensor]
 ) -> None:
     peaks = []
-    for clips in (500, 5000):
+    for clips in (200, 2000):
         folder = tmp_path / f"speech{clips}"
         corpus = table(folder, speak(folder, make_speech, 20, clips))
         command = [
@@ -245,7 +245,7 @@ def test_ten_times_the_rows_take_no_more_memory(
         ]
         done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=True)
         peaks.append(int(done.stdout))
-    print(f"peak memory: {peaks[0]} kB for 500 rows, {peaks[1]} kB for 5,000")
+    print(f"peak memory: {peaks[0]} kB for 200 rows, {peaks[1]} kB for 2,000")
     assert peaks[1] < 1.10 * peaks[0]
 
 
