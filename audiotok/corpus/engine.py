@@ -86,8 +86,8 @@ def prepare(
         batch_s: seconds of padded sound that are encoded at once.
         workers: processes with one thread each; for Ray 0 takes all of the cluster.
         device: where each of them encodes; None is where ``codec`` is.
-        engine: "local" for processes of this machine, "ray" for a Ray cluster, whose nodes must see the sound files under
-            the same paths (sound that comes as bytes is sent to them).
+        engine: "local" for processes of this machine, "ray" for a Ray cluster. Its nodes must see the sound files under
+            the same paths; sound that the source holds as bytes is sent to them.
         address: of the Ray cluster, or "local" for one on this machine.
         part: (i, n) makes every n-th shard only, from the i-th on, 1 <= i <= n.
         progress: called as the work goes on.

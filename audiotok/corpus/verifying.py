@@ -7,6 +7,7 @@ that could not be made is said, not passed over.
 from __future__ import annotations
 
 import math
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -78,8 +79,7 @@ def verify(
             f"{codec.codes_fingerprint}; name its codec with --codec, or check no sound with --samples 0"
         )
     verdict = Verdict()
-    frames: list[int] = []
-    seen: set[int] = set()
+    frames, seen = array("i"), array("q")
     for number, shard in enumerate(manifest.shards, 1):
         verdict.faults += _few(_check_file(folder, shard, manifest, verdict, frames, seen))
         verdict.shards += 1
@@ -96,8 +96,8 @@ def _check_file(
     shard: dict[str, Any],
     manifest: Manifest,
     verdict: Verdict,
-    frames: list[int],
-    seen: set[int],
+    frames: array[int],
+    seen: array[int],
 ) -> Iterator[str]:
     """Faults of one shard; counts its rows."""
     path = folder / "shards" / shard["file"]
@@ -114,9 +114,7 @@ def _check_file(
         name = f"{path.name}: row {row['id']!r}"
         yield from (f"{name}: {fault}" for fault in _row_faults(row, manifest))
         if row.get("row") is not None:
-            if row["row"] in seen:
-                yield f"{name}: row {row['row']} of the source is there twice"
-            seen.add(row["row"])
+            seen.append(row["row"])
         frames.append(row["frames"])
         seconds += row["seconds"]
     verdict.rows += table.num_rows
@@ -144,7 +142,7 @@ def _row_faults(row: dict[str, Any], manifest: Manifest) -> Iterator[str]:
 
 
 def _check_counts(
-    folder: Path, manifest: Manifest, verdict: Verdict, frames: list[int], seen: set[int]
+    folder: Path, manifest: Manifest, verdict: Verdict, frames: array[int], seen: array[int]
 ) -> Iterator[str]:
     """Faults of the whole: totals, dropped rows, index, files that belong to nothing."""
     try:
@@ -152,8 +150,10 @@ def _check_counts(
         reasons = dict(sorted(Counter(drop.reason for drop in drops).items()))
         if reasons != manifest.dropped:
             yield f"{folder / DROPPED}: expected {manifest.dropped}, got {reasons}"
-        if seen and (twice := sorted(seen & {drop.row for drop in drops})):
-            yield f"{folder / DROPPED}: row {twice[0]} is both dropped and in a shard"
+        rows, times = np.unique(np.array(seen), return_counts=True)
+        yield from (f"{folder}: row {row} of the source is there twice" for row in rows[times > 1])
+        both = np.intersect1d(rows, [drop.row for drop in drops]) if drops else []
+        yield from (f"{folder / DROPPED}: row {int(row)} is both dropped and in a shard" for row in both)
         if verdict.rows + len(drops) != manifest.source_rows:
             yield (
                 f"{folder}: expected {manifest.source_rows} rows of the source, got {verdict.rows} in shards and "
@@ -171,7 +171,7 @@ def _check_counts(
     )
     if manifest.format_version > 1 and len(frames) == manifest.rows:
         try:
-            if PreparedCorpus(folder).frames.tolist() != frames:
+            if not np.array_equal(PreparedCorpus(folder).frames, frames):
                 yield f"{folder / INDEX}: expected the lengths that are in the shards, got others"
         except (OSError, ValueError, pa.ArrowException) as error:
             yield str(error)
