@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,6 +40,9 @@ class Done:
     dropped: list[Drop]
 
 
+_SHARD = re.compile(r"^\.?\d{5}.*parquet")  # a shard, or one that was being written aside
+
+
 class Journal:
     """The output folder of one preparation.
 
@@ -57,6 +61,8 @@ class Journal:
         if self.out.is_dir():
             found = {path.name for path in self.out.iterdir()}
             strange = sorted(found - _OURS)
+            if "shards" in found and not strange:
+                strange = sorted(f"shards/{path.name}" for path in self.shards.iterdir())
             # Beside a preparation other files may lie, such as alignments.
             if strange and not found & {"manifest.json", ".journal"}:
                 raise ValueError(
@@ -95,7 +101,8 @@ class Journal:
         if alone:
             keep = {self._file(number).name for number in done}
             for path in [*self.shards.iterdir(), *self._half_written(), *self.folder.glob("spool-*")]:
-                if path.name not in keep:
+                # What has no name of ours was put there by somebody else.
+                if path.name not in keep and (path.parent != self.shards or _SHARD.search(path.name)):
                     path.unlink()
         return done
 
