@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +25,9 @@ from .shards import INDEX, Manifest, sha256, write_index, write_shard
 PLAN = "plan.json"
 # What else may lie in the folder: what a dry run wrote there.
 _OURS = {"shards", ".journal", "manifest.json", "dry-run"}
-# What a kill in the middle of a write leaves in the folder (see write_aside).
+# What bears the names of our shards; a point stands before one that was being written (see write_aside).
+_SHARDS = ("[0-9][0-9][0-9][0-9][0-9]*parquet", ".[0-9][0-9][0-9][0-9][0-9]*parquet")
+# What a kill in the middle of a write leaves in the folder.
 _HALF_WRITTEN = (".manifest.*", ".dropped.*", ".index.*", ".report.*")
 
 
@@ -38,9 +39,6 @@ class Done:
     seconds: float
     sha256: str
     dropped: list[Drop]
-
-
-_SHARD = re.compile(r"^\.?\d{5}.*parquet")  # a shard, or one that was being written aside
 
 
 class Journal:
@@ -100,9 +98,10 @@ class Journal:
         done = {n for n, shard in self.entries().items() if self._is_whole(n, shard)}
         if alone:
             keep = {self._file(number).name for number in done}
-            for path in [*self.shards.iterdir(), *self._half_written(), *self.folder.glob("spool-*")]:
-                # What has no name of ours was put there by somebody else.
-                if path.name not in keep and (path.parent != self.shards or _SHARD.search(path.name)):
+            # Only what bears our names: the rest was put there by somebody else.
+            shards = [path for pattern in _SHARDS for path in self.shards.glob(pattern)]
+            for path in [*shards, *self._half_written(), *self.folder.glob("spool-*")]:
+                if path.name not in keep:
                     path.unlink()
         return done
 
