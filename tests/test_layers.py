@@ -13,14 +13,15 @@ ROOT = Path(__file__).parents[1]
 # forbidden.
 AUDIOTOK = {
     "files": set(),
-    "program": set(),
+    "machine": set(),
+    "program": {"machine"},
     "pictures": {"files"},
     "wav": set(),
     "audio": {"files", "wav"},
-    "pipes": {"files", "audio"},
+    "pipes": {"files", "wav", "audio"},
     "state": {"files"},
     "recipes": {"files"},
-    "codec": {"files", "wav"},
+    "codec": {"files", "wav", "machine"},
     "tokens": {"files", "audio", "codec"},
     "bitstream": {"files"},
     "corpus": {"files", "wav", "audio", "codec", "tokens"},

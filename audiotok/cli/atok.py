@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .common import number
+
 if TYPE_CHECKING:
     from ..bitstream import AtokHeader, EntropyModel
     from ..codec.config import CodecConfig
@@ -20,10 +22,10 @@ if TYPE_CHECKING:
 def add_rate_options(parser: argparse.ArgumentParser, required: bool = False) -> None:
     """--n-q and --bitrate: how many codebooks to keep."""
     group = parser.add_mutually_exclusive_group(required=required)
-    group.add_argument("--n-q", type=int, metavar="K", help="codebooks to keep (default: all)")
+    group.add_argument("--n-q", type=number(int), metavar="K", help="codebooks to keep (default: all)")
     group.add_argument(
         "--bitrate",
-        type=float,
+        type=number(float),
         metavar="KBPS",
         help="as many codebooks as fit, counted before entropy coding",
     )

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from ..program import KNOWN_ERRORS as KNOWN_ERRORS
 from ..program import add_model_options as add_model_options
+from ..program import number as number
 from ..program import one_line as one_line
 from ..program import pick_device
 
@@ -27,6 +28,7 @@ def add_codec_option(parser: argparse.ArgumentParser, default: str | None = "def
     parser.add_argument(
         "--codec",
         default=default,
+        type=codec_name,
         metavar="NAME",
         help=f"a shipped codec, a folder or a hub id (default: {shown})",
     )
@@ -34,6 +36,13 @@ def add_codec_option(parser: argparse.ArgumentParser, default: str | None = "def
         parser.add_argument(
             "--exact", action="store_true", help="codes that are equal on every machine, at half the speed"
         )
+
+
+def codec_name(text: str) -> str:
+    """The argparse type of a codec's name: not empty, as the variable of a shell script may be."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("expected a codec's name, got an empty one; leave out --codec")
+    return text
 
 
 def add_output_options(parser: argparse.ArgumentParser) -> None:
