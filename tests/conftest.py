@@ -60,7 +60,6 @@ def tiny_codec() -> AudioCodec:
         codebook_size=64,
         codebook_dim=16,
         encoder_bands=8,
-        pitch_bands=4,
         encoder_dim=32,
         encoder_dilations=[1, 2],
         decoder_dim=32,
