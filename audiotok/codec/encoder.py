@@ -109,9 +109,9 @@ class FilterBank(nn.Module):
             self.sums.weight.copy_(torch.cat([weights, weights], dim=1)[..., None])
 
     def forward(self, wav: Tensor, state: StreamState | None = None) -> Tensor:
-        """[B, 1, T * hop_length] float32 -> [B, features, T], about -1.5 (silence) to 2 (full scale)."""
+        """[B, 1, T * hop_length] float32 -> [B, features, T], -6 (silence) to about 8 (full scale)."""
         power = self.sums(self.analysis(wav, state).square())
-        x = 0.125 * (straight_log2(power + FLOOR) + 6.0)
+        x = 0.5 * (straight_log2(power + FLOOR) + 6.0)
         # [B, bands, T * S] -> [B, S * bands, T]: a frame's snapshots become its channels.
         return x.unflatten(2, (-1, self.snapshots)).permute(0, 3, 1, 2).flatten(1, 2)
 
