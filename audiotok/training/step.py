@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..codec.decoder import DecoderFeatures, PitchFeatures
 from ..codec.model import AudioCodec
 from .losses import (
     SpectralLoss,
@@ -88,18 +89,28 @@ class TrainingModel(nn.Module):
             )
             labelled = (batch.phones >= 0).sum().clamp_min(1)
             losses["phone/cross_entropy"] = phone / labelled * recipe.phone
-        wav = self._decode(latents, batch.wav, step, losses)
-        losses["spectral/log_l1"] = self.spectral(wav, batch.wav) * recipe.spectral
+        decoder = codec.decoder
+        features, pitch = decoder.features(latents), decoder.pitch(latents)
+        with torch.autocast(batch.wav.device.type, enabled=False):
+            wav = self._render(features, pitch, batch.wav, step, losses)
+            losses["spectral/log_l1"] = self.spectral(wav, batch.wav) * recipe.spectral
         return losses, wav, codes
 
-    def _decode(self, latents: Tensor, target: Tensor, step: int, losses: dict[str, Tensor]) -> Tensor:
+    def _render(
+        self,
+        features: DecoderFeatures,
+        pitch: PitchFeatures,
+        target: Tensor,
+        step: int,
+        losses: dict[str, Tensor],
+    ) -> Tensor:
+        """Sound from what the networks said, excited by the target's pitch or the decoder's own."""
         decoder, config = self.codec.decoder, self.codec.config
-        features, pitch = decoder.features(latents), decoder.pitch(latents)
         f0_hz, voiced = track_pitch(
             target, config.hop_length, config.sampling_rate, config.f0_min_hz, config.f0_max_hz
         )
         f0_loss, voicing_loss = pitch_loss(
-            pitch.f0_logits, pitch.voiced_logit, decoder.pitch.grid_hz, f0_hz, voiced
+            pitch.f0_logits.float(), pitch.voiced_logit.float(), decoder.pitch.grid_hz, f0_hz, voiced
         )
         losses["pitch/f0"] = f0_loss * self.recipe.pitch
         losses["pitch/voicing"] = voicing_loss * self.recipe.voicing
