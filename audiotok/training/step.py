@@ -90,8 +90,10 @@ class TrainingModel(nn.Module):
             labelled = (batch.phones >= 0).sum().clamp_min(1)
             losses["phone/cross_entropy"] = phone / labelled * recipe.phone
         decoder = codec.decoder
-        features, pitch = decoder.features(latents), decoder.pitch(latents)
+        features = decoder.features(latents)
+        # Half a pitch class is audible: pitch is read in float32, and so is everything after the networks.
         with torch.autocast(batch.wav.device.type, enabled=False):
+            pitch = decoder.pitch(latents)
             wav = self._render(features, pitch, batch.wav, step, losses)
             losses["spectral/log_l1"] = self.spectral(wav, batch.wav) * recipe.spectral
         return losses, wav, codes
@@ -110,7 +112,7 @@ class TrainingModel(nn.Module):
             target, config.hop_length, config.sampling_rate, config.f0_min_hz, config.f0_max_hz
         )
         f0_loss, voicing_loss = pitch_loss(
-            pitch.f0_logits.float(), pitch.voiced_logit.float(), decoder.pitch.grid_hz, f0_hz, voiced
+            pitch.f0_logits, pitch.voiced_logit, decoder.pitch.grid_hz, f0_hz, voiced
         )
         losses["pitch/f0"] = f0_loss * self.recipe.pitch
         losses["pitch/voicing"] = voicing_loss * self.recipe.voicing
