@@ -12,11 +12,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from . import program
     from .audio import AudioError, load_audio, resample, save_audio
     from .codec.config import CodecConfig
     from .codec.model import AudioCodec
     from .codec.pretrained import checkpoint_dir, load_codec
     from .corpus import PreparedCorpus, prepare
+    from .evaluate import bootstrap_interval, read_rows
     from .files import write_aside, write_json
     from .recipes import load_recipe, recipe_dict
     from .state import store_half
@@ -36,6 +38,8 @@ _HOME = {
     "load_codec": "codec.pretrained",
     "PreparedCorpus": "corpus",
     "prepare": "corpus",
+    "bootstrap_interval": "evaluate",
+    "read_rows": "evaluate",
     "write_aside": "files",
     "write_json": "files",
     "load_recipe": "recipes",
@@ -49,6 +53,8 @@ _HOME = {
     "load_tokenizer": "tokens.tokenizer",
 }
 
+_MODULES = ("program",)  # public as a whole
+
 __all__ = [
     "AudioCodec",
     "AudioError",
@@ -57,6 +63,7 @@ __all__ = [
     "LayoutError",
     "PreparedCorpus",
     "__version__",
+    "bootstrap_interval",
     "build_tokenizer",
     "checkpoint_dir",
     "flatten",
@@ -65,6 +72,8 @@ __all__ = [
     "load_recipe",
     "load_tokenizer",
     "prepare",
+    "program",
+    "read_rows",
     "recipe_dict",
     "resample",
     "save_audio",
@@ -77,6 +86,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import a public name from the module it lives in, once."""
+    if name in _MODULES:
+        return import_module(f".{name}", __name__)
     home = _HOME.get(name)
     if home is None:
         raise AttributeError(f"module 'audiotok' has no attribute {name!r}")
@@ -88,4 +99,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(set(globals()) | set(_HOME))
+    return sorted(set(globals()) | set(_HOME) | set(_MODULES))

@@ -57,7 +57,7 @@ def load_audio(path: str | Path, sampling_rate: int | None = None) -> tuple[Tens
     """
     with _open(path) as file:
         rate = sampling_rate or file.samplerate
-        wav = torch.cat(list(_resampled(_mono_blocks(file, path), file.samplerate, rate)), dim=-1)
+        wav = torch.cat(list(resampled(_mono_blocks(file, path), file.samplerate, rate)), dim=-1)
     return wav, rate
 
 
@@ -83,7 +83,7 @@ def audio_blocks(
         size = max(1, round(block_s * rate))
         held: list[Tensor] = []
         count = 0
-        for piece in _resampled(_mono_blocks(file, path), file.samplerate, rate):
+        for piece in resampled(_mono_blocks(file, path), file.samplerate, rate):
             held.append(piece)
             count += piece.shape[-1]
             if count >= size:
@@ -137,7 +137,7 @@ def resample(wav: Tensor, from_rate: int, to_rate: int) -> Tensor:
     if from_rate == to_rate:
         return wav
     rows = wav.detach().to("cpu", torch.float32).reshape(-1, 1, wav.shape[-1])
-    done = [torch.cat(list(_resampled([row], from_rate, to_rate)), dim=-1) for row in rows]
+    done = [torch.cat(list(resampled([row], from_rate, to_rate)), dim=-1) for row in rows]
     return torch.cat(done).reshape(*wav.shape[:-1], -1).to(wav.device)
 
 
@@ -224,9 +224,8 @@ def _mono_blocks(file: soundfile.SoundFile, path: str | Path) -> Iterator[Tensor
             raise AudioError(f"{path}: damaged after sample {done}: {error.error_string}") from None
         if not len(block):
             break
-        _check_samples(block, path, done)
+        yield to_mono(block, path, done)
         done += len(block)
-        yield torch.from_numpy(block.mean(axis=1, dtype=np.float32)).clamp_(-1, 1).unsqueeze(0)
     if done == 0:
         raise AudioError(f"{path}: expected at least one sample, got an audio file with 0 samples")
     if done < file.frames < _UNKNOWN_FRAMES:
@@ -234,6 +233,24 @@ def _mono_blocks(file: soundfile.SoundFile, path: str | Path) -> Iterator[Tensor
             f"{path}: expected the {file.frames} samples of its header, got {done}; the file is cut off, "
             f"copy it again"
         )
+
+
+def to_mono(block: np.ndarray, name: str | Path, start: int) -> Tensor:
+    """Check a block of samples and average its channels.
+
+    Args:
+        block: [n, C] float32, n >= 1.
+        name: what errors call the sound.
+        start: number of its first sample in that sound.
+
+    Returns:
+        wav [1, n] float32 in [-1, 1].
+
+    Raises:
+        AudioError: a sample is not finite, or in another unit.
+    """
+    _check_samples(block, name, start)
+    return torch.from_numpy(block.mean(axis=1, dtype=np.float32)).clamp_(-1, 1).unsqueeze(0)
 
 
 def _check_samples(block: np.ndarray, path: str | Path, start: int) -> None:
@@ -251,8 +268,20 @@ def _check_samples(block: np.ndarray, path: str | Path, start: int) -> None:
     raise AudioError(f"{path}: expected samples in [-1, 1], got a peak of {peak:g}; divide by the full scale")
 
 
-def _resampled(blocks: Iterable[Tensor], from_rate: int, to_rate: int) -> Iterator[Tensor]:
-    """Blocks [1, n] through one soxr stream: the same samples however they are cut. Yields no empty block."""
+def resampled(blocks: Iterable[Tensor], from_rate: int, to_rate: int) -> Iterator[Tensor]:
+    """Blocks of sound through one soxr stream: the same samples however they are cut.
+
+    Args:
+        blocks: wavs [1, n] float32.
+        from_rate: their rate in Hz.
+        to_rate: the wanted rate in Hz.
+
+    Yields:
+        wav [1, n] float32 in [-1, 1], n >= 1, as soon as the filter has what it needs (some 10 ms after its input).
+
+    Raises:
+        ValueError: a rate is not positive.
+    """
     if from_rate <= 0 or to_rate <= 0:
         raise ValueError(f"expected positive sampling rates, got {from_rate} and {to_rate} Hz")
     if from_rate == to_rate:

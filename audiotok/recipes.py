@@ -51,6 +51,8 @@ def load_recipe(
         *parents, leaf = dotted.strip().split(".")
         for parent in parents:
             branch = branch.setdefault(parent, {})
+            if not isinstance(branch, dict):
+                raise ValueError(f"recipe: {parent} holds no settings of its own; drop {override!r}")
         branch[leaf] = _parse(value, override)
     return _build(kind, tree, "")
 

@@ -97,6 +97,26 @@ def test_a_file_longer_than_a_block_equals_one_pass(run, tmp_path, tiny_codec, m
     assert soundfile.info(tmp_path / "back.wav").frames == 61 * 16_000
 
 
+@pytest.mark.slow
+def test_an_hour_takes_the_memory_of_a_minute(tiny_codec_dir, tmp_path, make_speech):
+    minute = make_speech(60.0)[0].numpy()
+    peaks: dict[tuple[str, int], int] = {}
+    for minutes in (1, 60):
+        with soundfile.SoundFile(tmp_path / f"{minutes}.wav", "w", 16_000, 1) as file:
+            for _ in range(minutes):
+                file.write(minute)
+        for verb, source, target in (("encode", "wav", "codes"), ("decode", "codes", "flac")):
+            names = [str(tmp_path / f"{minutes}.{suffix}") for suffix in (source, target)]
+            done = subprocess.run(
+                [sys.executable, "-m", "audiotok.cli.main", verb, *names, "--codec", str(tiny_codec_dir)],
+                capture_output=True, text=True, cwd=ROOT, check=True,
+            )  # fmt: skip
+            peaks[verb, minutes] = int(done.stderr.split("peak memory ")[1].split()[0])
+    assert soundfile.info(tmp_path / "60.flac").frames == 3600 * 16_000
+    for verb in ("encode", "decode"):
+        assert peaks[verb, 60] <= 1.1 * peaks[verb, 1], peaks
+
+
 def test_every_input_is_done_although_one_fails(run, tmp_path, make_speech):
     for seed in range(3):
         save_audio(tmp_path / f"{seed}.wav", make_speech(0.3, seed=seed), 16_000)

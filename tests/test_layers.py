@@ -13,7 +13,11 @@ ROOT = Path(__file__).parents[1]
 # forbidden.
 AUDIOTOK = {
     "files": set(),
+    "program": set(),
+    "pictures": {"files"},
     "audio": {"files"},
+    "pipes": {"files", "audio"},
+    "packets": set(),
     "codefile": {"files"},
     "state": {"files"},
     "recipes": {"files"},
@@ -24,7 +28,7 @@ AUDIOTOK = {
     "training": {"files", "state", "recipes", "audio", "codec", "tokens", "corpus", "metrics"},
     "evaluate": {"files", "audio", "codec", "tokens", "corpus", "metrics"},
 }
-AUDIOTOK["cli"] = set(AUDIOTOK) | {"codefile"}
+AUDIOTOK["cli"] = set(AUDIOTOK)
 AUDIOTOK["__init__"] = set(AUDIOTOK) - {"cli"}
 AUDIOTOK["cli"] |= {"__init__"}  # for the version
 

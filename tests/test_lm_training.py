@@ -384,7 +384,7 @@ def test_shipped_recipes(kind):
     ("overrides", "error"),
     [
         (["optim.lrr=1"], "unknown key optim.lrr; the nearest is optim.lr"),
-        (["kind=both"], "expected kind to be one of ar, nar, got 'both'"),
+        (["kind=both"], "expected kind to be one of ar, nar, verifier, got 'both'"),
         (["model.layers=many"], "expected model.layers to be int, got 'many'"),
         (["max_minutes=0"], "expected max_steps or max_minutes, got neither"),
         (["model"], "expected --set KEY=VALUE, got 'model'"),

@@ -9,7 +9,22 @@ import pytest
 import torch
 from torch import Tensor
 
-from audiotok.metrics import CodeUsage, MetricError, mel_distance, perplexity, pesq, score, si_sdr, stoi
+from audiotok.metrics import (
+    METRICS,
+    CodeUsage,
+    MetricError,
+    check_libraries,
+    f0_error,
+    mel_distance,
+    perplexity,
+    pesq,
+    score,
+    si_sdr,
+    stoi,
+    visqol,
+    voicing_error,
+    yin,
+)
 
 RATE = 16_000
 
@@ -28,11 +43,15 @@ def test_noise_lowers_every_score(make_speech: Callable[..., Tensor]) -> None:
     pytest.importorskip("pystoi")
     speech = make_speech(3.0)
     noise = torch.randn(speech.shape, generator=torch.Generator().manual_seed(1))
-    little, much = (score(speech, speech + level * noise, RATE)[0] for level in (0.003, 0.1))
+    names = [name for name in METRICS if name != "visqol"]
+    little, much = (score(speech, speech + level * noise, RATE, names)[0] for level in (0.003, 0.03))
+    assert set(little) == set(much) == set(names)
     assert little["pesq_wb"] > much["pesq_wb"] > 1.0
+    assert little["pesq_nb"] > much["pesq_nb"] > 1.0
     assert little["stoi"] > much["stoi"]
     assert little["si_sdr_db"] > much["si_sdr_db"]
     assert little["mel_distance_db"] < much["mel_distance_db"]
+    assert little["voicing_error"] < much["voicing_error"]
 
 
 def test_pesq_resamples_what_is_not_16_khz(make_speech: Callable[..., Tensor]) -> None:
@@ -112,6 +131,69 @@ def test_a_missing_library_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> N
         pesq(torch.ones(8000), torch.ones(8000), RATE)
 
 
+def test_a_missing_library_is_known_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "visqol", None)
+    check_libraries(["si_sdr_db"])
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'audiotok\[visqol\]'"):
+        check_libraries(["si_sdr_db", "visqol"])
+
+
+@pytest.mark.slow  # the first call compiles for half a minute
+def test_visqol_falls_with_noise_and_refuses_silence(make_speech: Callable[..., Tensor]) -> None:
+    pytest.importorskip("visqol")
+    pytest.importorskip("ai_edge_litert")
+    speech = make_speech(3.0)
+    noise = torch.randn(speech.shape, generator=torch.Generator().manual_seed(1))
+    same, little, much = (visqol(speech, speech + level * noise, RATE) for level in (0.0, 0.01, 0.1))
+    assert 5.0 >= same > little > much >= 1.0
+    with pytest.raises(MetricError, match="silence"):
+        visqol(speech, torch.zeros_like(speech), RATE)
+    with pytest.raises(MetricError, match="visqol"):
+        visqol(speech[:, :500], speech[:, :500], RATE)
+
+
+def tone(f0_hz: float, seconds: float = 1.0, rate: int = RATE) -> Tensor:
+    """A buzz [1, N]: ten harmonics with falling strength."""
+    t = torch.arange(round(seconds * rate), dtype=torch.float64) / rate
+    harmonics = [torch.cos(2 * math.pi * h * f0_hz * t + h) / h for h in range(1, 11)]
+    return 0.1 * torch.stack(harmonics).sum(0).float()[None]
+
+
+@pytest.mark.parametrize("rate", [16_000, 24_000])
+@pytest.mark.parametrize("f0_hz", [70.0, 123.4, 261.6, 430.0])
+def test_yin_finds_the_pitch_of_a_buzz(f0_hz: float, rate: int) -> None:
+    track = yin(tone(f0_hz, rate=rate)[0], rate)
+    assert len(track) == 96 and bool((track > 0).all())
+    assert 1200 * float((track / f0_hz).log2().abs().max()) < 5  # cents
+
+
+def test_yin_hears_no_pitch_in_noise_silence_or_a_constant() -> None:
+    noise = torch.randn(RATE, generator=torch.Generator().manual_seed(0))
+    assert float((yin(noise, RATE) > 0).double().mean()) < 0.02
+    assert not bool(yin(torch.zeros(RATE), RATE).any())
+    assert not bool(yin(torch.full((RATE,), 0.3), RATE).any())
+    assert len(yin(torch.ones(100), RATE)) == 0
+
+
+def test_f0_error_is_the_interval_in_cents() -> None:
+    low, high = tone(200.0), tone(212.0)
+    assert f0_error(low, low, RATE) == pytest.approx(0.0, abs=1e-6)
+    assert f0_error(low, high, RATE) == pytest.approx(1200 * math.log2(1.06), abs=3)
+    with pytest.raises(MetricError, match="pitch in both"):
+        f0_error(low, torch.randn(1, RATE, generator=torch.Generator().manual_seed(0)), RATE)
+
+
+def test_voicing_error_is_the_share_of_frames_that_disagree() -> None:
+    whole = tone(200.0)
+    half = torch.cat([whole[:, : RATE // 2], torch.zeros(1, RATE // 2)], dim=1)
+    assert voicing_error(whole, whole, RATE) == 0.0
+    assert voicing_error(whole, half, RATE) == pytest.approx(0.5, abs=0.03)
+    with pytest.raises(MetricError, match="shorter"):
+        voicing_error(whole[:, :300], whole[:, :300], RATE)
+
+
 def test_perplexity_of_uniform_and_collapsed_codes() -> None:
     codes = torch.stack([torch.arange(64).repeat(3), torch.full((192,), 7), torch.arange(192) % 2])
     assert perplexity(codes, 64) == pytest.approx([64.0, 1.0, 2.0])
@@ -125,6 +207,7 @@ def test_code_usage_adds_clips_and_checks_them() -> None:
     assert usage.frames == 8
     assert usage.perplexity == pytest.approx([8.0, 1.0])
     assert usage.entropy_bits == pytest.approx([3.0, 0.0])
+    assert usage.book_efficiency == pytest.approx([1.0, 0.0])
     assert usage.efficiency == pytest.approx(0.5)
     with pytest.raises(ValueError, match=r"K = 2"):
         usage.add(torch.zeros(3, 4, dtype=torch.int64))

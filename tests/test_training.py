@@ -152,6 +152,8 @@ def test_recipe_names_the_nearest_key(tmp_path: Path) -> None:
         load_codec_recipe("tiny", ["step=3"])
     with pytest.raises(FileNotFoundError, match="one of .*tiny"):
         load_codec_recipe("no-such")
+    with pytest.raises(ValueError, match="seed holds no settings of its own; drop 'seed.part=1'"):
+        load_codec_recipe("tiny", ["seed.part=1"])
     assert load_codec_recipe("tiny", ["lr=1e-3", "model.n_q=2"]).model["n_q"] == 2
 
 

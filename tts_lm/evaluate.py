@@ -7,7 +7,6 @@ missing.
 
 from __future__ import annotations
 
-import csv
 import re
 import time
 import warnings
@@ -21,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from audiotok import load_audio
+from audiotok import bootstrap_interval, load_audio, read_rows
 
 from .recognise import PocketSphinx, Recogniser, transcriber
 from .text import normalise, plain
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
 
     from .synthesizer import Synthesizer
 
-RESAMPLES = 2000
+Picks = np.ndarray[Any, Any]
 MS_PER_LETTER = (40.0, 110.0)
 """What reading aloud takes; outside of it a voice gabbles, drags or got stuck."""
 
@@ -130,24 +129,13 @@ def read_recordings(
         FileNotFoundError: no ``metadata.csv``.
         ValueError: no row is left.
     """
-    table = Path(data) / "metadata.csv"
-    if not table.is_file():
-        raise FileNotFoundError(
-            f"expected {table}, which is not there; give a folder that holds a metadata.csv"
-        )
-    with table.open(newline="", encoding="utf-8") as lines:
-        rows = [
-            (table.parent / row["file_name"], row["transcription"])
-            for row in csv.DictReader(lines)
-            if split in (None, row.get("split"))
-            and (row.get("source") or "").startswith(source or "")
-            and spoken_form(row.get("transcription") or "")
-        ]
-    if not rows:
+    rows = read_rows(data, split, source)
+    recordings = [(row.path, row.text) for row in rows if spoken_form(row.text)]
+    if not recordings:
         raise ValueError(
-            f"no row of {table} has split {split!r}, a source beginning with {source or ''!r} and a text"
+            f"expected rows with a text in {data}, got {len(rows)} without; fill the column transcription"
         )
-    return rows[:limit]
+    return recordings[:limit]
 
 
 def evaluate_lines(
@@ -254,13 +242,13 @@ def difference(first: Outcome, second: Outcome, seed: int = 0) -> Rate:
         np.array([(d["word_errors"], d["words"]) for d in outcome.details]) for outcome in (first, second)
     ]
     paired = [d["reference"] for d in first.details] == [d["reference"] for d in second.details]
-    rng = np.random.default_rng(seed)
-    picks = [rng.integers(0, len(table), (RESAMPLES, len(table))) for table in tables]
-    if paired:
-        picks[1] = picks[0]
-    sums = [table[pick].sum(axis=1) for table, pick in zip(tables, picks, strict=True)]
-    low, high = np.percentile(sums[0][:, 0] / sums[0][:, 1] - sums[1][:, 0] / sums[1][:, 1], (2.5, 97.5))
-    return Rate(first.wer.rate - second.wer.rate, float(low), float(high))
+
+    def gap(*picks: Picks) -> Picks:
+        return _pooled(tables[0], picks[0]) - _pooled(tables[1], picks[-1])
+
+    counts = [len(table) for table in tables]
+    low, high = bootstrap_interval(counts[:1] if paired else counts, gap, seed)
+    return Rate(first.wer.rate - second.wer.rate, low, high)
 
 
 def _compare(
@@ -306,7 +294,11 @@ def _compare(
 def _rate(counts: Sequence[tuple[int, int]], seed: int = 0) -> Rate:
     """Errors over units of all lines together, and the interval from resampling lines."""
     table = np.array(counts)
-    picks = np.random.default_rng(seed).integers(0, len(table), (RESAMPLES, len(table)))
+    low, high = bootstrap_interval([len(table)], lambda picks: _pooled(table, picks), seed)
+    return Rate(float(table[:, 0].sum() / table[:, 1].sum()), low, high)
+
+
+def _pooled(table: Picks, picks: Picks) -> Picks:
+    """Errors over units of each resample: table [lines, 2], picks [R, lines] -> [R]."""
     sums = table[picks].sum(axis=1)
-    low, high = np.percentile(sums[:, 0] / sums[:, 1], (2.5, 97.5))
-    return Rate(float(table[:, 0].sum() / table[:, 1].sum()), float(low), float(high))
+    return sums[:, 0] / sums[:, 1]

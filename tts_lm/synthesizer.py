@@ -7,6 +7,7 @@ other codes is refused (binding); a sentence said beside others, or alone, is th
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,12 +20,13 @@ from transformers import AutoModelForCausalLM
 from audiotok import load_codec, load_tokenizer, write_json
 
 from .ar import Answer, ArDecoder, save_ar
+from .listener import Listener
 from .nar import NarModel
 from .pronounce import pronounce_text
 from .sampling import FinishReason, Sampling, frame_limits
 from .shipped import find_checkpoint
-from .text import TEXT_START, build_prompt, character_ids, normalise, split_sentences
-from .verify import fault, gaze
+from .text import build_prompt, character_ids, normalise, split_sentences
+from .verify import GazeVerifier, ListenerVerifier, Reading, Verifier
 from .voices import Voice, load_voices, save_voice
 
 FORMAT_VERSION = 1
@@ -65,6 +67,7 @@ class Synthesizer:
         voices: by name; the first is the default.
         codec_name: a shipped codec's name, or None to keep the codec's weights with the rest when saving.
         sampling: default settings.
+        verifier: what chooses among readings; None goes by the gaze of the AR half.
 
     Raises:
         ValueError: the parts are of different codecs.
@@ -79,6 +82,7 @@ class Synthesizer:
         voices: dict[str, Voice],
         codec_name: str | None = None,
         sampling: Sampling | None = None,
+        verifier: Verifier | None = None,
     ) -> None:
         wanted = codec.codes_fingerprint
         parts = {
@@ -86,6 +90,8 @@ class Synthesizer:
             "NAR": nar.config.codes_fingerprint,
             "tokenizer": tokenizer.codes_fingerprint,
         }
+        if isinstance(verifier, ListenerVerifier):
+            parts["verifier"] = verifier.listener.config.codes_fingerprint
         for part, theirs in parts.items():
             if theirs != wanted:
                 raise ValueError(
@@ -99,6 +105,7 @@ class Synthesizer:
         self.device = next(nar.parameters()).device
         self.frame_rate = float(codec.config.frame_rate)
         self._decoder = ArDecoder(ar)
+        self.verifier: Verifier = verifier or GazeVerifier(self._decoder)
         self._characters = character_ids(tokenizer)
         self._silent = self._codes_of_silence()
 
@@ -144,6 +151,9 @@ class Synthesizer:
             cast(Any, kind.from_pretrained(folder / name, dtype=numbers)).to(device)
             for kind, name in ((AutoModelForCausalLM, "ar"), (NarModel, "nar"))
         )
+        verifier = None
+        if (folder / "listener").is_dir():
+            verifier = ListenerVerifier(cast(Any, Listener.from_pretrained(folder / "listener")).to(device))
         return cls(
             ar,
             nar,
@@ -152,6 +162,7 @@ class Synthesizer:
             load_voices(folder / "voices"),
             card["codec"],
             Sampling(**card.get("sampling", {})),
+            verifier,
         )
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -160,8 +171,11 @@ class Synthesizer:
         (folder / "voices").mkdir(parents=True, exist_ok=True)
         save_ar(self.ar, folder / "ar")
         self.nar.save_pretrained(folder / "nar")
+        shutil.rmtree(folder / "listener", ignore_errors=True)  # of another codec, perhaps
+        if isinstance(self.verifier, ListenerVerifier):
+            self.verifier.listener.save_pretrained(folder / "listener")
         self.tokenizer.save_pretrained(str(folder / "tokenizer"))
-        for former in (folder / "voices").iterdir():  # of another codec, perhaps
+        for former in (folder / "voices").iterdir():
             former.unlink()
         for voice in self.voices.values():
             save_voice(voice, folder / "voices")
@@ -241,25 +255,13 @@ class Synthesizer:
                     self._silent,
                 )
                 for (index, _), answer in zip(group, fresh, strict=True):
-                    wrong = self._fault(prompts[index], answer) if sampling.best_of > 1 else 0.0
+                    reading = Reading(answer.codes, rows[index][0], prompts[index])
+                    wrong = self.verifier.fault(reading) if sampling.best_of > 1 else 0.0
                     scored = (_REASONS.index(answer.finish_reason), wrong, answer)
                     if index not in best or scored[:2] < best[index][:2]:
                         best[index] = scored
             waiting = [index for index in waiting if best[index][0] > 0]
         return [best[index][2] for index in range(len(rows))]
-
-    def _fault(self, prompt: list[int], answer: Answer) -> float:
-        """How badly a reading follows its text, by the heads that were taught to look at it."""
-        frames = len(answer.codes)
-        if not frames:
-            return float("inf")
-        ids = [*prompt, *(answer.codes + self.tokenizer.audio_offset).tolist()]
-        text = slice(TEXT_START, len(prompt) - 2)  # what follows is </text> <audio>
-        paths = [
-            gaze(self._decoder.attention(ids, layer, head), len(prompt) - 1, frames, text)
-            for layer, head in self.ar.config.audio.get("look", [])
-        ]
-        return fault(paths, text.stop - text.start)
 
     def _fill(self, texts: list[str], answers: list[Answer], voice: Voice, n_q: int) -> list[Tensor]:
         """Codes [K, T] of every sentence from codebook 0."""

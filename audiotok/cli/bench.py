@@ -1,27 +1,30 @@
-"""``audiotok bench``: how fast the codec is on this machine, beside another codec timed in the same run.
+"""``audiotok bench``: how fast the codec is on this machine, beside other codecs timed in the same run.
 
-Knows nothing of quality. The law it keeps: the two codecs take turns, so that whatever else the machine does
-meanwhile falls on both; medians are reported, and the threads they ran on.
+Knows nothing of quality. The law it keeps: the codecs take turns, so that whatever else the machine does
+meanwhile falls on all of them; medians are reported, and the threads they ran on.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .common import add_codec_option, add_model_options, load_chosen_codec
 
 if TYPE_CHECKING:
     import torch
-    from transformers import EncodecModel
 
     from ..codec.model import AudioCodec
+
+_RIVALS = ("encodec", "mimi", "dac")
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -30,12 +33,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "bench",
         help="time encode, decode and one streaming step",
         allow_abbrev=False,
-        description="Seconds of audio per second of work: encode and decode, medians of repeats.",
+        description="Seconds of audio per second of work: encode and decode, medians of repeats in turns.",
     )
     add_codec_option(parser)
     parser.add_argument(
-        "--against", choices=("encodec",), help="time transformers' EncodecModel (24 kHz, 6 kbps) too"
-    )
+        "--against", type=_names, default=(), metavar="NAMES",
+        help=f"time transformers' codecs too, random weights: {','.join(_RIVALS)}, joined by commas",
+    )  # fmt: skip
     parser.add_argument(
         "--seconds", type=float, default=10.0, help="length of the test sound (default: %(default)s)"
     )
@@ -44,12 +48,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--repeats", type=int, default=5, help="timed repeats, after one untimed (default: %(default)s)"
     )
     parser.add_argument(
-        "--json",
-        nargs="?",
-        const="-",
-        metavar="FILE",
-        help="print JSON instead of the table, or write it to FILE too",
-    )
+        "--json", nargs="?", const="-", metavar="FILE", help="print JSON instead of the table, or write it to FILE too"
+    )  # fmt: skip
     add_model_options(parser)
 
 
@@ -66,12 +66,12 @@ def run(args: argparse.Namespace) -> int:
     torch.set_num_threads(args.threads)
     try:
         codec = load_chosen_codec(args.codec, args)
-        report = measure(codec, against=args.against, seconds=args.seconds, repeats=args.repeats)
+        report = measure(codec, args.against, seconds=args.seconds, repeats=args.repeats)
     finally:
         torch.set_num_threads(before)
     report["machine"] = {
-        "device": str(codec.device), "dtype": args.dtype, "threads": args.threads,
-        "processor": platform.processor() or platform.machine(), "torch": torch.__version__,
+        "device": str(codec.device), "dtype": args.dtype, "threads": args.threads, "cores": os.cpu_count(),
+        "processor": _processor(), "torch": torch.__version__,
     }  # fmt: skip
     if args.json == "-":
         print(json.dumps(report))
@@ -84,117 +84,127 @@ def run(args: argparse.Namespace) -> int:
 
 
 def measure(
-    codec: AudioCodec, against: str | None = None, seconds: float = 10.0, repeats: int = 5
+    codec: AudioCodec, against: Sequence[str] = (), seconds: float = 10.0, repeats: int = 5
 ) -> dict[str, Any]:
-    """Time a codec, and another one in turns with it.
+    """Time a codec, and others in turns with it.
 
     Args:
         codec: in eval mode, on its device.
-        against: "encodec" or None.
+        against: names out of "encodec", "mimi", "dac".
         seconds: length of the test sound, noise at -20 dB.
         repeats: timed repeats; one more goes before them, untimed.
 
     Returns:
-        {"seconds", "repeats", "rows": [{"name", "encode_times_real_time", "decode_times_real_time"}],
-        "ratio": {"encode", "decode"} or None, "streaming_step_ms": {"encode", "decode", "both"} or None,
-        "frame_ms"}. Times real time = seconds of audio per second of work; ratio = ours over theirs.
+        "rows": for each codec name, parameters, "encode_times_real_time", "decode_times_real_time" (seconds of audio
+        per second of work, by the median) and the repeats themselves, "encode_s" and "decode_s"; "ratio": for each
+        rival our speed over its own, "encode" and "decode"; "streaming_step_ms": medians "encode", "decode" and
+        "both", None for a codec that cannot stream; "algorithmic_latency_ms", "frame_ms", "seconds", "repeats".
     """
     import torch
 
+    from .rivals import build_rival
+
     with torch.inference_mode():
         tasks = {"audiotok": _own_tasks(codec, seconds)}
-        if against == "encodec":
-            tasks["encodec 24 kHz 6 kbps"] = _encodec_tasks(random_encodec(str(codec.device)), seconds)
-        times: dict[tuple[str, str], list[float]] = {}
+        sizes = {"audiotok": codec.num_parameters()}
+        for name in against:
+            rival = build_rival(name)
+            rival.model.to(codec.device)
+            wav = _noise(seconds, rival.sampling_rate).to(codec.device)
+            tasks[rival.label] = _tasks(rival.encode, rival.decode, wav)
+            sizes[rival.label] = sum(weight.numel() for weight in rival.model.parameters())
+        times: dict[str, dict[str, list[float]]] = {name: {"encode": [], "decode": []} for name in tasks}
         for turn in range(repeats + 1):
             for name, pair in tasks.items():
                 for verb, task in pair.items():
                     taken_s = _timed(task, codec.device)
                     if turn:
-                        times.setdefault((name, verb), []).append(taken_s)
+                        times[name][verb].append(taken_s)
         step = _streaming_step_ms(codec)
-    speed = {key: seconds / statistics.median(values) for key, values in times.items()}
-    names = list(tasks)
+    rows = [
+        {
+            "name": name,
+            "parameters": sizes[name],
+            **{f"{verb}_times_real_time": seconds / statistics.median(taken) for verb, taken in pair.items()},
+            **{f"{verb}_s": taken for verb, taken in pair.items()},
+        }
+        for name, pair in times.items()
+    ]
+    verbs = ("encode", "decode")
     return {
         "seconds": seconds,
         "repeats": repeats,
-        "rows": [
-            {
-                "name": n,
-                "encode_times_real_time": speed[n, "encode"],
-                "decode_times_real_time": speed[n, "decode"],
+        "rows": rows,
+        "ratio": {
+            row["name"]: {
+                verb: rows[0][f"{verb}_times_real_time"] / row[f"{verb}_times_real_time"] for verb in verbs
             }
-            for n in names
-        ],
-        "ratio": {verb: speed[names[0], verb] / speed[names[1], verb] for verb in ("encode", "decode")}
-        if len(names) > 1
-        else None,
+            for row in rows[1:]
+        },
         "streaming_step_ms": step,
+        "algorithmic_latency_ms": codec.algorithmic_latency_ms,
         "frame_ms": 1000.0 / codec.config.frame_rate,
     }
 
 
-def random_encodec(device: str = "cpu") -> EncodecModel:
-    """EnCodec 24 kHz as its paper has it, with random weights: good for timing, and needs no download.
-
-    Args:
-        device: torch device.
-    """
-    import torch
-    from transformers import EncodecConfig, EncodecModel
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = EncodecModel(EncodecConfig()).eval()
-        # A random EncodecModel has all-zero codebooks; the search costs the same, but every code would be 0.
-        for name, buffer in model.named_buffers():
-            if name.endswith("codebook.embed"):
-                buffer.normal_()
-    return model.to(device)  # pyright: ignore[reportArgumentType]
-
-
 def print_table(report: dict[str, Any]) -> None:
-    """Print a report of :func:`measure` on stdout."""
-    machine = report.get("machine", {})
+    """Print a report of :func:`measure`, with the machine it ran on, on stdout."""
+    machine = report["machine"]
     print(
-        f"{report['seconds']:g} s of sound, median of {report['repeats']}, {machine.get('device', 'cpu')}, "
-        f"{machine.get('threads', '?')} thread(s), torch {machine.get('torch', '?')}"
+        f"{report['seconds']:g} s of sound, median of {report['repeats']} in turns; {machine['device']}, "
+        f"{machine['threads']} thread(s) of {machine['cores']}, {machine['processor']}, torch {machine['torch']}"
     )
-    print(f"{'codec':<24}{'encode':>12}{'decode':>12}   (x real time)")
+    print(f"{'x real time':<24}{'parameters':>12}{'encode':>10}{'decode':>10}   ours is faster by")
     for row in report["rows"]:
+        ratio = report["ratio"].get(row["name"])
         print(
-            f"{row['name']:<24}{row['encode_times_real_time']:>11.1f}x{row['decode_times_real_time']:>11.1f}x"
+            f"{row['name']:<24}{row['parameters'] / 1e6:>10.1f} M{row['encode_times_real_time']:>9.1f}x"
+            f"{row['decode_times_real_time']:>9.1f}x"
+            + (f"   {ratio['encode']:.1f}x, {ratio['decode']:.1f}x" if ratio else "")
         )
-    if report["ratio"]:
-        print(f"{'ratio':<24}{report['ratio']['encode']:>11.2f}x{report['ratio']['decode']:>11.2f}x")
     step = report["streaming_step_ms"]
     if step:
         print(
             f"one streaming step of {report['frame_ms']:g} ms: encode {step['encode']:.2f} ms, "
             f"decode {step['decode']:.2f} ms, both {step['both']:.2f} ms (medians)"
         )
+    print(f"algorithmic latency {report['algorithmic_latency_ms']:g} ms")
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """``encodec,mimi`` -> its parts, each once."""
+    names = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
+    if wrong := [name for name in names if name not in _RIVALS]:
+        raise argparse.ArgumentTypeError(
+            f"expected names out of {','.join(_RIVALS)}, joined by commas, got {wrong[0]!r}"
+        )
+    return names
+
+
+def _processor() -> str:
+    """The processor's name, as far as the system tells it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def _own_tasks(codec: AudioCodec, seconds: float) -> dict[str, Callable[[], object]]:
     wav = _noise(seconds, codec.config.sampling_rate).to(codec.device)
-    codes = codec.encode(wav).audio_codes
-    assert codes is not None
-    return {
-        "encode": lambda: codec.encode(wav),
-        "decode": lambda: codec.decode(codes, num_samples=wav.shape[-1]),
-    }
+    return _tasks(
+        lambda wav: codec.encode(wav).audio_codes,
+        lambda codes: codec.decode(codes, num_samples=wav.shape[-1]),
+        wav,
+    )
 
 
-def _encodec_tasks(model: EncodecModel, seconds: float) -> dict[str, Callable[[], object]]:
-    import torch
-
-    wav = _noise(seconds, model.config.sampling_rate).to(model.device)
-    mask = torch.ones_like(wav[:, 0], dtype=torch.bool)
-    out: Any = model.encode(wav, mask, bandwidth=6.0)
-    return {
-        "encode": lambda: model.encode(wav, mask, bandwidth=6.0),
-        "decode": lambda: model.decode(out.audio_codes, out.audio_scales, mask),
-    }
+def _tasks(
+    encode: Callable[[torch.Tensor], Any], decode: Callable[[Any], object], wav: torch.Tensor
+) -> dict[str, Callable[[], object]]:
+    codes = encode(wav)
+    return {"encode": lambda: encode(wav), "decode": lambda: decode(codes)}
 
 
 def _noise(seconds: float, sampling_rate: int) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""What several verbs share: options, the choice of device, inputs and outputs, errors in one line.
+"""What several verbs share: options, inputs and outputs, and the codec that options name.
 
 Knows no verb, and imports nothing heavy at module level. Its law: an option means the same in every verb.
 """
@@ -7,36 +7,22 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..program import KNOWN_ERRORS as KNOWN_ERRORS
+from ..program import add_model_options as add_model_options
+from ..program import one_line as one_line
+from ..program import pick_device
+
 if TYPE_CHECKING:
     from ..codec.model import AudioCodec
 
-# What a user's input or machine can cause; anything else is our bug and keeps its traceback.
-KNOWN_ERRORS = (ValueError, TypeError, OSError, ImportError, MemoryError)
-
-
-def one_line(error: BaseException) -> str:
-    """An error's text on one line, without Python's decoration."""
-    if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """--device and --dtype: where a model runs, and in which numbers."""
-    parser.add_argument(
-        "--device", default="auto", help="cpu, cuda, cuda:1, mps...; auto = cuda where there is one"
-    )
-    parser.add_argument(
-        "--dtype", default="float32", choices=("float32", "bfloat16"), help="numbers the model computes in"
-    )
-
 
 def add_codec_option(parser: argparse.ArgumentParser, default: str | None = "default") -> None:
-    """--codec: which codec. ``default=None`` leaves the choice to the verb."""
+    """--codec and --exact: which codec. ``default=None`` leaves the choice to the verb, and makes no codes."""
     shown = "the one the file names" if default is None else default
     parser.add_argument(
         "--codec",
@@ -44,6 +30,10 @@ def add_codec_option(parser: argparse.ArgumentParser, default: str | None = "def
         metavar="NAME",
         help=f"a shipped codec, a folder or a hub id (default: {shown})",
     )
+    if default is not None:  # a verb that is given its codes makes none
+        parser.add_argument(
+            "--exact", action="store_true", help="codes that are equal on every machine, at half the speed"
+        )
 
 
 def add_output_options(parser: argparse.ArgumentParser) -> None:
@@ -57,26 +47,6 @@ def add_json_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON, one object per line")
 
 
-def pick_device(name: str) -> str:
-    """The device that ``--device`` means on this machine.
-
-    Raises:
-        ValueError: there is no such device here.
-    """
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        reason = one_line(error).split(". ")[0]
-        raise ValueError(
-            f"expected a device of this machine, got --device {name} ({reason}); try auto"
-        ) from None
-    return name
-
-
 def load_chosen_codec(name: str | None, args: argparse.Namespace) -> AudioCodec:
     """The codec called ``name`` on the device and in the dtype of ``args``, ready for inference."""
     from transformers.utils import logging
@@ -84,7 +54,8 @@ def load_chosen_codec(name: str | None, args: argparse.Namespace) -> AudioCodec:
     from ..codec.pretrained import load_codec
 
     logging.disable_progress_bar()  # a bar for a file that loads in a tenth of a second is noise on stderr
-    return load_codec(name, device=pick_device(args.device), dtype=args.dtype)
+    exact = getattr(args, "exact", False)
+    return load_codec(name, device=pick_device(args.device), dtype=args.dtype, exact=exact)
 
 
 def plan_outputs(
@@ -136,3 +107,15 @@ def each(
             failed += 1
             print(f"{program}: error: {one_line(error)}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def cost(seconds: float, started: float) -> str:
+    """ ", 80x real time, peak memory 500 MiB": what ``seconds`` of sound took since ``started`` (perf_counter)."""
+    text = f", {seconds / max(time.perf_counter() - started, 1e-9):.3g}x real time"
+    try:
+        import resource
+    except ImportError:  # Windows
+        return text
+    # Linux counts in KiB, macOS in bytes.
+    unit = 1 << 20 if sys.platform == "darwin" else 1 << 10
+    return f"{text}, peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // unit} MiB"

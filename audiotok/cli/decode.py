@@ -1,9 +1,10 @@
-"""``audiotok decode``: code files -> sound files, block by block, so that any length needs little memory."""
+"""``audiotok decode``: codes -> sound, block by block, so that any length needs little memory; live with ``-``."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,10 +13,13 @@ from .common import (
     add_codec_option,
     add_model_options,
     add_output_options,
+    check_output,
+    cost,
     each,
     load_chosen_codec,
     plan_outputs,
 )
+from .live import PIPE, binary_input, binary_output, sound_of, wants_pipe
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,11 +36,14 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         help="code files -> sound files",
         usage="audiotok decode [options] IN OUT | IN [IN ...] --out DIR",
         description="Decode code files to exactly as many samples as were encoded. "
-        "OUT's suffix decides its format: .wav and .flac 16 bit, .ogg and .opus Opus.",
+        "OUT's suffix decides its format: .wav and .flac 16 bit, .ogg and .opus Opus. "
+        "- as IN reads packets of 'audiotok encode' from standard input, carrying the sound over lost ones; - as OUT "
+        "writes wav or raw PCM to standard output, live.",
         allow_abbrev=False,
     )
     parser.add_argument("paths", nargs="+", metavar="IN", help="code files, and OUT unless --out is given")
     parser.add_argument("--n-q", type=int, metavar="K", help="codebooks to use (default: all in the file)")
+    parser.add_argument("--raw", choices=("s16le", "f32le"), help="raw samples on standard output, not wav")
     add_codec_option(parser, default=None)
     add_model_options(parser)
     add_output_options(parser)
@@ -47,6 +54,11 @@ def run(args: argparse.Namespace) -> int:
     """Decode every input; 1 if one failed."""
     from ..codefile import read_header
 
+    if args.raw and args.paths[-1] != PIPE:
+        args.parser.error("--raw says what goes to standard output; pass - as OUT")
+    if wants_pipe(args.paths, args.out, args.parser):
+        _decode_live(args)
+        return 0
     pairs = plan_outputs(args.paths, args.out, ".wav", args.parser)
     # A codec's fingerprint is a hash over its weights: once a run, not once a file.
     codecs: dict[str, tuple[AudioCodec, str]] = {}
@@ -80,6 +92,35 @@ def shipped_codec(source: Path, codec_name: str) -> str:
     )
 
 
+def _decode_live(args: argparse.Namespace) -> None:
+    """Decode IN to OUT where one of them is a pipe."""
+    from ..audio import save_audio_blocks
+    from ..codefile import read_header
+    from ..pipes import pcm_bytes, wav_head
+
+    source, target = args.paths
+    name = args.codec
+    if name is None and source != PIPE:
+        name = shipped_codec(Path(source), read_header(source).codec)
+    codec = load_chosen_codec(name, args)
+    fingerprint, rate = codec.codes_fingerprint, codec.config.sampling_rate
+    if source == PIPE:
+        if args.n_q is not None and args.n_q < 1:
+            raise ValueError(f"expected --n-q of at least 1, got {args.n_q}")
+        blocks = sound_of(codec, fingerprint, binary_input(), args.n_q)
+    else:
+        blocks = _file_blocks(codec, fingerprint, Path(source), args.n_q)
+    if target != PIPE:
+        check_output(Path(source), Path(target), args.overwrite, {})
+        save_audio_blocks(target, blocks, rate)
+        return
+    write = binary_output()
+    head = wav_head(rate) if args.raw is None else b""
+    for block in blocks:
+        write(head + pcm_bytes(block, args.raw or "s16le"))
+        head = b""  # sent with the first sound, so that nothing is sent where there is none
+
+
 def decode_file(
     codec: AudioCodec, codes_fingerprint: str, source: Path, target: Path, n_q: int | None
 ) -> None:
@@ -91,30 +132,35 @@ def decode_file(
         OSError: ``source`` cannot be read, or ``target`` not written.
     """
     from ..audio import save_audio_blocks
+
+    started, rate = time.perf_counter(), codec.config.sampling_rate
+    written = save_audio_blocks(target, _file_blocks(codec, codes_fingerprint, source, n_q), rate)
+    seconds = written / rate
+    print(f"{target}: {seconds:.2f} s at {rate} Hz{cost(seconds, started)}", file=sys.stderr)
+
+
+def _file_blocks(
+    codec: AudioCodec, codes_fingerprint: str, source: Path, n_q: int | None
+) -> Iterator[Tensor]:
+    """A code file -> wavs [1, n], as many samples in all as were encoded."""
     from ..codefile import load_codes
 
     codes, header = load_codes(source)
     header.check_codec(source, codec.config.codec_name, codes_fingerprint)
     if n_q is not None and not 1 <= n_q <= header.n_q:
         raise ValueError(f"{source}: expected --n-q in 1..{header.n_q}, which the file holds; got {n_q}")
-    blocks = _decoded(codec, codes[:n_q], header.num_samples, source.name)
-    written = save_audio_blocks(target, blocks, header.sampling_rate)
-    print(f"{target}: {written / header.sampling_rate:.2f} s at {header.sampling_rate} Hz", file=sys.stderr)
+    yield from _decoded(codec, codes[:n_q], header.num_samples, source.name)
 
 
 def _decoded(codec: AudioCodec, codes: Tensor, num_samples: int, label: str) -> Iterator[Tensor]:
     """Codes [K, T] -> wavs [1, n], ``num_samples`` samples in all."""
-    import torch
     from tqdm import tqdm
 
     session = codec.streaming_decoder()
     left = num_samples
-    with (
-        torch.inference_mode(),
-        tqdm(
-            total=codes.shape[1], desc=label, unit="frame", leave=False, disable=None, file=sys.stderr
-        ) as progress,
-    ):
+    with tqdm(
+        total=codes.shape[1], desc=label, unit="frame", leave=False, disable=None, file=sys.stderr
+    ) as progress:
         for piece in codes.split(_BLOCK_FRAMES, dim=1):
             wav = session.push(piece[None].to(codec.device))[0, :, :left]
             left -= wav.shape[-1]

@@ -8,21 +8,26 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .common import add_codec_option, add_model_options, load_chosen_codec
 
 if TYPE_CHECKING:
-    from ..evaluate import CodecReport
+    from ..evaluate import Average, CodecReport
+
+_DIGITS = {"stoi": 3, "voicing_error": 3, "si_sdr_db": 1, "f0_error_cents": 0}
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the verb ``eval``."""
     parser = subparsers.add_parser(
         "eval",
-        help="score a codec: PESQ, STOI, SI-SDR, mel distance, codebook use",
+        help="score a codec: PESQ, STOI, ViSQOL, SI-SDR, mel distance, pitch, codebook use",
         allow_abbrev=False,
-        description="Encode and decode every row of DIR/metadata.csv; mean scores with 95 % intervals.",
+        description="Encode and decode rows of DIR/metadata.csv; mean scores with 95 % intervals, beside Opus.",
     )
     add_codec_option(parser)
     parser.add_argument(
@@ -32,45 +37,76 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--split", default="test", help="rows of this split; 'all' for every row (default: %(default)s)"
     )
     parser.add_argument("--source", help="only rows whose source begins with this, for example librispeech")
+    parser.add_argument("--limit", type=int, help="at most this many rows, spread evenly")
     parser.add_argument(
         "--n-q", type=int, nargs="+", default=[], metavar="K", help="codebooks to decode from (default: all)"
     )
-    parser.add_argument("--limit", type=int, help="at most this many rows, spread evenly")
     parser.add_argument(
-        "--baseline", nargs="+", default=[], choices=("identity", "resample"), help="rows to compare with"
-    )
+        "--opus", type=float, nargs="+", default=[], metavar="KBPS",
+        help="compare with Opus at these bitrates (needs opusenc and opusdec)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--loss", type=float, nargs="+", default=[], metavar="SHARE",
+        help="lose these shares of 20 ms packets (0.05 = 5 %%): concealed, and with silence instead",
+    )  # fmt: skip
+    parser.add_argument(
+        "--baseline", nargs="+", default=[], choices=("identity", "resample"),
+        help="compare with the clip itself, or with the clip through the codec's sampling rate and back",
+    )  # fmt: skip
+    parser.add_argument(
+        "--visqol", type=int, nargs="*", metavar="K",
+        help="score ViSQOL (speech mode) too: for these numbers of codebooks and all that is compared; "
+        "without a K for every row",
+    )  # fmt: skip
     parser.add_argument(
         "--workers", type=int, default=2, help="processes that score; 0 = this one (default: %(default)s)"
     )
     parser.add_argument(
         "--json", nargs="?", const="-", metavar="FILE",
-        help="print JSON, clip by clip, instead of the table, or write it to FILE too",
+        help="print JSON, clip by clip, instead of the table, or write it to FILE too; a run into FILE that "
+        "was killed goes on where it stopped",
     )  # fmt: skip
+    parser.add_argument("--plot", metavar="FILE", help="draw quality over bitrate (.png, .svg, .pdf)")
     add_model_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evaluate, print the table, write the JSON."""
+    """Evaluate, print the table, write the JSON and the picture."""
     from ..evaluate import evaluate_codec, read_rows
     from ..files import write_json
+    from ..pictures import check_picture, draw_rate_distortion
 
+    for name in (args.plot, None if args.json == "-" else args.json):
+        if name and not Path(name).absolute().parent.is_dir():
+            raise FileNotFoundError(f"cannot write {name}: its folder does not exist; create it first")
+    if args.plot:
+        check_picture(args.plot)
     rows = read_rows(args.data, None if args.split == "all" else args.split, args.source, args.limit)
     codec = load_chosen_codec(args.codec, args)
-
-    def progress(done: int, total: int) -> None:
-        if sys.stderr.isatty() or done % 25 == 0 or done == total:
-            print(f"\r{done}/{total} clips", end="\n" if done == total else "", file=sys.stderr, flush=True)
-
+    journal = Path(f"{args.json}.partial") if args.json and args.json != "-" else None
     report = evaluate_codec(
-        codec, rows, args.n_q, baselines=args.baseline, workers=args.workers, progress=progress
+        codec,
+        rows,
+        args.n_q,
+        baselines=args.baseline,
+        opus_kbps=args.opus,
+        losses=args.loss,
+        visqol=args.visqol,
+        workers=args.workers,
+        journal=journal,
+        progress=_progress(),
     )
     if args.json == "-":
         print(json.dumps(report.as_dict()))
-        return 0
-    print_table(report)
-    if args.json:
+    else:
+        print_table(report)
+    if journal:
         write_json(args.json, report.as_dict())
+        journal.unlink(missing_ok=True)
         print(f"wrote {args.json}", file=sys.stderr)
+    if args.plot:
+        draw_rate_distortion(args.plot, report.as_dict())
+        print(f"wrote {args.plot}", file=sys.stderr)
     return 0
 
 
@@ -78,40 +114,74 @@ def print_table(report: CodecReport) -> None:
     """Print a report on stdout."""
     codec = report.codec
     print(
-        f"{report.rows} clips, {report.duration_s:.0f} s; codec {codec['codes_fingerprint']}: "
-        f"{codec['sampling_rate']} Hz, {codec['frame_rate']:g} Hz x {codec['n_q']} x {codec['codebook_size']}"
-        f"; means with 95 % bootstrap intervals over clips"
+        f"{report.rows} clips, {report.duration_s:.0f} s; codec {codec['name']}, codes "
+        f"{codec['codes_fingerprint']}: {codec['sampling_rate']} Hz, {codec['frame_rate']:g} Hz x {codec['n_q']} "
+        f"x {codec['codebook_size']}; means with 95 % bootstrap intervals over clips"
     )
     names = list(dict.fromkeys(name for condition in report.conditions for name in condition.averages))
-    print(f"{'':<12}{'bps':>6}" + "".join(f"{name:>26}" for name in names))
+    table = [["", "bit/s", *names]]
     for condition in report.conditions:
-        cells = [
-            f"{condition.name:<12}",
-            f"{condition.bitrate_bps:>6.0f}" if condition.bitrate_bps else f"{'':>6}",
-        ]
-        for name in names:
-            average = condition.averages.get(name)
-            digits = 1 if name.endswith("_db") else 3
-            text = (
-                "-"
-                if average is None
-                else (f"{average.mean:.{digits}f} [{average.low:.{digits}f}, {average.high:.{digits}f}]")
-            )
-            cells.append(f"{text:>26}")
-        print("".join(cells))
+        rate = "" if condition.bitrate_bps is None else f"{condition.bitrate_bps:.0f}"
+        cells = [_cell(condition.averages.get(name), _DIGITS.get(name, 2)) for name in names]
+        table.append([condition.name, rate, *cells])
+    widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
+    for line in table:
+        head = line[0].ljust(widths[0])
+        print(
+            "  ".join([head, *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))])
+        )
+    _print_failures(report)
     for condition in report.conditions:
-        for name, count in condition.failed.items():
-            reason = next(failure["reason"] for failure in condition.failures if failure["metric"] == name)
+        if condition.file_bps is not None:
             print(
-                f"{condition.name}: {name} failed on {count} of {report.rows} clips, which are left out "
-                f"of its mean ({reason})"
+                f"{condition.name}: packets {condition.bitrate_bps:.0f} bit/s, files {condition.file_bps:.0f}"
             )
     books = "  ".join(
-        f"{k}: {value:.0f} ({percent:.0f} %)"
-        for k, (value, percent) in enumerate(zip(report.perplexity, report.perplexity_percent, strict=True))
+        f"{k}: {perplexity:.0f} ({percent:.0f} %, {100 * efficiency:.0f} %)"
+        for k, (perplexity, percent, efficiency) in enumerate(
+            zip(report.perplexity, report.perplexity_percent, report.efficiency, strict=True)
+        )
     )
-    print(f"perplexity of each codebook (of {codec['codebook_size']}; {report.frames} frames): {books}")
     print(
-        f"bitrate {codec['bitrate_bps']:.0f} bps, entropy {report.entropy_bps:.0f} bps, "
+        f"codebooks, perplexity (of {codec['codebook_size']}, entropy over stored bits), "
+        f"{report.frames} frames: {books}"
+    )
+    print(
+        f"bitrate {codec['bitrate_bps']:.0f} bit/s, entropy {report.entropy_bps:.0f} bit/s, "
         f"efficiency {100 * report.bitrate_efficiency:.1f} %"
     )
+
+
+def _print_failures(report: CodecReport) -> None:
+    for skip in report.skipped:
+        print(f"{skip['condition']}: skipped ({skip['reason']})")
+    for condition in report.conditions:
+        for name, count in condition.failed.items():
+            first = next(failure for failure in condition.failures if failure["metric"] == name)
+            print(
+                f"{condition.name}: {name} failed on {count} of {report.rows} clips, which are left out of its "
+                f"mean (first {first['file']}: {first['reason']})"
+            )
+
+
+def _cell(average: Average | None, digits: int) -> str:
+    if average is None:
+        return "-"
+    return f"{average.mean:.{digits}f} [{average.low:.{digits}f} {average.high:.{digits}f}]"
+
+
+def _progress() -> Callable[[int, int], None]:
+    """A counter with the time left on stderr: every clip on a terminal, every 10th in a log."""
+    start: list[tuple[float, int]] = []
+
+    def show(done: int, total: int) -> None:
+        now = time.monotonic()
+        start.append((now, done))
+        left = ""
+        if done > start[0][1]:
+            left = f", {(now - start[0][0]) / (done - start[0][1]) * (total - done):.0f} s left"
+        if sys.stderr.isatty() or done % 10 == 0 or done == total:
+            end = "\n" if done == total or not sys.stderr.isatty() else ""
+            print(f"\r{done}/{total} clips{left} ", end=end, file=sys.stderr, flush=True)
+
+    return show

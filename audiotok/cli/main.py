@@ -1,22 +1,12 @@
-"""The entry of ``audiotok``: finds the verb's module, runs it, turns known errors into one line.
-
-Knows nothing of any verb but its name, its module and one line of help. The law it keeps: asking for help
-imports no verb, and no verb's failure shows a traceback when its cause is the user's input or machine.
-"""
+"""The entry of ``audiotok``: its verbs. Knows nothing of any verb but its name, its module and one line of help."""
 
 from __future__ import annotations
 
-import argparse
-import os
 import sys
-from collections.abc import Sequence
-from importlib import import_module
 
 from .. import __version__
-from .common import KNOWN_ERRORS, one_line
+from ..program import Program
 
-PROGRAM = "audiotok"
-DESCRIPTION = "Speech in, token ids out, and back."
 # verb -> (module beside this one, help). Order is the order of the help.
 VERBS = {
     "encode": ("encode", "sound files -> code files"),
@@ -24,56 +14,14 @@ VERBS = {
     "info": ("info", "what a sound file, a code file or a codec is"),
     "prepare": ("prepare", "a speech data set -> token shards"),
     "train": ("train", "train a codec, or continue training one"),
-    "eval": ("eval", "measure a codec's quality"),
+    "plot": ("plot", "a picture of a clip, before and after, with its codes"),
+    "eval": ("eval", "measure a codec's quality, beside Opus"),
     "bench": ("bench", "measure a codec's speed"),
+    "laws": ("laws", "check that codes depend on the audio alone"),
 }
-
-
-def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
-    """The program's parser. Only ``verb``'s module is imported; the others are a name and a line.
-
-    Args:
-        verb: the verb that will be run, or None for the help of all.
-    """
-    parser = argparse.ArgumentParser(prog=PROGRAM, description=DESCRIPTION, allow_abbrev=False)
-    parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
-    subparsers = parser.add_subparsers(dest="verb", metavar="VERB", title="verbs")
-    for name, (module, help_text) in VERBS.items():
-        if name == verb:
-            import_module(f".{module}", __package__).add_parser(subparsers)
-        else:
-            subparsers.add_parser(name, help=help_text)
-    return parser
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the program.
-
-    Args:
-        argv: arguments without the program's name; None takes those of the process.
-
-    Returns:
-        0 done, 1 failed, 130 interrupted. Wrong usage leaves through ``SystemExit(2)``, as argparse does.
-    """
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    verb = next((word for word in arguments if not word.startswith("-")), None)
-    parser = build_parser(verb if verb in VERBS else None)
-    args = parser.parse_args(arguments)
-    if args.verb is None:
-        parser.print_help()
-        return 0
-    try:
-        return import_module(f".{VERBS[args.verb][0]}", __package__).run(args)
-    except BrokenPipeError:
-        # The reader of our stdout has gone (| head): point it elsewhere, or the flush at exit complains.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except KNOWN_ERRORS as error:
-        print(f"{PROGRAM}: error: {one_line(error)}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"{PROGRAM}: interrupted", file=sys.stderr)
-        return 130
+PROGRAM = Program("audiotok", "Speech in, token ids out, and back.", __version__, "audiotok.cli", VERBS)
+build_parser = PROGRAM.build_parser
+main = PROGRAM.main
 
 
 if __name__ == "__main__":

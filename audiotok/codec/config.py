@@ -6,7 +6,6 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-
 # Short windows for when a sound begins, middling ones for its colour, long ones for the harmonics of a low voice.
 DEFAULT_BANKS: list[dict[str, Any]] = [
     {"window": 256, "low_hz": 0.0, "high_hz": 8000.0, "bands": 48, "snapshots": 4},
@@ -25,8 +24,9 @@ class CodecConfig(PreTrainedConfig):
         n_q: codebooks of the residual quantiser.
         codebook_size: entries per codebook (V).
         codebook_dim: width of the latent that is quantised (D).
-        encoder_banks: the filter banks that look at the wav, each a dict of ``window`` (samples), ``low_hz``, ``high_hz``,
-            ``bands`` (equally wide in mel; None: every bin of the transform) and ``snapshots`` (windows per frame).
+        encoder_banks: the filter banks that look at the wav, each a dict of ``window`` (samples), ``low_hz``,
+            ``high_hz``, ``bands`` (equally wide in mel; None: every bin of the transform) and ``snapshots`` (windows
+            per frame).
         encoder_dim: width of the encoder's residual blocks, at frame rate.
         encoder_dilations: dilation of each residual block of the encoder, in frames.
         leaky_slope: negative slope of the encoder's leaky ReLU; a power of two, so that it is exact on integer grids.

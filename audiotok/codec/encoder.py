@@ -12,10 +12,9 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import CausalConv1d, ResidualUnit, StreamState
+from .layers import CausalConv1d, ResidualUnit, StepConv1d, StreamState
 
 FLOOR = 2.0**-18  # power under the logarithm, about -90 dB full scale: what lies below is silence
 
@@ -94,7 +93,7 @@ class FilterBank(nn.Module):
         width = bands or len(self.bins)
         self.features = width * snapshots
         self.analysis = CausalConv1d(1, 2 * len(self.bins), window, hop_length // snapshots, bias=False)
-        self.sums = nn.Conv1d(2 * len(self.bins), width, 1, bias=False)
+        self.sums = StepConv1d(2 * len(self.bins), width, 1, bias=False)
         self.requires_grad_(False)
 
     def init_filters(self) -> None:
@@ -132,9 +131,9 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         self.banks = nn.ModuleList(banks)
-        self.mix = nn.Conv1d(sum(bank.features for bank in banks), dim, 1)
+        self.mix = StepConv1d(sum(bank.features for bank in banks), dim, 1)
         self.units = nn.ModuleList([ResidualUnit(dim, dilation, slope) for dilation in dilations])
-        self.latent = nn.Conv1d(dim, latent_dim, 1)
+        self.latent = StepConv1d(dim, latent_dim, 1)
 
     def forward(self, wav: Tensor, state: StreamState | None = None) -> Tensor:
         """[B, 1, T * hop_length] float32 -> [B, latent_dim, T]."""

@@ -9,11 +9,14 @@ Source: the harmonic-plus-noise model of DDSP (arXiv:2001.04643) with filtering 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 _HASH_MULTIPLIER = 0x2545F491
+# A live stream asks for a frame of hiss at a time; a second of it at once costs as many operations.
+_HISS_SAMPLES = 1 << 14
 
 
 @dataclass
@@ -37,6 +40,8 @@ def hold_pitch(f0_hz: Tensor, voiced: Tensor, previous_hz: Tensor) -> Tensor:
     Returns:
         [B, T] float32.
     """
+    if f0_hz.shape[1] == 1:
+        return torch.where(voiced, f0_hz, previous_hz[:, None])
     frames = torch.arange(f0_hz.shape[1], device=f0_hz.device)
     last = torch.where(voiced, frames, -1).cummax(dim=1).values
     held = f0_hz.gather(1, last.clamp_min(0))
@@ -71,8 +76,7 @@ def pulse_train(
     before = torch.cat([state.f0_hz[:, None], f0_hz[:, :-1]], dim=1)
     was_voiced = torch.cat([state.voiced[:, None], voiced[:, :-1]], dim=1)
     start = torch.where(was_voiced, before, f0_hz).double()
-    ramp = torch.arange(1, hop_length + 1, device=f0_hz.device, dtype=torch.float64) / hop_length
-    pitch = start[..., None] + (f0_hz.double() - start)[..., None] * ramp
+    pitch = start[..., None] + (f0_hz.double() - start)[..., None] * _ramp(hop_length, f0_hz.device)
     # Whole frames are summed first: the order of additions must not depend on how many frames come at once.
     within = torch.cumsum(pitch / sampling_rate, dim=-1)
     phase_before = torch.empty_like(start)
@@ -99,6 +103,30 @@ def hiss(first_sample: int, samples: int, device: torch.device) -> Tensor:
     Returns:
         [samples] float32 in [-sqrt(3), sqrt(3)].
     """
+    if samples > _HISS_SAMPLES:
+        return _hash(first_sample, samples, device)
+    block, start = divmod(first_sample, _HISS_SAMPLES)
+    piece = _hiss_block(block, device)[start : start + samples]
+    if len(piece) == samples:
+        return piece
+    return torch.cat([piece, _hiss_block(block + 1, device)[: samples - len(piece)]])
+
+
+# Tables that steps share are made outside inference mode, so that training may use them too.
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)
+def _hiss_block(number: int, device: torch.device) -> Tensor:
+    return _hash(number * _HISS_SAMPLES, _HISS_SAMPLES, device)
+
+
+@lru_cache(maxsize=8)
+@torch.inference_mode(False)
+def _ramp(hop_length: int, device: torch.device) -> Tensor:
+    """(1 .. hop_length) / hop_length, float64."""
+    return torch.arange(1, hop_length + 1, device=device, dtype=torch.float64) / hop_length
+
+
+def _hash(first_sample: int, samples: int, device: torch.device) -> Tensor:
     n = torch.arange(first_sample, first_sample + samples, device=device, dtype=torch.int64)
     h = n & 0xFFFFFFFF
     for shift in (16, 15):

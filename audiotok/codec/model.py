@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 # What decides who may read whose codes: the numbers that shape encoder and quantiser, and their weights.
 _CODES_FIELDS = (
-    "sampling_rate hop_length n_q codebook_size codebook_dim encoder_banks encoder_dim encoder_dilations leaky_slope f0_min_hz f0_max_hz"
+    "sampling_rate hop_length n_q codebook_size codebook_dim encoder_banks encoder_dim encoder_dilations leaky_slope"
 ).split()
 
 
@@ -178,7 +178,8 @@ class AudioCodec(PreTrainedAudioTokenizerBase):
         frames = -(-wav.shape[-1] // hop)
         wav = F.pad(wav, (0, frames * hop - wav.shape[-1]))
         with torch.no_grad():
-            codes = self.quantizer.encode(self.encoder(wav), n_q)
+            encoder, quantizer = self.coders()
+            codes = quantizer.encode(encoder(wav), n_q)
         mask = torch.arange(frames, device=wav.device) * hop < lengths[:, None]
         return CodecEncoderOutput(audio_codes=codes * mask[:, None], audio_codes_mask=mask)
 
@@ -232,13 +233,17 @@ class AudioCodec(PreTrainedAudioTokenizerBase):
         """A session that encodes one stream piece by piece; see :class:`~audiotok.codec.streaming.StreamingEncoder`."""
         from .streaming import StreamingEncoder
 
-        return StreamingEncoder(self.encoder, self.quantizer, self.config.hop_length, self._check_n_q(n_q))
+        return StreamingEncoder(*self.coders(), self.config.hop_length, self._check_n_q(n_q))
 
     def streaming_decoder(self) -> StreamingDecoder:
         """A session that decodes one stream piece by piece; see :class:`~audiotok.codec.streaming.StreamingDecoder`."""
         from .streaming import StreamingDecoder
 
         return StreamingDecoder(self.decoder, self.quantizer)
+
+    def coders(self) -> tuple[Encoder, ResidualVectorQuantizer]:
+        """The modules that make codes of a wav; what else the codec's weights are for does not matter to them."""
+        return self.encoder, self.quantizer
 
     @property
     def algorithmic_latency_ms(self) -> float:

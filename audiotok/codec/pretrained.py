@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, EncodecFea
 from transformers.models.auto.modeling_auto import AutoModelForAudioTokenization
 
 from .config import CodecConfig
+from .exact import ExactAudioCodec
 from .model import AudioCodec
 
 DEFAULT_CODEC = "default"
@@ -47,7 +48,10 @@ def checkpoint_dir(name: str) -> Path:
 
 
 def load_codec(
-    name_or_path: str | Path | None = None, device: str | torch.device = "cpu", dtype: str = "float32"
+    name_or_path: str | Path | None = None,
+    device: str | torch.device = "cpu",
+    dtype: str = "float32",
+    exact: bool = False,
 ) -> AudioCodec:
     """Load a codec, ready to encode and decode.
 
@@ -56,12 +60,15 @@ def load_codec(
         device: where to put it.
         dtype: of the decoder's trunk: float32 or bfloat16. Encoder and quantiser stay float32, because codes are
             defined there.
+        exact: compute codes on integer grids: equal on every machine, batch, thread count and chunking. They mean the
+            same sounds, under the same ``codes_fingerprint``, but are not all the codes of the float mode.
 
     Returns:
-        The codec in evaluation mode.
+        The codec in evaluation mode; ``is_exact`` says which mode.
 
     Raises:
         FileNotFoundError: no such shipped name or folder.
+        RuntimeError: exact, and the device does not compute exactly.
         ValueError: the folder holds no codec of ours, or dtype is another.
     """
     if dtype not in _DTYPES:
@@ -74,7 +81,9 @@ def load_codec(
         if not (local.expanduser() / "config.json").is_file():
             raise FileNotFoundError(f"expected a codec folder with config.json at {name}, found none")
         name = str(local.expanduser())
-    codec = AudioCodec.from_pretrained(name, dtype=torch.float32)
+    family = ExactAudioCodec if exact else AudioCodec
+    codec = family.from_pretrained(name, dtype=torch.float32)
     codec.decoder.set_trunk_dtype(_DTYPES[dtype])
     codec.to(torch.device(device))  # type: ignore[arg-type]  # transformers wraps `to` without its types
-    return codec.eval()
+    codec.eval().coders()  # lays the grids of the exact mode now, so that what is wrong with them shows here
+    return codec

@@ -186,9 +186,25 @@ class ResidualVectorQuantizer(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         residual = latents.float()
         for k in range(self.n_q):
-            centroids, index = kmeans(residual, self.codebook_size, iterations, generator)
-            self.codebooks[k] = centroids
-            residual = residual - centroids[index]
+            pick = torch.randperm(residual.shape[0], generator=generator)[: self.codebook_size]
+            start = residual[pick.to(residual.device)].clone()
+            self.codebooks[k], index = kmeans(residual, start, iterations, generator)
+            residual = residual - self.codebooks[k][index]
+
+    @torch.no_grad()
+    def refine(self, latents: Tensor, iterations: int = 4, seed: int = 0) -> None:
+        """Go on with k-means from where the codebooks stand: once the encoder rests, moving averages are a noisy mean.
+
+        Args:
+            latents: [M, D] float32, some 500 per codeword or more.
+            iterations: Lloyd steps per level.
+            seed: of the places of codewords that nothing chose.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        residual = latents.float()
+        for k in range(self.n_q):
+            self.codebooks[k], index = kmeans(residual, self.codebooks[k], iterations, generator)
+            residual = residual - self.codebooks[k][index]
 
     @torch.no_grad()
     def start_averages(self, vectors_per_step: float) -> None:
@@ -201,14 +217,21 @@ class ResidualVectorQuantizer(nn.Module):
         self.sums.copy_(self.codebooks * self.usage[..., None])
 
 
-def kmeans(x: Tensor, clusters: int, iterations: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def kmeans(
+    x: Tensor, centroids: Tensor, iterations: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
     """Lloyd's algorithm; an empty cluster is moved onto a random vector.
+
+    Args:
+        x: [M, D] float32.
+        centroids: [clusters, D] float32, where they start.
+        iterations: Lloyd steps.
+        generator: for the empty ones.
 
     Returns:
         centroids [clusters, D] float32 and the index [M] int64 of each vector's centroid.
     """
-    pick = torch.randperm(x.shape[0], generator=generator)[:clusters]
-    centroids = x[pick.to(x.device)].clone()
+    clusters = centroids.shape[0]
     index = nearest(x, centroids)
     for _ in range(iterations):
         counts = torch.bincount(index, minlength=clusters)

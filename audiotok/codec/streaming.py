@@ -1,14 +1,18 @@
 """Sessions over a codec's weights: sound or codes in pieces, the same result as in one go.
 
 The streaming law: any chunking, down to one sample or one frame, gives the codes of the whole and audio within 1e-5.
+Where frames are missing, the decoder carries on by itself (conceal.py).
 """
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
-from .decoder import Decoder
+from .conceal import carry_on, fade
+from .decoder import Decoder, DecoderFeatures
 from .encoder import Encoder
 from .excitation import PitchState
 from .layers import StreamState
@@ -35,7 +39,6 @@ class StreamingEncoder:
         self._rest: Tensor | None = None
         self._done = False
 
-    @torch.no_grad()
     def push(self, wav: Tensor) -> Tensor:
         """Take the next samples, return the frames they complete.
 
@@ -50,7 +53,7 @@ class StreamingEncoder:
             RuntimeError: the session was flushed.
         """
         if self._done:
-            raise RuntimeError("this session was flushed; open another with codec.streaming_encoder()")
+            raise _flushed("encoder")
         if wav.ndim != 3 or wav.shape[1] != 1:
             raise ValueError(f"expected wav [B, 1, n], got {list(wav.shape)}")
         if not bool(torch.isfinite(wav).all()):
@@ -63,8 +66,10 @@ class StreamingEncoder:
         self._rest = wav[..., frames * self._hop :]
         if frames == 0:
             return torch.zeros(wav.shape[0], self._n_q, 0, dtype=torch.int64, device=wav.device)
-        latents = self._encoder(wav[..., : frames * self._hop], self._state)
-        return self._quantizer.encode(latents, self._n_q)
+        with torch.inference_mode():
+            latents = self._encoder(wav[..., : frames * self._hop], self._state)
+            codes = self._quantizer.encode(latents, self._n_q)
+        return codes.clone()  # outside inference mode: a tensor like any other
 
     def flush(self) -> Tensor:
         """Pad the last, incomplete frame with zeros and return it: [B, K, 1] int64, or [B, K, 0] if there is none.
@@ -99,13 +104,17 @@ class StreamingDecoder:
         self._skip = decoder.head.synthesis_hop
         self._given = 0
         self._done = False
+        self._last: Tensor | None = None
+        self._batch: int | None = None
+        self._gone_s = (
+            math.inf
+        )  # how long nothing has come; before the first frame there is nothing to carry on
 
-    @torch.no_grad()
     def push(self, audio_codes: Tensor) -> Tensor:
         """Take the next frames, return the sound that is complete.
 
         Args:
-            audio_codes: [B, K, t] int64 in [0, V), any t >= 0; B and K as in every call.
+            audio_codes: [B, K, t] int64 in [0, V), any t >= 0; B as in every call.
 
         Returns:
             [B, 1, n] float32.
@@ -114,26 +123,62 @@ class StreamingDecoder:
             ValueError: audio_codes is not [B, K, t], or its B changed.
             RuntimeError: the session was flushed.
         """
-        if self._done:
-            raise RuntimeError("this session was flushed; open another with codec.streaming_decoder()")
-        if audio_codes.ndim != 3:
-            raise ValueError(f"expected audio_codes [B, K, t], got {list(audio_codes.shape)}")
-        batch, hop = audio_codes.shape[0], self._decoder.head.synthesis_hop
-        if self._overlap is not None and self._overlap.shape[0] != batch:
-            raise ValueError(f"expected a batch of {self._overlap.shape[0]} as before, got {batch}")
-        latents = self._quantizer.decode(audio_codes)
+        batch = self._check(audio_codes)
         if audio_codes.shape[-1] == 0:
-            return latents.new_zeros(batch, 1, 0)
-        decoder = self._decoder
-        features = decoder.features(latents, self._state)
-        pitch = decoder.pitch.choose(decoder.pitch(latents, self._state))
-        pulses, noise, self._pitch = decoder.excite(*pitch, self._pitch)
-        fresh = torch.stack([pulses, noise])
-        past = fresh.new_zeros(2, batch, hop) if self._excitation is None else self._excitation
-        joined = torch.cat([past, fresh], dim=-1)
-        self._excitation = joined[..., joined.shape[-1] - hop :]
-        windows = decoder.head.synthesize(features, joined[0], joined[1])
-        return self._emit(windows)[:, None]
+            return torch.zeros(batch, 1, 0, device=audio_codes.device)
+        with torch.inference_mode():
+            latents = self._quantizer.decode(audio_codes)
+            features = self._decoder.features(latents, self._state)
+            pitch = self._decoder.pitch.choose(self._decoder.pitch(latents, self._state))
+            wav = self._emit(self._windows(features, *pitch))
+            self._last, self._gone_s = latents[..., -1:], 0.0
+        return wav.clone()  # outside inference mode: a tensor like any other
+
+    def conceal(self, frames: int, following: Tensor | None = None, silent: bool = False) -> Tensor:
+        """Play on although the next frames are lost: hold sound and pitch for a moment, then fade to silence.
+
+        The next :meth:`push` goes on from there. Told in pieces, a gap sounds the same as told at once.
+
+        Args:
+            frames: how many frames are missing, at least 1.
+            following: [B, K, t] int64, t >= 1, the codes after the gap if they have come already: the sound then glides
+                to them. They must still be pushed.
+            silent: no carrying on, silence at once.
+
+        Returns:
+            [B, 1, n] float32.
+
+        Raises:
+            ValueError: frames is below 1, following is not [B, K, t] with t >= 1, or its B is another.
+            RuntimeError: the session was flushed.
+        """
+        if frames < 1:
+            raise ValueError(f"expected at least one lost frame, got {frames}")
+        batch = self._batch or 1
+        if following is not None:
+            batch = self._check(following)
+            if following.shape[-1] == 0:
+                raise ValueError("expected at least one frame in following, got none; leave it out")
+        elif self._done:
+            raise _flushed("decoder")
+        head = self._decoder.head
+        hop_s = head.synthesis_hop / head.sampling_rate
+        gap_s = frames * head.hops * hop_s
+        with torch.inference_mode():
+            goal = None if following is None else self._quantizer.decode(following[..., :1])
+            last = self._last
+            if last is None:
+                # Any latents will do: the gain is zero until the sound glides to what follows.
+                device = next(self._decoder.parameters()).device
+                last = self._quantizer.decode(torch.zeros(batch, 1, 1, dtype=torch.int64, device=device))
+            latents = carry_on(last, frames, goal)
+            features = self._decoder.features(latents, self._state)
+            self._decoder.pitch(latents, self._state)  # for what it remembers; the pitch itself is held
+            windows = self._windows(features, *self._held_pitch(batch, frames, latents.device))
+            gains = fade(self._gone_s, frames * head.hops, hop_s, None if goal is None else gap_s)
+            wav = self._emit(windows * (0.0 if silent else gains.to(windows.device)[:, None]))
+            self._last, self._gone_s = latents[..., -1:], self._gone_s + gap_s
+        return wav.clone()
 
     def flush(self, num_samples: int | None = None) -> Tensor:
         """Return the last half window, which fades out, and close the session.
@@ -148,7 +193,7 @@ class StreamingDecoder:
             ValueError: more than ``num_samples`` were given out already, or fewer exist.
         """
         self._done = True
-        rest = torch.zeros(1, 0) if self._overlap is None else self._overlap
+        rest = torch.zeros(1, 0) if self._overlap is None else self._overlap.clone()
         if num_samples is not None:
             wanted = num_samples - self._given
             if not 0 <= wanted <= rest.shape[-1]:
@@ -158,8 +203,37 @@ class StreamingDecoder:
             rest = rest[..., :wanted]
         return rest[:, None]
 
+    def _check(self, codes: Tensor) -> int:
+        """Refuse codes of another form than this session's; returns their B."""
+        if self._done:
+            raise _flushed("decoder")
+        if codes.ndim != 3:
+            raise ValueError(f"expected audio_codes [B, K, t], got {list(codes.shape)}")
+        if self._batch not in (None, codes.shape[0]):
+            raise ValueError(f"expected a batch of {self._batch} as before, got {codes.shape[0]}")
+        self._batch = codes.shape[0]
+        return self._batch
+
+    def _held_pitch(self, batch: int, frames: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """The pitch of the latest frame, in Hz and voiced or not, for frames that did not come: [B, frames] each."""
+        if self._pitch is None:
+            return torch.ones(batch, frames, device=device), torch.zeros(
+                batch, frames, dtype=torch.bool, device=device
+            )
+        return self._pitch.f0_hz[:, None].expand(-1, frames), self._pitch.voiced[:, None].expand(-1, frames)
+
+    def _windows(self, features: DecoderFeatures, f0_hz: Tensor, voiced: Tensor) -> Tensor:
+        """Filters and pitch of t frames -> their synthesis windows [B, t * S, n_fft], from where the sound stands."""
+        hop = self._decoder.head.synthesis_hop
+        pulses, noise, self._pitch = self._decoder.excite(f0_hz, voiced, self._pitch)
+        fresh = torch.stack([pulses, noise])
+        past = fresh.new_zeros(2, fresh.shape[1], hop) if self._excitation is None else self._excitation
+        joined = torch.cat([past, fresh], dim=-1)
+        self._excitation = joined[..., joined.shape[-1] - hop :]
+        return self._decoder.head.synthesize(features, joined[0], joined[1])
+
     def _emit(self, windows: Tensor) -> Tensor:
-        """Add windows onto the open overlap; return what no later window touches."""
+        """Add windows onto the open overlap; return what no later window touches: [B, 1, n]."""
         hop = self._decoder.head.synthesis_hop
         left, right = windows[..., :hop], windows[..., hop:]
         tail = torch.zeros_like(left[:, 0]) if self._overlap is None else self._overlap
@@ -168,4 +242,8 @@ class StreamingDecoder:
         wav = done.flatten(1)[:, self._skip :]
         self._skip = 0
         self._given += wav.shape[-1]
-        return wav
+        return wav[:, None]
+
+
+def _flushed(kind: str) -> RuntimeError:
+    return RuntimeError(f"this session was flushed; open another with codec.streaming_{kind}()")

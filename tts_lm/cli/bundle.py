@@ -1,4 +1,4 @@
-"""``tts-lm bundle``: two trained halves, a codec and voices to one folder that speaks."""
+"""``tts-lm bundle``: two trained halves, a verifier, a codec and voices to one folder that speaks."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--ar", required=True, metavar="DIR", help="RUN/model of the AR half")
     parser.add_argument("--nar", required=True, metavar="DIR", help="RUN/model of the NAR half")
+    parser.add_argument("--verifier", metavar="DIR", help="RUN/model of the verifier (default: by gaze)")
     parser.add_argument("--codec", default="default", metavar="NAME", help="a shipped codec or a folder")
     parser.add_argument(
         "--data", nargs="+", required=True, metavar="DIR", help="prepared corpora with the voices"
@@ -35,13 +36,15 @@ def run(args: argparse.Namespace) -> int:
 
     from audiotok import PreparedCorpus, build_tokenizer, checkpoint_dir, load_codec, store_half
 
+    from ..listener import Listener
     from ..nar import NarModel
     from ..synthesizer import Synthesizer
+    from ..verify import ListenerVerifier
     from ..voices import choose_voices
 
     logging.disable_progress_bar()
-    for folder in (args.ar, args.nar):
-        if not (Path(folder) / "config.json").is_file():
+    for folder in (args.ar, args.nar, args.verifier):
+        if folder is not None and not (Path(folder) / "config.json").is_file():
             raise FileNotFoundError(f"expected a trained half with config.json in {folder}, found none")
     codec = load_codec(args.codec)
     shipped = "/" not in args.codec and not args.codec.startswith(".") and checkpoint_dir(args.codec).is_dir()
@@ -63,6 +66,7 @@ def run(args: argparse.Namespace) -> int:
     tokenizer = build_tokenizer(
         text_model, config.n_q, config.codebook_size, codes_fingerprint=codec.codes_fingerprint
     )
+    listener = Listener.from_pretrained(args.verifier) if args.verifier else None
     synthesizer = Synthesizer(
         AutoModelForCausalLM.from_pretrained(args.ar, dtype=torch.float32),
         NarModel.from_pretrained(args.nar, dtype=torch.float32),
@@ -70,10 +74,11 @@ def run(args: argparse.Namespace) -> int:
         tokenizer,
         voices,
         args.codec if shipped else None,
+        verifier=ListenerVerifier(listener) if listener is not None else None,
     )
     synthesizer.save_pretrained(args.out)
-    for half in ("ar", "nar"):
-        store_half(Path(args.out) / half)
+    for part in ("ar", "nar", *(["listener"] if listener is not None else [])):
+        store_half(Path(args.out) / part)
     print(args.out)
     print(f"voices: {', '.join(voices)}", file=sys.stderr)
     return 0

@@ -1,4 +1,4 @@
-"""What several verbs share: options, the choice of device, errors in one line.
+"""What several verbs share: options, beside those that ``audiotok`` has too.
 
 Knows no verb, and imports nothing heavy at module level. Its law: an option means the same in every verb.
 """
@@ -7,25 +7,12 @@ from __future__ import annotations
 
 import argparse
 
-# What a user's input or machine can cause; anything else is our bug and keeps its traceback.
-KNOWN_ERRORS = (ValueError, TypeError, OSError, ImportError, MemoryError)
+from audiotok import program
 
-
-def one_line(error: BaseException) -> str:
-    """An error's text on one line, without Python's decoration."""
-    if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """--device and --dtype: where the models run, and in which numbers."""
-    parser.add_argument(
-        "--device", default="auto", help="cpu, cuda, cuda:1, mps...; auto = cuda where there is one"
-    )
-    parser.add_argument(
-        "--dtype", default="float32", choices=("float32", "bfloat16"), help="numbers the models compute in"
-    )
+KNOWN_ERRORS = program.KNOWN_ERRORS
+add_model_options = program.add_model_options
+one_line = program.one_line
+pick_device = program.pick_device
 
 
 def add_speaking_options(parser: argparse.ArgumentParser) -> None:
@@ -37,26 +24,6 @@ def add_speaking_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=int, default=0, help="another seed reads the text another way (default: 0)"
     )
-
-
-def pick_device(name: str) -> str:
-    """The device that ``--device`` means on this machine.
-
-    Raises:
-        ValueError: there is no such device here.
-    """
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        reason = one_line(error).split(". ")[0]
-        raise ValueError(
-            f"expected a device of this machine, got --device {name} ({reason}); try auto"
-        ) from None
-    return name
 
 
 def add_sampling_options(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""``tts-lm train``: a recipe and prepared corpora in, a half of the language model out."""
+"""``tts-lm train``: a recipe and prepared corpora in, a half of the language model, or its verifier, out."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
         "train",
         help="train a half of the language model, or continue training one",
-        description="Train the AR or the NAR half by a recipe. Killed and started again, a run goes on.",
+        description="Train the AR half, the NAR half or the verifier by a recipe. Killed and started again, "
+        "a run goes on.",
         allow_abbrev=False,
     )
-    parser.add_argument("recipe", metavar="RECIPE", help="a YAML file or a shipped recipe: ar, nar")
+    parser.add_argument("recipe", metavar="RECIPE", help="a YAML file or a shipped recipe: ar, nar, verifier")
     parser.add_argument(
         "--data", nargs="+", required=True, metavar="DIR", help="folders of `audiotok prepare`"
     )
@@ -26,6 +27,13 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "--codec", metavar="NAME", help="the corpora's codec: a new NAR half starts from its codewords"
     )
     parser.add_argument("--init", metavar="NAME", help="continue from a shipped model or a folder")
+    parser.add_argument(
+        "--carry",
+        nargs="+",
+        default=[],
+        metavar="DIR",
+        help="the sources of --data prepared with the codec of --init: carry it over to the new codes",
+    )
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override: optim.lr=1e-3"
     )
@@ -44,7 +52,9 @@ def run(args: argparse.Namespace) -> int:
 
     overrides = [*args.set, *([f"dtype={args.dtype}"] if args.dtype else [])]
     recipe = load_lm_recipe(args.recipe, overrides)
-    folder = train_lm(recipe, args.data, args.out, args.alignments, args.init, args.device, args.codec)
+    folder = train_lm(
+        recipe, args.data, args.out, args.alignments, args.init, args.device, args.codec, args.carry
+    )
     print(folder)
-    print(f"{recipe.kind} half trained", file=sys.stderr)
+    print(f"{recipe.kind} trained", file=sys.stderr)
     return 0

@@ -36,6 +36,8 @@ class Word:
     """Punctuation behind it, often empty."""
     starts: np.ndarray | None
     """Start of every sound in frames, [len(sounds)] float32; None when the clip was not aligned."""
+    ends: np.ndarray | None
+    """End of every sound in frames, as ``starts``; a pause may follow the last."""
 
 
 @dataclass(frozen=True)
@@ -187,17 +189,23 @@ def _clip(row: dict, times: list | None, frame_rate: float) -> Clip | None:
     letters = [word for word, _, _ in found]
     after = ["".join(c for c in tail if c in PUNCTUATION) for _, tail, _ in found]
     voice = voice_index(row["speaker"])
-    sounds = _align(letters, times, frame_rate) if times else [(pronounce(word), None) for word in letters]
-    words = tuple(Word(w, s, a, t) for w, a, (s, t) in zip(letters, after, sounds, strict=True))
+    sounds = (
+        _align(letters, times, frame_rate) if times else [(pronounce(word), None, None) for word in letters]
+    )
+    words = tuple(Word(w, s, a, t, e) for w, a, (s, t, e) in zip(letters, after, sounds, strict=True))
     speaker = row["speaker"] or ("" if voice == OTHER_VOICE else str(voice))
     return Clip(row["id"], words, speaker, voice, np.asarray(row["codes"], dtype=np.int16))
 
 
-def _align(letters: list[str], times: list, frame_rate: float) -> list[tuple[str | None, np.ndarray | None]]:
-    """Give the words of the normalised text the sounds and times of the aligner's words."""
+def _align(
+    letters: list[str], times: list, frame_rate: float
+) -> list[tuple[str | None, np.ndarray | None, np.ndarray | None]]:
+    """Give the words of the normalised text the sounds, starts and ends of the aligner's words."""
     scale = frame_rate / 100.0
     heard = [re.sub(r"\(\d+\)$", "", entry[0]) for entry in times]
-    out: list[tuple[str | None, np.ndarray | None]] = [(pronounce(word), None) for word in letters]
+    out: list[tuple[str | None, np.ndarray | None, np.ndarray | None]] = [
+        (pronounce(word), None, None) for word in letters
+    ]
     for tag, a0, a1, b0, b1 in SequenceMatcher(None, letters, heard, autojunk=False).get_opcodes():
         phones = [[p for p in entry[3] if p[0] in SOUNDS] for entry in times[b0:b1]]
         if tag == "equal":
@@ -211,8 +219,9 @@ def _align(letters: list[str], times: list, frame_rate: float) -> list[tuple[str
         for index, chunk in pairs:
             if chunk:
                 begins = np.asarray([phone[1] * scale for phone in chunk], dtype=np.float32)
+                ends = np.asarray([(phone[1] + phone[2]) * scale for phone in chunk], dtype=np.float32)
                 sound = write_sounds(phone[0] for phone in chunk) if tag == "equal" else out[index][0]
-                out[index] = (sound, begins)
+                out[index] = (sound, begins, ends)
     return out
 
 

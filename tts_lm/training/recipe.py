@@ -93,8 +93,8 @@ class AttentionRecipe:
 class Recipe:
     """One training run."""
 
-    kind: Literal["ar", "nar"] = "ar"
-    """Which half."""
+    kind: Literal["ar", "nar", "verifier"] = "ar"
+    """Which half, or what chooses among readings."""
     model: ModelRecipe = ModelRecipe()
     data: DataRecipe = DataRecipe()
     optim: OptimRecipe = OptimRecipe()

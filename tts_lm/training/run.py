@@ -12,17 +12,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from audiotok import PreparedCorpus, build_tokenizer, checkpoint_dir, load_codec
 
+from ..listener import Listener
 from ..nar import NarModel
 from ..shipped import find_checkpoint
 from .ar_task import ArTask
+from .carry import carry_ar, carry_nar, count_pairs, pair_rows
 from .clips import read_clips
 from .loop import Task, train
 from .nar_task import NarTask
 from .recipe import Recipe
+from .verifier_task import VerifierTask
+
+_PARTS = {"ar": "ar", "nar": "nar", "verifier": "listener"}  # folders of a bundle
+_CARRIED_FRAMES = 200_000
 
 
 def train_lm(
@@ -33,17 +40,20 @@ def train_lm(
     init: str | Path | None = None,
     device: str = "auto",
     codec: str | None = None,
+    carry: Sequence[str | Path] = (),
 ) -> Path:
-    """Train one half of the language model.
+    """Train one half of the language model, or the verifier.
 
     Args:
         recipe: which half, how large, how long.
         data: prepared corpora of one codec.
         out: the run's folder; a run that is there is continued.
         alignments: word times (see :func:`~tts_lm.training.clips.read_clips`).
-        init: a shipped model or folder to start from: a whole synthesizer, or the half itself.
+        init: a shipped model or folder to start from: a whole synthesizer, or the part itself.
         device: ``cpu`` or ``auto``.
         codec: the corpora's codec, by name or folder; a new NAR half starts from its codewords.
+        carry: the sources of ``data``, in the same order, prepared with the codec that ``init`` was trained on: it is
+            carried over to the new codes before training.
 
     Returns:
         The folder of the model.
@@ -53,6 +63,10 @@ def train_lm(
         ValueError: the corpora or the start are of different codecs, or there is nothing to learn from.
     """
     clips, held_out = read_clips(data, alignments, recipe.data.max_seconds)
+    if recipe.kind == "verifier":
+        clips, held_out = ([clip for clip in some if clip.aligned] for some in (clips, held_out))
+        if not clips:
+            raise ValueError("expected word times to learn sounds from, got none; give --alignments FILE")
     manifest = PreparedCorpus(data[0]).manifest
     facts = manifest.codec
     text_model = checkpoint_dir("text-en") / "tokenizer.model"
@@ -67,30 +81,52 @@ def train_lm(
     )
     torch.manual_seed(recipe.seed)
     task: Task
+    codebooks = None
+    if codec is not None:
+        loaded = load_codec(codec)
+        PreparedCorpus(data[0]).check(loaded)
+        codebooks = loaded.quantizer.codebooks
+    old_codes = PreparedCorpus(carry[0]).manifest.codes_fingerprint if carry else manifest.codes_fingerprint
+    start = _start(init, recipe.kind, old_codes)
+    if carry:
+        _carry_over(start, recipe.kind, carry, data, codebooks)
     if recipe.kind == "ar":
         frame_rate = facts["sampling_rate"] / facts["hop_length"]
-        task = ArTask(recipe, tokenizer, frame_rate, _start(init, "ar", manifest.codes_fingerprint))
+        task = ArTask(recipe, tokenizer, frame_rate, start)
+    elif recipe.kind == "verifier":
+        task = VerifierTask(recipe, tokenizer, start)
     else:
-        start = _start(init, "nar", manifest.codes_fingerprint)
-        codebooks = None
-        if codec is not None:
-            loaded = load_codec(codec)
-            PreparedCorpus(data[0]).check(loaded)
-            codebooks = loaded.quantizer.codebooks
         task = NarTask(recipe, tokenizer, clips, start, codebooks)
     return train(task, clips, held_out, recipe, out, device)
+
+
+def _carry_over(
+    start: Any, kind: str, old: Sequence[str | Path], new: Sequence[str | Path], codebooks: Tensor | None
+) -> None:
+    """Carry a half over to the codes of ``new``; ValueError where something for it is missing."""
+    if start is None or kind == "verifier":
+        raise ValueError("expected a half to carry over, ar or nar; give --init, or train from nothing")
+    if kind == "nar" and codebooks is None:
+        raise ValueError("expected the new codec to carry a NAR half over to; give --codec")
+    manifest = PreparedCorpus(new[0]).manifest
+    shares, sample = count_pairs(pair_rows(old, new), manifest.codec["codebook_size"], _CARRIED_FRAMES)
+    if kind == "ar":
+        carry_ar(start, shares, manifest.codes_fingerprint)
+    elif codebooks is not None:
+        carry_nar(start, shares, sample, codebooks, manifest.codes_fingerprint)
 
 
 def _start(init: str | Path | None, kind: str, fingerprint: str) -> Any:
     if init is None:
         return None
+    part = _PARTS[kind]
     folder = find_checkpoint(init)
-    folder = folder / kind if (folder / kind).is_dir() else folder
+    folder = folder / part if (folder / part).is_dir() else folder
     if kind == "ar":
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         theirs = getattr(model.config, "audio", {}).get("codes_fingerprint")
     else:
-        model = NarModel.from_pretrained(folder, dtype=torch.float32)
+        model = {"nar": NarModel, "verifier": Listener}[kind].from_pretrained(folder, dtype=torch.float32)
         theirs = model.config.codes_fingerprint
     if theirs != fingerprint:
         raise ValueError(

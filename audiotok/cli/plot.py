@@ -1,0 +1,79 @@
+"""``audiotok plot``: look at a clip: waveform, spectrogram before and after the codec, code grid.
+
+Knows nothing of drawing. The law it keeps: what is shown as codes is what ``audiotok encode`` would write.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from .common import add_codec_option, add_model_options, check_output, load_chosen_codec
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the verb ``plot``."""
+    parser = subparsers.add_parser(
+        "plot",
+        help="a picture of a clip: waveform, spectrogram before and after, code grid",
+        allow_abbrev=False,
+        description="Encode and decode a sound file and draw what became of it.",
+    )
+    parser.add_argument("source", metavar="IN", help="a sound file")
+    parser.add_argument(
+        "-o",
+        "--out",
+        metavar="FILE",
+        help="the picture: .png, .svg or .pdf (default: IN's name with .png, here)",
+    )
+    parser.add_argument("--n-q", type=int, metavar="K", help="codebooks to decode from (default: all)")
+    parser.add_argument(
+        "--seconds", type=float, default=15.0, help="show at most the first so many (default: %(default)s)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace a picture that is there")
+    add_codec_option(parser)
+    add_model_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Encode, decode, draw."""
+    import torch
+
+    from ..audio import audio_blocks
+    from ..pictures import check_picture, draw_clip
+
+    if args.seconds <= 0:
+        raise ValueError(f"expected --seconds above 0, got {args.seconds:g}")
+    source = Path(args.source)
+    target = Path(args.out) if args.out else Path(f"{source.stem}.png")
+    check_picture(target)
+    check_output(source, target, args.overwrite, {})
+    codec = load_chosen_codec(args.codec, args)
+    config = codec.config
+    n_q = config.n_q if args.n_q is None else args.n_q
+    if not 1 <= n_q <= config.n_q:
+        raise ValueError(f"expected --n-q in 1..{config.n_q} for the codec {args.codec!r}, got {n_q}")
+    # One block more than is shown, of a sample or longer, tells whether the file goes on.
+    blocks = audio_blocks(source, config.sampling_rate, args.seconds)
+    wav = next(blocks)
+    if next(blocks, None) is not None:
+        print(f"{source}: the first {args.seconds:g} s are shown; --seconds shows more", file=sys.stderr)
+    with torch.inference_mode():
+        codes = codec.encode(wav[None].to(codec.device), n_q=n_q).audio_codes
+        assert codes is not None
+        decoded = codec.decode(codes, num_samples=wav.shape[-1]).audio_values
+        assert decoded is not None
+    bitrate_bps = config.bitrate_bps * n_q / config.n_q
+    draw_clip(
+        target,
+        wav[0].numpy(),
+        decoded[0, 0].float().cpu().numpy(),
+        codes[0].cpu().numpy(),
+        config.sampling_rate,
+        config.codebook_size,
+        f"{source.name}: {config.codec_name}, {n_q} x {config.codebook_size} at {config.frame_rate:g} Hz, "
+        f"{bitrate_bps / 1000:g} kbit/s",
+    )
+    print(f"wrote {target}", file=sys.stderr)
+    return 0

@@ -1,0 +1,209 @@
+"""Figures: a clip before and after a codec with its codes, and quality over bitrate.
+
+Knows nothing of codecs or of metrics: it draws the numbers it gets. The law it keeps: it needs no display, and a
+picture is whole or absent.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .files import write_aside
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+FORMATS = (".png", ".svg", ".pdf")
+
+_BLUE, _ORANGE, _GREY = "#2a5d9f", "#c8641b", "#8a8a8a"
+_RANGE_DB = 80.0  # of a spectrogram: what lies further below its loudest point is not heard beside it
+# Metric of a report -> what its panel says; the arrow is where better is.
+_PANELS = {
+    "pesq_wb": "PESQ-WB ↑",
+    "stoi": "STOI ↑",
+    "visqol": "ViSQOL, speech mode ↑",
+    "pesq_nb": "PESQ-NB ↑",
+    "mel_distance_db": "mel distance, dB ↓",
+    "f0_error_cents": "pitch error, cents ↓",
+}
+
+
+def check_picture(path: str | Path) -> None:
+    """Find out before the work whether a picture can be drawn.
+
+    Args:
+        path: where it shall go.
+
+    Raises:
+        ValueError: the name ends in no format that is drawn here.
+        ModuleNotFoundError: matplotlib is missing.
+    """
+    if Path(path).suffix.lower() not in FORMATS:
+        raise ValueError(f"expected a picture ending in {', '.join(FORMATS)}, got {path}; choose one of them")
+    _figure(1, 1)
+
+
+def draw_clip(
+    path: str | Path,
+    wav: np.ndarray[Any, Any],
+    decoded: np.ndarray[Any, Any],
+    codes: np.ndarray[Any, Any],
+    sampling_rate: int,
+    codebook_size: int,
+    title: str,
+) -> None:
+    """Draw waveform, spectrogram before and after, and code grid over one time axis.
+
+    Args:
+        path: .png, .svg or .pdf.
+        wav: the clip, [N] in [-1, 1].
+        decoded: what the codec made of it, [N].
+        codes: [K, T] in [0, V), T frames over the same time.
+        sampling_rate: of both wavs, in Hz.
+        codebook_size: V.
+        title: above it all.
+
+    Raises:
+        ValueError: another format.
+        ModuleNotFoundError: matplotlib is missing.
+        OSError: the place cannot be written.
+    """
+    check_picture(path)
+    seconds = len(wav) / sampling_rate
+    figure = _figure(11, 8.5)
+    axes = figure.subplots(4, 1, sharex=True, height_ratios=(1.0, 1.6, 1.6, 1.1))
+    figure.suptitle(title, fontsize=11)
+    _draw_wave(axes[0], wav, seconds)
+    before, after = (_spectrogram_db(sound, sampling_rate) for sound in (wav, decoded))
+    # One colour scale for both: a codec that loses level must look as if it did.
+    top = float(before.max())
+    for axis, image, label in ((axes[1], before, "before"), (axes[2], after, "after")):
+        drawn = axis.imshow(
+            image, origin="lower", aspect="auto", extent=(0, seconds, 0, sampling_rate / 2000),
+            cmap="magma", vmin=top - _RANGE_DB, vmax=top,
+        )  # fmt: skip
+        axis.set_ylabel(f"{label}, kHz")
+    figure.colorbar(drawn, ax=list(axes[1:3]), label="dB", pad=0.01, fraction=0.03)
+    books = len(codes)
+    grid = axes[3].imshow(
+        codes, aspect="auto", interpolation="nearest", extent=(0, seconds, books - 0.5, -0.5),
+        cmap="viridis", vmin=0, vmax=codebook_size - 1,
+    )  # fmt: skip
+    axes[3].set_yticks(range(books))
+    axes[3].set_ylabel("codebook")
+    axes[3].set_xlabel("seconds")
+    figure.colorbar(grid, ax=axes[3], label="code", pad=0.01, fraction=0.03)
+    _save(figure, path)
+
+
+def draw_rate_distortion(path: str | Path, report: dict[str, Any]) -> None:
+    """Draw every measured quality over the bitrate, the codec's beside Opus's, with 95 % intervals.
+
+    Args:
+        path: .png, .svg or .pdf.
+        report: :meth:`audiotok.evaluate.CodecReport.as_dict`.
+
+    Raises:
+        ValueError: another format, or nothing in the report has both a bitrate and a score.
+        ModuleNotFoundError: matplotlib is missing.
+        OSError: the place cannot be written.
+    """
+    check_picture(path)
+    lines = [condition for condition in report["conditions"] if condition["kind"] in ("codec", "opus")]
+    names = [name for name in _PANELS if any(name in line["averages"] for line in lines)]
+    if not names:
+        raise ValueError("expected scores to draw over the bitrate, got none; see the failures in the table")
+    columns = min(3, len(names))
+    height = -(-len(names) // columns)
+    figure = _figure(4.2 * columns, 3.4 * height + 0.5)
+    axes = figure.subplots(height, columns, squeeze=False, sharex=True).flatten()
+    figure.suptitle(
+        f"{report['codec']['name']}: {report['rows']} clips, {report['duration_s']:.0f} s, 95 % intervals",
+        fontsize=11,
+    )
+    for axis, name in zip(axes, names, strict=False):
+        for kind, colour, label in (("codec", _BLUE, "codes as stored"), ("opus", _ORANGE, "Opus, packets")):
+            _draw_curve(axis, [line for line in lines if line["kind"] == kind], name, colour, label)
+        axis.set_title(_PANELS[name], fontsize=10)
+        axis.grid(color="#e4e4e4", linewidth=0.7)
+        axis.set_axisbelow(True)
+        axis.spines[["top", "right"]].set_visible(False)
+    for axis in axes[len(names) :]:
+        axis.set_visible(False)
+    for axis in axes[max(0, len(names) - columns) : len(names)]:
+        axis.set_xlabel("kbit/s")
+        axis.tick_params(labelbottom=True)
+    axes[0].legend(frameon=False, fontsize=9)
+    _save(figure, path)
+
+
+def _figure(width: float, height: float) -> Figure:
+    """An empty figure that draws without a display and without matplotlib's global state."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "a picture needs the package 'matplotlib', which is not installed; pip install 'audiotok[plot]'",
+            name="matplotlib",
+        ) from error
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _save(figure: Figure, path: str | Path) -> None:
+    with write_aside(path) as aside:
+        figure.savefig(aside, dpi=140)
+
+
+def _draw_wave(axis: Axes, wav: np.ndarray[Any, Any], seconds: float, columns: int = 1500) -> None:
+    """The outline of a waveform: the lowest and the highest sample of each column of the picture."""
+    edges = np.linspace(0, len(wav), min(columns, len(wav)) + 1).astype(int)[:-1]
+    low, high = np.minimum.reduceat(wav, edges), np.maximum.reduceat(wav, edges)
+    times = edges / len(wav) * seconds
+    axis.fill_between(times, low, high, color=_BLUE, linewidth=0.3, step="post")
+    axis.set_xlim(0, seconds)
+    peak = max(0.05, float(np.abs(wav).max()))
+    axis.set_ylim(-1.05 * peak, 1.05 * peak)
+    axis.axhline(0, color=_GREY, linewidth=0.5)
+    axis.set_ylabel("wav")
+
+
+def _spectrogram_db(wav: np.ndarray[Any, Any], sampling_rate: int) -> np.ndarray[Any, Any]:
+    """Power [F, T] in dB of 32 ms Hann windows every 8 ms, centred on times from 0 to the end."""
+    size = 2 ** round(np.log2(0.032 * sampling_rate))
+    padded = np.pad(wav.astype(np.float64), size // 2)
+    frames = np.lib.stride_tricks.sliding_window_view(padded, size)[:: size // 4]
+    power = np.abs(np.fft.rfft(frames * np.hanning(size), axis=-1)) ** 2
+    return 10 * np.log10(power.T + 1e-10)
+
+
+def _draw_curve(axis: Axes, lines: list[dict[str, Any]], name: str, colour: str, label: str) -> None:
+    """One system's points of one metric, joined in the order of their bitrates."""
+    points = sorted(
+        (line["bitrate_bps"] / 1000, *(line["averages"][name][key] for key in ("mean", "low", "high")))
+        for line in lines
+        if name in line["averages"]
+    )
+    if not points:
+        return
+    rates, means, lows, highs = (np.array(column) for column in zip(*points, strict=True))
+    errors = np.stack([means - lows, highs - means]).clip(
+        min=0
+    )  # the mean of a skewed bootstrap may stand outside
+    axis.errorbar(
+        rates,
+        means,
+        yerr=errors,
+        color=colour,
+        label=label,
+        marker="o",
+        markersize=4,
+        linewidth=1.4,
+        capsize=2,
+    )

@@ -1,0 +1,281 @@
+"""``audiotok encode - -`` and ``decode - -``: sound comes out before it has all gone in, and is that of the files."""
+
+from __future__ import annotations
+
+import os
+import select
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from audiotok import load_audio, save_audio
+from audiotok.audio import AudioError
+from audiotok.cli.live import packets_of, sound_of
+from audiotok.cli.main import main
+from audiotok.codefile import load_codes
+from audiotok.packets import PacketError, PacketReader
+from audiotok.pipes import pcm_bytes, wav_head
+
+ROOT = Path(__file__).parents[1]
+HOP = 320
+
+
+def command(*words: object) -> list[str]:
+    return [sys.executable, "-m", "audiotok.cli.main", *map(str, words)]
+
+
+def start(*words: object) -> subprocess.Popen[bytes]:
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command(*words), stdin=pipe, stdout=pipe, stderr=pipe, cwd=ROOT)
+
+
+def stream(codec, wav: torch.Tensor, packet_frames: int = 1, cut: int = 500) -> list[bytes]:
+    return list(
+        packets_of(codec, codec.codes_fingerprint, wav.split(cut, dim=-1), codec.config.n_q, packet_frames)
+    )
+
+
+class Pipe:
+    """Packets as a pipe brings them, one a read."""
+
+    def __init__(self, packets: list[bytes]) -> None:
+        self.packets = list(packets)
+
+    def read1(self, size: int) -> bytes:
+        return self.packets.pop(0) if self.packets else b""
+
+
+def heard(codec, packets: list[bytes], n_q: int | None = None) -> torch.Tensor:
+    return torch.cat(list(sound_of(codec, codec.codes_fingerprint, Pipe(packets), n_q)), dim=-1)
+
+
+def wait_for(process: subprocess.Popen[bytes], size: int, limit_s: float = 120.0) -> bytes:
+    """Exactly ``size`` bytes of a process that must not need more input for them."""
+    data, end = b"", time.monotonic() + limit_s
+    while len(data) < size:
+        ready, _, _ = select.select([process.stdout], [], [], max(0.0, end - time.monotonic()))
+        assert ready, f"{len(data)} bytes of {size} came in {limit_s} s"
+        piece = os.read(process.stdout.fileno(), size - len(data))
+        assert piece, process.stderr.read().decode()
+        data += piece
+    return data
+
+
+def test_latency_law(tiny_codec, tiny_codec_dir, wav):
+    """Of the first half second in, all but the last frame's half window is out while the pipe is still open."""
+    encode = start("encode", "-", "-", "--codec", tiny_codec_dir)
+    decode = start("decode", "-", "-", "--raw", "f32le", "--codec", tiny_codec_dir)
+    half = 8000  # 25 frames
+    encode.stdin.write(wav_head(16_000) + pcm_bytes(wav[:, :half], "s16le"))
+    encode.stdin.flush()
+    packets = wait_for(encode, 25 * (32 + 3))
+    decode.stdin.write(packets)
+    decode.stdin.flush()
+    sound = wait_for(decode, 4 * (half - tiny_codec.config.synthesis_hop))
+    rest, said = encode.communicate(pcm_bytes(wav[:, half:], "s16le"))
+    assert encode.returncode == 0, said
+    last, said = decode.communicate(rest)
+    assert decode.returncode == 0 and "51 frames, 0 of them lost" in said.decode()
+
+    samples = np.floor(wav.numpy() * 32768).astype(np.float32) / 32768
+    codes = tiny_codec.encode(torch.from_numpy(samples)[None]).audio_codes
+    ours = torch.cat([p.codes for p in PacketReader().feed(packets + rest)], dim=1)
+    assert (ours == codes[0]).float().mean() > 0.999  # equal but for ties
+    whole = tiny_codec.decode(ours[None], num_samples=wav.shape[-1]).audio_values[0]
+    played = torch.from_numpy(np.frombuffer(sound + last, "<f4").copy())[None]
+    torch.testing.assert_close(played, whole, atol=1e-5, rtol=0)
+
+
+@pytest.fixture
+def piped(tiny_codec_dir, tmp_path, monkeypatch, capfdbinary):
+    """Run ``audiotok VERB ... --codec TINY`` in tmp_path with bytes on standard input; returns what it put out."""
+
+    def call(*words: str, data: bytes = b"", code: int = 0) -> tuple[bytes, str]:
+        (tmp_path / "stdin").write_bytes(data)
+        with open(tmp_path / "stdin") as file:
+            monkeypatch.setattr("sys.stdin", file)
+            result = main([*words, "--codec", str(tiny_codec_dir)])
+        (tmp_path / "stdin").unlink()
+        out, err = capfdbinary.readouterr()
+        assert result == code, err.decode()
+        return out, err.decode()
+
+    monkeypatch.chdir(tmp_path)
+    return call
+
+
+def test_pipes_and_files_meet(piped, tmp_path, wav):
+    """A file on standard input, packets into a file of codes, codes onto a pipe: the same codes, the same sound."""
+    save_audio(tmp_path / "a.wav", wav, 16_000)
+    piped("encode", "a.wav", "a.codes")
+    piped("encode", "-", "b.codes", data=(tmp_path / "a.wav").read_bytes())
+    ours, theirs = (load_codes(tmp_path / name)[0] for name in ("a.codes", "b.codes"))
+    assert ours.shape == theirs.shape and (ours == theirs).float().mean() > 0.999  # equal but for ties
+    packets, said = piped("encode", "a.wav", "-", "--packet-frames", "5")
+    assert "51 frames x 4 codebooks" in said and len(packets) == 11 * 32 + 51 * 3
+    piped("decode", "-", "a.flac", data=packets)
+    (tmp_path / "b.wav").write_bytes(piped("decode", "a.codes", "-")[0])
+    piped("decode", "a.codes", "c.wav")
+    file, pipe, live = (load_audio(tmp_path / name)[0] for name in ("c.wav", "b.wav", "a.flac"))
+    assert torch.equal(file, pipe) and file.shape == live.shape == wav.shape
+    assert (file - live).abs().max() <= 2**-14
+
+
+@pytest.mark.parametrize("samples", [1, HOP - 1, HOP, 7 * HOP, 7 * HOP + 161])
+@pytest.mark.parametrize("packet_frames", [1, 3])
+def test_every_length_comes_back(tiny_codec, make_speech, samples, packet_frames):
+    wav = make_speech(samples / 16_000)
+    packets = stream(tiny_codec, wav, packet_frames, cut=100)
+    codes = tiny_codec.encode(wav[None]).audio_codes
+    whole = tiny_codec.decode(codes, num_samples=samples).audio_values[0]
+    played = heard(tiny_codec, packets)
+    assert played.shape == whole.shape
+    assert torch.equal(torch.cat([p.codes for p in PacketReader().feed(b"".join(packets))], 1), codes[0])
+    torch.testing.assert_close(played, whole, atol=1e-5, rtol=0)
+
+
+def test_every_read_gives_all_that_is_complete(tiny_codec, wav):
+    packets = packets_of(tiny_codec, tiny_codec.codes_fingerprint, wav.split(HOP, dim=-1), 2, 1)
+    given = 0
+    for number, data in enumerate(packets):
+        (packet,) = PacketReader().feed(data)
+        assert packet.first_frame == number and packet.codes.shape[0] == 2
+        given += 1
+    assert given == 51
+
+
+# --- losses and damage
+# ----------------------------------------------------------------------------------------------
+
+
+def test_lost_and_damaged_packets_are_carried_over(tiny_codec, wav, capsys):
+    packets = stream(tiny_codec, wav)
+    whole = heard(tiny_codec, packets)
+    assert "0 of them lost" in capsys.readouterr().err
+    damaged = bytearray(packets[30])
+    damaged[29] ^= 1
+    broken = [*packets[:10], *packets[12:30], bytes(damaged), packets[5], *packets[31:]]
+    played = heard(tiny_codec, broken)
+    said = capsys.readouterr().err
+    assert "51 frames, 3 of them lost and carried over, 1 packets late, 35 bytes damaged" in said
+    assert played.shape == whole.shape
+    clean = 10 * HOP - tiny_codec.config.synthesis_hop
+    torch.testing.assert_close(played[:, :clean], whole[:, :clean], atol=1e-5, rtol=0)
+    assert played[:, 10 * HOP : 12 * HOP].any()
+
+
+def test_a_long_gap_keeps_time(tiny_codec, make_speech, monkeypatch):
+    wav = make_speech(40 * HOP / 16_000)
+    packets = stream(tiny_codec, wav)
+    whole = heard(tiny_codec, packets)
+    monkeypatch.setattr("audiotok.cli.live._GAP_FRAMES", 4)
+    played = heard(tiny_codec, [*packets[:5], *packets[30:]])
+    assert played.shape == whole.shape and not played[:, 15 * HOP : 25 * HOP].any()
+
+
+def test_a_listener_may_join_late(tiny_codec, wav, capsys):
+    packets = stream(tiny_codec, wav)
+    played = heard(tiny_codec, packets[20:])
+    assert played.shape[-1] == wav.shape[-1] - 20 * HOP
+    said = capsys.readouterr().err
+    assert "joined at frame 20" in said and "0 of them lost" in said
+
+
+def test_a_stream_that_is_cut_off_is_played_and_said(tiny_codec, wav):
+    packets = b"".join(stream(tiny_codec, wav))
+    played = []
+    with pytest.raises(PacketError, match="expected a last packet, got an end after 19 frames"):
+        for piece in sound_of(tiny_codec, tiny_codec.codes_fingerprint, Pipe([packets[: 35 * 20 - 3]]), None):
+            played.append(piece)
+    assert sum(piece.shape[-1] for piece in played) == 19 * HOP
+
+
+def test_packets_of_another_codec_are_refused(tiny_codec, wav):
+    packets = stream(tiny_codec, wav)
+    with pytest.raises(PacketError, match="fingerprint ffffffffffffffff.*got fingerprint"):
+        list(sound_of(tiny_codec, "f" * 16, Pipe(packets), None))
+    with pytest.raises(PacketError, match="expected packets of 5 to 4 codebooks, got 4"):
+        heard(tiny_codec, packets, n_q=5)
+
+
+# --- the program
+# ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "data", "text"),
+    [
+        (("encode", "-", "-"), b"", "got nothing"),
+        (("encode", "-", "-"), b"hello, this is text", "expected a wav stream"),
+        (("encode", "-", "-", "--raw", "s16le"), b"\0", "whole samples"),
+        (("encode", "-", "x.codes", "--raw", "s16le"), b"", "0"),
+        (("encode", "-", "no/x.codes"), wav_head(16_000) + bytes(4000), "no does not exist"),
+        (("encode", "missing.wav", "-"), b"", "missing.wav: no such file"),
+        (("encode", "-", "-", "--packet-frames", "0"), b"", "--packet-frames"),
+        (("decode", "-", "-"), b"", "got 0 bytes"),
+        (("decode", "-", "x.wav"), b"hello, this is text", "expected packets"),
+        (("decode", "-", "-", "--n-q", "0"), b"", "--n-q"),
+        (("decode", "missing.codes", "-"), b"", "missing.codes: no such file"),
+    ],
+)
+def test_bad_input_is_one_line(piped, tmp_path, words, data, text):
+    before = sorted(tmp_path.rglob("*"))
+    out, err = piped(*words, data=data, code=1)
+    assert [text in line for line in err.splitlines() if line.startswith("audiotok: error: ")] == [True], err
+    assert out == b"" and sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["encode - a b", "encode - --out x", "decode - a --raw s16le", "encode a - --raw u8", "decode a -  b"],
+)
+def test_wrong_usage_exits_2(words):
+    with pytest.raises(SystemExit) as stop:
+        main(words.split())
+    assert stop.value.code == 2
+
+
+def test_a_listener_that_leaves_is_no_error(tiny_codec_dir, tmp_path, make_speech):
+    save_audio(tmp_path / "a.wav", make_speech(20.0), 16_000)
+    program = f"{sys.executable} -m audiotok.cli.main"
+    done = subprocess.run(
+        f"{program} encode a.wav - --codec {tiny_codec_dir} | head -c 100 | wc -c",
+        shell=True, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.stdout.strip() == "100" and "Traceback" not in done.stderr and "Broken" not in done.stderr
+
+
+def test_odd_sounds_on_a_pipe(tiny_codec, tmp_path):
+    """One sample, 8 channels, 192 kHz."""
+    from audiotok.pipes import read_sound
+
+    for samples, channels, rate in (
+        (1, 1, 16_000),
+        (5_000, 8, 16_000),
+        (19_200, 1, 192_000),
+        (1, 1, 192_000),
+    ):
+        soundfile.write(tmp_path / "odd.wav", np.full((samples, channels), 0.1), rate)
+        with open(tmp_path / "odd.wav", "rb") as file:
+            blocks = read_sound(file, 16_000)
+            packets = list(packets_of(tiny_codec, tiny_codec.codes_fingerprint, blocks, 4, 1))
+        expected = max(1, samples * 16_000 / rate)
+        assert abs(heard(tiny_codec, packets).shape[-1] - expected) <= 1
+
+
+def test_a_bad_sample_ends_the_stream_without_a_last_packet(tiny_codec, wav):
+    def blocks():
+        yield wav[:, :8000]
+        raise AudioError("stdin: expected finite samples")
+
+    sent = []
+    with pytest.raises(AudioError):
+        for packet in packets_of(tiny_codec, tiny_codec.codes_fingerprint, blocks(), 4, 1):
+            sent.append(packet)
+    assert len(sent) == 25 and not PacketReader().feed(sent[-1])[0].is_last

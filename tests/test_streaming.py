@@ -1,0 +1,186 @@
+"""Live sessions: one step costs what it must, a lost packet is carried over, and pieces equal the whole."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from audiotok.codec.conceal import FADE_S, HOLD_S, fade
+from audiotok.codec.excitation import hiss, hold_pitch
+from audiotok.codec.layers import CausalConv1d, ResidualUnit, StepConv1d, StreamState
+from audiotok.codec.packet_loss import decode_with_losses, random_losses
+
+
+def random_codes(codec, frames: int, batch: int = 1, seed: int = 0) -> torch.Tensor:
+    shape = (batch, codec.config.n_q, frames)
+    return torch.randint(codec.config.codebook_size, shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize(
+    ("channels", "out", "kernel", "stride", "dilation", "groups"),
+    [(3, 5, 4, 1, 1, 1), (1, 6, 8, 4, 1, 1), (4, 4, 3, 1, 4, 1), (6, 6, 7, 1, 1, 6), (8, 2, 1, 1, 1, 2)],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@torch.no_grad()
+def test_one_step_of_a_convolution_equals_the_whole(channels, out, kernel, stride, dilation, groups, dtype):
+    torch.manual_seed(0)
+    layer = CausalConv1d(channels, out, kernel, stride, dilation, groups)
+    x = torch.randn(2, channels, 9 * stride, dtype=dtype)
+    whole = nn.functional.conv1d(
+        nn.functional.pad(x, (layer.context, 0)), layer.conv.weight.to(dtype), layer.conv.bias.to(dtype),
+        stride=stride, dilation=dilation, groups=groups,
+    )  # fmt: skip
+    state = StreamState()
+    steps = torch.cat([layer(piece, state) for piece in x.split(stride, dim=-1)], dim=-1)
+    assert steps.dtype == dtype
+    torch.testing.assert_close(steps, whole, atol=1e-5, rtol=0)
+    torch.testing.assert_close(layer(x), whole, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_a_convolution_without_bias_steps_too():
+    conv = StepConv1d(4, 2, 3, bias=False)
+    x = torch.randn(1, 4, 3)
+    torch.testing.assert_close(conv(x), nn.functional.conv1d(x, conv.weight), atol=1e-6, rtol=0)
+
+
+@torch.no_grad()
+def test_a_residual_unit_steps_like_the_whole():
+    torch.manual_seed(0)
+    unit, state, x = ResidualUnit(8, 3, 0.125), StreamState(), torch.randn(1, 8, 20)
+    steps = torch.cat([unit(piece, state) for piece in x.split(1, dim=-1)], dim=-1)
+    torch.testing.assert_close(steps, unit(x), atol=1e-5, rtol=0)
+
+
+def test_hiss_and_pitch_depend_on_the_sample_alone():
+    whole = hiss(0, 40_000, torch.device("cpu"))
+    for first in (0, 16_300, 16_384, 32_600):
+        assert torch.equal(hiss(first, 320, torch.device("cpu")), whole[first : first + 320])
+    f0_hz, voiced = torch.tensor([[100.0, 200.0, 300.0]]), torch.tensor([[False, True, False]])
+    before, steps = torch.tensor([50.0]), []
+    for t in range(3):
+        steps.append(hold_pitch(f0_hz[:, t : t + 1], voiced[:, t : t + 1], before))
+        before = steps[-1][:, 0]
+    assert torch.equal(torch.cat(steps, 1), hold_pitch(f0_hz, voiced, torch.tensor([50.0])))
+
+
+def test_what_a_session_gives_can_be_trained_on(tiny_codec):
+    """Work in inference mode stays inside the session: its tensors are like any other."""
+    wav = torch.randn(1, 1, 1000, generator=torch.Generator().manual_seed(0)) * 0.1
+    codes = tiny_codec.streaming_encoder().push(wav)
+    table = nn.Embedding(64, 3)
+    table(codes).sum().backward()
+    session = tiny_codec.streaming_decoder()
+    scale = torch.ones((), requires_grad=True)
+    for sound in (session.push(codes), session.conceal(1), session.flush()):
+        (sound * scale).sum().backward()
+    assert table.weight.grad is not None and scale.grad is not None
+
+
+# --- lost frames
+# ----------------------------------------------------------------------------------------------------
+
+
+def test_without_losses_it_is_the_codecs_own_sound(tiny_codec):
+    codes = random_codes(tiny_codec, 12, batch=2)
+    heard = decode_with_losses(tiny_codec, codes, torch.zeros(12, dtype=torch.bool), conceal=True)
+    whole = tiny_codec.decode(codes).audio_values
+    torch.testing.assert_close(heard, whole, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("conceal", [True, False])
+@pytest.mark.parametrize("glide", [True, False])
+@pytest.mark.parametrize("gone", [slice(0, 3), slice(4, 5), slice(9, 12), slice(0, 12)])
+def test_a_loss_keeps_length_and_what_came_before(tiny_codec, conceal, glide, gone):
+    codes, hop = random_codes(tiny_codec, 12, batch=2), tiny_codec.config.hop_length
+    lost = torch.zeros(12, dtype=torch.bool)
+    lost[gone] = True
+    heard = decode_with_losses(tiny_codec, codes, lost, conceal, glide)
+    whole = tiny_codec.decode(codes).audio_values
+    assert heard.shape == whole.shape and heard.isfinite().all()
+    # The last half window before the gap is already mixed with what the gap brings.
+    same = max(0, gone.start * hop - tiny_codec.config.synthesis_hop)
+    torch.testing.assert_close(heard[..., :same], whole[..., :same], atol=1e-5, rtol=0)
+
+
+def test_a_gap_told_in_pieces_sounds_the_same(tiny_codec):
+    codes = random_codes(tiny_codec, 6)
+
+    def heard(*pieces: int) -> torch.Tensor:
+        session = tiny_codec.streaming_decoder()
+        return torch.cat(
+            [session.push(codes[..., :4]), *map(session.conceal, pieces), session.push(codes[..., 4:])],
+            dim=-1,
+        )
+
+    torch.testing.assert_close(heard(1, 2, 4), heard(7), atol=1e-5, rtol=0)
+
+
+def test_a_gap_is_carried_on_and_then_silent(tiny_codec):
+    codes, hop = random_codes(tiny_codec, 8), tiny_codec.config.hop_length
+    session = tiny_codec.streaming_decoder()
+    before = session.push(codes)
+    gap = session.conceal(15)
+    loudness = gap[0, 0].unfold(0, hop, hop).square().mean(-1).sqrt()
+    assert loudness[0] > 0.3 * before.square().mean().sqrt()
+    silent_from = round((HOLD_S + FADE_S) * tiny_codec.config.frame_rate) + 1
+    assert not loudness[silent_from:].any()
+    back = session.push(codes)
+    assert back[..., hop:].square().mean() > 0.3 * before.square().mean()
+
+
+def test_a_gap_before_the_first_packet_is_silent(tiny_codec):
+    session = tiny_codec.streaming_decoder()
+    hop = tiny_codec.config.hop_length
+    assert not session.conceal(3).any()
+    sound = session.push(random_codes(tiny_codec, 2))
+    assert sound.shape[-1] == 2 * hop and sound.any()
+
+
+def test_the_sound_glides_to_what_follows(tiny_codec):
+    """Where the next packet is known, a long gap fades out and in again; else it stays silent to its end."""
+    codes, hop = random_codes(tiny_codec, 4), tiny_codec.config.hop_length
+    levels = []
+    for following in (None, codes[..., 2:]):
+        session = tiny_codec.streaming_decoder()
+        session.push(codes[..., :2])
+        gap = session.conceal(30, following)[0, 0]
+        levels.append((gap[15 * hop : 16 * hop].abs().max(), gap[-hop:].abs().max()))
+    assert levels[0] == (0, 0)
+    assert levels[1][0] == 0 and levels[1][1] > 0.01
+
+
+def test_gains_of_a_fade_fall_from_one_to_zero():
+    gains = fade(0.0, 40, 0.01)
+    assert gains[0] == 1 and gains[-1] == 0 and bool((gains.diff() <= 0).all())
+    torch.testing.assert_close(torch.cat([fade(0.0, 7, 0.01), fade(0.07, 33, 0.01)]), gains)
+    both = fade(0.0, 40, 0.01, until_s=0.4)
+    torch.testing.assert_close(both, both.flip(0))
+
+
+def test_what_a_decoder_session_refuses(tiny_codec):
+    session = tiny_codec.streaming_decoder()
+    codes = random_codes(tiny_codec, 2)
+    session.push(codes)
+    with pytest.raises(ValueError, match="at least one lost frame, got 0"):
+        session.conceal(0)
+    with pytest.raises(ValueError, match="expected a batch of 1 as before, got 2"):
+        session.conceal(1, following=codes.repeat(2, 1, 1))
+    with pytest.raises(ValueError, match="at least one frame in following"):
+        session.conceal(1, following=codes[..., :0])
+    session.flush()
+    with pytest.raises(RuntimeError, match="streaming_decoder"):
+        session.conceal(1)
+    with pytest.raises(ValueError, match=r"lost \[T\] = \[2\], got \[3\]"):
+        decode_with_losses(tiny_codec, codes, torch.zeros(3, dtype=torch.bool), conceal=True)
+
+
+@pytest.mark.parametrize(("rate", "packet_frames"), [(0.0, 1), (0.05, 1), (0.1, 3), (1.0, 2)])
+def test_losses_are_as_many_as_asked_for(rate, packet_frames):
+    lost = random_losses(1000, rate, seed=3, packet_frames=packet_frames)
+    assert lost.shape == (1000,)
+    assert abs(float(lost.float().mean()) - rate) <= packet_frames / 1000 + 1e-6
+    assert torch.equal(lost, random_losses(1000, rate, seed=3, packet_frames=packet_frames))
+    with pytest.raises(ValueError, match="rate"):
+        random_losses(10, 1.5, seed=0)
