@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from .layers import CausalConv1d, ResidualUnit, StepConv1d, StreamState
 
-FLOOR = 2.0**-18  # power under the logarithm, about -90 dB full scale: what lies below is silence
+FLOOR = 2.0**-20  # power under the logarithm, about -90 dB full scale: what lies below is silence
 
 
 def straight_log2(x: Tensor) -> Tensor:
@@ -40,22 +40,26 @@ def fourier_filters(bins: Tensor, window: int) -> Tensor:
         window: samples of the Hann window.
 
     Returns:
-        [2 * F, 1, window] float32, the F cosines first, scaled so that a full-scale wave gives a magnitude of 16.
+        [2 * F, 1, window] float32, the F cosines first, scaled so that a full-scale wave gives a magnitude of 8.
     """
     n = torch.arange(window, dtype=torch.float64)
     turns = torch.remainder(bins.double()[:, None] * n, window) * (2 * math.pi / window)
     waves = torch.cat([torch.cos(turns), torch.sin(turns)])
-    return (waves * torch.hann_window(window, dtype=torch.float64) * (64.0 / window)).float()[:, None]
+    return (waves * torch.hann_window(window, dtype=torch.float64) * (32.0 / window)).float()[:, None]
 
 
 def mel_weights(frequencies_hz: Tensor, bands: int, range_hz: tuple[float, float]) -> Tensor:
-    """Triangles equally wide in mel between two frequencies: [bands, F] float32 of unit peak."""
+    """Triangles equally wide in mel between two frequencies: [bands, F] float32 of unit peak, in steps of 1/256.
+
+    Coarse steps leave more bits to the powers when both are integers (exact.py).
+    """
     low, high = (2595.0 * math.log10(1.0 + hz / 700.0) for hz in range_hz)
     edges_hz = 700.0 * (10.0 ** (torch.linspace(low, high, bands + 2, dtype=torch.float64) / 2595.0) - 1.0)
     hz = frequencies_hz.double()
     rising = (hz - edges_hz[:-2, None]) / (edges_hz[1:-1] - edges_hz[:-2])[:, None]
     falling = (edges_hz[2:, None] - hz) / (edges_hz[2:] - edges_hz[1:-1])[:, None]
-    return torch.minimum(rising, falling).clamp_min(0.0).float()
+    weights = torch.minimum(rising, falling).clamp_min(0.0)
+    return (torch.round(weights * 256) / 256).float()
 
 
 class FilterBank(nn.Module):
@@ -110,7 +114,7 @@ class FilterBank(nn.Module):
     def forward(self, wav: Tensor, state: StreamState | None = None) -> Tensor:
         """[B, 1, T * hop_length] float32 -> [B, features, T], -6 (silence) to about 8 (full scale)."""
         power = self.sums(self.analysis(wav, state).square())
-        x = 0.5 * (straight_log2(power + FLOOR) + 6.0)
+        x = 0.5 * (straight_log2(power + FLOOR) + 8.0)
         # [B, bands, T * S] -> [B, S * bands, T]: a frame's snapshots become its channels.
         return x.unflatten(2, (-1, self.snapshots)).permute(0, 3, 1, 2).flatten(1, 2)
 
