@@ -2,8 +2,8 @@
 
 Names are imported when they are first used (PEP 562), so that ``import audiotok`` and ``audiotok --help`` do
 not wait for torch. Using any name of the codec (``checkpoint_dir`` among them) also registers it with
-transformers' Auto classes. The law it keeps: what is in ``__all__`` is public and stays; nothing below
-imports from here.
+transformers' Auto classes; ``AudioTextProcessor`` registers itself and the codec. The law it keeps: what is in
+``__all__`` is public and stays; nothing below imports from here.
 """
 
 from __future__ import annotations
@@ -22,8 +22,15 @@ if TYPE_CHECKING:
     from .files import write_aside, write_json
     from .recipes import load_recipe, recipe_dict
     from .state import store_half
-    from .tokens.layout import LayoutError, flatten, unflatten
-    from .tokens.tokenizer import AudioTextTokenizer, build_tokenizer, load_tokenizer
+    from .tokens.build import build_tokenizer, load_tokenizer
+    from .tokens.collate import AudioTextCollator
+    from .tokens.constrain import AudioConstraint
+    from .tokens.extend import extend_tokenizer, resize_embeddings
+    from .tokens.grammar import LayoutError, seconds_in_context, sequence_length
+    from .tokens.layout import flatten, unflatten
+    from .tokens.processor import AudioTextProcessor
+    from .tokens.stream import FrameReader, Repaired
+    from .tokens.tokenizer import AudioTextTokenizer
 
 __version__ = "0.1.0"
 
@@ -45,27 +52,42 @@ _HOME = {
     "load_recipe": "recipes",
     "recipe_dict": "recipes",
     "store_half": "state",
-    "LayoutError": "tokens.layout",
+    "build_tokenizer": "tokens.build",
+    "load_tokenizer": "tokens.build",
+    "AudioConstraint": "tokens.constrain",
+    "extend_tokenizer": "tokens.extend",
+    "resize_embeddings": "tokens.extend",
+    "LayoutError": "tokens.grammar",
+    "seconds_in_context": "tokens.grammar",
+    "sequence_length": "tokens.grammar",
     "flatten": "tokens.layout",
     "unflatten": "tokens.layout",
+    "AudioTextCollator": "tokens.collate",
+    "AudioTextProcessor": "tokens.processor",
+    "FrameReader": "tokens.stream",
+    "Repaired": "tokens.stream",
     "AudioTextTokenizer": "tokens.tokenizer",
-    "build_tokenizer": "tokens.tokenizer",
-    "load_tokenizer": "tokens.tokenizer",
 }
 
 _MODULES = ("program",)  # public as a whole
 
 __all__ = [
     "AudioCodec",
+    "AudioConstraint",
     "AudioError",
+    "AudioTextCollator",
+    "AudioTextProcessor",
     "AudioTextTokenizer",
     "CodecConfig",
+    "FrameReader",
     "LayoutError",
     "PreparedCorpus",
+    "Repaired",
     "__version__",
     "bootstrap_interval",
     "build_tokenizer",
     "checkpoint_dir",
+    "extend_tokenizer",
     "flatten",
     "load_audio",
     "load_codec",
@@ -76,7 +98,10 @@ __all__ = [
     "read_rows",
     "recipe_dict",
     "resample",
+    "resize_embeddings",
     "save_audio",
+    "seconds_in_context",
+    "sequence_length",
     "store_half",
     "unflatten",
     "write_aside",

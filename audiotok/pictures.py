@@ -80,11 +80,11 @@ def draw_clip(
     _draw_wave(axes[0], wav, seconds)
     before, after = (_spectrogram_db(sound, sampling_rate) for sound in (wav, decoded))
     # One colour scale for both: a codec that loses level must look as if it did.
-    top = float(before.max())
+    top = before.max()
     for axis, image, label in ((axes[1], before, "before"), (axes[2], after, "after")):
         drawn = axis.imshow(
-            image, origin="lower", aspect="auto", extent=(0, seconds, 0, sampling_rate / 2000),
-            cmap="magma", vmin=top - _RANGE_DB, vmax=top,
+            image - top, origin="lower", aspect="auto", extent=(0, seconds, 0, sampling_rate / 2000),
+            cmap="magma", vmin=-_RANGE_DB, vmax=0,
         )  # fmt: skip
         axis.set_ylabel(f"{label}, kHz")
     figure.colorbar(drawn, ax=list(axes[1:3]), label="dB", pad=0.01, fraction=0.03)
@@ -126,7 +126,7 @@ def draw_rate_distortion(path: str | Path, report: dict[str, Any]) -> None:
         fontsize=11,
     )
     for axis, name in zip(axes, names, strict=False):
-        for kind, colour, label in (("codec", _BLUE, "codes as stored"), ("opus", _ORANGE, "Opus, packets")):
+        for kind, colour, label in (("codec", _BLUE, "codes"), ("opus", _ORANGE, "Opus packets")):
             _draw_curve(axis, [line for line in lines if line["kind"] == kind], name, colour, label)
         axis.set_title(_PANELS[name], fontsize=10)
         axis.grid(color="#e4e4e4", linewidth=0.7)

@@ -24,6 +24,7 @@ def test_bench_verb_times_both_codecs(
     assert "ours is faster by" in table and "algorithmic latency 30 ms" in table
     report = json.loads(out.read_text())
     assert [row["name"] for row in report["rows"]] == ["audiotok", "encodec 24 kHz 6 kbps"]
+    assert report["rows"][1]["parameters"] / 1e6 == pytest.approx(14.9, abs=0.1)
     for verb in ("encode", "decode"):
         ours, theirs = (row[f"{verb}_times_real_time"] for row in report["rows"])
         assert ours > 0 and report["ratio"]["encodec 24 kHz 6 kbps"][verb] == pytest.approx(ours / theirs)

@@ -23,9 +23,10 @@ AUDIOTOK = {
     "recipes": {"files"},
     "codec": {"files", "audio"},
     "tokens": {"files", "audio", "codec"},
+    "bitstream": {"files"},
     "corpus": {"files", "audio", "codec", "tokens"},
     "metrics": {"files", "audio"},
-    "training": {"files", "state", "recipes", "audio", "codec", "tokens", "corpus", "metrics"},
+    "training": {"files", "state", "recipes", "audio", "codec", "tokens", "bitstream", "corpus", "metrics"},
     "evaluate": {"files", "audio", "codec", "tokens", "corpus", "metrics"},
 }
 AUDIOTOK["cli"] = set(AUDIOTOK)

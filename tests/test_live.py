@@ -26,13 +26,23 @@ ROOT = Path(__file__).parents[1]
 HOP = 320
 
 
-def command(*words: object) -> list[str]:
-    return [sys.executable, "-m", "audiotok.cli.main", *map(str, words)]
+@pytest.fixture
+def start():
+    """Start ``audiotok VERB ...`` with pipes on all sides; it is gone when the test is."""
+    started = []
 
+    def call(*words: object) -> subprocess.Popen[bytes]:
+        words = [sys.executable, "-m", "audiotok.cli.main", *map(str, words)]
+        pipe = subprocess.PIPE
+        started.append(subprocess.Popen(words, stdin=pipe, stdout=pipe, stderr=pipe, cwd=ROOT))
+        return started[-1]
 
-def start(*words: object) -> subprocess.Popen[bytes]:
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command(*words), stdin=pipe, stdout=pipe, stderr=pipe, cwd=ROOT)
+    yield call
+    for process in started:
+        process.kill()
+        for end in (process.stdin, process.stdout, process.stderr):
+            end.close()
+        process.wait()
 
 
 def stream(codec, wav: torch.Tensor, packet_frames: int = 1, cut: int = 500) -> list[bytes]:
@@ -55,7 +65,7 @@ def heard(codec, packets: list[bytes], n_q: int | None = None) -> torch.Tensor:
     return torch.cat(list(sound_of(codec, codec.codes_fingerprint, Pipe(packets), n_q)), dim=-1)
 
 
-def wait_for(process: subprocess.Popen[bytes], size: int, limit_s: float = 120.0) -> bytes:
+def wait_for(process: subprocess.Popen[bytes], size: int, limit_s: float = 600.0) -> bytes:
     """Exactly ``size`` bytes of a process that must not need more input for them."""
     data, end = b"", time.monotonic() + limit_s
     while len(data) < size:
@@ -67,7 +77,7 @@ def wait_for(process: subprocess.Popen[bytes], size: int, limit_s: float = 120.0
     return data
 
 
-def test_latency_law(tiny_codec, tiny_codec_dir, wav):
+def test_latency_law(start, tiny_codec, tiny_codec_dir, wav):
     """Of the first half second in, all but the last frame's half window is out while the pipe is still open."""
     encode = start("encode", "-", "-", "--codec", tiny_codec_dir)
     decode = start("decode", "-", "-", "--raw", "f32le", "--codec", tiny_codec_dir)

@@ -46,7 +46,8 @@ def test_plot_verb_draws_sound_spectrograms_and_codes(
     wave, before, after, grid = figure.axes[:4]
     assert wave.get_xlim() == pytest.approx((0, 1))
     assert before.images[0].get_extent() == after.images[0].get_extent() == [0, 1, 0, 8]
-    assert before.images[0].get_clim() == after.images[0].get_clim()
+    assert before.images[0].get_clim() == after.images[0].get_clim() == (-80, 0)
+    assert before.images[0].get_array().max() == 0  # the loudest point of the clip
     assert grid.images[0].get_array().shape == (3, 50)
     assert grid.images[0].get_clim() == (0, 63)
     assert "0.9 kbit/s" in figure.get_suptitle() and "clip.wav" in figure.get_suptitle()

@@ -20,13 +20,14 @@ import sentencepiece
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
-import audiotok.tokens.tokenizer as tokenizer_module
+import audiotok.tokens.build as build_module
 from audiotok import AudioTextTokenizer, LayoutError, build_tokenizer, checkpoint_dir, load_tokenizer
 from audiotok.tokens.text_vocab import main as text_vocab_main
 from audiotok.tokens.text_vocab import train_text_vocab
-from audiotok.tokens.tokenizer import CONTROL_TOKENS
+from audiotok.tokens.vocabulary import CONTROL_TOKENS
 
 N_Q, CODEBOOK_SIZE, FINGERPRINT = 8, 1024, "0123456789abcdef"
 TEXT_MODEL = checkpoint_dir("text-en") / "tokenizer.model"
@@ -227,6 +228,19 @@ def test_a_copy_is_protected_before_its_first_call(tok: AudioTextTokenizer, dupl
     assert max(duplicate(tok).backend_tokenizer.encode("<text>").ids) < tok.control_offset
 
 
+def test_the_saved_file_alone_reads_no_control_name(
+    tok: AudioTextTokenizer, saved: Path, tmp_path: Path
+) -> None:
+    """tokenizer.json opened by the `tokenizers` library, which has no switch for special tokens in the file."""
+    again = tmp_path / "again"
+    AudioTextTokenizer.from_pretrained(saved).save_pretrained(again)
+    for folder in (saved, again):
+        raw = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        for name in NAMES:
+            assert raw.encode(name).ids == tok.encode_text(name)
+        assert raw.id_to_token(tok.control_id("audio_start")) == "<audio>"
+
+
 def test_nothing_is_added_to_text(tok: AudioTextTokenizer) -> None:
     assert tok("hi", "you")["input_ids"] == tok.encode_text("hi") + tok.encode_text("you")
     assert tok.encode("hi") == tok.encode_text("hi")
@@ -385,7 +399,7 @@ def test_a_damaged_folder_is_refused(saved: Path, tmp_path: Path, change: dict, 
 
 def test_load_tokenizer_binds_to_the_codec(tiny_codec, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    monkeypatch.setattr(tokenizer_module, "load_codec", lambda name: asked.append(name) or tiny_codec)
+    monkeypatch.setattr(build_module, "load_codec", lambda name: asked.append(name) or tiny_codec)
     for name in (None, "tiny"):
         tok = load_tokenizer(name)
         assert (tok.n_q, tok.codebook_size) == (tiny_codec.config.n_q, tiny_codec.config.codebook_size)

@@ -5,8 +5,8 @@ it keeps: it only listens; the same codes get the same fault whatever stands bes
 
 By gaze: some heads of the AR half were taught where in the text the next frame is (tts_lm/training/attention.py).
 When a reading skips, repeats or stops early, so does their gaze; what was mumbled they do not hear.
-By ear: a listener of its own (tts_lm/listener.py) says of every frame which sound it is, and how well the text's
-sounds, in their order, explain that.
+By ear: a listener of its own (tts_lm/listener.py) says of every frame which sound it is, and what counts is how far
+the text's sounds, in their order, fall short of explaining that.
 """
 
 from __future__ import annotations
@@ -28,9 +28,11 @@ from .text import LETTERS, TEXT_START
 _STRIDE = 3.0  # sounds that a gaze may move on in a frame without having skipped any
 _SLACK = 2.0  # sounds that it may look back without having repeated any
 _NEVER = -1e9
-_USUAL = "AE B K D EH F G HH IH JH K L M N AA P K R S T AH V W K Y Z".split()
+_USUAL_FRAMES = 4.0  # of a sound, at 50 Hz
+_MOST = 3.0  # what one word can cost: wrong is wrong, as word errors are counted
+_LIKELIEST = "AE B K D EH F G HH IH JH K L M N AA P K R S T AH V W K Y Z".split()
 # What a letter of an unknown word most likely sounds like: wrong now and then, but for all readings alike.
-_CLASS_OF = CLASSES | {c: CLASSES[SOUNDS[s]] for c, s in zip(LETTERS[:26], _USUAL, strict=True)}
+_CLASS_OF = CLASSES | {c: CLASSES[SOUNDS[s]] for c, s in zip(LETTERS[:26], _LIKELIEST, strict=True)}
 
 
 @dataclass(frozen=True)
@@ -89,13 +91,12 @@ class ListenerVerifier:
 
     @torch.inference_mode()
     def fault(self, reading: Reading) -> float:
-        """By how much the text explains the frames worse than they could be explained, in nats a sound."""
+        """The mean :func:`shortfall` of the words, 0 to 3 nats a sound, and of what was said between them."""
         words = sounds_of(reading.spoken)
-        sounds = sum(map(len, words))
-        if not len(reading.codes) or not sounds:
+        if not words or len(reading.codes) < sum(map(len, words)):
             return math.inf
         logits = self.listener(reading.codes[None].to(self.listener.device))[0]
-        return unexplained(logits.float().log_softmax(-1).cpu().numpy(), words) / sounds
+        return float(shortfall(logits.float().log_softmax(-1).cpu().numpy(), words).sum()) / len(words)
 
 
 def sounds_of(spoken: str) -> list[list[int]]:
@@ -111,32 +112,61 @@ def sounds_of(spoken: str) -> list[list[int]]:
     return [word for word in words if word]
 
 
-def unexplained(log_probabilities: np.ndarray, words: Sequence[Sequence[int]]) -> float:
-    """What the best walk through a text falls short of the best walk through anything.
+def shortfall(log_probabilities: np.ndarray, words: Sequence[Sequence[int]]) -> np.ndarray:
+    """What the sounds of each word, on the best walk, fall short of the likeliest sound of each frame.
 
-    A walk passes every sound in order, stays in each for a frame or more, and may rest in silence between words.
+    Of a word it is the mean over its sounds of each one's mean over its frames; or, when the word drags on or hides
+    another, the sum over its frames for sounds of usual length, if that is more. What lies between words, where there
+    should be silence, counts as a word of four sounds. Neither can cost more than 3.
 
     Args:
-        log_probabilities: [T, 40] float, of silence and the sounds, T >= 1.
-        words: of :func:`sounds_of`, at least one.
+        log_probabilities: [T, 40] float, of silence and the sounds.
+        words: of :func:`sounds_of`, W >= 1 of them with at most T sounds.
 
     Returns:
-        Nats, >= 0; about 1e9 when there are fewer frames than sounds.
+        [2 W + 1] float64, nats a sound, 0 is none: gap, word, gap, word... gap.
+    """
+    states = np.array([SILENCE, *(s for word in words for s in (*word, SILENCE))])
+    path = walk(log_probabilities[:, states], states == SILENCE)
+    short = log_probabilities.max(axis=1) - log_probabilities[np.arange(len(path)), states[path]]
+    frames = np.bincount(path, minlength=len(states))
+    sums = np.bincount(path, weights=short, minlength=len(states))
+    means = sums / np.maximum(frames, 1)
+    out = [sums[0] / (4 * _USUAL_FRAMES)]
+    at = 1
+    for word in words:
+        own = slice(at, at := at + len(word))
+        out.append(max(means[own].mean(), sums[own].mean() / _USUAL_FRAMES))
+        out.append(sums[at] / (4 * _USUAL_FRAMES))
+        at += 1
+    return np.minimum(out, _MOST)
+
+
+def walk(scores: np.ndarray, silent: np.ndarray) -> np.ndarray:
+    """The likeliest way through states that stand in a row: each for a frame or more, silent ones only if it pays.
+
+    Args:
+        scores: [T, S] float, log-probability of each state at each frame; T is at least the number of sounds.
+        silent: [S] bool; no two in a row, the first and the last among them.
+
+    Returns:
+        [T] int64, the state at each frame.
 
     Source: the Viterbi algorithm over a left-to-right hidden Markov model (Rabiner 1989, section III B).
     """
-    states = np.array([SILENCE, *(s for word in words for s in (*word, SILENCE))])
-    scores = log_probabilities[:, states]  # [T, S]
-    passable = np.zeros(len(states), dtype=bool)  # reached past a silence that was not taken
-    passable[2:] = states[1:-1] == SILENCE
-    best = np.full(len(states), _NEVER)
+    skips = np.append([False, False], silent[1:-1])  # states that are reached past a silence, too
+    best = np.full(len(silent), _NEVER)
     best[:2] = scores[0, :2]
-    for frame in scores[1:]:
-        moved = np.maximum(best, np.append(_NEVER, best[:-1]))
-        jumped = np.where(passable[2:], best[:-2], _NEVER)
-        moved[2:] = np.maximum(moved[2:], jumped)
-        best = moved + frame
-    return float(log_probabilities.max(axis=1).sum() - best[-2:].max())
+    steps = np.zeros(scores.shape, dtype=np.int64)
+    for index, frame in enumerate(scores[1:], start=1):
+        jumped = np.where(skips, np.append([_NEVER, _NEVER], best[:-2]), _NEVER)
+        ways = np.stack([best, np.append(_NEVER, best[:-1]), jumped])
+        steps[index] = ways.argmax(axis=0)
+        best = ways.max(axis=0) + frame
+    path = [len(silent) - 1 - int(best[-2] > best[-1])]
+    for step in steps[:0:-1]:
+        path.append(path[-1] - int(step[path[-1]]))
+    return np.array(path[::-1])
 
 
 def gaze(attention: Tensor, first_frame: int, frames: int, text: slice) -> Tensor:

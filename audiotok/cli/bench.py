@@ -104,11 +104,12 @@ def measure(
 
     from .rivals import build_rival
 
+    # Not under inference_mode: folding weight norm there leaves weights that are no parameters any more.
+    rivals = [build_rival(name) for name in against]
     with torch.inference_mode():
         tasks = {"audiotok": _own_tasks(codec, seconds)}
         sizes = {"audiotok": codec.num_parameters()}
-        for name in against:
-            rival = build_rival(name)
+        for rival in rivals:
             rival.model.to(codec.device)
             wav = _noise(seconds, rival.sampling_rate).to(codec.device)
             tasks[rival.label] = _tasks(rival.encode, rival.decode, wav)

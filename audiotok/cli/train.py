@@ -1,4 +1,4 @@
-"""``audiotok train``: a recipe and recordings -> a codec."""
+"""``audiotok train``: a recipe and recordings -> a codec; or a recipe and a codec's codes -> its entropy model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "train",
         help="train a codec, or continue training one",
-        description="Train a codec in --out; run the same command again to resume. The codec is in OUT/codec.",
+        description="Train a codec in --out; run the same command again to resume. The codec is in OUT/codec. "
+        "The recipe 'entropy' takes --data of 'audiotok prepare' and trains the model that makes .atok files small.",
         allow_abbrev=False,
     )
     parser.add_argument("recipe", metavar="RECIPE", help="a shipped recipe's name or a .yaml file")
@@ -45,6 +46,10 @@ def run(args: argparse.Namespace) -> int:
     """Run the verb."""
     from pathlib import Path
 
+    from ..training.entropy import is_entropy_recipe
+
+    if is_entropy_recipe(args.recipe):
+        return _train_entropy(args)
     from ..codec.config import CodecConfig
     from ..codec.pretrained import load_codec
     from ..recipes import recipe_dict
@@ -70,4 +75,22 @@ def run(args: argparse.Namespace) -> int:
         return 0
     CodecTrainer(recipe, train, validation, args.out, init, args.device, args.dtype).run()
     print(Path(args.out) / "codec")
+    return 0
+
+
+def _train_entropy(args: argparse.Namespace) -> int:
+    """Train the entropy model of the codec that --data was prepared with; prints what it measured, as JSON."""
+    from ..codec.pretrained import load_codec
+    from ..program import pick_device
+    from ..recipes import recipe_dict
+    from ..training.entropy import EntropyTrainer, load_entropy_recipe
+
+    recipe = load_entropy_recipe(args.recipe, args.set)
+    if args.print_config:
+        print(json.dumps(recipe_dict(recipe), indent=2))
+        return 0
+    codec = load_codec(args.init)
+    trainer = EntropyTrainer(recipe, args.data, args.out, codec.quantizer.codebooks, pick_device(args.device))
+    trainer.corpus.check(codec)
+    print(json.dumps(trainer.run()))
     return 0

@@ -37,7 +37,7 @@ class StreamState:
         return joined
 
     def cast(self, conv: nn.Conv1d, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
-        """Weight and bias of ``conv`` in another precision, converted once a stream instead of once a step."""
+        """Weight [C', C, taps] and bias [C'] in another precision, converted once a stream instead of once a step."""
         held = self._casts.get(conv)
         if held is None or held[0].dtype != dtype:
             held = self._casts[conv] = _cast(conv, dtype)

@@ -258,6 +258,7 @@ def _report(
         "n_q": config.n_q,
         "codebook_size": config.codebook_size,
         "bitrate_bps": config.bitrate_bps,
+        "is_exact": codec.is_exact,
         "codes_fingerprint": codec.codes_fingerprint,
         "weights_fingerprint": codec.weights_fingerprint,
     }

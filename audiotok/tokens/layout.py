@@ -1,91 +1,175 @@
-"""Grids of codes <-> sequences of symbols: ``first`` and ``flat``.
+"""Grids of codes <-> sequences of symbols: ``first``, ``flat``, ``delay`` and ``coarse``.
 
-A symbol is ``k * V + code``: it says by itself which codebook it belongs to. Pure functions over tensors;
-knows nothing of text, tokenizers or models. The one law it keeps: ``unflatten(flatten(codes)) == codes`` for
-every layout (for ``first``: on codebook 0), and a sequence that no grid could have made raises and names its
-first bad position.
+A symbol is ``offset + k * V + code``: it says by itself which codebook it belongs to. Pure functions over
+tensors; knows nothing of text, tokenizers or models. The one law it keeps: ``unflatten(flatten(codes)) ==
+codes`` for every layout (for ``first``: on codebook 0), and a sequence that no grid could have made raises
+and names its first bad position.
+
+Source: ``delay`` is the pattern of MusicGen (arXiv:2306.05284, figure 1), codebook k shifted by k frames.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Literal, overload
 
 import torch
 from torch import Tensor
 
-Layout = Literal["first", "flat"]
+from .grammar import NO_FILL, Cursor, Layout, LayoutError, check_fill, check_layout, check_sizes
+from .stream import FrameReader, Repaired
+
+__all__ = ["Layout", "LayoutError", "Repaired", "flatten", "unflatten"]
 
 
-class LayoutError(ValueError):
-    """A sequence that is not the image of any grid.
-
-    Attributes:
-        position: index of the first bad symbol; the sequence's length when it ends in the middle of a frame.
-        expected: half-open range of symbols that the layout allows there.
-        got: the symbol that stands there; None at the end of the sequence.
-    """
-
-    def __init__(self, layout: str, position: int, codebook: int, expected: range, got: int | None) -> None:
-        came = "the end of the sequence" if got is None else str(got)
-        super().__init__(
-            f"malformed {layout!r} sequence: at position {position} expected a symbol of codebook {codebook} "
-            f"in [{expected.start}, {expected.stop}), got {came}"
-        )
-        self.layout = layout
-        self.position = position
-        self.codebook = codebook
-        self.expected = expected
-        self.got = got
-
-    def __reduce__(self) -> tuple[type[LayoutError], tuple[str, int, int, range, int | None]]:
-        # An exception pickles its message only, and worker processes send their errors by pickle.
-        return type(self), (self.layout, self.position, self.codebook, self.expected, self.got)
-
-
-class _Rules(NamedTuple):
-    """What tells one layout from another; everything else is shared."""
-
-    order: Callable[[Tensor], Tensor]  # grid of symbols [K, T] -> sequence [S]
-    codebooks: Callable[[Tensor, int], Tensor]  # positions [S], n_q -> codebook expected at each [S]
-    frame: Callable[[int], int]  # n_q -> symbols per frame
-    grid: Callable[[Tensor, int], Tensor]  # sequence of codes [S], n_q -> grid [K, T]
-
-
-_RULES: dict[str, _Rules] = {
-    "first": _Rules(
-        order=lambda symbols: symbols[0],
-        codebooks=lambda positions, n_q: torch.zeros_like(positions),
-        frame=lambda n_q: 1,
-        grid=lambda codes, n_q: codes.reshape(1, -1),
-    ),
-    "flat": _Rules(
-        order=lambda symbols: symbols.T.reshape(-1),
-        codebooks=lambda positions, n_q: positions % n_q,
-        frame=lambda n_q: n_q,
-        grid=lambda codes, n_q: codes.reshape(-1, n_q).T.contiguous(),
-    ),
-}
-
-
-def flatten(codes: Tensor, codebook_size: int, layout: Layout = "flat", offset: int = 0) -> Tensor:
+def flatten(
+    codes: Tensor, codebook_size: int, layout: Layout = "flat", offset: int = 0, fill: int = NO_FILL
+) -> Tensor:
     """Turn a grid of codes into one sequence of symbols ``offset + k * V + code``.
 
     Args:
         codes: [K, T] integers in [0, V), any K >= 1 and T >= 0.
         codebook_size: V, entries per codebook.
-        layout: ``first`` keeps codebook 0 only; ``flat`` keeps all, frame by frame, coarse to fine.
+        layout: ``first`` keeps codebook 0 only; ``flat`` keeps all, frame by frame, coarse to fine; ``delay``
+            is frame by frame too, with codebook k shifted by k frames; ``coarse`` is codebook by codebook.
         offset: added to every symbol, so that the result can be ids of a larger vocabulary.
+        fill: the symbol, as it stands in the result, for the corners of ``delay`` where no code is.
 
     Returns:
-        [S] int64 on the device of ``codes``; S = T for ``first`` and K * T for ``flat``.
+        [S] int64 on the device of ``codes``; S as :func:`~audiotok.tokens.grammar.sequence_length` says.
 
     Raises:
         TypeError: ``codes`` is not a tensor of integers.
-        ValueError: ``codes`` is not [K, T], a code is outside [0, V), or the layout is unknown.
+        ValueError: ``codes`` is not [K, T], a code is outside [0, V), the layout is unknown, or ``fill`` is
+            a code's symbol.
     """
-    rules = _rules(layout)
-    _check_size("codebook_size", codebook_size)
+    check_layout(layout)
+    check_sizes(1, codebook_size)
+    symbols = _symbols(codes, codebook_size) + offset
+    n_q, frames = symbols.shape
+    if layout == "first":
+        return symbols[0]
+    if layout == "coarse":
+        return symbols.reshape(-1)
+    if layout == "flat":
+        return symbols.T.reshape(-1)
+    check_fill(layout, n_q, codebook_size, offset, fill)
+    if frames == 0:
+        return symbols.reshape(-1)
+    steps = symbols.new_full((frames + n_q - 1, n_q), fill)
+    at, level = _delayed(n_q, frames, symbols.device)
+    steps[at, level] = symbols
+    return steps.reshape(-1)
+
+
+@overload
+def unflatten(
+    symbols: Tensor | Sequence[int],
+    n_q: int,
+    codebook_size: int,
+    layout: Layout = "flat",
+    offset: int = 0,
+    fill: int = NO_FILL,
+    errors: Literal["strict"] = "strict",
+) -> Tensor: ...
+@overload
+def unflatten(
+    symbols: Tensor | Sequence[int],
+    n_q: int,
+    codebook_size: int,
+    layout: Layout = "flat",
+    offset: int = 0,
+    fill: int = NO_FILL,
+    *,
+    errors: Literal["repair"],
+) -> Repaired: ...
+def unflatten(
+    symbols: Tensor | Sequence[int],
+    n_q: int,
+    codebook_size: int,
+    layout: Layout = "flat",
+    offset: int = 0,
+    fill: int = NO_FILL,
+    errors: Literal["strict", "repair"] = "strict",
+) -> Tensor | Repaired:
+    """Turn a sequence of symbols back into a grid of codes: the strict inverse of :func:`flatten`.
+
+    Args:
+        symbols: [S] integers, a tensor or a list.
+        n_q: K, the codebooks in the sequence; ``first`` always holds one, whatever this says.
+        codebook_size: V, entries per codebook.
+        layout: the layout that :func:`flatten` was given.
+        offset: the offset that :func:`flatten` was given.
+        fill: the fill symbol that :func:`flatten` was given.
+        errors: ``strict`` raises on a malformed sequence; ``repair`` keeps the whole frames that are in it
+            (see :class:`~audiotok.tokens.stream.FrameReader`) and counts what was lost.
+
+    Returns:
+        [K, T] int64 codes in [0, V); K = 1 for ``first``. On the device of ``symbols``. With
+        ``errors="repair"`` a :class:`Repaired` of such codes and the count.
+
+    Raises:
+        TypeError: ``symbols`` are not integers.
+        ValueError: ``symbols`` is not one sequence, a size is below 1, or layout, fill or errors are unknown.
+        LayoutError: no grid has this sequence; names the first bad position, what was expected and what came.
+    """
+    cursor = Cursor(layout, n_q, codebook_size, offset, fill)  # checks the arguments
+    if errors not in ("strict", "repair"):
+        raise ValueError(f"expected errors 'strict' or 'repair', got {errors!r}")
+    symbols = _as_sequence(symbols)
+    grid = _grid(symbols, cursor)
+    if grid is not None:
+        return Repaired(grid, 0) if errors == "repair" else grid
+    if errors == "repair":
+        reader = FrameReader(layout, n_q, codebook_size, offset, fill, errors="repair")
+        parts = [reader.push(symbol) for symbol in symbols.tolist()]
+        kept = [part for part in [*parts, reader.close()] if part is not None]
+        codes = torch.cat(kept, dim=1) if kept else torch.zeros(cursor.n_q, 0, dtype=torch.int64)
+        return Repaired(codes.to(symbols.device), reader.lost)
+    for symbol in symbols.tolist():  # something is wrong: find where
+        cursor.push(symbol)
+    cursor.end()
+    raise AssertionError("the cursor takes what the tensor code refuses")
+
+
+def _grid(symbols: Tensor, cursor: Cursor) -> Tensor | None:
+    """The grid [K, T] of a well-formed sequence [S]; None for any other."""
+    n_q, size = cursor.n_q, cursor.codebook_size
+    if symbols.shape[0] % n_q:
+        return None
+    if cursor.layout == "coarse":
+        grid = symbols.reshape(n_q, -1)
+    elif cursor.layout != "delay" or symbols.shape[0] == 0:
+        grid = symbols.reshape(-1, n_q).T
+    else:
+        steps = symbols.reshape(-1, n_q)
+        frames = steps.shape[0] - n_q + 1
+        if frames < 1:
+            return None
+        at, level = _delayed(n_q, frames, symbols.device)
+        grid = steps[at, level]
+        corner = torch.ones_like(steps, dtype=torch.bool)
+        corner[at, level] = False
+        if bool((steps[corner] != cursor.fill).any()):
+            return None
+    codes = grid - _lows(n_q, size, symbols.device) - cursor.offset
+    if bool(((codes < 0) | (codes >= size)).any()):
+        return None
+    return codes.contiguous()
+
+
+def _delayed(n_q: int, frames: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Where the code of codebook k and frame t stands in the steps of ``delay``: row [K, T] and column [K, 1]."""
+    level = torch.arange(n_q, device=device).unsqueeze(1)
+    return torch.arange(frames, device=device) + level, level
+
+
+def _lows(n_q: int, codebook_size: int, device: torch.device) -> Tensor:
+    return torch.arange(n_q, device=device).unsqueeze(1) * codebook_size
+
+
+def _symbols(codes: Tensor, codebook_size: int) -> Tensor:
+    """Checked codes [K, T] -> symbols [K, T] without offset."""
     if not isinstance(codes, Tensor):
         raise TypeError(
             f"expected a tensor of codes [K, T], got {type(codes).__name__}; torch.as_tensor() it"
@@ -104,62 +188,7 @@ def flatten(codes: Tensor, codebook_size: int, layout: Layout = "flat", offset: 
             f"expected codes in [0, {codebook_size}), got {int(codes[k, t])} in codebook {k} at frame {t}; "
             "were they made by another codec, or are they padding?"
         )
-    levels = torch.arange(codes.shape[0], device=codes.device).unsqueeze(1)
-    return rules.order(codes + levels * codebook_size + offset)
-
-
-def unflatten(
-    symbols: Tensor | Sequence[int], n_q: int, codebook_size: int, layout: Layout = "flat", offset: int = 0
-) -> Tensor:
-    """Turn a sequence of symbols back into a grid of codes: the strict inverse of :func:`flatten`.
-
-    Args:
-        symbols: [S] integers, a tensor or a list.
-        n_q: K, the codebooks in the sequence; ``first`` always holds one, whatever this says.
-        codebook_size: V, entries per codebook.
-        layout: the layout that :func:`flatten` was given.
-        offset: the offset that :func:`flatten` was given.
-
-    Returns:
-        [K, T] int64 codes in [0, V); K = 1 for ``first``. On the device of ``symbols``.
-
-    Raises:
-        TypeError: ``symbols`` are not integers.
-        ValueError: ``symbols`` is not one sequence, a size is below 1, or the layout is unknown.
-        LayoutError: no grid has this sequence; names the first bad position, what was expected and what came.
-    """
-    rules = _rules(layout)
-    _check_size("codebook_size", codebook_size)
-    _check_size("n_q", n_q)
-    symbols = _as_sequence(symbols)
-    positions = torch.arange(symbols.shape[0], device=symbols.device)
-    low = rules.codebooks(positions, n_q) * codebook_size + offset
-    bad = (symbols < low) | (symbols >= low + codebook_size)
-    if bad.any():
-        position = int(bad.nonzero()[0])
-        raise _error(layout, position, n_q, codebook_size, offset, int(symbols[position]))
-    if symbols.shape[0] % rules.frame(n_q):
-        raise _error(layout, symbols.shape[0], n_q, codebook_size, offset, None)
-    return rules.grid(symbols - low, n_q)
-
-
-def _error(
-    layout: str, position: int, n_q: int, codebook_size: int, offset: int, got: int | None
-) -> LayoutError:
-    codebook = int(_RULES[layout].codebooks(torch.tensor(position), n_q))
-    low = offset + codebook * codebook_size
-    return LayoutError(layout, position, codebook, range(low, low + codebook_size), got)
-
-
-def _rules(layout: str) -> _Rules:
-    if layout not in _RULES:
-        raise ValueError(f"expected a layout of {', '.join(_RULES)}; got {layout!r}")
-    return _RULES[layout]
-
-
-def _check_size(name: str, value: int) -> None:
-    if value < 1:
-        raise ValueError(f"expected {name} >= 1, got {value}")
+    return codes + _lows(codes.shape[0], codebook_size, codes.device)
 
 
 def _check_integers(values: Tensor, what: str) -> None:

@@ -1,0 +1,317 @@
+"""Reading ``.atok`` files: codes by time range, whole or damaged. FORMAT.md has the bytes.
+
+Knows nothing of sound or networks. The laws it keeps: codes come back bit for bit or not at all, on any machine; damage
+costs the packets it touches and is named; memory is bounded by the file's size.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .entropy import EntropyModel
+from .header import MAX_HEADER_BYTES, AtokError, AtokHeader
+from .layers import LayerError
+from .models import coder_of
+from .packets import (
+    MAGIC,
+    TAIL_MARK,
+    TAIL_SIZE_BYTES,
+    Packet,
+    PacketScanner,
+    Tail,
+    index_of,
+    packet_at,
+    read_head,
+)
+from .wire import DamageError, NeedMoreError, frame_at
+
+_BLOCK_BYTES = 1 << 16
+_HEAD_GUESS = 1 << 12
+_BLOCK_PACKETS = 16
+# Codes per byte of a file that are believed. Silence reaches 300; a made-up header could ask for all memory.
+_DENSEST = 1024
+
+
+@dataclass(frozen=True)
+class Excerpt:
+    """Some frames of a file.
+
+    Attributes:
+        first_frame: number of the first.
+        codes: [K, T] int64 in [0, V); 0 where a frame is missing.
+        present: [T] bool, False where a frame is missing: damaged, cut off or never sent.
+        scales: [S] float32, one for every ``scale_frames`` frames from ``first_frame`` on, 1 where missing; None where
+            the file has none.
+    """
+
+    first_frame: int
+    codes: Tensor
+    present: Tensor
+    scales: Tensor | None = None
+
+
+class AtokReader:
+    """Reads a file of packets, by time range, without touching the rest.
+
+    Args:
+        path: the file.
+        model: for learnt coding; None looks among the shipped ones when codes are read.
+
+    Attributes:
+        header: what the file says of itself; the length it learnt at the end included.
+        frames: T of the whole file, missing ones included.
+        damage: what was found wrong so far, in words; damage inside packets is found when they are read.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        AtokError: it is no ``.atok`` file, of another version, or header and copy are both damaged.
+    """
+
+    def __init__(self, path: str | Path, model: EntropyModel | None = None) -> None:
+        self.path = Path(path)
+        if self.path.is_dir():
+            raise AtokError(f"{path}: expected an .atok file, got a folder; name the files in it")
+        self._model, self._coder = model, None
+        self.damage: list[str] = []
+        self._file = open(self.path, "rb")  # noqa: SIM115  # closed by close()
+        try:
+            self._size = os.fstat(self._file.fileno()).st_size
+            self._open()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> AtokReader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    @property
+    def duration_s(self) -> float:
+        """Length of the sound in seconds; of the frames, where the number of samples is not known."""
+        samples = self.header.num_samples
+        return (
+            self.frames * self.header.hop_length if samples is None else samples
+        ) / self.header.sampling_rate
+
+    def read(self, start_s: float = 0.0, stop_s: float | None = None, n_q: int | None = None) -> Excerpt:
+        """The codes of a time range.
+
+        Args:
+            start_s, stop_s: in seconds; None reads to the end. Frames that the range touches are read whole.
+            n_q: codebooks; None reads all. Fewer are read faster.
+
+        Returns:
+            the excerpt; what was damaged is in ``damage`` and not in ``present``.
+
+        Raises:
+            AtokError: the range or n_q is not in the file, or the entropy model is missing.
+        """
+        rate = self.header.frame_rate
+        stop = self.frames if stop_s is None else min(self.frames, int(np.ceil(round(stop_s * rate, 6))))
+        return self.read_frames(int(round(start_s * rate, 6)), stop, n_q)
+
+    def read_frames(self, start: int, stop: int, n_q: int | None = None) -> Excerpt:
+        """The codes of frames ``start`` to ``stop``, the latter not included; otherwise as :meth:`read`.
+
+        Raises:
+            AtokError: the range or n_q is not in the file, or the entropy model is missing.
+        """
+        if not 0 <= start <= stop <= self.frames:
+            raise AtokError(f"{self.path}: expected frames within 0 to {self.frames}, got {start} to {stop}")
+        kept = self.header.with_n_q(self.header.n_q if n_q is None else n_q).n_q
+        size = self.header.packet_frames
+        first, last = start // size, -(-stop // size)
+        codes = torch.zeros(kept, (last - first) * size, dtype=torch.int64)
+        present = torch.zeros(codes.shape[1], dtype=torch.bool)
+        each = self.header.scale_frames
+        scales = torch.ones((last - first) * size // each) if each else None
+        for packet, values in self._decoded(first, last, kept):
+            at = (packet.number - first) * size
+            codes[:, at : at + packet.frames] = torch.from_numpy(values)
+            present[at : at + packet.frames] = True
+            if scales is not None:
+                scales[at // each : at // each + len(packet.scales)] = torch.tensor(packet.scales)
+        cut = slice(start - first * size, stop - first * size)
+        if scales is not None:
+            scales = scales[cut.start // each : -(-cut.stop // each)]
+        return Excerpt(start, codes[:, cut], present[cut], scales)
+
+    def blocks(self, n_q: int | None = None) -> Iterator[Excerpt]:
+        """The whole file in excerpts of some packets each, for little memory; errors as of :meth:`read_frames`."""
+        step = _BLOCK_PACKETS * self.header.packet_frames
+        for start in range(0, self.frames, step):
+            yield self.read_frames(start, min(start + step, self.frames), n_q)
+
+    def packets(self) -> Iterator[Packet]:
+        """Every whole packet, as it is stored; what is damaged is left out and told in ``damage``."""
+        for number in range(len(self._places)):
+            packet = self._packet(number)
+            if packet is not None:
+                yield packet
+
+    def verify(self) -> list[str]:
+        """Read and decode everything; what is wrong, in words. Empty: nothing is.
+
+        Raises:
+            AtokError: the entropy model is missing.
+        """
+        for _ in self.blocks():
+            pass
+        return self.damage
+
+    def _decoded(self, first: int, last: int, n_q: int) -> list[tuple[Packet, np.ndarray]]:
+        if self._coder is None:
+            self._coder = coder_of(self.header, self._model, str(self.path))
+        packets = [packet for number in range(first, last) if (packet := self._packet(number)) is not None]
+        codes = self._coder.decode([(packet.frames, packet.layers[:n_q]) for packet in packets])
+        good = []
+        for packet, values in zip(packets, codes, strict=True):
+            if isinstance(values, LayerError):
+                self._note(f"packet {packet.number} ({self._span(packet.number)}): {values}")
+            else:
+                good.append((packet, values))
+        return good
+
+    def _packet(self, number: int) -> Packet | None:
+        place, size = self._places[number], self._sizes[number]
+        if size == 0:
+            self._note(f"packet {number} ({self._span(number)}) is missing")
+            return None
+        self._file.seek(place)
+        try:
+            packet, end = packet_at(self.header, self._file.read(size), 0)
+            if packet.number != number or end != size:
+                raise DamageError(f"expected packet {number}, got {packet.number}")
+            return packet
+        except (DamageError, NeedMoreError) as error:
+            reason = str(error) or "it ends too early"
+            self._note(f"packet {number} ({self._span(number)}): {reason}")
+            return None
+
+    def _span(self, number: int) -> str:
+        length = self.header.packet_frames / self.header.frame_rate
+        return f"{number * length:.2f} to {(number + 1) * length:.2f} s"
+
+    def _note(self, words: str) -> None:
+        if words not in self.damage:
+            self.damage.append(words)
+
+    def _open(self) -> None:
+        """Find header, length and packets, from wherever they are left."""
+        tail, tail_at = self._read_tail()
+        header, start = self._read_front(tail)
+        if tail is not None and (start is None or start + sum(tail.sizes) == tail_at):
+            start = tail_at - sum(tail.sizes) if start is None else start
+            self.header, self.frames, self._sizes = tail.header, tail.frames, list(tail.sizes)
+            self._places = index_of(self._sizes, start)
+        elif start is None:
+            raise AtokError(
+                f"{self.path}: expected packets between header and index, got too few bytes; copy it again"
+            )
+        else:
+            self._scan(header, start)
+        if self.frames * self.header.n_q > _DENSEST * self._size:
+            raise AtokError(
+                f"{self.path}: expected at most {_DENSEST} codes a byte, got {self.frames} frames x {self.header.n_q} "
+                f"in {self._size} bytes; the file lies about its length"
+            )
+
+    def _read_tail(self) -> tuple[Tail | None, int]:
+        """The tail and where it begins; None if it is cut off or damaged."""
+        self._file.seek(max(0, self._size - TAIL_SIZE_BYTES))
+        size = int.from_bytes(self._file.read(TAIL_SIZE_BYTES), "little")
+        at = self._size - TAIL_SIZE_BYTES - size
+        if at < 0:
+            return None, 0
+        self._file.seek(at)
+        if self._file.read(1) != bytes([TAIL_MARK]):
+            return None, 0
+        self._file.seek(at)
+        try:
+            body, _ = frame_at(self._file.read(size), 0, TAIL_MARK, size)
+            tail = Tail.from_body(body)
+        except (DamageError, NeedMoreError, AtokError):
+            return None, 0
+        return (tail, at) if at >= sum(tail.sizes) else (None, 0)
+
+    def _read_front(self, tail: Tail | None) -> tuple[AtokHeader, int | None]:
+        """The header, and where the packets begin: None if the front is damaged and the header is the tail's."""
+        self._file.seek(0)
+        data = self._file.read(_HEAD_GUESS)
+        try:
+            try:
+                return read_head(data)
+            except NeedMoreError:
+                return read_head(data + self._file.read(MAX_HEADER_BYTES))
+        except (DamageError, NeedMoreError, AtokError) as error:
+            if tail is None and isinstance(error, AtokError):
+                raise AtokError(f"{self.path}: {error}") from None
+            if tail is None:
+                reason = str(error) or "the file ends in it"
+                raise AtokError(
+                    f"{self.path}: header and its copy are damaged ({reason}); copy it again"
+                ) from None
+            self._note("the header is damaged; its copy at the end was used")
+            return tail.header, None
+
+    def _scan(self, header: AtokHeader, start: int) -> None:
+        """Rebuild the index by looking at every byte once."""
+        scanner = PacketScanner(header)
+        found: dict[int, tuple[int, int, int]] = {}
+        self._file.seek(start)
+        while data := self._file.read(_BLOCK_BYTES):
+            self._found(scanner.feed(data), found, start)
+        self._found(scanner.finish(), found, start)
+        if scanner.tail is not None:
+            header = scanner.tail.header
+        else:
+            self._note("the index at the end is missing or damaged; it was rebuilt")
+        # A gap costs its place in the index too, so more packets than bytes there cannot be.
+        count = min(max(found, default=-1) + 1, self._size)
+        self._sizes, self._places = [0] * count, [0] * count
+        self.frames = 0
+        for number in sorted(found):
+            if number < count:
+                self._places[number], self._sizes[number], frames = found[number]
+                self.frames = number * header.packet_frames + frames
+        self.header = header
+        if scanner.damaged_bytes:
+            self._note(f"{scanner.damaged_bytes} bytes belong to no whole packet")
+        self._note_end()
+
+    def _found(
+        self, packets: list[tuple[int, Packet]], found: dict[int, tuple[int, int, int]], start: int
+    ) -> None:
+        for at, packet in packets:
+            found.setdefault(packet.number, (start + at, len(packet.to_bytes()), packet.frames))
+
+    def _note_end(self) -> None:
+        """Say what is missing at the end, where the length is known."""
+        if self.header.num_samples is None or self.header.scale_frames:
+            return
+        expected = -(-self.header.num_samples // self.header.hop_length)
+        if self.frames < expected:
+            rate = self.header.frame_rate
+            self._note(f"the end is missing from {self.frames / rate:.2f} s on, of {expected / rate:.2f} s")
+
+
+def is_atok(path: str | Path) -> bool:
+    """Whether a file begins as an ``.atok`` file does; says nothing of damage."""
+    with open(path, "rb") as file:
+        return file.read(len(MAGIC)) == MAGIC

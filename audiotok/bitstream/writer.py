@@ -1,0 +1,189 @@
+"""Writing ``.atok`` files and pipes, and cutting files down. FORMAT.md has the bytes.
+
+Knows nothing of sound or networks. The laws it keeps: what is written does not depend on the pieces it came in; a file
+with fewer codebooks is the same bytes whether it was encoded so or cut so; a file is whole or absent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..files import write_aside
+from .entropy import EntropyModel
+from .header import AtokError, AtokHeader
+from .models import coder_of
+from .packets import Packet, Tail, head_bytes
+from .reader import AtokReader
+
+SUFFIX = ".atok"
+
+
+class AtokWriter:
+    """Writes a file or a pipe, packet by packet, as codes come.
+
+    Args:
+        file: where to; where it can seek, the header at the front learns the length at the end.
+        header: what the codes are. ``num_samples`` may be None.
+        model: for LEARNT coding; None looks among the shipped ones.
+
+    Attributes:
+        layer_bytes: bytes of layers written so far, without their framing.
+
+    Raises:
+        AtokError: the model is missing or of other codes.
+    """
+
+    def __init__(self, file: BinaryIO, header: AtokHeader, model: EntropyModel | None = None) -> None:
+        self._file, self.header = file, header
+        self._coder = coder_of(header, model)
+        self._codes = np.zeros((header.n_q, 0), np.int64)
+        self._scales: list[float] = []
+        self._sizes: list[int] = []
+        self._frames = 0
+        self.layer_bytes = 0
+        self._start = file.tell() if file.seekable() else None
+        file.write(head_bytes(header))
+
+    @property
+    def frames(self) -> int:
+        """Frames taken so far."""
+        return self._frames
+
+    def write(self, codes: Tensor, scales: Sequence[float] = ()) -> None:
+        """Take the next codes; writes the packets that they complete.
+
+        Args:
+            codes: [K, t] integers in [0, V), any t >= 0.
+            scales: those of the frames where the header has ``scale_frames``, as they come.
+
+        Raises:
+            AtokError: codes are not [K, t] or out of range.
+        """
+        values = self._checked(codes)
+        self._frames += values.shape[1]
+        self._codes = np.concatenate([self._codes, values], axis=1)
+        self._scales += map(float, scales)
+        size = self.header.packet_frames
+        whole = self._codes.shape[1] // size
+        if whole:
+            self._put(np.split(self._codes[:, : whole * size], whole, axis=1))
+            self._codes = self._codes[:, whole * size :]
+
+    def close(self, num_samples: int | None = None) -> None:
+        """Write what is left, and the tail. The file itself stays open.
+
+        Args:
+            num_samples: length of the sound; None leaves what the header said.
+
+        Raises:
+            AtokError: another number of scales came than frames need.
+        """
+        if self._codes.shape[1]:
+            self._put([self._codes])
+        if self._scales:
+            raise AtokError(
+                f"expected one scale for {self.header.scale_frames} frames, got {len(self._scales)} more"
+            )
+        header = self.header if num_samples is None else replace(self.header, num_samples=num_samples)
+        self._file.write(Tail(header, self._frames, tuple(self._sizes)).to_bytes())
+        if self._start is not None and header != self.header:
+            end = self._file.tell()
+            self._file.seek(self._start)
+            self._file.write(head_bytes(header))
+            self._file.seek(end)
+        self._file.flush()
+
+    def _put(self, pieces: list[np.ndarray]) -> None:
+        """Write packets; together they are coded faster."""
+        for codes, layers in zip(pieces, self._coder.encode(pieces), strict=True):
+            packet = Packet(
+                len(self._sizes), codes.shape[1], tuple(layers), self._take_scales(codes.shape[1])
+            )
+            data = packet.to_bytes()
+            self._file.write(data)
+            self._sizes.append(len(data))
+            self.layer_bytes += sum(map(len, layers))
+        self._file.flush()
+
+    def _take_scales(self, frames: int) -> tuple[float, ...]:
+        each = self.header.scale_frames
+        count = -(-frames // each) if each else 0
+        if count > len(self._scales):
+            raise AtokError(f"expected one scale for {each} frames, got {len(self._scales)} for {frames}")
+        taken, self._scales = self._scales[:count], self._scales[count:]
+        return tuple(taken)
+
+    def _checked(self, codes: Tensor) -> np.ndarray:
+        if codes.ndim != 2 or codes.shape[0] != self.header.n_q or codes.is_floating_point():
+            raise AtokError(
+                f"expected integer codes [{self.header.n_q}, t], got {list(codes.shape)} {codes.dtype}"
+            )
+        values = codes.detach().to("cpu", torch.int64).numpy()
+        bad = np.argwhere((values < 0) | (values >= np.array(self.header.book_sizes)[:, None]))
+        if len(bad):
+            k, t = bad[0]
+            raise AtokError(
+                f"expected codes in [0, {self.header.book_sizes[k]}), got {values[k, t]} in codebook {k}, frame "
+                f"{self._frames + t}"
+            )
+        return values
+
+
+def save_atok(
+    path: str | Path,
+    codes: Tensor,
+    header: AtokHeader,
+    model: EntropyModel | None = None,
+    scales: Sequence[float] = (),
+) -> None:
+    """Write all codes of a recording to a file that is whole or absent.
+
+    Args:
+        path: where to.
+        codes: [K, T] integers in [0, V).
+        header, model: as of :class:`AtokWriter`.
+        scales: one for every ``header.scale_frames`` frames, if that is not 0.
+
+    Raises:
+        AtokError: codes, scales, header and model do not fit each other.
+        OSError: the folder does not exist or cannot be written.
+    """
+    with write_aside(path) as aside, open(aside, "wb") as file:
+        writer = AtokWriter(file, header, model)
+        writer.write(codes, scales)
+        writer.close()
+
+
+def truncate(source: str | Path, target: str | Path, n_q: int) -> list[str]:
+    """Make a smaller file of the first ``n_q`` codebooks, without the codec and without decoding.
+
+    Args:
+        source: an ``.atok`` file.
+        target: where to; whole or absent.
+        n_q: codebooks to keep.
+
+    Returns:
+        what was found damaged in ``source`` and is therefore missing in ``target``.
+
+    Raises:
+        AtokError: the source is no such file, or has fewer codebooks.
+        OSError: the target cannot be written.
+    """
+    with AtokReader(source) as reader, write_aside(target) as aside, open(aside, "wb") as file:
+        header = reader.header.with_n_q(n_q)
+        file.write(head_bytes(header))
+        sizes: list[int] = []
+        for packet in reader.packets():
+            data = packet.with_n_q(n_q).to_bytes()
+            sizes += [0] * (packet.number - len(sizes))
+            sizes.append(len(data))
+            file.write(data)
+        file.write(Tail(header, reader.frames, tuple(sizes)).to_bytes())
+        return reader.damage

@@ -1,0 +1,158 @@
+"""Only well-formed sequences come out of ``generate()``: what the layout does not allow next gets no chance.
+
+Knows nothing of waveforms, and of a model only its scores. The law it keeps: whatever the scores, the audio
+blocks of a finished sequence decode; a block is closed before ``max_length`` cuts it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor
+
+from .chat import eos_id
+from .grammar import Cursor, Layout, sequence_length
+from .tokenizer import AudioTextTokenizer
+
+
+class AudioConstraint(LogitsProcessor):
+    """A logits processor for any Hugging Face model; pass it to ``generate(logits_processor=[...])``.
+
+    Inside an audio block (after ``audio_start``; the prompt may end inside one) only what the layout allows
+    next keeps its score, and ``audio_end`` where the block may end. Outside, a block is opened, and after it
+    the sequence is ended; or with ``text=True`` all text ids and ``audio_start`` keep their scores. A row is
+    known by its ids alone, so batches, left padding and beams are all the same to it.
+
+    Args:
+        tokenizer: the one whose ids the model speaks.
+        max_length: ids in all, prompt included, after which ``generate`` stops: its ``max_length``, or the
+            prompt's width plus its ``max_new_tokens``. A block that would not fit is closed before.
+        layout: of the audio blocks.
+        n_q: K, codebooks in them; None means all of the tokenizer's.
+        min_frames: frames a block has at least, where ``max_length`` leaves room for them.
+        max_frames: frames a block has at most; None leaves that to ``max_length``.
+        text: whether text, and another block, may follow or precede a block.
+
+    Raises:
+        ValueError: a number is out of range, or the layout is unknown.
+    """
+
+    def __init__(
+        self,
+        tokenizer: AudioTextTokenizer,
+        max_length: int,
+        layout: Layout = "flat",
+        n_q: int | None = None,
+        min_frames: int = 1,
+        max_frames: int | None = None,
+        text: bool = False,
+    ) -> None:
+        if max_length < 1 or min_frames < 0 or (max_frames is not None and max_frames < max(1, min_frames)):
+            raise ValueError(
+                "expected max_length >= 1 and 0 <= min_frames <= max_frames, got "
+                f"{max_length}, {min_frames} and {max_frames}"
+            )
+        self._fresh = lambda: tokenizer.audio_cursor(layout, n_q)
+        self._fresh()  # checks layout and n_q
+        self._start, self._end = tokenizer.control_id("audio_start"), tokenizer.control_id("audio_end")
+        self._eos = eos_id(tokenizer)
+        self._text_stop = tokenizer.control_offset
+        self.max_length = max_length
+        self.min_frames, self.max_frames = min_frames, max_frames
+        self.text = text
+        self._seen: Tensor | None = None  # [B, S] of the last call, and each row's state after it
+        self._states: list[_State] = []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Scores with all that may not come next at minus infinity.
+
+        Args:
+            input_ids: [B, S] what stands there so far.
+            scores: [B, rows] of the next id.
+
+        Returns:
+            [B, rows], new.
+
+        Raises:
+            LayoutError: the prompt ends inside an audio block that no grid could begin with.
+        """
+        self._follow(input_ids)
+        masked = torch.full_like(scores, -torch.inf)
+        room = self.max_length - input_ids.shape[1]
+        for row, state in enumerate(self._states):
+            for span in (
+                self._outside(state, room) if state.cursor is None else self._inside(state.cursor, room)
+            ):
+                masked[row, span.start : span.stop] = scores[row, span.start : span.stop]
+        return masked
+
+    def _follow(self, input_ids: Tensor) -> None:
+        """Bring each row's state up to its ids, from the step before where a row grew out of one of its rows."""
+        parents: list[int | None] = [None] * len(input_ids)
+        if self._seen is not None and self._seen.shape[1] == input_ids.shape[1] - 1:
+            if torch.equal(self._seen, input_ids[:, :-1]):
+                parents = list(range(len(input_ids)))
+            else:  # beams: a row may go on from any row, and several from one
+                same = (input_ids[:, None, :-1] == self._seen[None]).all(dim=-1)  # [B, B before]
+                parents = [int(row.nonzero()[0]) if row.any() else None for row in same]
+        states = []
+        for row, (parent, last) in enumerate(zip(parents, input_ids[:, -1].tolist(), strict=True)):
+            known = self._replay(input_ids[row].tolist()) if parent is None else self._states[parent]
+            states.append(known if parent is None else self._step(known.copy(), last))
+        self._seen, self._states = input_ids.clone(), states
+
+    def _replay(self, ids: list[int]) -> _State:
+        state = _State()
+        start = len(ids) - 1 - ids[::-1].index(self._start) if self._start in ids else len(ids)
+        for symbol in ids[start:]:
+            state = self._step(state, symbol)
+        state.closed = False  # a block of the prompt is not the one that was asked for
+        return state
+
+    def _step(self, state: _State, symbol: int) -> _State:
+        """Take one more id."""
+        if symbol == self._start:
+            state.cursor = self._fresh()
+        elif state.cursor is not None and symbol == self._end:
+            state.cursor, state.closed = None, True
+        elif state.cursor is not None:
+            state.cursor.push(symbol)
+        return state
+
+    def _outside(self, state: _State, room: int) -> list[range]:
+        """Ids that may come next outside a block, as half-open ranges, where ``room`` more fit."""
+        end, start = range(self._eos, self._eos + 1), range(self._start, self._start + 1)
+        if not self.text:
+            return [end] if state.closed or room < 2 else [start]
+        cursor = self._fresh()
+        fits = sequence_length(1, cursor.n_q, cursor.layout) + 3 <= room
+        return [range(self._text_stop), end, *([start] if fits else [])]
+
+    def _inside(self, cursor: Cursor, room: int) -> list[range]:
+        """Ids that may come next in a block; room is kept for its end and the sequence's."""
+        longer = sequence_length(cursor.begun + 1, cursor.n_q, cursor.layout) - cursor.position
+        grows = longer + 2 <= room and (self.max_frames is None or cursor.begun < self.max_frames)
+        held = grows and cursor.begun < self.min_frames  # not to be closed yet
+        settles = 0 in cursor.codebooks  # whatever else may come here says that there are no more frames
+        spans = []
+        for level in cursor.codebooks:
+            if (level == 0 and not grows) or (level > 0 and settles and held):
+                continue
+            low = cursor.offset + level * cursor.codebook_size
+            spans.append(range(low, low + cursor.codebook_size))
+        if cursor.may_fill and not (settles and held):
+            spans.append(range(cursor.fill, cursor.fill + 1))
+        if cursor.may_end and not held:
+            spans.append(range(self._end, self._end + 1))
+        return spans
+
+
+class _State:
+    """Where a row stands: in a block with this cursor, or outside, with or without a block that was made."""
+
+    def __init__(self, cursor: Cursor | None = None, closed: bool = False) -> None:
+        self.cursor = cursor
+        self.closed = closed
+
+    def copy(self) -> _State:
+        return _State(None if self.cursor is None else self.cursor.copy(), self.closed)

@@ -1,0 +1,291 @@
+"""Training of the entropy model: a prepared corpus -> integers that make ``.atok`` files small.
+
+Knows nothing of networks or files. The laws it keeps: a run that is killed goes on to the same weights; the model is
+bound to the codes it was trained on; what is reported was measured on real files, everything counted.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import yaml
+from torch import Tensor
+
+from ..bitstream.entropy import FILE_NAME, EntropyModel
+from ..bitstream.header import AtokHeader
+from ..bitstream.layers import LEARNT
+from ..bitstream.writer import AtokWriter
+from ..corpus import PreparedCorpus
+from ..files import write_json
+from ..recipes import load_recipe, recipe_dict
+from ..state import load_state, save_state
+from .entropy_net import EntropyNet
+
+TASK = "entropy"
+_CLIP_S = 10.0
+
+
+@dataclass(frozen=True)
+class EntropyRecipe:
+    """How an entropy model is trained. The attribute texts are the manual."""
+
+    task: str = TASK
+    """What tells this recipe from a codec's."""
+    seed: int = 0
+    """Of weights and packets."""
+    steps: int = 3000
+    """Optimiser steps."""
+    batch: int = 16
+    """Packets per step."""
+    packet_frames: int = 100
+    """Frames of a packet, as files will have them."""
+    width: int = 32
+    """Of the embeddings of codes."""
+    hidden: int = 64
+    """Of the two hidden layers."""
+    out_width: int = 48
+    """Of the vectors that are compared with the codes'."""
+    taps: tuple[int, ...] = field(default=(1, 2, 4, 8))
+    """How many frames back the first hidden layer is looked at."""
+    lr: float = 3e-3
+    """Peak learning rate; linear warm-up, then cosine down to a fiftieth."""
+    warmup_steps: int = 50
+    """Steps of the warm-up."""
+    weight_decay: float = 0.01
+    """Of AdamW."""
+    log_every: int = 50
+    """Steps between lines of the log."""
+    save_every_s: float = 60.0
+    """Seconds between checkpoints."""
+    eval_clips: int = 60
+    """Clips of 10 s of the validation split that are coded at the end."""
+
+
+def is_entropy_recipe(name_or_path: str) -> bool:
+    """Whether a recipe, shipped or a file, trains an entropy model; False also for one that is not there."""
+    shipped = Path(__file__).parent / "recipes" / f"{name_or_path}.yaml"
+    path = shipped if shipped.is_file() else Path(name_or_path)
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return False
+    return isinstance(values, dict) and values.get("task") == TASK
+
+
+def load_entropy_recipe(name_or_path: str, overrides: list[str] | None = None) -> EntropyRecipe:
+    """Read an entropy model's recipe; arguments and errors as :func:`audiotok.recipes.load_recipe`."""
+    return load_recipe(EntropyRecipe, name_or_path, Path(__file__).parent / "recipes", overrides or [])
+
+
+class EntropyTrainer:
+    """Trains on the split ``train`` of a corpus, judges by ``validation``; started again in ``out``, it goes on.
+
+    Args:
+        recipe: how.
+        data: a folder written by ``audiotok prepare``.
+        out: the run's folder.
+        codebooks: [K, V, D] float32 of the codec, to start from; None starts at random.
+        device: where to train.
+    """
+
+    def __init__(
+        self,
+        recipe: EntropyRecipe,
+        data: str | Path,
+        out: str | Path,
+        codebooks: Tensor | None,
+        device: str = "cpu",
+    ) -> None:
+        self.recipe, self.out, self.device = recipe, Path(out), device
+        self.corpus = PreparedCorpus(data, "train")
+        self.validation = PreparedCorpus(data, "validation")
+        self.facts = self.corpus.manifest.codec
+        self._rows = [row["codes"].to(torch.int16) for row in self.corpus]
+        self._lengths = torch.tensor([row.shape[1] for row in self._rows], dtype=torch.float64)
+        torch.manual_seed(recipe.seed)
+        self.net = EntropyNet(
+            self.facts["n_q"],
+            self.facts["codebook_size"],
+            recipe.width,
+            recipe.hidden,
+            recipe.out_width,
+            recipe.taps,
+        )
+        if codebooks is not None:
+            size = self.facts["codebook_size"]
+            counts = [torch.bincount(torch.cat([row[k] for row in self._rows]).int(), minlength=size)
+                      for k in range(self.facts["n_q"])]  # fmt: skip
+            self.net.start_from(codebooks.float().cpu(), torch.stack(counts).float())
+        self.net.to(device)
+        decayed = [p for name, p in self.net.named_parameters() if name.startswith("w")]
+        others = [p for name, p in self.net.named_parameters() if not name.startswith("w")]
+        groups = [
+            {"params": decayed, "weight_decay": recipe.weight_decay},
+            {"params": others, "weight_decay": 0.0},
+        ]
+        self.optimizer = torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.98))
+        self.step = 0
+
+    def run(self) -> dict[str, Any]:
+        """Train to the end of the recipe, export and measure.
+
+        Returns:
+            what was measured, as also written to ``OUT/metrics.json``.
+        """
+        self.out.mkdir(parents=True, exist_ok=True)
+        write_json(self.out / "recipe.json", recipe_dict(self.recipe))
+        self._resume()
+        started, saved = time.monotonic(), time.monotonic()
+        bits = np.zeros(self.net.n_q)
+        first = self.step
+        while self.step < self.recipe.steps:
+            bits += self._step()
+            self.step += 1
+            now = time.monotonic()
+            if self.step % self.recipe.log_every == 0:
+                self._log(bits / (self.recipe.log_every), (now - started) / (self.step - first))
+                bits[:] = 0
+            if now - saved > self.recipe.save_every_s or self.step == self.recipe.steps:
+                self._save()
+                saved = now
+        model = self.net.export(self.corpus.manifest.codes_fingerprint)
+        model.save(self.out / FILE_NAME)
+        metrics = measure(model, self.facts, self._clips()) | {"steps": self.step}
+        write_json(self.out / "metrics.json", metrics)
+        return metrics
+
+    def _step(self) -> np.ndarray:
+        """One step; returns the bits per code of every book."""
+        recipe = self.recipe
+        codes = self._batch().to(self.device)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._rate()
+        self.optimizer.zero_grad(set_to_none=True)
+        bits = []
+        for k in range(self.net.n_q):
+            # Book by book: the scores of one are 30 MB, those of all would be 250.
+            scores = self.net(k, codes).flatten(0, 1)
+            loss = F.cross_entropy(scores, codes[:, k].flatten(), ignore_index=self.net.codebook_size)
+            loss.backward()
+            bits.append(loss.item() / math.log(2))
+        torch.nn.utils.clip_grad_norm_(self.net.parameters(), float(recipe.batch))
+        self.optimizer.step()
+        return np.array(bits)
+
+    def _batch(self) -> Tensor:
+        """Packets [P, K, T] int64 of this step, drawn from (seed, step) so that a resumed run sees the same."""
+        size = self.recipe.packet_frames
+        generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + self.step)
+        rows = torch.multinomial(self._lengths, self.recipe.batch, replacement=True, generator=generator)
+        packets = torch.full((self.recipe.batch, self.net.n_q, size), self.net.codebook_size)
+        for p, index in enumerate(rows.tolist()):
+            row = self._rows[index]
+            start = int(torch.randint(max(1, row.shape[1] - size + 1), (1,), generator=generator))
+            piece = row[:, start : start + size]
+            packets[p, :, : piece.shape[1]] = piece
+        return packets
+
+    def _rate(self) -> float:
+        recipe = self.recipe
+        warm = min(1.0, (self.step + 1) / max(1, recipe.warmup_steps))
+        return recipe.lr * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * self.step / recipe.steps)))
+
+    def _clips(self) -> list[Tensor]:
+        """Codes [K, T] of up to ``eval_clips`` validation clips: 10 s of rows that have them, else whole rows."""
+        frames = round(_CLIP_S * self.facts["sampling_rate"] / self.facts["hop_length"])
+        lengths = np.array(self.validation.column("frames"))
+        index = np.flatnonzero(lengths >= frames)
+        index = index if len(index) else np.arange(len(lengths))
+        chosen = index[np.linspace(0, len(index) - 1, min(len(index), self.recipe.eval_clips)).astype(int)]
+        return [self.validation.row(int(i))["codes"][:, :frames] for i in chosen]
+
+    def _log(self, bits: np.ndarray, step_s: float) -> None:
+        left = (self.recipe.steps - self.step) * step_s
+        line = {
+            "step": self.step,
+            "bits": [round(float(b), 3) for b in bits],
+            "mean": round(float(bits.mean()), 4),
+        }
+        with open(self.out / "log.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        what = f"{self.step} of {self.recipe.steps}: {line['mean']} bits a code, {left / 60:.1f} min left"
+        print(what, file=sys.stderr)
+
+    def _save(self) -> None:
+        state = {"net": self.net.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step}
+        save_state(self.out / "state.safetensors", state)
+
+    def _resume(self) -> None:
+        path = self.out / "state.safetensors"
+        if path.is_file():
+            state = load_state(path, self.device)
+            self.net.load_state_dict(state["net"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.step = state["step"]
+            print(f"{self.out}: going on at step {self.step}", file=sys.stderr)
+
+
+def measure(model: EntropyModel, facts: dict[str, Any], clips: list[Tensor]) -> dict[str, Any]:
+    """Code clips as files and count every byte.
+
+    Args:
+        model: to code with.
+        facts: of the codec: name, sampling_rate, hop_length, n_q, codebook_size.
+        clips: codes [K, T].
+
+    Returns:
+        saved_percent of the files against the raw codes alone; coded_over_model, the layers' bytes against the model's
+        own cross-entropy; framing_percent, what of the files is not layers' information; bits of a code by book.
+    """
+    raw_bits = (facts["codebook_size"] - 1).bit_length()
+    header = AtokHeader(
+        facts["name"], model.codes_fingerprint, facts["sampling_rate"], facts["hop_length"],
+        (facts["codebook_size"],) * facts["n_q"], round(2.0 * facts["sampling_rate"] / facts["hop_length"]),
+        coding=LEARNT, model_fingerprint=model.fingerprint,
+    )  # fmt: skip
+    size = header.packet_frames
+    bits, codes_count, file_bytes, raw_bytes, layer_bytes = np.zeros(facts["n_q"]), 0, 0, 0.0, 0
+    for clip in clips:
+        file = BytesIO()
+        writer = AtokWriter(file, header, model)
+        writer.write(clip)
+        writer.close(clip.shape[1] * facts["hop_length"])
+        file_bytes += len(file.getvalue())
+        layer_bytes += writer.layer_bytes
+        raw_bytes += clip.numel() * raw_bits / 8
+        codes_count += clip.shape[1]
+        for start in range(0, clip.shape[1], size):
+            bits += model_bits(model, clip[:, start : start + size])
+    ideal = bits.sum() / 8
+    return {
+        "clips": len(clips),
+        "saved_percent": round(100 * (1 - file_bytes / raw_bytes), 2),
+        "coded_over_model_percent": round(100 * (layer_bytes / ideal - 1), 3),
+        "framing_percent": round(100 * (1 - ideal / file_bytes), 2),
+        "bits_by_book": [round(float(b), 3) for b in bits / codes_count],
+        "model_fingerprint": model.fingerprint,
+        "codes_fingerprint": model.codes_fingerprint,
+    }
+
+
+def model_bits(model: EntropyModel, codes: Tensor) -> np.ndarray:
+    """Bits that the model itself gives a packet's codes [K, T]: [K] float64, by book."""
+    values = codes.numpy()[None]
+    frames = np.arange(codes.shape[1])
+    # A frequency is 256 times a count over 65,536.
+    return np.array(
+        [
+            -np.log2((model.freqs(k, values)[0, frames, values[0, k]] + 1.0) / (1 << 24)).sum()
+            for k in range(values.shape[1])
+        ]
+    )

@@ -1,0 +1,198 @@
+"""Constrained generation: whatever the scores are, what comes out decodes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from tokenizer_families import build_family
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from audiotok import AudioConstraint, AudioTextTokenizer, LayoutError, extend_tokenizer, sequence_length
+
+LAYOUTS = ("first", "flat", "delay", "coarse")
+each_layout = pytest.mark.parametrize("layout", LAYOUTS)
+
+
+@pytest.fixture(scope="module")
+def tok() -> AudioTextTokenizer:
+    return extend_tokenizer(build_family("gpt2", 1_000), n_q=3, codebook_size=8, codes_fingerprint="0" * 16)
+
+
+@pytest.fixture(scope="module")
+def model(tok: AudioTextTokenizer) -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = LlamaConfig(vocab_size=tok.padded_vocab_size, bos_token_id=None, eos_token_id=None, **sizes)
+    return LlamaForCausalLM(config).eval()
+
+
+def blocks(tok: AudioTextTokenizer, ids: list[int]) -> list[list[int]]:
+    """The audio ids between the markers, each block closed."""
+    start, end = tok.control_id("audio_start"), tok.control_id("audio_end")
+    found = []
+    while start in ids:
+        ids = ids[ids.index(start) + 1 :]
+        assert end in ids
+        found.append(ids[: ids.index(end)])
+        assert start not in found[-1]
+        ids = ids[ids.index(end) + 1 :]
+    return found
+
+
+def sample(
+    model: LlamaForCausalLM, constraint: AudioConstraint, prompt: torch.Tensor, **options: object
+) -> torch.Tensor:
+    options = {
+        "do_sample": True,
+        "eos_token_id": 999,
+        "pad_token_id": 999,
+        "max_length": constraint.max_length,
+    } | options
+    return model.generate(
+        prompt, attention_mask=torch.ones_like(prompt), logits_processor=[constraint], **options
+    )
+
+
+@each_layout
+def test_a_thousand_random_sequences_decode(
+    tok: AudioTextTokenizer, model: LlamaForCausalLM, layout: str
+) -> None:
+    """1,000 rows, in lengths that cut at every place of a frame; the end comes by itself or by the limit."""
+    torch.manual_seed(1)
+    lengths = set()
+    ended = 0
+    for max_length in range(20, 40):
+        prompt = torch.tensor([[5, 6, tok.control_id("audio_start")]]).repeat(50, 1)
+        constraint = AudioConstraint(tok, max_length, layout, min_frames=2)
+        for row in sample(model, constraint, prompt).tolist():
+            (block,) = blocks(tok, row)
+            codes = tok.decode_audio(block, layout)
+            lengths.add(codes.shape[1])
+            assert codes.shape[1] >= 2 and len(row) <= max_length
+            rest = row[3 + len(block) + 1 :]
+            assert set(rest) <= {tok.eos_token_id, 999}
+            ended += bool(rest)
+    assert len(lengths) > 2 and ended == 1000
+
+
+@each_layout
+def test_the_same_model_alone_makes_nonsense(
+    tok: AudioTextTokenizer, model: LlamaForCausalLM, layout: str
+) -> None:
+    torch.manual_seed(1)
+    prompt = torch.tensor([[tok.control_id("audio_start")]])
+    row = model.generate(
+        prompt, attention_mask=torch.ones_like(prompt), do_sample=True, max_length=30, pad_token_id=0
+    )
+    with pytest.raises(LayoutError):
+        tok.decode_audio(row[0, 1:].tolist(), layout)
+
+
+@each_layout
+def test_as_many_frames_as_asked_for(tok: AudioTextTokenizer, model: LlamaForCausalLM, layout: str) -> None:
+    torch.manual_seed(2)
+    prompt = torch.tensor([[tok.control_id("audio_start")]]).repeat(20, 1)
+    for row in sample(model, AudioConstraint(tok, 200, layout, min_frames=4, max_frames=6), prompt).tolist():
+        assert 4 <= tok.decode_audio(blocks(tok, row)[0], layout).shape[1] <= 6
+    exact = AudioConstraint(tok, 200, layout, min_frames=5, max_frames=5)
+    for row in sample(model, exact, prompt).tolist():
+        assert len(blocks(tok, row)[0]) == sequence_length(5, 3, layout)
+
+
+@each_layout
+def test_with_text_around(tok: AudioTextTokenizer, model: LlamaForCausalLM, layout: str) -> None:
+    """Rows of other lengths, padded left, that open and close blocks where they like."""
+    torch.manual_seed(3)
+    eager = {tok.control_id("audio_start"): 9.0, tok.eos_token_id: -9.0}
+
+    def push(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        for index, bias in eager.items():
+            scores[:, index] += bias
+        return scores
+
+    prompt = torch.tensor([[0, 0, 7, 8], [4, 5, 6, 7]])
+    constraint = AudioConstraint(tok, 90, layout, max_frames=5, text=True)
+    counts = []
+    for _ in range(10):
+        out = model.generate(
+            prompt, attention_mask=(prompt > 0).long(), logits_processor=[push, constraint], do_sample=True,
+            max_length=90, eos_token_id=tok.eos_token_id, pad_token_id=0,
+        )  # fmt: skip
+        for row in out.tolist():
+            found = blocks(tok, row)
+            counts.append(len(found))
+            for block in found:
+                assert tok.decode_audio(block, layout).shape[1] <= 5
+            outside = [i for i in row if tok.control_offset <= i < len(tok)]
+            inside = sum(map(len, found)) + 2 * len(found)
+            assert len(outside) == inside
+    assert max(counts) > 1
+
+
+@each_layout
+def test_beams_keep_their_own_place(tok: AudioTextTokenizer, model: LlamaForCausalLM, layout: str) -> None:
+    prompt = torch.tensor([[5, tok.control_id("audio_start")], [6, tok.control_id("audio_start")]])
+    constraint = AudioConstraint(tok, 40, layout, min_frames=3, max_frames=6)
+    out = sample(model, constraint, prompt, do_sample=False, num_beams=4, num_return_sequences=4)
+    for row in out.tolist():
+        tok.decode_audio(blocks(tok, row)[0], layout)
+    again = sample(model, constraint, prompt, do_sample=False, num_beams=4, num_return_sequences=4)
+    assert torch.equal(out, again)  # nothing is left over from the call before
+
+
+@each_layout
+def test_it_goes_on_from_an_audio_prompt(
+    tok: AudioTextTokenizer, model: LlamaForCausalLM, layout: str
+) -> None:
+    codes = torch.randint(8, (3, 4))
+    whole = tok.encode_audio(codes, layout)
+    prompt = torch.tensor([[5, tok.control_id("audio_start"), *whole[:5]]])
+    (row,) = sample(model, AudioConstraint(tok, 60, layout, max_frames=9), prompt).tolist()
+    made = tok.decode_audio(blocks(tok, row)[0], layout)
+    assert made[0, : min(2, made.shape[1])].tolist() == codes[0, : min(2, made.shape[1])].tolist()
+    broken = torch.tensor([[tok.control_id("audio_start"), *whole[:2], 5]])
+    with pytest.raises(LayoutError, match="position 2"):
+        sample(model, AudioConstraint(tok, 60, layout), broken)
+
+
+@each_layout
+def test_only_what_may_come_next_keeps_its_score(tok: AudioTextTokenizer, layout: str) -> None:
+    """Against the cursor, for every prefix of a sequence and one id more."""
+    codes = torch.randint(8, (3, 3))
+    block = tok.encode_audio(codes, layout)
+    scores = torch.randn(1, tok.padded_vocab_size)
+    constraint = AudioConstraint(tok, 1000, layout, min_frames=0)
+    for size in range(len(block) + 1):
+        ids = torch.tensor([[tok.control_id("audio_start"), *block[:size]]])
+        masked = constraint(ids, scores)
+        allowed = {i for i in range(scores.shape[1]) if masked[0, i] > -torch.inf}
+        assert torch.equal(masked[0, sorted(allowed)], scores[0, sorted(allowed)])
+        expected = set()
+        for index in (*range(tok.audio_offset, tok.audio_offset + 24), tok.control_id("fill")):
+            cursor = tok.audio_cursor(layout)
+            for symbol in block[:size]:
+                cursor.push(symbol)
+            try:
+                cursor.push(index)
+                expected.add(index)
+            except LayoutError:
+                continue
+        cursor = tok.audio_cursor(layout)
+        for symbol in block[:size]:
+            cursor.push(symbol)
+        assert allowed == expected | ({tok.control_id("audio_end")} if cursor.may_end else set())
+
+
+def test_bad_numbers(tok: AudioTextTokenizer) -> None:
+    bad: list[Callable] = [
+        lambda: AudioConstraint(tok, 0),
+        lambda: AudioConstraint(tok, 9, min_frames=-1),
+        lambda: AudioConstraint(tok, 9, min_frames=3, max_frames=2),
+        lambda: AudioConstraint(tok, 9, layout="steep"),
+        lambda: AudioConstraint(tok, 9, n_q=4),
+    ]
+    for make in bad:
+        with pytest.raises(ValueError, match="expected"):
+            make()

@@ -1,0 +1,279 @@
+"""``.atok`` files: equal bytes however written, codes by time range, cut without decoding, bound to a codec."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import atok_reference
+import atok_toys
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from audiotok.bitstream import (
+    AtokError,
+    AtokReader,
+    AtokWriter,
+    EntropyModel,
+    PacketScanner,
+    reader,
+    save_atok,
+    truncate,
+)
+from audiotok.bitstream.layers import ADAPTIVE, LEARNT, RAW
+
+GOLDEN = Path(__file__).parent / "golden"
+MODEL = atok_toys.toy_model()
+CODINGS = {"raw": RAW, "adaptive": ADAPTIVE, "learnt": LEARNT}
+
+
+def written(codes, header, scales=(), pieces=None, num_samples=None):
+    """The bytes of a file whose codes came in ``pieces`` (lengths; None: at once)."""
+    file = io.BytesIO()
+    writer = AtokWriter(file, header, MODEL)
+    for piece in codes.split(pieces or [codes.shape[1]], dim=1):
+        writer.write(piece)
+    writer.write(codes[:, :0], scales)
+    writer.close(num_samples)
+    return file.getvalue()
+
+
+def header_for(coding, **changes):
+    return atok_toys.toy_header(MODEL if coding == LEARNT else None, **({"coding": coding} | changes))
+
+
+@pytest.fixture
+def codes():
+    return atok_toys.toy_codes(MODEL, 93, 20)
+
+
+@pytest.fixture(params=CODINGS.values(), ids=CODINGS)
+def coding(request):
+    return request.param
+
+
+def test_codes_survive_bit_for_bit(tmp_path, codes, coding):
+    path = tmp_path / "x.atok"
+    header = header_for(
+        coding, num_samples=93 * 320 - 7, metadata={"transcript": "Grüße", "generated": "yes"}
+    )
+    save_atok(path, codes, header, MODEL)
+    with AtokReader(path, MODEL) as file:
+        excerpt = file.read()
+        assert torch.equal(excerpt.codes, codes) and bool(excerpt.present.all()) and excerpt.scales is None
+        assert file.header == header and file.frames == 93 and file.damage == []
+        assert file.duration_s == pytest.approx((93 * 320 - 7) / 16_000)
+        assert torch.equal(torch.cat([block.codes for block in file.blocks()], dim=1), codes)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.integers(0, 50), min_size=1, max_size=6).filter(sum), st.integers(0, 2**32 - 1))
+def test_pieces_do_not_matter(pieces, seed):
+    codes = torch.randint(0, 32, (3, sum(pieces)), generator=torch.Generator().manual_seed(seed))
+    header = header_for(LEARNT)
+    assert written(codes, header, pieces=pieces) == written(codes, header)
+
+
+def test_a_reader_written_from_the_specification_reads_it(codes, coding):
+    header = header_for(coding, num_samples=93 * 320, metadata={"speaker": "Ada"})
+    tensors = {name: value.tolist() for name, value in MODEL.tensors.items()}
+    got = atok_reference.read(written(codes, header), tensors, list(MODEL.taps), list(MODEL.shifts))
+    assert got["codes"] == codes.tolist() and got["metadata"] == {"speaker": "Ada"}
+    assert (got["codec"], got["fingerprint"], got["samples"]) == ("toy", atok_toys.FINGERPRINT, 93 * 320)
+
+
+@pytest.mark.parametrize("n_q", [1, 2, 3])
+def test_cut_equals_encoded_so(tmp_path, codes, coding, n_q):
+    """Byte for byte, without the model: a layer knows nothing of higher ones."""
+    whole, cut = tmp_path / "whole.atok", tmp_path / "cut.atok"
+    header = header_for(coding, num_samples=93 * 320)
+    whole.write_bytes(written(codes, header))
+    assert truncate(whole, cut, n_q) == []
+    assert cut.read_bytes() == written(codes[:n_q], header.with_n_q(n_q))
+    with AtokReader(whole, MODEL) as file:
+        assert torch.equal(file.read(n_q=n_q).codes, codes[:n_q])
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 93), st.integers(0, 93), st.integers(1, 3))
+def test_any_range_is_what_the_whole_has_there(tmp_path_factory, a, b, n_q):
+    codes = torch.randint(0, 32, (3, 93), generator=torch.Generator().manual_seed(0))
+    path = tmp_path_factory.mktemp("range") / "x.atok"
+    path.write_bytes(written(codes, header_for(RAW)))
+    start, stop = sorted((a, b))
+    with AtokReader(path) as file:
+        excerpt = file.read_frames(start, stop, n_q)
+        assert torch.equal(excerpt.codes, codes[:n_q, start:stop]) and bool(excerpt.present.all())
+        assert torch.equal(file.read(start / 50, stop / 50).codes, codes[:, start:stop])
+
+
+def test_a_live_pipe_learns_its_length_at_the_end(tmp_path, codes):
+    """A pipe cannot go back to the header; the tail tells. A file can, and its header is right from the front."""
+
+    class Pipe(io.BytesIO):
+        def seekable(self):
+            return False
+
+    pipe = Pipe()
+    writer = AtokWriter(pipe, header_for(LEARNT), MODEL)
+    scanner, seen, sent = PacketScanner(), [], 0
+    for frame in codes.split(1, dim=1):
+        writer.write(frame)
+        seen += scanner.feed(pipe.getvalue()[sent:])
+        sent = pipe.tell()
+    assert len(seen) == 4, "every packet was out as soon as it was full"
+    writer.close(num_samples=93 * 320 - 1)
+    seen += scanner.feed(pipe.getvalue()[sent:]) + scanner.finish()
+    assert [packet.number for _, packet in seen] == [0, 1, 2, 3, 4]
+    assert scanner.header.num_samples is None and scanner.tail.header.num_samples == 93 * 320 - 1
+    path = tmp_path / "x.atok"
+    path.write_bytes(pipe.getvalue())
+    with AtokReader(path, MODEL) as file:
+        assert file.header.num_samples == 93 * 320 - 1 and torch.equal(file.read().codes, codes)
+    at_once = written(codes, header_for(LEARNT), num_samples=93 * 320 - 1)
+    assert len(at_once) == len(pipe.getvalue()) and at_once != pipe.getvalue()
+    assert at_once == written(codes, header_for(LEARNT, num_samples=93 * 320 - 1))
+
+
+def test_seeking_into_an_hour_reads_little(tmp_path, monkeypatch):
+    """One packet, header and index: below 64 KiB of 1.8 MB, whatever the place."""
+    counts = {"bytes": 0}
+
+    class Counting(io.FileIO):
+        def read(self, size=-1):
+            data = super().read(size)
+            counts["bytes"] += len(data)
+            return data
+
+    codes = torch.randint(
+        0, 1024, (8, 180_000), generator=torch.Generator().manual_seed(0), dtype=torch.int16
+    )
+    path = tmp_path / "hour.atok"
+    header = atok_toys.toy_header(n_q=8, codebook_size=1024, packet_frames=100, num_samples=180_000 * 320)
+    path.write_bytes(written(codes, header))
+    monkeypatch.setattr(reader, "open", lambda path, mode: Counting(path), raising=False)
+    with AtokReader(path) as file:
+        excerpt = file.read(3333.0, 3334.0)
+    assert torch.equal(excerpt.codes, codes[:, 166_650:166_700].long())
+    assert 0 < counts["bytes"] < 64 * 1024 < path.stat().st_size // 20
+
+
+def test_an_adapted_codec_with_scales(tmp_path):
+    """The shape of EnCodec 48 kHz: stereo, 150 frames a second in segments of 1 s, each with its scale."""
+    header = atok_toys.toy_header(
+        n_q=16, codebook_size=1024, sampling_rate=48_000, channels=2, packet_frames=150, scale_frames=150,
+        num_samples=3 * 48_000 + 99,
+    )  # fmt: skip
+    codes = torch.randint(0, 1024, (16, 451), generator=torch.Generator().manual_seed(0))
+    scales = [0.5, 1.25, 3.0, 0.0625]
+    path, cut = tmp_path / "x.atok", tmp_path / "cut.atok"
+    save_atok(path, codes, header, scales=scales)
+    with AtokReader(path) as file:
+        excerpt = file.read()
+        assert torch.equal(excerpt.codes, codes) and excerpt.scales.tolist() == scales
+        assert file.header.frame_rate == 150 and file.header.bitrate_bps == 24_000
+        assert file.read_frames(150, 160).scales.tolist() == [1.25]
+    truncate(path, cut, 4)
+    save_atok(path, codes[:4], header.with_n_q(4), scales=scales)
+    assert cut.read_bytes() == path.read_bytes()
+    assert atok_reference.read(path.read_bytes())["scales"] == scales
+    with pytest.raises(AtokError, match="one scale for 150 frames"):
+        save_atok(path, codes, header, scales=scales[:3])
+
+
+def test_books_of_different_sizes(tmp_path):
+    header = replace(atok_toys.toy_header(), book_sizes=(2, 1000, 1 << 20), coding=ADAPTIVE)
+    codes = torch.stack([torch.randint(0, size, (50,)) for size in header.book_sizes])
+    path = tmp_path / "x.atok"
+    save_atok(path, codes, header)
+    with AtokReader(path) as file:
+        assert file.header == header and torch.equal(file.read().codes, codes)
+
+
+def test_another_codec_is_refused_by_name(tmp_path, codes):
+    path = tmp_path / "x.atok"
+    save_atok(path, codes, header_for(RAW))
+    with AtokReader(path) as file:
+        file.header.check_codec(path, "toy", atok_toys.FINGERPRINT)
+        with pytest.raises(
+            AtokError, match="expected codes of the codec 'other'.*got codes of 'toy'.*--codec"
+        ):
+            file.header.check_codec(path, "other", "f" * 16)
+
+
+def test_another_model_is_refused_and_facts_need_none(tmp_path, codes):
+    path, cut = tmp_path / "x.atok", tmp_path / "cut.atok"
+    save_atok(path, codes, header_for(LEARNT), MODEL)
+    other = EntropyModel(MODEL.tensors, MODEL.taps, (8, 7, 7, 6), MODEL.codes_fingerprint)
+    with AtokReader(path, other) as file:
+        with pytest.raises(AtokError, match=f"entropy model {MODEL.fingerprint} of the codec 'toy'.*--codec"):
+            file.read()
+    with AtokReader(path) as file:
+        assert file.frames == 93 and len(list(file.packets())) == 5
+        with pytest.raises(AtokError, match="got none"):
+            file.read()
+    truncate(path, cut, 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"book_sizes": ()}, "1 to 64 codebooks"),
+        ({"packet_frames": 0}, "packet_frames"),
+        ({"codes_fingerprint": "xyz"}, "16 hex digits"),
+        ({"scale_frames": 3}, "whole scales of 3"),
+        ({"metadata": {"a": 1}}, "texts by name"),
+        ({"coding": LEARNT}, "model_fingerprint"),
+    ],
+)
+def test_headers_that_cannot_be_are_refused(change, message):
+    with pytest.raises(AtokError, match=message):
+        atok_toys.toy_header(**change)
+
+
+def test_codes_out_of_range_are_refused(tmp_path, codes):
+    codes[1, 50] = 32
+    with pytest.raises(AtokError, match=r"codes in \[0, 32\), got 32 in codebook 1, frame 50"):
+        save_atok(tmp_path / "x.atok", codes, header_for(RAW))
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(AtokError, match=r"integer codes \[3, t\]"):
+        save_atok(tmp_path / "x.atok", codes[:2], header_for(RAW))
+
+
+def test_other_files_are_refused(tmp_path):
+    path = tmp_path / "x.atok"
+    for content, message in (
+        (b"", "header and its copy"),
+        (b"RIFF" * 99, "begins with b'RIFF'"),
+        (b"ATOK\x02" * 9, "version 1"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(AtokError, match=message):
+            AtokReader(path)
+    with pytest.raises(AtokError, match="got a folder"):
+        AtokReader(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        AtokReader(tmp_path / "none.atok")
+
+
+@pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.atok")), ids=lambda path: path.stem)
+def test_golden_files_never_change(path, tmp_path):
+    """Bytes written years ago decode to the codes beside them, and those codes still make those bytes."""
+    expected = json.loads(path.with_suffix(".json").read_text())
+    model = EntropyModel.load(GOLDEN / "entropy.safetensors")
+    with AtokReader(path, model) as file:
+        excerpt, header = file.read(), file.header
+    assert excerpt.codes.tolist() == expected["codes"]
+    assert (excerpt.scales.tolist() if excerpt.scales is not None else []) == expected["scales"]
+    again = tmp_path / path.name
+    save_atok(again, excerpt.codes, header, model, expected["scales"])
+    assert again.read_bytes() == path.read_bytes()
+
+
+def test_there_are_golden_files_of_every_coding():
+    names = {path.stem for path in GOLDEN.glob("*.atok")}
+    assert {"raw", "adaptive", "learnt", "scales"} <= names

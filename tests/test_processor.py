@@ -1,0 +1,344 @@
+"""One processor for text and sound: same ids alone, in a batch and after a move; sound comes back."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tokenizer_families import build_family
+from transformers import (
+    AutoFeatureExtractor,
+    AutoProcessor,
+    AutoTokenizer,
+    DacConfig,
+    DacModel,
+    EncodecConfig,
+    EncodecModel,
+    MimiConfig,
+    MimiModel,
+)
+from transformers.models.auto.modeling_auto import AutoModelForAudioTokenization
+
+from audiotok import (
+    AudioTextCollator,
+    AudioTextProcessor,
+    LayoutError,
+    build_tokenizer,
+    checkpoint_dir,
+    save_audio,
+)
+
+LAYOUTS = ("first", "flat", "delay", "coarse")
+
+
+@pytest.fixture
+def processor(tiny_codec: torch.nn.Module) -> AudioTextProcessor:
+    """Qwen2's kind of tokenizer, with its chat template, and the tiny codec."""
+    return AudioTextProcessor.from_codec(build_family("qwen2", 1_000), tiny_codec)
+
+
+@pytest.fixture
+def own(tiny_codec: torch.nn.Module) -> AudioTextProcessor:
+    """The shipped text vocabulary and the tiny codec; no chat template."""
+    text = checkpoint_dir("text-en") / "tokenizer.model"
+    tok = build_tokenizer(text, 4, 64, codes_fingerprint=tiny_codec.codes_fingerprint)
+    return AudioTextProcessor.from_codec(tok, tiny_codec)
+
+
+def test_the_two_tasks(own: AudioTextProcessor, wav: torch.Tensor) -> None:
+    tok = own.tokenizer
+    c = tok.control_id
+    codes = own.audio_tokenizer.encode(wav[None]).audio_codes[0]
+    text, sound = tok.encode_text("Hello."), tok.encode_audio(codes)
+    said = [c("audio_start"), *sound, c("audio_end")]
+    read = [c("text_start"), *text, c("text_end")]
+    out = own("Hello.", wav, labels=True)
+    assert out["input_ids"] == [c("bos"), *read, *said, c("eos")]
+    assert out["attention_mask"] == [1] * len(out["input_ids"])
+    assert out["labels"] == [-100] * (1 + len(read)) + [*said, c("eos")]
+    out = own("Hello.", wav, task="transcribe", labels=True)
+    assert out["input_ids"] == [c("bos"), *said, *read, c("eos")]
+    assert out["labels"] == [-100] * (1 + len(said)) + [*read, c("eos")]
+    assert own("Hello.")["input_ids"] == [c("bos"), *read, c("audio_start")]
+    assert own(audio=wav)["input_ids"] == [c("bos"), *said, c("text_start")]
+    with pytest.raises(ValueError, match="expected text for the task 'speak'"):
+        own(audio=wav, task="speak")
+    with pytest.raises(ValueError, match="expected texts, clips"):
+        own(["a", "b"], [wav])
+    with pytest.raises(ValueError, match="expected texts, clips"):
+        own()
+
+
+def test_every_form_of_sound(own: AudioTextProcessor, wav: torch.Tensor, tmp_path: Path) -> None:
+    expected = own.encode_audio(wav)
+    array = wav[0].numpy()
+    codes = own.audio_tokenizer.encode(wav[None]).audio_codes[0]
+    forms = [
+        wav[0],
+        array,
+        array[None],
+        array.tolist(),
+        {"array": array, "sampling_rate": 16_000},
+        codes,
+        codes.numpy(),
+    ]
+    for form in forms:
+        assert own.encode_audio(form) == expected
+    save_audio(tmp_path / "a.wav", wav, 16_000)
+    read = own.encode_audio(tmp_path / "a.wav")
+    assert len(read) == len(expected) and own.encode_audio({"path": str(tmp_path / "a.wav")}) == read
+    assert len(own.encode_audio(np.zeros(24_000), sampling_rate=24_000)) == 50 * 4
+    for bad in (np.zeros((2, 100)), np.zeros(0)):
+        with pytest.raises(ValueError, match="expected a wav"):
+            own.encode_audio(bad)
+    with pytest.raises(ValueError, match="no codec"):
+        AudioTextProcessor(own.feature_extractor, own.tokenizer).encode_audio(wav)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_batch_is_single(processor: AudioTextProcessor, make_speech: Callable, side: str) -> None:
+    clips = [make_speech(seconds, seed=seed) for seed, seconds in enumerate((0.31, 1.0, 0.05))]
+    texts = ["one", "and two, longer", ""]
+    batch = processor(texts, clips, labels=True, padding_side=side, return_tensors="pt")
+    ragged = processor(texts, clips, labels=True, padding=False)
+    for index, (text, clip) in enumerate(zip(texts, clips, strict=True)):
+        single = processor(text, clip, labels=True)
+        size = len(single["input_ids"])
+        span = slice(-size, None) if side == "left" else slice(0, size)
+        for key in ("input_ids", "labels", "attention_mask"):
+            assert batch[key][index, span].tolist() == single[key] == ragged[key][index]
+        assert batch["attention_mask"][index].sum() == size
+        assert (batch["labels"][index] == -100).sum() == batch["labels"].shape[1] - size + single[
+            "labels"
+        ].count(-100)
+    assert processor(audio=clips)["input_ids"][1] != processor(audio=clips)["input_ids"][2]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_sound_comes_back(tiny_codec: torch.nn.Module, wav: torch.Tensor, layout: str) -> None:
+    processor = AudioTextProcessor.from_codec(build_family("gpt2", 1_000), tiny_codec, layout=layout, n_q=3)
+    codes = tiny_codec.encode(wav[None], n_q=1 if layout == "first" else 3).audio_codes
+    ids = processor("Hi </s> <|a0 0|>.", wav)["input_ids"]
+    text, sound = processor.parse(ids)
+    assert text.text == "Hi </s> <|a0 0|>." and torch.equal(sound.codes, codes[0])
+    expected = tiny_codec.decode(codes).audio_values[0]
+    for given in (ids, torch.tensor(ids), ids[len(processor("Hi </s> <|a0 0|>.")["input_ids"]) :]):
+        (heard,) = processor.decode_audio(given)
+        assert torch.allclose(heard, expected, atol=1e-6) and heard.shape[0] == 1
+    cut = ids[: len(ids) - 4 if layout != "first" else len(ids)]
+    (part,) = [part for part in processor.parse(cut, errors="repair") if part.codes is not None]
+    assert part.codes.shape[1] > 0 and (layout == "first" or part.lost > 0)
+    if layout != "first":
+        with pytest.raises(LayoutError):
+            processor.parse(cut)
+
+
+def test_conversations(processor: AudioTextProcessor, wav: torch.Tensor) -> None:
+    """The template's own text with its specials, each string and each sound on its own between them."""
+    tok = processor.tokenizer
+    clip = [tok.control_id("audio_start"), *processor.encode_audio(wav), tok.control_id("audio_end")]
+    start, end = tok.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
+    chat = [
+        {
+            "role": "user",
+            "content": [{"type": "text", "text": "Say <|im_end|> "}, {"type": "audio", "audio": wav}],
+        },
+        {"role": "assistant", "content": [{"type": "audio", "audio": wav}, "done"]},
+    ]
+    newline = tok.encode_text("\n")
+    answer = [*clip, *tok.encode_text("done"), end]
+    expected = [start, *tok.encode_text("user\n"), *tok.encode_text("Say <|im_end|> "), *clip, end, *newline]
+    expected += [start, *tok.encode_text("assistant\n"), *answer, *newline]
+    out = processor.apply_chat_template(chat, labels=True)
+    assert out["input_ids"] == expected
+    assert [i for i in out["labels"] if i != -100] == answer
+    prompt = processor.apply_chat_template(chat[:1], add_generation_prompt=True, return_dict=False)
+    assert out["input_ids"][: len(prompt)] == prompt
+    batch = processor.apply_chat_template([chat, chat[:1]], return_tensors="pt", padding_side="left")
+    assert batch["input_ids"][0].tolist() == expected and batch["attention_mask"][1, 0] == 0
+    text = processor.apply_chat_template(chat, tokenize=False)
+    assert "<audio></audio>done" in text
+    for bad, match in (({"type": "image"}, "type 'text'"), ({"type": "audio"}, "with 'audio' or 'path'")):
+        with pytest.raises(ValueError, match=match):
+            processor.apply_chat_template([{"role": "user", "content": [bad]}])
+    with pytest.raises(ValueError, match="a tokenizer has no sound"):
+        tok.apply_chat_template(chat)
+
+
+def test_without_a_template_a_conversation_is_the_sequence(
+    own: AudioTextProcessor, wav: torch.Tensor
+) -> None:
+    audio = {"type": "audio", "audio": wav}
+    chat = [{"role": "user", "content": "Hello."}, {"role": "assistant", "content": [audio]}]
+    assert own.apply_chat_template(chat, labels=True) == own("Hello.", wav, labels=True)
+    turned = [{"role": "user", "content": [audio]}, {"role": "assistant", "content": "Hello."}]
+    assert own.apply_chat_template(turned, labels=True) == own("Hello.", wav, "transcribe", labels=True)
+    for messages, prompt in ((chat, own("Hello.")), (turned, own(audio=wav))):
+        assert own.apply_chat_template(messages[:1], add_generation_prompt=True) == prompt
+    asked = own.apply_chat_template(chat[:1], add_generation_prompt=True, answer="text", return_dict=False)
+    assert asked[-1] == own.tokenizer.control_id("text_start")
+
+
+@pytest.mark.parametrize("kind", ["ours", "encodec"])
+def test_a_moved_folder_works(
+    kind: str, tiny_codec: torch.nn.Module, wav: torch.Tensor, tmp_path: Path, no_network: list
+) -> None:
+    codec = tiny_codec if kind == "ours" else encodec()
+    codec.save_pretrained(tmp_path / "where it came from")
+    codec = type(codec).from_pretrained(tmp_path / "where it came from").eval()
+    processor = AudioTextProcessor.from_codec(build_family("llama3", 1_000), codec, "delay", n_q=2)
+    processor.save_pretrained(tmp_path / "saved")
+    shutil.rmtree(tmp_path / "where it came from")
+    moved = shutil.move(tmp_path / "saved", tmp_path / "moved")
+    assert str(tmp_path) not in "".join(file.read_text() for file in moved.rglob("*.json"))
+    ids = processor("Hello", wav)["input_ids"]
+    sound = processor.decode_audio(ids)[0]
+    for other in (AudioTextProcessor.from_pretrained(moved), AutoProcessor.from_pretrained(moved)):
+        assert type(other) is AudioTextProcessor and (other.layout, other.n_q) == ("delay", 2)
+        assert other("Hello", wav)["input_ids"] == ids and torch.equal(other.decode_audio(ids)[0], sound)
+        assert other.apply_chat_template([{"role": "user", "content": "x"}])
+    assert AutoTokenizer.from_pretrained(moved).convert_ids_to_tokens(ids[-2:])
+    extractor = AutoFeatureExtractor.from_pretrained(moved)
+    assert extractor.sampling_rate == processor.feature_extractor.sampling_rate
+    again = AutoModelForAudioTokenization.from_pretrained(moved / "audio_tokenizer").eval()
+    assert torch.equal(again.encode(wav[None]).audio_codes, codec.encode(wav[None]).audio_codes)
+    assert not no_network
+
+
+def test_copies_work(processor: AudioTextProcessor, wav: torch.Tensor) -> None:
+    expected = processor("Hello", wav)["input_ids"]
+    for other in (copy.deepcopy(processor), pickle.loads(pickle.dumps(processor))):
+        assert other("Hello", wav)["input_ids"] == expected
+    assert "audio_tokenizer" in repr(processor) and processor.audio_tokenizer is not None
+
+
+def random_books(codec: torch.nn.Module, words: tuple[str, ...] = ("embed", "codebook")) -> torch.nn.Module:
+    """Random models of transformers have empty codebooks; theirs are filled as issue 4 asks."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, value in [*codec.named_buffers(), *codec.named_parameters()]:
+            if value.is_floating_point() and name.rpartition(".")[2] in ("embed", "embed_sum"):
+                value.copy_(torch.randn(value.shape, generator=generator))
+            elif name.endswith("codebook.weight"):
+                value.copy_(torch.randn(value.shape, generator=generator))
+            elif name.endswith("cluster_usage"):
+                value.fill_(1.0)
+    return codec.eval()
+
+
+def encodec() -> torch.nn.Module:
+    torch.manual_seed(0)
+    config = EncodecConfig(
+        sampling_rate=16_000, num_filters=4, hidden_size=16, codebook_size=64, codebook_dim=16,
+        upsampling_ratios=[8, 5, 4, 2], target_bandwidths=[0.6, 1.2], num_lstm_layers=1,
+    )  # fmt: skip
+    return random_books(EncodecModel(config))
+
+
+def dac() -> torch.nn.Module:
+    torch.manual_seed(0)
+    config = DacConfig(
+        encoder_hidden_size=8, downsampling_ratios=[2, 4, 5, 8], decoder_hidden_size=32, n_codebooks=3,
+        codebook_size=64, codebook_dim=4, sampling_rate=16_000,
+    )  # fmt: skip
+    return random_books(DacModel(config))
+
+
+def mimi() -> torch.nn.Module:
+    torch.manual_seed(0)
+    config = MimiConfig(
+        sampling_rate=24_000, num_filters=4, hidden_size=32, codebook_size=64, codebook_dim=16, num_quantizers=4,
+        vector_quantization_hidden_dimension=16, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2,
+        head_dim=16, intermediate_size=32, upsample_groups=32,
+    )  # fmt: skip
+    return random_books(MimiModel(config))
+
+
+@pytest.mark.parametrize("make", [encodec, dac, mimi])
+def test_codecs_that_are_not_ours(
+    make: Callable, make_speech: Callable, tmp_path: Path, no_network: list
+) -> None:
+    """The plain classes of transformers: ids, sound, a batch, and a folder that was moved."""
+    codec = make()
+    rate = codec.config.sampling_rate
+    clip = make_speech(0.8, rate)
+    processor = AudioTextProcessor.from_codec(build_family("t5", 1_000), codec)
+    tok = processor.tokenizer
+    ids = processor("Hello", clip)["input_ids"]
+    text, sound = processor.parse(ids)
+    assert text.text == "Hello" and sound.codes.shape[0] == tok.n_q and sound.codes.shape[1] >= 10
+    assert len(torch.unique(sound.codes)) > 5
+    (heard,) = processor.decode_audio(ids)
+    assert (
+        heard.shape[0] == 1
+        and abs(heard.shape[1] - clip.shape[1]) < rate / 10
+        and bool(heard.isfinite().all())
+    )
+    both = processor(["Hello", "x"], [clip, make_speech(0.3, rate, seed=1)], padding=False)
+    assert both["input_ids"][0] == ids
+    processor.save_pretrained(tmp_path / "saved")
+    moved = shutil.move(tmp_path / "saved", tmp_path / "moved")
+    other = AutoProcessor.from_pretrained(moved)
+    assert other("Hello", clip)["input_ids"] == ids and torch.equal(other.decode_audio(ids)[0], heard)
+    assert not no_network
+
+
+def test_codecs_that_ids_cannot_carry() -> None:
+    config = EncodecConfig(
+        sampling_rate=48_000, audio_channels=2, normalize=True, chunk_length_s=1.0, num_filters=4
+    )
+    with pytest.raises(ValueError, match="a scale each"):
+        AudioTextProcessor.from_codec(build_family("gpt2", 1_000), EncodecModel(config))
+
+
+def test_another_codec_is_refused(processor: AudioTextProcessor, tmp_path: Path) -> None:
+    other = copy.deepcopy(processor.audio_tokenizer)
+    with torch.no_grad():
+        other.quantizer.codebooks.add_(1.0)
+    with pytest.raises(ValueError, match=f"expected the codec {processor.tokenizer.codes_fingerprint}"):
+        AudioTextProcessor(processor.feature_extractor, processor.tokenizer, other)
+    base = build_family("gpt2", 1_000)
+    with pytest.raises(TypeError, match="extend_tokenizer"):
+        AudioTextProcessor(processor.feature_extractor, base, processor.audio_tokenizer)
+    with pytest.raises(ValueError, match="a layout of"):
+        AudioTextProcessor(processor.feature_extractor, processor.tokenizer, layout="steep")
+    processor.save_pretrained(tmp_path)
+    file = tmp_path / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"codes_fingerprint": "f" * 16}))
+    with pytest.raises(ValueError, match="expected the codec ffff"):
+        AutoProcessor.from_pretrained(tmp_path)
+
+
+def test_collator(processor: AudioTextProcessor, wav: torch.Tensor) -> None:
+    codes = processor.audio_tokenizer.encode(wav[None]).audio_codes[0]
+    chat = [
+        {"role": "user", "content": "x"},
+        {"role": "assistant", "content": [{"type": "audio", "audio": codes}]},
+    ]
+    rows = [
+        {"text": "one", "codes": codes, "speaker": "s"},
+        {"text": "two words", "audio": {"array": wav[0].numpy(), "sampling_rate": 16_000}},
+        {"messages": chat},
+        dict(processor("three", wav, labels=True)),
+        {"input_ids": [1, 2, 3]},
+    ]
+    for task, side in (("speak", "left"), ("transcribe", "right")):
+        batch = AudioTextCollator(processor, task, pad_to_multiple_of=8, padding_side=side)(rows)
+        assert {key: value.dtype for key, value in batch.items()} == dict.fromkeys(
+            ("input_ids", "attention_mask", "labels"), torch.int64
+        )
+        assert batch["input_ids"].shape[1] % 8 == 0
+        for row in (0, 1):
+            keep = batch["attention_mask"][row].bool()
+            single = processor(rows[row]["text"], wav, task, labels=True)
+            assert batch["input_ids"][row][keep].tolist() == single["input_ids"]
+            assert batch["labels"][row][keep].tolist() == single["labels"]
+        assert batch["labels"][4][batch["attention_mask"][4].bool()].tolist() == [1, 2, 3]
+        assert (batch["labels"][batch["attention_mask"] == 0] == -100).all()
