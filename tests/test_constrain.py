@@ -196,3 +196,8 @@ def test_bad_numbers(tok: AudioTextTokenizer) -> None:
     for make in bad:
         with pytest.raises(ValueError, match="expected"):
             make()
+
+
+def test_a_model_without_rows_is_told(tok: AudioTextTokenizer) -> None:
+    with pytest.raises(ValueError, match="resize_embeddings"):
+        AudioConstraint(tok, 9)(torch.tensor([[1]]), torch.zeros(1, tok.audio_offset))

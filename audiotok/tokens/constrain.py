@@ -57,6 +57,7 @@ class AudioConstraint(LogitsProcessor):
         self._start, self._end = tokenizer.control_id("audio_start"), tokenizer.control_id("audio_end")
         self._eos = eos_id(tokenizer)
         self._text_stop = tokenizer.control_offset
+        self._rows = tokenizer.audio_offset + tokenizer.n_q * tokenizer.codebook_size
         self.max_length = max_length
         self.min_frames, self.max_frames = min_frames, max_frames
         self.text = text
@@ -75,7 +76,12 @@ class AudioConstraint(LogitsProcessor):
 
         Raises:
             LayoutError: the prompt ends inside an audio block that no grid could begin with.
+            ValueError: the model has no rows for the audio ids.
         """
+        if scores.shape[1] < self._rows:
+            raise ValueError(
+                f"expected scores of {self._rows} ids, got {scores.shape[1]}; resize_embeddings(model, tokenizer) first"
+            )
         self._follow(input_ids)
         masked = torch.full_like(scores, -torch.inf)
         room = self.max_length - input_ids.shape[1]

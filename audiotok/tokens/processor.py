@@ -10,6 +10,7 @@ sound first for ``transcribe``; conversations follow the chat template of the ba
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any, Literal
 
 import torch
@@ -255,8 +256,9 @@ class AudioTextProcessor(PortableProcessor):
         for index, row in enumerate(rows):
             size = len(row["input_ids"])
             span = slice(width - size, width) if left else slice(0, size)
-            for key, values in out.items():
-                values[index, span] = torch.as_tensor(row[key]) if key in row else 1
+            out["attention_mask"][index, span] = torch.as_tensor(row.get("attention_mask", [1] * size))
+            for key in out.keys() - {"attention_mask"}:
+                out[key][index, span] = torch.as_tensor(row[key])
         return BatchFeature(out)
 
     @property
@@ -382,7 +384,7 @@ class AudioTextProcessor(PortableProcessor):
 
 def _is_many(audio: Any) -> bool:
     """Whether this is a list of clips: a list of numbers is one clip."""
-    return isinstance(audio, list | tuple) and bool(audio) and not isinstance(audio[0], int | float)
+    return isinstance(audio, list | tuple) and bool(audio) and not isinstance(audio[0], Real)
 
 
 class _ProcessorKey(PreTrainedConfig):
