@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from . import program
     from .audio import AudioError, load_audio, resample, save_audio
+    from .bitstream import AtokError, AtokHeader, AtokReader, AtokWriter, open, save_atok
     from .codec.config import CodecConfig
     from .codec.model import AudioCodec
     from .codec.pretrained import checkpoint_dir, load_codec
@@ -39,6 +40,12 @@ _HOME = {
     "load_audio": "audio",
     "resample": "audio",
     "save_audio": "audio",
+    "AtokError": "bitstream",
+    "AtokHeader": "bitstream",
+    "AtokReader": "bitstream",
+    "AtokWriter": "bitstream",
+    "open": "bitstream",
+    "save_atok": "bitstream",
     "CodecConfig": "codec.config",
     "AudioCodec": "codec.model",
     "checkpoint_dir": "codec.pretrained",
@@ -72,6 +79,10 @@ _HOME = {
 _MODULES = ("program",)  # public as a whole
 
 __all__ = [
+    "AtokError",
+    "AtokHeader",
+    "AtokReader",
+    "AtokWriter",
     "AudioCodec",
     "AudioConstraint",
     "AudioError",
@@ -93,12 +104,14 @@ __all__ = [
     "load_codec",
     "load_recipe",
     "load_tokenizer",
+    "open",
     "prepare",
     "program",
     "read_rows",
     "recipe_dict",
     "resample",
     "resize_embeddings",
+    "save_atok",
     "save_audio",
     "seconds_in_context",
     "sequence_length",

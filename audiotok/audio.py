@@ -22,7 +22,7 @@ from .files import write_aside
 # Frames of one read: enough to be fast, few enough that 8 channels at 192 kHz stay small.
 _READ_FRAMES = 1 << 16
 # Float files may overshoot full scale a little (clamped); this far beyond it they are in another unit.
-_LARGEST_PEAK = 4.0
+MAX_PEAK = 4.0
 # A frame count from here on is libsndfile's way to say "unknown" (a stream without a length in its header).
 _UNKNOWN_FRAMES = 1 << 60
 _FORMATS = {
@@ -257,7 +257,7 @@ def _check_samples(block: np.ndarray, path: str | Path, start: int) -> None:
     """Refuse samples [n, C] that are not finite or in another unit; the first is sample ``start``."""
     # One pass decides: NaN and inf both make the largest magnitude not finite.
     peak = np.abs(block).max()
-    if peak <= _LARGEST_PEAK:
+    if peak <= MAX_PEAK:
         return
     bad = ~np.isfinite(block).all(axis=1)
     if bad.any():

@@ -13,7 +13,12 @@ FINGERPRINT = "0123456789abcdef"
 
 
 def toy_model(
-    n_q: int = 3, codebook_size: int = 32, width: int = 8, hidden: int = 12, seed: int = 0
+    n_q: int = 3,
+    codebook_size: int = 32,
+    width: int = 8,
+    hidden: int = 12,
+    seed: int = 0,
+    fingerprint: str = FINGERPRINT,
 ) -> EntropyModel:
     """A model with random integers that is sure enough of itself to code well what :func:`toy_codes` draws from it."""
     rng = np.random.default_rng(seed)
@@ -33,7 +38,7 @@ def toy_model(
         "out": small(n_q, codebook_size, out_width, most=127), "bias": offsets(n_q, codebook_size),
         "exp_table": np.rint(65536 * np.exp(-np.arange(512) / 32)).astype(np.int32),
     }  # fmt: skip
-    return EntropyModel(tensors, taps, (8, 7, 7, 5), FINGERPRINT)
+    return EntropyModel(tensors, taps, (8, 7, 7, 5), fingerprint)
 
 
 def toy_codes(model: EntropyModel, frames: int, packet_frames: int, seed: int = 0) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from audiotok.codec.exact import OUTPUT_BITS, RANGE_BITS, ExactAudioCodec, GridConv1d, GridQuantizer, on_grid
+from audiotok.codec.exact import RANGE_BITS, ExactAudioCodec, GridConv1d, GridQuantizer, on_grid
 
 
 def rounded(x: Tensor, bits: int) -> np.ndarray:
@@ -44,8 +44,10 @@ class IntegerConv(nn.Module):
             for tap in range(taps):
                 start = tap * dilation
                 sums[:, rows] += weight[rows, :, tap] @ columns[..., start : start + stride * frames : stride]
-        result = np.rint(np.ldexp(sums.astype(np.float64), OUTPUT_BITS - grid.input_bits - grid.weight_bits))
-        return torch.from_numpy(np.ldexp(result, -OUTPUT_BITS))
+        result = np.rint(
+            np.ldexp(sums.astype(np.float64), grid.output_bits - grid.input_bits - grid.weight_bits)
+        )
+        return torch.from_numpy(np.ldexp(result, -grid.output_bits))
 
 
 def reference_codes(codec: ExactAudioCodec, wav: Tensor) -> Tensor:

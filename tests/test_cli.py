@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import atok_toys
 import numpy as np
 import pytest
 import soundfile
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 
-from audiotok import load_audio, save_audio
+from audiotok import AtokHeader, load_audio, save_atok, save_audio
+from audiotok import open as open_atok
+from audiotok.bitstream.packets import PacketScanner, head_bytes
 from audiotok.cli.main import VERBS, build_parser, main
-from audiotok.codefile import CodeFileError, CodeHeader, load_codes, save_codes
 
 ROOT = Path(__file__).parents[1]
 
@@ -44,6 +45,11 @@ def clip(tmp_path, wav):
     return tmp_path / "clip.wav"
 
 
+def load_codes(path: Path) -> tuple[torch.Tensor, AtokHeader]:
+    with open_atok(path) as file:
+        return file.read().codes, file.header
+
+
 def left_in(folder: Path) -> set[str]:
     return {path.name for path in folder.rglob("*") if path.is_file() and "tiny-codec" not in path.parts}
 
@@ -62,14 +68,14 @@ def assert_one_line_error(result: tuple[int, str, str], *texts: str) -> None:
 
 
 def test_encode_then_decode_keeps_the_number_of_samples(run, clip, tmp_path, tiny_codec, wav):
-    assert run("encode", clip, tmp_path / "clip.codes")[0] == 0
-    codes, header = load_codes(tmp_path / "clip.codes")
+    assert run("encode", clip, tmp_path / "clip.atok")[0] == 0
+    codes, header = load_codes(tmp_path / "clip.atok")
     read, _ = load_audio(clip, 16_000)
     expected = tiny_codec.encode(read[None]).audio_codes[0]
     assert (codes == expected).float().mean() > 0.999  # equal but for ties; test_codec.py counts those
     assert header.num_samples == wav.shape[-1] and header.codec == "tiny" and header.n_q == 4
 
-    assert run("decode", tmp_path / "clip.codes", tmp_path / "back.wav")[0] == 0
+    assert run("decode", tmp_path / "clip.atok", tmp_path / "back.wav")[0] == 0
     back, rate = load_audio(tmp_path / "back.wav")
     assert rate == 16_000 and back.shape == wav.shape
     whole = tiny_codec.decode(codes[None], num_samples=wav.shape[-1]).audio_values[0]
@@ -77,23 +83,23 @@ def test_encode_then_decode_keeps_the_number_of_samples(run, clip, tmp_path, tin
 
 
 def test_fewer_codebooks_are_the_first_ones(run, clip, tmp_path):
-    assert run("encode", clip, tmp_path / "all.codes")[0] == 0
-    assert run("encode", clip, tmp_path / "two.codes", "--n-q", 2)[0] == 0
-    assert torch.equal(load_codes(tmp_path / "two.codes")[0], load_codes(tmp_path / "all.codes")[0][:2])
-    assert run("decode", tmp_path / "all.codes", tmp_path / "a.wav", "--n-q", 2)[0] == 0
-    assert run("decode", tmp_path / "two.codes", tmp_path / "b.wav")[0] == 0
+    assert run("encode", clip, tmp_path / "all.atok")[0] == 0
+    assert run("encode", clip, tmp_path / "two.atok", "--n-q", 2)[0] == 0
+    assert torch.equal(load_codes(tmp_path / "two.atok")[0], load_codes(tmp_path / "all.atok")[0][:2])
+    assert run("decode", tmp_path / "all.atok", tmp_path / "a.wav", "--n-q", 2)[0] == 0
+    assert run("decode", tmp_path / "two.atok", tmp_path / "b.wav")[0] == 0
     assert (tmp_path / "a.wav").read_bytes() == (tmp_path / "b.wav").read_bytes()
-    assert_one_line_error(run("encode", clip, tmp_path / "x.codes", "--n-q", 5), "--n-q in 1..4", "got 5")
-    assert_one_line_error(run("decode", tmp_path / "two.codes", tmp_path / "x.wav", "--n-q", 3), "1..2")
+    assert_one_line_error(run("encode", clip, tmp_path / "x.atok", "--n-q", 5), "--n-q in 1..4", "got 5")
+    assert_one_line_error(run("decode", tmp_path / "two.atok", tmp_path / "x.wav", "--n-q", 3), "1..2")
 
 
 def test_a_file_longer_than_a_block_equals_one_pass(run, tmp_path, tiny_codec, make_speech):
     save_audio(tmp_path / "long.flac", make_speech(61.0), 16_000)
-    assert run("encode", tmp_path / "long.flac", tmp_path / "long.codes")[0] == 0
-    codes, _ = load_codes(tmp_path / "long.codes")
+    assert run("encode", tmp_path / "long.flac", tmp_path / "long.atok")[0] == 0
+    codes, _ = load_codes(tmp_path / "long.atok")
     whole = tiny_codec.encode(load_audio(tmp_path / "long.flac")[0][None]).audio_codes[0]
     assert codes.shape == whole.shape and (codes == whole).float().mean() > 0.999
-    assert run("decode", tmp_path / "long.codes", tmp_path / "back.wav")[0] == 0
+    assert run("decode", tmp_path / "long.atok", tmp_path / "back.wav")[0] == 0
     assert soundfile.info(tmp_path / "back.wav").frames == 61 * 16_000
 
 
@@ -105,7 +111,7 @@ def test_an_hour_takes_the_memory_of_a_minute(tiny_codec_dir, tmp_path, make_spe
         with soundfile.SoundFile(tmp_path / f"{minutes}.wav", "w", 16_000, 1) as file:
             for _ in range(minutes):
                 file.write(minute)
-        for verb, source, target in (("encode", "wav", "codes"), ("decode", "codes", "flac")):
+        for verb, source, target in (("encode", "wav", "atok"), ("decode", "atok", "flac")):
             names = [str(tmp_path / f"{minutes}.{suffix}") for suffix in (source, target)]
             done = subprocess.run(
                 [sys.executable, "-m", "audiotok.cli.main", verb, *names, "--codec", str(tiny_codec_dir)],
@@ -123,8 +129,8 @@ def test_every_input_is_done_although_one_fails(run, tmp_path, make_speech):
     (tmp_path / "1.wav").write_text("not a sound")
     result = run("encode", *(tmp_path / f"{seed}.wav" for seed in range(3)), "--out", tmp_path / "out")
     assert_one_line_error(result, "1.wav")
-    assert left_in(tmp_path / "out") == {"0.codes", "2.codes"}
-    codes = sorted((tmp_path / "out").glob("*.codes"))
+    assert left_in(tmp_path / "out") == {"0.atok", "2.atok"}
+    codes = sorted((tmp_path / "out").glob("*.atok"))
     assert run("decode", *codes, "--out", tmp_path / "back")[0] == 0
     assert left_in(tmp_path / "back") == {"0.wav", "2.wav"}
 
@@ -134,11 +140,11 @@ def test_two_inputs_of_one_name_do_not_overwrite_each_other(run, clip, tmp_path)
     save_audio(tmp_path / "other" / "clip.flac", torch.zeros(100), 16_000)
     both = (clip, tmp_path / "other" / "clip.flac")
     assert_one_line_error(run("encode", *both, "--out", tmp_path / "out", "--overwrite"), "rename one")
-    assert load_codes(tmp_path / "out" / "clip.codes")[1].num_samples > 100
+    assert load_codes(tmp_path / "out" / "clip.atok")[1].num_samples > 100
 
 
 def test_files_are_replaced_only_when_told(run, clip, tmp_path):
-    target = tmp_path / "a.codes"
+    target = tmp_path / "a.atok"
     target.write_text("precious")
     assert_one_line_error(run("encode", clip, target), "exists already", "--overwrite")
     assert target.read_text() == "precious"
@@ -148,8 +154,8 @@ def test_files_are_replaced_only_when_told(run, clip, tmp_path):
 
 
 def test_info_describes_sounds_codes_and_codecs(run, clip, tmp_path, tiny_codec, tiny_codec_dir):
-    run("encode", clip, tmp_path / "a.codes")
-    code, out, _ = run("info", clip, tmp_path / "a.codes", tiny_codec_dir, "--json")
+    run("encode", clip, tmp_path / "a.atok")
+    code, out, _ = run("info", clip, tmp_path / "a.atok", tiny_codec_dir, "--json")
     sound, codes, codec = map(json.loads, out.splitlines())
     assert code == 0
     assert sound["kind"] == "audio" and sound["num_samples"] == 16_123 and sound["T"] == 51
@@ -164,10 +170,10 @@ def test_info_describes_sounds_codes_and_codecs(run, clip, tmp_path, tiny_codec,
 
 @pytest.mark.parametrize("verb", ["encode", "decode", "info"])
 def test_bfloat16_and_device_are_taken(run, clip, tmp_path, verb):
-    run("encode", clip, tmp_path / "a.codes")
+    run("encode", clip, tmp_path / "a.atok")
     words = {
-        "encode": (clip, tmp_path / "b.codes"),
-        "decode": (tmp_path / "a.codes", tmp_path / "b.wav"),
+        "encode": (clip, tmp_path / "b.atok"),
+        "decode": (tmp_path / "a.atok", tmp_path / "b.wav"),
         "info": (clip,),
     }[verb]
     assert run(verb, *words, "--device", "cpu", "--dtype", "bfloat16")[0] == 0
@@ -202,7 +208,7 @@ def bad_sounds(folder: Path) -> dict[str, tuple[Path, str]]:
 def test_encode_refuses_what_is_not_sound(run, tmp_path, case):
     path, text = bad_sounds(tmp_path)[case]
     before = left_in(tmp_path)
-    assert_one_line_error(run("encode", path, tmp_path / "out.codes"), text, path.name)
+    assert_one_line_error(run("encode", path, tmp_path / "out.atok"), text, path.name)
     assert left_in(tmp_path) == before
 
 
@@ -218,8 +224,8 @@ def test_info_refuses_what_is_not_sound(run, tmp_path, case):
 )
 def test_odd_sounds_are_encoded(run, tmp_path, samples, channels, rate):
     soundfile.write(tmp_path / "odd.wav", np.full((samples, channels), 0.1), rate)
-    assert run("encode", tmp_path / "odd.wav", tmp_path / "odd.codes")[0] == 0
-    assert run("decode", tmp_path / "odd.codes", tmp_path / "back.wav")[0] == 0
+    assert run("encode", tmp_path / "odd.wav", tmp_path / "odd.atok")[0] == 0
+    assert run("decode", tmp_path / "odd.atok", tmp_path / "back.wav")[0] == 0
     expected = max(1, samples * 16_000 / rate)
     assert abs(soundfile.info(tmp_path / "back.wav").frames - expected) <= 1
     assert run("info", tmp_path / "odd.wav")[0] == 0
@@ -227,9 +233,9 @@ def test_odd_sounds_are_encoded(run, tmp_path, samples, channels, rate):
 
 @pytest.mark.parametrize("folder", ["missing", "/proc", "clip.wav"])
 def test_a_folder_that_cannot_be_written_is_said(run, clip, tmp_path, folder):
-    run("encode", clip, tmp_path / "a.codes")
+    run("encode", clip, tmp_path / "a.atok")
     before = left_in(tmp_path)
-    for words in (("encode", clip), ("decode", tmp_path / "a.codes")):
+    for words in (("encode", clip), ("decode", tmp_path / "a.atok")):
         assert_one_line_error(run(*words, tmp_path / folder / "out.wav"))
         if folder != "missing":
             assert_one_line_error(run(*words, "--out", tmp_path / folder / "out"))
@@ -237,63 +243,106 @@ def test_a_folder_that_cannot_be_written_is_said(run, clip, tmp_path, folder):
 
 
 def damaged_codes(whole: Path) -> dict[str, tuple[Path, str]]:
-    """Files that are not codes of the tiny codec, with what the error says."""
+    """Files that are not codes of the tiny codec, or nothing is left of them, with what the error says."""
     data, folder = whole.read_bytes(), whole.parent
-    codes, header = load_codes(whole)
-
-    def edited(name: str, tensor: torch.Tensor, **changes: str) -> Path:
-        with safe_open(whole, framework="pt") as file:
-            metadata = {**file.metadata(), **changes}
-        save_file({"codes": tensor}, folder / name, metadata)
-        return folder / name
-
-    def with_header(name: str, **changes: object) -> Path:
-        return edited(name, codes.short(), header=json.dumps({**vars(header), **changes}))
-
-    (folder / "cut.codes").write_bytes(data[:-50])
-    (folder / "empty.codes").touch()
-    (folder / "text.codes").write_text("hello")
-    wrong = codes.short().clone()
-    wrong[1, 3] = 64
-    return {
-        "missing": (folder / "missing.codes", "no such file"),
-        "cut": (folder / "cut.codes", "damaged"),
-        "empty": (folder / "empty.codes", "expected a code file"),
-        "text": (folder / "text.codes", "expected a code file"),
-        "folder": (folder, "folder"),
-        "version": (edited("version.codes", codes.short(), format_version="9"), "got 9"),
-        "range": (edited("range.codes", wrong), "got 64 in codebook 1, frame 3"),
-        "shape": (edited("shape.codes", codes.short()[:, :-1].contiguous()), "expected integer codes"),
-        "header": (edited("header.codes", codes.short(), header="{"), "damaged header"),
-        "type": (with_header("type.codes", num_samples="many"), "num_samples"),
-        "other": (with_header("other.codes", codec="loud", codes_fingerprint="f" * 16), "'loud'"),
+    (found,) = PacketScanner().feed(data)
+    with open_atok(whole) as file:
+        other = dataclasses.replace(file.header, codec="loud", codes_fingerprint="f" * 16)
+        save_atok(folder / "whole.other", file.read().codes, other)
+    header = bytearray(data[: found.at + 9])
+    header[10] ^= 1
+    contents = {
+        "empty": (b"", "header and its copy are damaged"),
+        "text": (b"hello", "expected an .atok file"),
+        "version": (b"ATOK\x09" + data[5 : found.at], "version 1"),
+        "header": (bytes(header), "header and its copy are damaged"),
+        "cut": (data[: found.at + 9], "expected packets, got none"),
+        "other": ((folder / "whole.other").read_bytes(), "got codes of 'loud'"),
+        "patched": (head_bytes(other) + data[found.at :], "put together of two"),
     }
+    for name, (content, _) in contents.items():
+        (folder / f"{name}.atok").write_bytes(content)
+    cases = {name: (folder / f"{name}.atok", text) for name, (_, text) in contents.items()}
+    return cases | {"missing": (folder / "missing.atok", "no such file"), "folder": (folder, "folder")}
 
 
 @pytest.mark.parametrize(
-    "case",
-    ["missing", "cut", "empty", "text", "folder", "version", "range", "shape", "header", "type", "other"],
+    "case", ["missing", "cut", "empty", "text", "folder", "version", "header", "other", "patched"]
 )
 def test_decode_refuses_what_is_not_its_codes(run, clip, tmp_path, case):
-    run("encode", clip, tmp_path / "whole.codes")
-    path, text = damaged_codes(tmp_path / "whole.codes")[case]
+    run("encode", clip, tmp_path / "whole.atok")
+    path, text = damaged_codes(tmp_path / "whole.atok")[case]
     before = left_in(tmp_path)
     assert_one_line_error(run("decode", path, tmp_path / "out.wav"), text)
     assert left_in(tmp_path) == before
 
 
 def test_decode_without_the_codec_says_which_is_missing(run, clip, tmp_path):
-    run("encode", clip, tmp_path / "a.codes")
-    result = run("decode", tmp_path / "a.codes", tmp_path / "a.wav", codec=None)
+    run("encode", clip, tmp_path / "a.atok")
+    result = run("decode", tmp_path / "a.atok", tmp_path / "a.wav", codec=None)
     assert_one_line_error(result, "'tiny'", "--codec")
 
 
-def test_save_codes_refuses_codes_that_are_not_what_the_header_says(tmp_path):
-    header = CodeHeader("tiny", "0" * 16, 16_000, 320, 640, 2, 64)
-    for codes in (torch.zeros(2, 3, dtype=torch.int64), torch.full((2, 2), 64), torch.zeros(2, 2)):
-        with pytest.raises(CodeFileError, match="expected"):
-            save_codes(tmp_path / "a.codes", codes, header)
-    assert left_in(tmp_path) == set()
+# --- .atok files
+# -----------------------------------------------------------------------------------------------------
+
+
+def test_truncated_equals_encoded_so(run, clip, tmp_path):
+    """By codebooks or by bitrate, byte for byte."""
+    options = ("--meta", "speaker=Ada", "--packet-frames", 20)
+    assert run("encode", clip, tmp_path / "all.atok", *options)[0] == 0
+    for n_q in (1, 2, 3, 4):
+        assert run("encode", clip, tmp_path / f"{n_q}.atok", "--n-q", n_q, *options)[0] == 0
+        same = tmp_path / f"cut{n_q}.atok"
+        assert run("truncate", tmp_path / "all.atok", same, "--bitrate", 0.3 * n_q, codec=None)[0] == 0
+        assert same.read_bytes() == (tmp_path / f"{n_q}.atok").read_bytes()
+    assert_one_line_error(
+        run("truncate", tmp_path / "2.atok", tmp_path / "x.atok", "--n-q", 3, codec=None), "1..2"
+    )
+    assert_one_line_error(
+        run("truncate", tmp_path / "2.atok", tmp_path / "x.atok", "--bitrate", 0.1, codec=None),
+        "at least 0.3",
+    )
+
+
+def test_a_codecs_own_model_makes_smaller_files_that_need_it(run, clip, tmp_path, tiny_codec, tiny_codec_dir):
+    model = atok_toys.toy_model(n_q=4, codebook_size=64, fingerprint=tiny_codec.codes_fingerprint)
+    model.save(tiny_codec_dir / "entropy.safetensors")
+    assert run("encode", clip, tmp_path / "lm.atok", "--meta", "generated=no")[0] == 0
+    assert run("encode", clip, tmp_path / "plain.atok", "--no-lm")[0] == 0
+    code, out, _ = run("info", tmp_path / "lm.atok", tmp_path / "plain.atok", "--json")
+    lm, plain = map(json.loads, out.splitlines())
+    assert (lm["coding"], plain["coding"]) == ("learnt", "adaptive") and lm["meta.generated"] == "no"
+    assert lm["model_fingerprint"] == model.fingerprint and lm["damage"] == []
+    for name in ("lm", "plain"):
+        assert run("decode", tmp_path / f"{name}.atok", tmp_path / f"{name}.wav")[0] == 0
+    assert (tmp_path / "lm.wav").read_bytes() == (tmp_path / "plain.wav").read_bytes()
+    code, out, _ = run("verify", tmp_path / "lm.atok")
+    assert code == 0 and "every code decoded" in out
+    code, out, _ = run("verify", tmp_path / "lm.atok", codec=None)
+    assert code == 0 and f"model {model.fingerprint} is not here" in out
+
+
+def test_damage_is_reported_concealed_and_verified(run, tmp_path, make_speech):
+    save_audio(tmp_path / "a.wav", make_speech(1.0), 16_000)
+    assert run("encode", tmp_path / "a.wav", tmp_path / "a.atok", "--packet-frames", 10)[0] == 0
+    code, out, err = run("verify", tmp_path / "a.atok")
+    assert (code, err) == (0, "") and "whole, 1.00 s, 4 codebooks, 5 packets" in out
+    data = bytearray((tmp_path / "a.atok").read_bytes())
+    data[PacketScanner().feed(bytes(data))[2].at + 9] ^= 4
+    (tmp_path / "b.atok").write_bytes(data)
+    assert_one_line_error(
+        run("verify", tmp_path / "a.atok", tmp_path / "b.atok"), "packet 2 (0.40 to 0.60 s)"
+    )
+    code, _, err = run("decode", tmp_path / "b.atok", tmp_path / "b.wav")
+    assert code == 0 and "warning" in err and "packet 2 (0.40 to 0.60 s)" in err
+    run("decode", tmp_path / "a.atok", tmp_path / "a2.wav")
+    whole, broken = (load_audio(tmp_path / name)[0] for name in ("a2.wav", "b.wav"))
+    assert whole.shape == broken.shape and torch.equal(whole[:, :6000], broken[:, :6000])
+    (tmp_path / "c.atok").write_bytes(data[:-30])
+    code, _, err = run("decode", tmp_path / "c.atok", tmp_path / "c.wav")
+    assert code == 0 and "the index at the end is missing or damaged" in err
+    assert load_audio(tmp_path / "c.wav")[0].shape == whole.shape
 
 
 # --- the program itself

@@ -128,7 +128,7 @@ def test_a_live_pipe_learns_its_length_at_the_end(tmp_path, codes):
     assert len(seen) == 4, "every packet was out as soon as it was full"
     writer.close(num_samples=93 * 320 - 1)
     seen += scanner.feed(pipe.getvalue()[sent:]) + scanner.finish()
-    assert [packet.number for _, packet in seen] == [0, 1, 2, 3, 4]
+    assert [packet.number for _, _, packet in seen] == [0, 1, 2, 3, 4]
     assert scanner.header.num_samples is None and scanner.tail.header.num_samples == 93 * 320 - 1
     path = tmp_path / "x.atok"
     path.write_bytes(pipe.getvalue())

@@ -17,8 +17,6 @@ AUDIOTOK = {
     "pictures": {"files"},
     "audio": {"files"},
     "pipes": {"files", "audio"},
-    "packets": set(),
-    "codefile": {"files"},
     "state": {"files"},
     "recipes": {"files"},
     "codec": {"files", "audio"},

@@ -14,12 +14,14 @@ import pytest
 import soundfile
 import torch
 
-from audiotok import load_audio, save_audio
+from audiotok import AtokError, load_audio, save_audio
+from audiotok import open as open_atok
 from audiotok.audio import AudioError
+from audiotok.bitstream import PacketScanner, coder_of
+from audiotok.bitstream.packets import head_bytes
+from audiotok.cli.atok import new_header
 from audiotok.cli.live import packets_of, sound_of
 from audiotok.cli.main import main
-from audiotok.codefile import load_codes
-from audiotok.packets import PacketError, PacketReader
 from audiotok.pipes import pcm_bytes, wav_head
 
 ROOT = Path(__file__).parents[1]
@@ -45,10 +47,26 @@ def start():
         process.wait()
 
 
+def header_of(codec, packet_frames: int = 1, n_q: int | None = None):
+    return new_header(codec.config, codec.codes_fingerprint, n_q or codec.config.n_q, None, packet_frames)
+
+
 def stream(codec, wav: torch.Tensor, packet_frames: int = 1, cut: int = 500) -> list[bytes]:
-    return list(
-        packets_of(codec, codec.codes_fingerprint, wav.split(cut, dim=-1), codec.config.n_q, packet_frames)
-    )
+    """A stream in pieces: the header, every packet, and with the last one the tail."""
+    header = header_of(codec, packet_frames)
+    first, *others = packets_of(codec, header, None, wav.split(cut, dim=-1))
+    head = head_bytes(header)
+    assert first.startswith(head)
+    return [head, *filter(None, [first[len(head) :], *others])]
+
+
+def codes_of(data: bytes) -> torch.Tensor:
+    """The codes [K, T] of a whole stream."""
+    scanner = PacketScanner()
+    packets = [each.packet for each in scanner.feed(data)]
+    assert scanner.header is not None and scanner.damaged_bytes == 0
+    codes = coder_of(scanner.header).decode([(packet.frames, packet.layers) for packet in packets])
+    return torch.from_numpy(np.concatenate(codes, axis=1))
 
 
 class Pipe:
@@ -84,7 +102,8 @@ def test_latency_law(start, tiny_codec, tiny_codec_dir, wav):
     half = 8000  # 25 frames
     encode.stdin.write(wav_head(16_000) + pcm_bytes(wav[:, :half], "s16le"))
     encode.stdin.flush()
-    packets = wait_for(encode, 25 * (32 + 3))
+    head = len(head_bytes(header_of(tiny_codec)))
+    packets = wait_for(encode, head + 25 * 15)
     decode.stdin.write(packets)
     decode.stdin.flush()
     sound = wait_for(decode, 4 * (half - tiny_codec.config.synthesis_hop))
@@ -95,7 +114,7 @@ def test_latency_law(start, tiny_codec, tiny_codec_dir, wav):
 
     samples = np.floor(wav.numpy() * 32768).astype(np.float32) / 32768
     codes = tiny_codec.encode(torch.from_numpy(samples)[None]).audio_codes
-    ours = torch.cat([p.codes for p in PacketReader().feed(packets + rest)], dim=1)
+    ours = codes_of(packets + rest)
     assert (ours == codes[0]).float().mean() > 0.999  # equal but for ties
     whole = tiny_codec.decode(ours[None], num_samples=wav.shape[-1]).audio_values[0]
     played = torch.from_numpy(np.frombuffer(sound + last, "<f4").copy())[None]
@@ -123,15 +142,16 @@ def piped(tiny_codec_dir, tmp_path, monkeypatch, capfdbinary):
 def test_pipes_and_files_meet(piped, tmp_path, wav):
     """A file on standard input, packets into a file of codes, codes onto a pipe: the same codes, the same sound."""
     save_audio(tmp_path / "a.wav", wav, 16_000)
-    piped("encode", "a.wav", "a.codes")
-    piped("encode", "-", "b.codes", data=(tmp_path / "a.wav").read_bytes())
-    ours, theirs = (load_codes(tmp_path / name)[0] for name in ("a.codes", "b.codes"))
+    piped("encode", "a.wav", "a.atok")
+    piped("encode", "-", "b.atok", data=(tmp_path / "a.wav").read_bytes())
+    with open_atok(tmp_path / "a.atok") as a, open_atok(tmp_path / "b.atok") as b:
+        ours, theirs = a.read().codes, b.read().codes
     assert ours.shape == theirs.shape and (ours == theirs).float().mean() > 0.999  # equal but for ties
     packets, said = piped("encode", "a.wav", "-", "--packet-frames", "5")
-    assert "51 frames x 4 codebooks" in said and len(packets) == 11 * 32 + 51 * 3
+    assert "51 frames x 4 codebooks" in said and codes_of(packets).shape == ours.shape
     piped("decode", "-", "a.flac", data=packets)
-    (tmp_path / "b.wav").write_bytes(piped("decode", "a.codes", "-")[0])
-    piped("decode", "a.codes", "c.wav")
+    (tmp_path / "b.wav").write_bytes(piped("decode", "a.atok", "-")[0])
+    piped("decode", "a.atok", "c.wav")
     file, pipe, live = (load_audio(tmp_path / name)[0] for name in ("c.wav", "b.wav", "a.flac"))
     assert torch.equal(file, pipe) and file.shape == live.shape == wav.shape
     assert (file - live).abs().max() <= 2**-14
@@ -146,18 +166,18 @@ def test_every_length_comes_back(tiny_codec, make_speech, samples, packet_frames
     whole = tiny_codec.decode(codes, num_samples=samples).audio_values[0]
     played = heard(tiny_codec, packets)
     assert played.shape == whole.shape
-    assert torch.equal(torch.cat([p.codes for p in PacketReader().feed(b"".join(packets))], 1), codes[0])
+    assert torch.equal(codes_of(b"".join(packets)), codes[0])
     torch.testing.assert_close(played, whole, atol=1e-5, rtol=0)
 
 
 def test_every_read_gives_all_that_is_complete(tiny_codec, wav):
-    packets = packets_of(tiny_codec, tiny_codec.codes_fingerprint, wav.split(HOP, dim=-1), 2, 1)
-    given = 0
-    for number, data in enumerate(packets):
-        (packet,) = PacketReader().feed(data)
-        assert packet.first_frame == number and packet.codes.shape[0] == 2
+    scanner, given = PacketScanner(), 0
+    blocks = wav.split(HOP, dim=-1)
+    for number, data in enumerate(packets_of(tiny_codec, header_of(tiny_codec, n_q=2), None, blocks)):
+        (found,) = scanner.feed(data)
+        assert found.packet.number == number and len(found.packet.layers) == 2
         given += 1
-    assert given == 51
+    assert given == 51 and found.packet.trim == 51 * HOP - wav.shape[-1]
 
 
 # --- losses and damage
@@ -168,12 +188,12 @@ def test_lost_and_damaged_packets_are_carried_over(tiny_codec, wav, capsys):
     packets = stream(tiny_codec, wav)
     whole = heard(tiny_codec, packets)
     assert "0 of them lost" in capsys.readouterr().err
-    damaged = bytearray(packets[30])
-    damaged[29] ^= 1
-    broken = [*packets[:10], *packets[12:30], bytes(damaged), packets[5], *packets[31:]]
+    damaged = bytearray(packets[31])
+    damaged[9] ^= 1
+    broken = [*packets[:11], *packets[13:31], bytes(damaged), packets[6], *packets[32:]]
     played = heard(tiny_codec, broken)
     said = capsys.readouterr().err
-    assert "51 frames, 3 of them lost and carried over, 1 packets late, 35 bytes damaged" in said
+    assert "51 frames, 3 of them lost and carried over, 1 packets late, 15 bytes damaged" in said
     assert played.shape == whole.shape
     clean = 10 * HOP - tiny_codec.config.synthesis_hop
     torch.testing.assert_close(played[:, :clean], whole[:, :clean], atol=1e-5, rtol=0)
@@ -185,32 +205,40 @@ def test_a_long_gap_keeps_time(tiny_codec, make_speech, monkeypatch):
     packets = stream(tiny_codec, wav)
     whole = heard(tiny_codec, packets)
     monkeypatch.setattr("audiotok.cli.live._GAP_FRAMES", 4)
-    played = heard(tiny_codec, [*packets[:5], *packets[30:]])
+    played = heard(tiny_codec, [*packets[:6], *packets[31:]])
     assert played.shape == whole.shape and not played[:, 15 * HOP : 25 * HOP].any()
 
 
 def test_a_listener_may_join_late(tiny_codec, wav, capsys):
     packets = stream(tiny_codec, wav)
-    played = heard(tiny_codec, packets[20:])
+    played = heard(tiny_codec, [packets[0], *packets[21:]])
     assert played.shape[-1] == wav.shape[-1] - 20 * HOP
     said = capsys.readouterr().err
     assert "joined at frame 20" in said and "0 of them lost" in said
 
 
 def test_a_stream_that_is_cut_off_is_played_and_said(tiny_codec, wav):
-    packets = b"".join(stream(tiny_codec, wav))
+    packets = stream(tiny_codec, wav)
+    data = b"".join(packets[:20]) + packets[20][:-3]
     played = []
-    with pytest.raises(PacketError, match="expected a last packet, got an end after 19 frames"):
-        for piece in sound_of(tiny_codec, tiny_codec.codes_fingerprint, Pipe([packets[: 35 * 20 - 3]]), None):
+    with pytest.raises(AtokError, match="expected the stream to say its end, got none after 19 frames"):
+        for piece in sound_of(tiny_codec, tiny_codec.codes_fingerprint, Pipe([data]), None):
             played.append(piece)
     assert sum(piece.shape[-1] for piece in played) == 19 * HOP
 
 
+def test_a_loss_at_the_end_keeps_the_length(tiny_codec, wav):
+    packets = stream(tiny_codec, wav)
+    data = b"".join(packets)
+    last = PacketScanner().feed(data)[-1]
+    assert heard(tiny_codec, [*packets[:40], data[last.at + last.size :]]).shape == wav.shape
+
+
 def test_packets_of_another_codec_are_refused(tiny_codec, wav):
     packets = stream(tiny_codec, wav)
-    with pytest.raises(PacketError, match="fingerprint ffffffffffffffff.*got fingerprint"):
+    with pytest.raises(AtokError, match="fingerprint ffffffffffffffff.*got codes of 'tiny'"):
         list(sound_of(tiny_codec, "f" * 16, Pipe(packets), None))
-    with pytest.raises(PacketError, match="expected packets of 5 to 4 codebooks, got 4"):
+    with pytest.raises(AtokError, match=r"--n-q in 1\.\.4, which the stream holds; got 5"):
         heard(tiny_codec, packets, n_q=5)
 
 
@@ -224,14 +252,14 @@ def test_packets_of_another_codec_are_refused(tiny_codec, wav):
         (("encode", "-", "-"), b"", "got nothing"),
         (("encode", "-", "-"), b"hello, this is text", "expected a wav stream"),
         (("encode", "-", "-", "--raw", "s16le"), b"\0", "whole samples"),
-        (("encode", "-", "x.codes", "--raw", "s16le"), b"", "0"),
-        (("encode", "-", "no/x.codes"), wav_head(16_000) + bytes(4000), "no does not exist"),
+        (("encode", "-", "x.atok", "--raw", "s16le"), b"", "0"),
+        (("encode", "-", "no/x.atok"), wav_head(16_000) + bytes(4000), "no does not exist"),
         (("encode", "missing.wav", "-"), b"", "missing.wav: no such file"),
         (("encode", "-", "-", "--packet-frames", "0"), b"", "--packet-frames"),
         (("decode", "-", "-"), b"", "got 0 bytes"),
-        (("decode", "-", "x.wav"), b"hello, this is text", "expected packets"),
+        (("decode", "-", "x.wav"), b"hello, this is text", "expected an .atok file"),
         (("decode", "-", "-", "--n-q", "0"), b"", "--n-q"),
-        (("decode", "missing.codes", "-"), b"", "missing.codes: no such file"),
+        (("decode", "missing.atok", "-"), b"", "missing.codes: no such file"),
     ],
 )
 def test_bad_input_is_one_line(piped, tmp_path, words, data, text):
@@ -274,7 +302,7 @@ def test_odd_sounds_on_a_pipe(tiny_codec, tmp_path):
         soundfile.write(tmp_path / "odd.wav", np.full((samples, channels), 0.1), rate)
         with open(tmp_path / "odd.wav", "rb") as file:
             blocks = read_sound(file, 16_000)
-            packets = list(packets_of(tiny_codec, tiny_codec.codes_fingerprint, blocks, 4, 1))
+            packets = list(packets_of(tiny_codec, header_of(tiny_codec), None, blocks))
         expected = max(1, samples * 16_000 / rate)
         assert abs(heard(tiny_codec, packets).shape[-1] - expected) <= 1
 
@@ -286,6 +314,7 @@ def test_a_bad_sample_ends_the_stream_without_a_last_packet(tiny_codec, wav):
 
     sent = []
     with pytest.raises(AudioError):
-        for packet in packets_of(tiny_codec, tiny_codec.codes_fingerprint, blocks(), 4, 1):
+        for packet in packets_of(tiny_codec, header_of(tiny_codec), None, blocks()):
             sent.append(packet)
-    assert len(sent) == 25 and not PacketReader().feed(sent[-1])[0].is_last
+    scanner = PacketScanner()
+    assert len(scanner.feed(b"".join(sent))) == len(sent) == 25 and scanner.tail is None

@@ -24,6 +24,8 @@ from transformers import (
     EncodecModel,
     MimiConfig,
     MimiModel,
+    XcodecConfig,
+    XcodecModel,
 )
 from transformers.models.auto.modeling_auto import AutoModelForAudioTokenization
 
@@ -245,7 +247,10 @@ def encodec() -> torch.nn.Module:
     )  # fmt: skip
     codec = EncodecModel(config)
     with torch.no_grad():
-        return random_books(codec, float(codec.encoder(torch.randn(1, 1, 3200)).std()))
+        latents = codec.encoder(torch.randn(1, 1, 6400))[0]  # [D, T]
+        random_books(codec, float(latents.std(dim=-1).mean()))
+        codec.quantizer.layers[0].codebook.embed.add_(latents.mean(dim=-1))
+    return codec
 
 
 def dac() -> torch.nn.Module:
@@ -267,15 +272,34 @@ def mimi() -> torch.nn.Module:
     return random_books(MimiModel(config))
 
 
-@pytest.mark.parametrize("make", [encodec, dac, mimi])
+def xcodec() -> torch.nn.Module:
+    torch.manual_seed(0)
+    acoustic = {
+        "encoder_hidden_size": 8, "downsampling_ratios": [8, 5, 4, 2], "decoder_hidden_size": 32,
+        "upsampling_ratios": [8, 5, 4, 2], "hidden_size": 16,
+    }  # fmt: skip
+    semantic = {
+        "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32,
+        "conv_dim": [8] * 7, "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 2,
+    }  # fmt: skip
+    config = XcodecConfig(
+        target_bandwidths=[0.6, 1.2],
+        codebook_size=64,
+        acoustic_model_config=acoustic,
+        semantic_model_config=semantic,
+    )
+    return random_books(XcodecModel(config))
+
+
+@pytest.mark.parametrize("make", [encodec, dac, mimi, xcodec])
 def test_codecs_that_are_not_ours(
     make: Callable, make_speech: Callable, tmp_path: Path, no_network: list
 ) -> None:
     """The plain classes of transformers: ids, sound, a batch, and a folder that was moved."""
     codec = make()
-    rate = codec.config.sampling_rate
-    clip = make_speech(0.8, rate)
     processor = AudioTextProcessor.from_codec(build_family("t5", 1_000), codec)
+    rate = processor.feature_extractor.sampling_rate
+    clip = make_speech(0.8, rate)
     tok = processor.tokenizer
     ids = processor("Hello", clip)["input_ids"]
     text, sound = processor.parse(ids)

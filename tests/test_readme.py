@@ -76,14 +76,19 @@ def test_shell_runs(script, tmp_path, offline):
 
 def test_every_command_is_one_the_programs_take():
     from audiotok.cli.main import build_parser as audiotok_parser
+    from audiotok.training.recipe import load_codec_recipe
     from tts_lm.cli.main import build_parser as tts_lm_parser
+    from tts_lm.training.recipe import load_lm_recipe
 
     parsers = {"audiotok": audiotok_parser, "tts-lm": tts_lm_parser}
     lines = [line for _, text in BLOCKS for line in re.split(r"\n|&&", text)]
     commands = [shlex.split(line) for line in lines if line.strip().split(" ")[0] in parsers]
     assert len(commands) >= 10
     for program, verb, *rest in commands:
-        parsers[program](verb).parse_args([verb, *rest])
+        args = parsers[program](verb).parse_args([verb, *rest])
+        if verb == "train":
+            recipe = {"audiotok": load_codec_recipe, "tts-lm": load_lm_recipe}[program]
+            assert recipe(args.recipe, args.set).seed >= 0
 
 
 def test_the_first_screen_speaks_and_shows_code():

@@ -177,6 +177,20 @@ def test_a_folder_that_is_none_is_refused(folder, tmp_path):
     (copy / "synthesizer.json").write_text(json.dumps(card | {"format_version": 99}))
     with pytest.raises(ValueError, match="expected format_version 1, got 99"):
         Synthesizer.from_pretrained(copy)
+    (copy / "synthesizer.json").write_text("[]")
+    with pytest.raises(ValueError, match="expected format_version 1, got list"):
+        Synthesizer.from_pretrained(copy)
+    (copy / "synthesizer.json").write_text('{"format_version": 1}')
+    with pytest.raises(ValueError, match="expected codec and codes_fingerprint in it"):
+        Synthesizer.from_pretrained(copy)
+
+
+@pytest.mark.parametrize("part", ["ar", "nar", "tokenizer", "voices"])
+def test_a_folder_that_is_not_whole_is_refused_before_anything_is_sought_elsewhere(folder, tmp_path, part):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    shutil.rmtree(copy / part)
+    with pytest.raises(FileNotFoundError, match=f"it has no {part}; write one with `tts-lm bundle`"):
+        Synthesizer.from_pretrained(copy)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import dill
 import pytest
 import torch
 from tokenizer_families import FAMILIES, build_family, varied_strings
@@ -247,7 +248,12 @@ def test_65536_audio_ids_are_fast(family: str, tmp_path: Path, record_property: 
 def test_transformers_conventions(family: str) -> None:
     tok = extended(family)
     texts = ["Hello there, how are you?", "hi"]
-    copies = [tok, copy.deepcopy(tok), pickle.loads(pickle.dumps(tok))]
+    copies = [
+        tok,
+        copy.deepcopy(tok),
+        pickle.loads(pickle.dumps(tok)),
+        dill.loads(dill.dumps(tok)),
+    ]  # dill: datasets
     for other in copies:
         assert other(texts)["input_ids"] == tok(texts)["input_ids"]
         assert other.encode_audio(torch.tensor([[1], [2]])) == tok.encode_audio(torch.tensor([[1], [2]]))

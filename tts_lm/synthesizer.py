@@ -130,13 +130,7 @@ class Synthesizer:
             ValueError: the folder is of another format, or the codec has other codes.
         """
         folder = find_checkpoint(name_or_path)
-        if not (folder / _CARD).is_file():
-            raise FileNotFoundError(f"expected a synthesizer with {_CARD} in {folder}, found none")
-        card = json.loads((folder / _CARD).read_text(encoding="utf-8"))
-        if card.get("format_version") != FORMAT_VERSION:
-            raise ValueError(
-                f"{folder}: expected format_version {FORMAT_VERSION}, got {card.get('format_version')}"
-            )
+        card = _read_card(folder)
         numbers = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(dtype)
         if numbers is None:
             raise ValueError(f"expected dtype float32 or bfloat16, got {dtype!r}")
@@ -302,3 +296,22 @@ class Synthesizer:
             silence = torch.zeros(1, 1, 2 * self.codec.config.sampling_rate, device=self.device)
             codes = self.codec.encode(silence).audio_codes[0, 0]
         return frozenset(codes.unique().tolist())
+
+
+def _read_card(folder: Path) -> dict[str, Any]:
+    """What a synthesizer's folder says of itself; a folder that is not whole is refused before anything is loaded,
+    because transformers would look for what is missing on the network."""
+    for part in (_CARD, "ar", "nar", "tokenizer", "voices"):
+        if not (folder / part).exists():
+            raise FileNotFoundError(
+                f"expected a synthesizer with {_CARD}, ar, nar, tokenizer and voices in {folder}, it has no {part}; "
+                "write one with `tts-lm bundle`"
+            )
+    card = json.loads((folder / _CARD).read_text(encoding="utf-8"))
+    if not isinstance(card, dict) or card.get("format_version") != FORMAT_VERSION:
+        found = card.get("format_version") if isinstance(card, dict) else type(card).__name__
+        raise ValueError(f"{folder}: expected format_version {FORMAT_VERSION}, got {found}")
+    missing = {"codec", "codes_fingerprint"} - set(card)
+    if missing:
+        raise ValueError(f"{folder / _CARD}: expected {' and '.join(sorted(missing))} in it; bundle it again")
+    return card

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from .entropy import EntropyModel, EntropyModelError
 from .header import AtokError, AtokHeader
-from .models import find_model
-from .packets import PacketScanner
+from .layers import LayerError
+from .models import coder_of, find_model
+from .packets import Packet, PacketScanner
 from .reader import AtokReader, Excerpt, is_atok
+from .reader import AtokReader as open
 from .writer import SUFFIX, AtokWriter, save_atok, truncate
 
 __all__ = [
@@ -22,9 +24,13 @@ __all__ = [
     "EntropyModel",
     "EntropyModelError",
     "Excerpt",
+    "LayerError",
+    "Packet",
     "PacketScanner",
+    "coder_of",
     "find_model",
     "is_atok",
+    "open",
     "save_atok",
     "truncate",
 ]

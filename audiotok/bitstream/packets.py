@@ -9,13 +9,14 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from .header import MAX_HEADER_BYTES, AtokError, AtokHeader
 from .wire import Cursor, DamageError, NeedMoreError, frame, frame_at, varint
 
 MAGIC = b"ATOK"
 VERSION = 1
-HEADER_MARK, PACKET_MARK, TAIL_MARK = 0xA7, 0xB3, 0xC9
+HEADER_MARK, PACKET_MARK, LAST_MARK, TAIL_MARK = 0xA7, 0xB3, 0xB5, 0xC9
 TAIL_SIZE_BYTES = 4
 # Beyond this much of something else there will be no packet either.
 _PATIENCE_BYTES = 1 << 20
@@ -31,12 +32,14 @@ class Packet:
         frames: T.
         layers: one codebook each, lowest first; see :mod:`~audiotok.bitstream.layers`.
         scales: one for every ``header.scale_frames`` frames begun.
+        trim: samples at the end that are padding, said in the last packet on a pipe, where no header could tell.
     """
 
     number: int
     frames: int
     layers: tuple[bytes, ...]
     scales: tuple[float, ...] = ()
+    trim: int = 0
 
     def with_n_q(self, n_q: int) -> Packet:
         """The packet's first ``n_q`` codebooks."""
@@ -44,9 +47,18 @@ class Packet:
 
     def to_bytes(self) -> bytes:
         """The packet as a frame."""
-        parts = [varint(self.number), varint(self.frames), struct.pack(f"<{len(self.scales)}f", *self.scales)]
+        parts = [varint(self.number), varint(self.frames), varint(self.trim) if self.trim else b""]
+        parts.append(struct.pack(f"<{len(self.scales)}f", *self.scales))
         parts += [varint(len(layer)) for layer in self.layers[:-1]]
-        return frame(PACKET_MARK, b"".join([*parts, *self.layers]))
+        return frame(LAST_MARK if self.trim else PACKET_MARK, b"".join([*parts, *self.layers]))
+
+
+class Found(NamedTuple):
+    """A packet among bytes: where it begins, how many bytes it takes, and what it is."""
+
+    at: int
+    size: int
+    packet: Packet
 
 
 @dataclass(frozen=True)
@@ -125,8 +137,8 @@ def largest_packet(header: AtokHeader) -> int:
     return 16 + 4 * scales + raw
 
 
-def parse_packet(header: AtokHeader, body: bytes) -> Packet:
-    """The body of a packet's frame -> the packet.
+def parse_packet(header: AtokHeader, body: bytes, mark: int = PACKET_MARK) -> Packet:
+    """The body of a packet's frame, and the frame's mark -> the packet.
 
     Raises:
         DamageError: it is no packet of this file.
@@ -137,17 +149,21 @@ def parse_packet(header: AtokHeader, body: bytes) -> Packet:
         raise DamageError(
             f"expected a packet of 1 to {header.packet_frames} frames, got {frames} in number {number}"
         )
+    trim = cursor.varint() if mark == LAST_MARK else 0
+    if trim >= header.hop_length:
+        raise DamageError(f"expected less than a frame of padding, got {trim} samples")
     count = -(-frames // header.scale_frames) if header.scale_frames else 0
     scales = struct.unpack(f"<{count}f", cursor.take(4 * count))
     sizes = [cursor.varint() for _ in range(header.n_q - 1)]
     layers = [cursor.take(size) for size in sizes]
-    return Packet(number, frames, (*layers, cursor.take(cursor.left)), scales)
+    return Packet(number, frames, (*layers, cursor.take(cursor.left)), scales, trim)
 
 
 def packet_at(header: AtokHeader, data: bytes | bytearray, at: int) -> tuple[Packet, int]:
     """The packet whose frame begins at ``at``, and where it ends; raises as ``wire.frame_at`` does."""
-    body, end = frame_at(data, at, PACKET_MARK, largest_packet(header))
-    return parse_packet(header, body), end
+    mark = LAST_MARK if data[at : at + 1] == bytes([LAST_MARK]) else PACKET_MARK
+    body, end = frame_at(data, at, mark, largest_packet(header))
+    return parse_packet(header, body, mark), end
 
 
 class PacketScanner:
@@ -170,8 +186,8 @@ class PacketScanner:
         self._at = 0  # of the first byte held
         self._next = 0  # number after the highest so far
 
-    def feed(self, data: bytes) -> list[tuple[int, Packet]]:
-        """Take the next bytes, return the packets they complete, each with the place where it begins.
+    def feed(self, data: bytes) -> list[Found]:
+        """Take the next bytes, return the packets they complete.
 
         Raises:
             AtokError: no header stands at the beginning, or so much has come without a packet that there is none.
@@ -181,7 +197,7 @@ class PacketScanner:
             return []
         return self._scan(more=True)
 
-    def finish(self) -> list[tuple[int, Packet]]:
+    def finish(self) -> list[Found]:
         """Say that no more bytes come; returns the packets that were only waited for.
 
         Raises:
@@ -206,7 +222,7 @@ class PacketScanner:
         self._drop(end, damaged=False)
         return True
 
-    def _scan(self, more: bool) -> list[tuple[int, Packet]]:
+    def _scan(self, more: bool) -> list[Found]:
         """``more``: bytes may follow, so that a frame's beginning is worth waiting for."""
         assert self.header is not None
         found = []
@@ -217,7 +233,7 @@ class PacketScanner:
                     self.tail = Tail.from_body(body)
                 else:
                     packet, end = packet_at(self.header, self._held, 0)
-                    found.append((self._at, packet))
+                    found.append(Found(self._at, end, packet))
                     self._next = max(self._next, packet.number + 1)
                     self.packets += 1
                 self._drop(end, damaged=False)
@@ -235,7 +251,7 @@ class PacketScanner:
         return len(self.header.to_bytes()) + 32 + 4 * (self._next + 64 + self.damaged_bytes)
 
     def _to_next_mark(self) -> None:
-        places = [at for mark in (PACKET_MARK, TAIL_MARK) if (at := self._held.find(mark, 1)) > 0]
+        places = [at for mark in (PACKET_MARK, LAST_MARK, TAIL_MARK) if (at := self._held.find(mark, 1)) > 0]
         self._drop(min(places, default=len(self._held)), damaged=True)
         if not self.packets and self.damaged_bytes > _PATIENCE_BYTES:
             raise AtokError(

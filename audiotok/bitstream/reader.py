@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
@@ -24,6 +24,7 @@ from .packets import (
     MAGIC,
     TAIL_MARK,
     TAIL_SIZE_BYTES,
+    Found,
     Packet,
     PacketScanner,
     Tail,
@@ -79,6 +80,8 @@ class AtokReader:
         self.path = Path(path)
         if self.path.is_dir():
             raise AtokError(f"{path}: expected an .atok file, got a folder; name the files in it")
+        if not self.path.exists():
+            raise FileNotFoundError(f"{path}: no such file")
         self._model, self._coder = model, None
         self.damage: list[str] = []
         self._file = open(self.path, "rb")  # noqa: SIM115  # closed by close()
@@ -195,7 +198,7 @@ class AtokReader:
             return None
         self._file.seek(place)
         try:
-            packet, end = packet_at(self.header, self._file.read(size), 0)
+            packet, end = packet_at(self.header, self._take(size), 0)
             if packet.number != number or end != size:
                 raise DamageError(f"expected packet {number}, got {packet.number}")
             return packet
@@ -216,6 +219,11 @@ class AtokReader:
         """Find header, length and packets, from wherever they are left."""
         tail, tail_at = self._read_tail()
         header, start = self._read_front(tail)
+        if tail is not None and replace(header, num_samples=None) != replace(tail.header, num_samples=None):
+            raise AtokError(
+                f"{self.path}: expected a header and a copy of it, got those of {header.codec!r} and "
+                f"{tail.header.codec!r} that differ; the file was put together of two"
+            )
         if tail is not None and (start is None or start + sum(tail.sizes) == tail_at):
             start = tail_at - sum(tail.sizes) if start is None else start
             self.header, self.frames, self._sizes = tail.header, tail.frames, list(tail.sizes)
@@ -253,12 +261,12 @@ class AtokReader:
     def _read_front(self, tail: Tail | None) -> tuple[AtokHeader, int | None]:
         """The header, and where the packets begin: None if the front is damaged and the header is the tail's."""
         self._file.seek(0)
-        data = self._file.read(_HEAD_GUESS)
+        data = self._take(_HEAD_GUESS)
         try:
             try:
                 return read_head(data)
             except NeedMoreError:
-                return read_head(data + self._file.read(MAX_HEADER_BYTES))
+                return read_head(data + self._take(MAX_HEADER_BYTES))
         except (DamageError, NeedMoreError, AtokError) as error:
             if tail is None and isinstance(error, AtokError):
                 raise AtokError(f"{self.path}: {error}") from None
@@ -273,13 +281,13 @@ class AtokReader:
     def _scan(self, header: AtokHeader, start: int) -> None:
         """Rebuild the index by looking at every byte once."""
         scanner = PacketScanner(header)
-        found: dict[int, tuple[int, int, int]] = {}
+        found: dict[int, Found] = {}
         self._file.seek(start)
-        while data := self._file.read(_BLOCK_BYTES):
-            self._found(scanner.feed(data), found, start)
-        self._found(scanner.finish(), found, start)
+        while data := self._take(_BLOCK_BYTES):
+            found |= {each.packet.number: each for each in scanner.feed(data)}
+        found |= {each.packet.number: each for each in scanner.finish()}
         if scanner.tail is not None:
-            header = scanner.tail.header
+            header = replace(header, num_samples=scanner.tail.header.num_samples)
         else:
             self._note("the index at the end is missing or damaged; it was rebuilt")
         # A gap costs its place in the index too, so more packets than bytes there cannot be.
@@ -288,18 +296,16 @@ class AtokReader:
         self.frames = 0
         for number in sorted(found):
             if number < count:
-                self._places[number], self._sizes[number], frames = found[number]
-                self.frames = number * header.packet_frames + frames
+                self._places[number], self._sizes[number] = start + found[number].at, found[number].size
+                self.frames = number * header.packet_frames + found[number].packet.frames
         self.header = header
         if scanner.damaged_bytes:
             self._note(f"{scanner.damaged_bytes} bytes belong to no whole packet")
         self._note_end()
 
-    def _found(
-        self, packets: list[tuple[int, Packet]], found: dict[int, tuple[int, int, int]], start: int
-    ) -> None:
-        for at, packet in packets:
-            found.setdefault(packet.number, (start + at, len(packet.to_bytes()), packet.frames))
+    def _take(self, count: int) -> bytes:
+        """At most ``count`` of the next bytes; room is made for no more than the file has."""
+        return self._file.read(min(count, self._size))
 
     def _note_end(self) -> None:
         """Say what is missing at the end, where the length is known."""

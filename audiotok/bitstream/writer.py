@@ -48,6 +48,7 @@ class AtokWriter:
         self._sizes: list[int] = []
         self._frames = 0
         self.layer_bytes = 0
+        self._end: int | None = None
         self._start = file.tell() if file.seekable() else None
         file.write(head_bytes(header))
 
@@ -76,15 +77,21 @@ class AtokWriter:
             self._put(np.split(self._codes[:, : whole * size], whole, axis=1))
             self._codes = self._codes[:, whole * size :]
 
-    def close(self, num_samples: int | None = None) -> None:
+    def close(self, num_samples: int | None = None, codes: Tensor | None = None) -> None:
         """Write what is left, and the tail. The file itself stays open.
 
         Args:
             num_samples: length of the sound; None leaves what the header said.
+            codes: the last codes, [K, t]. On a pipe their packet says where the sound ends, which is played sooner
+                than the tail comes.
 
         Raises:
-            AtokError: another number of scales came than frames need.
+            AtokError: another number of scales came than frames need, or codes as of :meth:`write`.
         """
+        if codes is not None and self._start is None and num_samples is not None:
+            self._end = num_samples
+        if codes is not None:
+            self.write(codes)
         if self._codes.shape[1]:
             self._put([self._codes])
         if self._scales:
@@ -103,14 +110,21 @@ class AtokWriter:
     def _put(self, pieces: list[np.ndarray]) -> None:
         """Write packets; together they are coded faster."""
         for codes, layers in zip(pieces, self._coder.encode(pieces), strict=True):
+            number, frames = len(self._sizes), codes.shape[1]
             packet = Packet(
-                len(self._sizes), codes.shape[1], tuple(layers), self._take_scales(codes.shape[1])
+                number, frames, tuple(layers), self._take_scales(frames), self._trim(number, frames)
             )
             data = packet.to_bytes()
             self._file.write(data)
             self._sizes.append(len(data))
             self.layer_bytes += sum(map(len, layers))
         self._file.flush()
+
+    def _trim(self, number: int, frames: int) -> int:
+        """Padding in samples at the end of a packet, if it is the last and the header could not tell."""
+        if self._end is None or number * self.header.packet_frames + frames < self._frames:
+            return 0
+        return max(0, self._frames * self.header.hop_length - self._end)
 
     def _take_scales(self, frames: int) -> tuple[float, ...]:
         each = self.header.scale_frames

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .atok import model_of, warn
 from .common import (
     add_codec_option,
     add_model_options,
@@ -24,9 +25,8 @@ from .live import PIPE, binary_input, binary_output, sound_of, wants_pipe
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ..bitstream import AtokReader, EntropyModel
     from ..codec.model import AudioCodec
-
-_BLOCK_FRAMES = 1500
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -35,7 +35,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "decode",
         help="code files -> sound files",
         usage="audiotok decode [options] IN OUT | IN [IN ...] --out DIR",
-        description="Decode code files to exactly as many samples as were encoded. "
+        description="Decode code files to exactly as many samples as were encoded, carrying the sound over what is "
+        "damaged. "
         "OUT's suffix decides its format: .wav and .flac 16 bit, .ogg and .opus Opus. "
         "- as IN reads packets of 'audiotok encode' from standard input, carrying the sound over lost ones; - as OUT "
         "writes wav or raw PCM to standard output, live.",
@@ -52,8 +53,6 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Decode every input; 1 if one failed."""
-    from ..codefile import read_header
-
     if args.raw and args.paths[-1] != PIPE:
         args.parser.error("--raw says what goes to standard output; pass - as OUT")
     if wants_pipe(args.paths, args.out, args.parser):
@@ -61,32 +60,36 @@ def run(args: argparse.Namespace) -> int:
         return 0
     pairs = plan_outputs(args.paths, args.out, ".wav", args.parser)
     # A codec's fingerprint is a hash over its weights: once a run, not once a file.
-    codecs: dict[str, tuple[AudioCodec, str]] = {}
+    codecs: dict[str, tuple[AudioCodec, str, EntropyModel | None]] = {}
 
     def work(source: Path, target: Path) -> None:
-        name = args.codec or shipped_codec(source, read_header(source).codec)
+        name = args.codec or shipped_codec(source)
         if name not in codecs:
             codec = load_chosen_codec(name, args)
-            codecs[name] = codec, codec.codes_fingerprint
+            fingerprint = codec.codes_fingerprint
+            codecs[name] = codec, fingerprint, model_of(codec, fingerprint)
         decode_file(*codecs[name], source, target, args.n_q)
 
     return each(pairs, work, args.overwrite, "audiotok")
 
 
-def shipped_codec(source: Path, codec_name: str) -> str:
-    """The shipped checkpoint whose codes were released as ``codec_name``.
+def shipped_codec(source: Path) -> str:
+    """The shipped checkpoint whose codec made the codes of a file.
 
     Raises:
-        CodeFileError: no shipped codec has this name.
+        AtokError: no shipped codec has the name that the file says, or it is no code file.
+        FileNotFoundError: there is no such file.
     """
+    from ..bitstream import AtokError, AtokReader
     from ..codec.config import CodecConfig
     from ..codec.pretrained import checkpoint_dir, shipped_checkpoints
-    from ..codefile import CodeFileError
 
+    with AtokReader(source) as file:
+        codec_name = file.header.codec
     for name in shipped_checkpoints():
         if CodecConfig.from_pretrained(checkpoint_dir(name)).codec_name == codec_name:
             return name
-    raise CodeFileError(
+    raise AtokError(
         f"{source}: made by the codec {codec_name!r}, which does not come with audiotok; pass its folder "
         f"with --codec"
     )
@@ -95,21 +98,21 @@ def shipped_codec(source: Path, codec_name: str) -> str:
 def _decode_live(args: argparse.Namespace) -> None:
     """Decode IN to OUT where one of them is a pipe."""
     from ..audio import save_audio_blocks
-    from ..codefile import read_header
     from ..pipes import pcm_bytes, wav_head
 
     source, target = args.paths
     name = args.codec
     if name is None and source != PIPE:
-        name = shipped_codec(Path(source), read_header(source).codec)
+        name = shipped_codec(Path(source))
     codec = load_chosen_codec(name, args)
     fingerprint, rate = codec.codes_fingerprint, codec.config.sampling_rate
+    model = model_of(codec, fingerprint)
     if source == PIPE:
         if args.n_q is not None and args.n_q < 1:
             raise ValueError(f"expected --n-q of at least 1, got {args.n_q}")
-        blocks = sound_of(codec, fingerprint, binary_input(), args.n_q)
+        blocks = sound_of(codec, fingerprint, binary_input(), args.n_q, model)
     else:
-        blocks = _file_blocks(codec, fingerprint, Path(source), args.n_q)
+        blocks = _file_blocks(codec, fingerprint, model, Path(source), args.n_q)
     if target != PIPE:
         check_output(Path(source), Path(target), args.overwrite, {})
         save_audio_blocks(target, blocks, rate)
@@ -122,48 +125,70 @@ def _decode_live(args: argparse.Namespace) -> None:
 
 
 def decode_file(
-    codec: AudioCodec, codes_fingerprint: str, source: Path, target: Path, n_q: int | None
+    codec: AudioCodec,
+    codes_fingerprint: str,
+    model: EntropyModel | None,
+    source: Path,
+    target: Path,
+    n_q: int | None,
 ) -> None:
-    """Decode one file with the first ``n_q`` codebooks of it (None: all).
+    """Decode one file with the first ``n_q`` codebooks of it (None: all); ``model`` is the codec's entropy model.
 
     Raises:
-        CodeFileError: ``source`` is not a code file of this codec, or is damaged.
+        AtokError: ``source`` is not a code file of this codec, or nothing in it is whole.
         ValueError: ``n_q`` is not in the file.
         OSError: ``source`` cannot be read, or ``target`` not written.
     """
     from ..audio import save_audio_blocks
 
     started, rate = time.perf_counter(), codec.config.sampling_rate
-    written = save_audio_blocks(target, _file_blocks(codec, codes_fingerprint, source, n_q), rate)
+    written = save_audio_blocks(target, _file_blocks(codec, codes_fingerprint, model, source, n_q), rate)
     seconds = written / rate
     print(f"{target}: {seconds:.2f} s at {rate} Hz{cost(seconds, started)}", file=sys.stderr)
 
 
 def _file_blocks(
-    codec: AudioCodec, codes_fingerprint: str, source: Path, n_q: int | None
+    codec: AudioCodec, codes_fingerprint: str, model: EntropyModel | None, source: Path, n_q: int | None
 ) -> Iterator[Tensor]:
-    """A code file -> wavs [1, n], as many samples in all as were encoded."""
-    from ..codefile import load_codes
+    """A code file -> wavs [1, n], as many samples in all as were encoded, or as are left of them."""
+    from ..bitstream import AtokError, AtokReader
 
-    codes, header = load_codes(source)
-    header.check_codec(source, codec.config.codec_name, codes_fingerprint)
-    if n_q is not None and not 1 <= n_q <= header.n_q:
-        raise ValueError(f"{source}: expected --n-q in 1..{header.n_q}, which the file holds; got {n_q}")
-    yield from _decoded(codec, codes[:n_q], header.num_samples, source.name)
+    with AtokReader(source, model) as file:
+        file.header.check_codec(source, codec.config.codec_name, codes_fingerprint)
+        if n_q is not None and not 1 <= n_q <= file.header.n_q:
+            raise ValueError(
+                f"{source}: expected --n-q in 1..{file.header.n_q}, which the file holds; got {n_q}"
+            )
+        if not file.frames:
+            reason = "; ".join(file.damage) or "it was never filled"
+            raise AtokError(f"{source}: expected packets, got none ({reason}); copy it again")
+        yield from _decoded(codec, file, n_q, source.name)
+        warn(source, file.damage)
 
 
-def _decoded(codec: AudioCodec, codes: Tensor, num_samples: int, label: str) -> Iterator[Tensor]:
-    """Codes [K, T] -> wavs [1, n], ``num_samples`` samples in all."""
+def _decoded(codec: AudioCodec, file: AtokReader, n_q: int | None, label: str) -> Iterator[Tensor]:
+    """A file's codes -> wavs [1, n]; sound is carried on where frames are missing."""
+    import torch
     from tqdm import tqdm
 
-    session = codec.streaming_decoder()
-    left = num_samples
+    session, header = codec.streaming_decoder(), file.header
+    left = file.frames * header.hop_length
+    if header.num_samples is not None:
+        left = min(left, header.num_samples)
     with tqdm(
-        total=codes.shape[1], desc=label, unit="frame", leave=False, disable=None, file=sys.stderr
+        total=file.frames, desc=label, unit="frame", leave=False, disable=None, file=sys.stderr
     ) as progress:
-        for piece in codes.split(_BLOCK_FRAMES, dim=1):
-            wav = session.push(piece[None].to(codec.device))[0, :, :left]
-            left -= wav.shape[-1]
-            progress.update(piece.shape[1])
-            yield wav.float()
+        for block in file.blocks(n_q):
+            codes, at = block.codes[None].to(codec.device), 0
+            whole, counts = torch.unique_consecutive(block.present, return_counts=True)
+            for present, count in zip(whole.tolist(), counts.tolist(), strict=True):
+                after = codes[..., at + count : at + count + 1]
+                if present:
+                    wav = session.push(codes[..., at : at + count])
+                else:
+                    wav = session.conceal(count, after if after.shape[-1] else None)
+                at += count
+                left -= (wav := wav[0, :, :left]).shape[-1]
+                yield wav.float()
+            progress.update(codes.shape[-1])
         yield session.flush()[0, :, :left].float()

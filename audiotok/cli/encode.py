@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .atok import add_rate_options, add_writing_options, chosen_n_q, model_of, new_header
 from .common import (
     add_codec_option,
     add_model_options,
@@ -24,6 +25,7 @@ from .live import PIPE, binary_input, binary_output, packets_of, wants_pipe
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ..bitstream import AtokHeader, EntropyModel
     from ..codec.model import AudioCodec
 
 _BLOCK_S = 30.0
@@ -40,7 +42,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         allow_abbrev=False,
     )
     parser.add_argument("paths", nargs="+", metavar="IN", help="sound files, and OUT unless --out is given")
-    parser.add_argument("--n-q", type=int, metavar="K", help="codebooks to keep (default: all)")
+    add_rate_options(parser)
+    add_writing_options(parser)
     parser.add_argument(
         "--raw",
         choices=("u8", "s16le", "s24le", "s32le", "f32le", "f64le"),
@@ -53,9 +56,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--packet-frames",
         type=int,
-        default=1,
         metavar="T",
-        help="frames in a packet on standard output: 1 is soonest, more need fewer bytes (default: 1)",
+        help="frames in a packet: more need fewer bytes, 1 is soonest (default: 2 s in files, 1 on standard output)",
     )
     add_codec_option(parser)
     add_model_options(parser)
@@ -65,51 +67,59 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Encode every input; 1 if one failed."""
-    from ..codefile import SUFFIX
+    from ..bitstream import SUFFIX
 
     live = wants_pipe(args.paths, args.out, args.parser)
     if args.raw and args.paths[0] != PIPE:
         args.parser.error("--raw says what comes from standard input; pass - as IN")
+    if min(1 if n is None else n for n in (args.packet_frames, args.channels, args.rate)) < 1:
+        raise ValueError("expected --packet-frames, --channels and --rate of at least 1; check them")
     pairs = [] if live else plan_outputs(args.paths, args.out, SUFFIX, args.parser)
     codec = load_chosen_codec(args.codec, args)
-    n_q = codec.config.n_q if args.n_q is None else args.n_q
-    if not 1 <= n_q <= codec.config.n_q:
-        raise ValueError(f"expected --n-q in 1..{codec.config.n_q} for the codec {args.codec!r}, got {n_q}")
+    config = codec.config
+    n_q = chosen_n_q(
+        args, (config.codebook_size,) * config.n_q, config.frame_rate, f"the codec {args.codec!r}"
+    )
     # A hash over the weights: once a run, not once a file.
     fingerprint = codec.codes_fingerprint
+    model = None if args.no_lm else model_of(codec, fingerprint)
+    frames = args.packet_frames or (1 if args.paths[-1] == PIPE else None)
+    header = new_header(config, fingerprint, n_q, model, frames, args.meta)
     if live:
-        _encode_live(codec, fingerprint, n_q, args)
+        _encode_live(codec, header, model, args)
         return 0
 
     def work(source: Path, target: Path) -> None:
-        encode_file(codec, fingerprint, source, target, n_q)
+        encode_file(codec, header, model, source, target)
 
     return each(pairs, work, args.overwrite, "audiotok")
 
 
-def _encode_live(codec: AudioCodec, codes_fingerprint: str, n_q: int, args: argparse.Namespace) -> None:
+def _encode_live(
+    codec: AudioCodec, header: AtokHeader, model: EntropyModel | None, args: argparse.Namespace
+) -> None:
     """Encode IN to OUT where one of them is a pipe."""
     from ..audio import audio_blocks
     from ..pipes import Pcm, read_sound
 
     source, target = args.paths
     rate = codec.config.sampling_rate
-    if min(args.packet_frames, args.channels, args.rate or 1) < 1:
-        raise ValueError("expected --packet-frames, --channels and --rate of at least 1; check them")
     blocks = audio_blocks(source, rate, _BLOCK_S)
     if source == PIPE:
         raw = None if args.raw is None else Pcm(args.raw, args.rate or rate, args.channels)
         blocks = read_sound(binary_input(), rate, raw)
     if target != PIPE:
         check_output(Path(source), Path(target), args.overwrite, {})
-        return encode_blocks(codec, codes_fingerprint, blocks, Path(target), n_q, "stdin")
+        return encode_blocks(codec, header, model, blocks, Path(target), "stdin")
     write = binary_output()
-    for packet in packets_of(codec, codes_fingerprint, blocks, n_q, args.packet_frames):
+    for packet in packets_of(codec, header, model, blocks):
         write(packet)
 
 
-def encode_file(codec: AudioCodec, codes_fingerprint: str, source: Path, target: Path, n_q: int) -> None:
-    """Encode one file with the first ``n_q`` codebooks of ``codec``; the fingerprint is the codec's own.
+def encode_file(
+    codec: AudioCodec, header: AtokHeader, model: EntropyModel | None, source: Path, target: Path
+) -> None:
+    """Encode one file as its header says, with the codec's entropy model or without one.
 
     Raises:
         AudioError: ``source`` is not sound that can be encoded.
@@ -122,22 +132,22 @@ def encode_file(codec: AudioCodec, codes_fingerprint: str, source: Path, target:
         total_s = audio_facts(source)["duration_s"]
     except AudioError:  # a stream saved with a header that does not know, or no sound: reading it will tell
         total_s = None
-    encode_blocks(codec, codes_fingerprint, blocks, target, n_q, source.name, total_s)
+    encode_blocks(codec, header, model, blocks, target, source.name, total_s)
 
 
 def encode_blocks(
     codec: AudioCodec,
-    codes_fingerprint: str,
+    header: AtokHeader,
+    model: EntropyModel | None,
     blocks: Iterable[Tensor],
     target: Path,
-    n_q: int,
     label: str,
     total_s: float | None = None,
 ) -> None:
     """Encode sound that arrives in blocks [1, n] into one code file.
 
     Args:
-        codec, codes_fingerprint, target, n_q: as for :func:`encode_file`.
+        codec, header, model, target: as for :func:`encode_file`.
         blocks: wavs at the codec's rate; at least one sample in all.
         label: what the progress is called.
         total_s: length of the sound where it is known, for the estimate.
@@ -146,39 +156,26 @@ def encode_blocks(
         AudioError: from ``blocks``.
         OSError: ``target`` cannot be written.
     """
-    import torch
     from tqdm import tqdm
 
-    from ..codefile import CodeHeader, save_codes
+    from ..bitstream import AtokWriter
     from ..files import write_aside
 
-    config = codec.config
-    session = codec.streaming_encoder(n_q)
-    pieces, num_samples, started = [], 0, time.perf_counter()
+    session = codec.streaming_encoder(header.n_q)
+    num_samples, started = 0, time.perf_counter()
     total = None if total_s is None else round(total_s)
     # The place is tried before the work, so that an hour's encoding cannot end at a missing folder.
     with (
         write_aside(target) as aside,
+        open(aside, "wb") as file,
         tqdm(desc=label, total=total, unit="s", leave=False, disable=None, file=sys.stderr) as progress,
     ):
+        writer = AtokWriter(file, header, model)
         for block in blocks:
             num_samples += block.shape[-1]
-            # Two bytes a code while a long file is read: ten hours of the default codec stay under 30 MB.
-            pieces.append(session.push(block[None].to(codec.device))[0].to("cpu", torch.int16))
-            progress.update(round(block.shape[-1] / config.sampling_rate))
-        pieces.append(session.flush()[0].to("cpu", torch.int16))
-        codes = torch.cat(pieces, dim=-1)
-        pieces.clear()
-        header = CodeHeader(
-            codec=config.codec_name,
-            codes_fingerprint=codes_fingerprint,
-            sampling_rate=config.sampling_rate,
-            hop_length=config.hop_length,
-            num_samples=num_samples,
-            n_q=n_q,
-            codebook_size=config.codebook_size,
-        )
-        save_codes(aside, codes, header)
-    seconds = num_samples / config.sampling_rate
-    what = f"{target}: {seconds:.2f} s, {codes.shape[1]} frames x {n_q} codebooks"
+            writer.write(session.push(block[None].to(codec.device))[0])
+            progress.update(round(block.shape[-1] / header.sampling_rate))
+        writer.close(num_samples, session.flush()[0])
+    seconds, size = num_samples / header.sampling_rate, target.stat().st_size
+    what = f"{target}: {seconds:.2f} s, {writer.frames} frames x {header.n_q} codebooks in {size} bytes"
     print(f"{what}{cost(seconds, started)}", file=sys.stderr)

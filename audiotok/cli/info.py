@@ -48,36 +48,45 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _describe(name: str, args: argparse.Namespace) -> dict[str, Any]:
-    from ..codefile import is_code_file
+    from ..bitstream import SUFFIX, is_atok
 
     path = Path(name)
     if path.is_file():
-        return _code_file(path) if is_code_file(path) else _audio_file(path, args)
+        return _code_file(path) if path.suffix == SUFFIX or is_atok(path) else _audio_file(path, args)
     if path.suffix and not path.is_dir():
         raise FileNotFoundError(f"{path}: no such file")
     return _codec(name, args)
 
 
 def _code_file(path: Path) -> dict[str, Any]:
-    from ..codefile import load_codes
+    from ..bitstream import AtokReader
+    from ..bitstream.layers import CODINGS
 
-    codes, header = load_codes(path)
-    frame_rate = header.sampling_rate / header.hop_length
-    return {
-        "file": str(path),
-        "kind": "codes",
-        "codec": header.codec,
-        "codes_fingerprint": header.codes_fingerprint,
-        "duration_s": header.num_samples / header.sampling_rate,
-        "sampling_rate": header.sampling_rate,
-        "num_samples": header.num_samples,
-        "n_q": header.n_q,
-        "codebook_size": header.codebook_size,
-        "T": codes.shape[1],
-        "frame_rate": frame_rate,
-        "bitrate_bps": header.n_q * (header.codebook_size - 1).bit_length() * frame_rate,
-        "file_bytes": path.stat().st_size,
-    }
+    with AtokReader(path) as file:
+        header, size = file.header, path.stat().st_size
+        return {
+            "file": str(path),
+            "kind": "codes",
+            "codec": header.codec,
+            "codes_fingerprint": header.codes_fingerprint,
+            "duration_s": file.duration_s,
+            "sampling_rate": header.sampling_rate,
+            "channels": header.channels,
+            "num_samples": header.num_samples,
+            "n_q": header.n_q,
+            "codebook_size": max(header.book_sizes),
+            "T": file.frames,
+            "frame_rate": header.frame_rate,
+            "packet_frames": header.packet_frames,
+            "coding": CODINGS[header.coding],
+            "model_fingerprint": header.model_fingerprint,
+            "has_scale": bool(header.scale_frames),
+            "bitrate_bps": header.bitrate_bps,
+            "file_bps": 8 * size / file.duration_s if file.duration_s else 0.0,
+            "file_bytes": size,
+            **{f"meta.{key}": value for key, value in header.metadata.items()},
+            "damage": file.damage,
+        }
 
 
 def _audio_file(path: Path, args: argparse.Namespace) -> dict[str, Any]:

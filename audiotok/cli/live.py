@@ -1,12 +1,13 @@
 """``-`` in ``audiotok encode`` and ``audiotok decode``: standard input and output, worked through as they come.
 
-Knows packets and pipes, no file. The law it keeps: what can be given on is given on at once, so that sound comes out
-before its input ends; and it is what the files would give.
+Knows the .atok stream and pipes, no file. The law it keeps: what can be given on is given on at once, so that sound
+comes out before its input ends; and it is what the files would give.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, BinaryIO
@@ -14,8 +15,9 @@ from typing import TYPE_CHECKING, BinaryIO
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ..bitstream import AtokHeader, EntropyModel, Packet
+    from ..bitstream.packets import Tail
     from ..codec.model import AudioCodec
-    from ..packets import Packet
 
 PIPE = "-"
 _READ_BYTES = 1 << 16
@@ -64,68 +66,86 @@ def binary_output() -> Callable[[bytes], None]:
     return write
 
 
+class _Pipe(io.BytesIO):
+    """What a writer has written since it was last asked; like a pipe, it cannot go back."""
+
+    def seekable(self) -> bool:
+        """No."""
+        return False
+
+    def take(self) -> bytes:
+        """The bytes so far, once."""
+        data = self.getvalue()
+        super().seek(0)
+        self.truncate()
+        return data
+
+
 def packets_of(
-    codec: AudioCodec, codes_fingerprint: str, blocks: Iterable[Tensor], n_q: int, packet_frames: int
+    codec: AudioCodec, header: AtokHeader, model: EntropyModel | None, blocks: Iterable[Tensor]
 ) -> Iterator[bytes]:
-    """Sound in blocks [1, n] -> packets, each as soon as its frames are complete; the last one says so."""
-    import torch
+    """Sound in blocks [1, n] -> an ``.atok`` stream, each packet as soon as its frames are complete."""
+    from ..bitstream import AtokWriter
 
-    from ..packets import Packet, pack
-
-    config = codec.config
-    session = codec.streaming_encoder(n_q)
-    held = torch.zeros(n_q, 0, dtype=torch.int64)
-    at = num_samples = 0
-
-    def packet(codes: Tensor, trim: int = 0, is_last: bool = False) -> bytes:
-        return pack(Packet(codes_fingerprint, at, codes, config.codebook_size, trim, is_last))
-
+    pipe, num_samples = _Pipe(), 0
+    session = codec.streaming_encoder(header.n_q)
+    writer = AtokWriter(pipe, header, model)
     for block in blocks:
         num_samples += block.shape[-1]
-        held = torch.cat([held, session.push(block[None].to(codec.device))[0].cpu()], dim=1)
-        while held.shape[1] >= packet_frames:
-            yield packet(held[:, :packet_frames])
-            at += packet_frames
-            held = held[:, packet_frames:]
-    held = torch.cat([held, session.flush()[0].cpu()], dim=1)
-    yield packet(held, trim=-num_samples % config.hop_length, is_last=True)
-    frames, seconds = at + held.shape[1], num_samples / config.sampling_rate
-    print(f"stdout: {seconds:.2f} s, {frames} frames x {n_q} codebooks", file=sys.stderr)
+        for frame in session.push(block[None].to(codec.device))[0].split(header.packet_frames, dim=1):
+            writer.write(frame)
+            if data := pipe.take():
+                yield data
+    writer.close(num_samples, session.flush()[0])
+    yield pipe.take()
+    seconds = num_samples / header.sampling_rate
+    print(f"stdout: {seconds:.2f} s, {writer.frames} frames x {header.n_q} codebooks", file=sys.stderr)
 
 
 def sound_of(
-    codec: AudioCodec, codes_fingerprint: str, stream: BinaryIO, n_q: int | None
+    codec: AudioCodec,
+    codes_fingerprint: str,
+    stream: BinaryIO,
+    n_q: int | None,
+    model: EntropyModel | None = None,
 ) -> Iterator[Tensor]:
-    """Packets -> wavs [1, n] float32, each as soon as it is complete; where packets are missing, sound is carried on.
+    """An ``.atok`` stream -> wavs [1, n] float32, each as soon as it is complete; over gaps, sound is carried on.
 
     Args:
-        codec: made the packets' codes.
+        codec: made the stream's codes.
         codes_fingerprint: the codec's own.
         stream: where the packets come from.
-        n_q: codebooks to use; None uses all in the packets.
+        n_q: codebooks to use; None uses all in the stream.
+        model: the codec's entropy model, if there is one.
 
     Raises:
-        PacketError: the packets are another codec's, have no such codebooks, or end without their last one.
+        AtokError: the stream is another codec's, has no such codebooks, or ends without its end.
     """
-    from ..packets import PacketError, PacketReader
+    from ..bitstream import AtokError, PacketScanner
 
-    reader, listener = PacketReader(), _Listener(codec, codes_fingerprint, n_q)
-    while not listener.ended and (data := stream.read1(_READ_BYTES)):  # type: ignore[attr-defined]
-        for packet in reader.feed(data):
-            yield from listener.hear(packet)
-    if not reader.packets:
-        raise reader.nothing()
-    yield listener.rest()
+    scanner, listener = PacketScanner(), None
+    ended = False
+    while not ended:
+        data = stream.read1(_READ_BYTES)  # type: ignore[attr-defined]  # what has come
+        found = scanner.feed(data) if data else scanner.finish()
+        ended = not data or scanner.tail is not None
+        if listener is None and scanner.header is not None:
+            listener = _Listener(codec, codes_fingerprint, n_q, scanner.header, model)
+        for each in found:
+            assert listener is not None
+            yield from listener.hear(each.packet)
+    assert listener is not None  # without a header, finish() has raised
+    yield from listener.rest(scanner.tail)
     seconds = listener.given / codec.config.sampling_rate
     print(
         f"stdin: {seconds:.2f} s, {listener.frames} frames, {listener.lost} of them lost and carried over, "
-        f"{listener.late} packets late, {reader.damaged_bytes} bytes damaged",
+        f"{listener.late} packets late, {scanner.damaged_bytes} bytes damaged",
         file=sys.stderr,
     )
-    if not listener.ended:
-        raise PacketError(
-            f"stdin: expected a last packet, got an end after {listener.frames} frames; what came was decoded, "
-            "the sender was cut off"
+    if scanner.tail is None:
+        raise AtokError(
+            f"stdin: expected the stream to say its end, got none after {listener.frames} frames; what came was "
+            "decoded, the sender was cut off"
         )
 
 
@@ -137,45 +157,67 @@ class _Listener:
         lost: frames that did not come.
         late: packets that came after their time.
         given: samples given out.
-        ended: whether the last packet was heard.
     """
 
-    def __init__(self, codec: AudioCodec, codes_fingerprint: str, n_q: int | None) -> None:
-        self._codec, self._fingerprint, self._n_q = codec, codes_fingerprint, n_q
+    def __init__(
+        self, codec: AudioCodec, codes_fingerprint: str, n_q: int | None, header: AtokHeader,
+        model: EntropyModel | None,
+    ) -> None:  # fmt: skip
+        from ..bitstream import AtokError, coder_of
+
+        header.check_codec("stdin", codec.config.codec_name, codes_fingerprint)
+        if n_q is not None and n_q > header.n_q:
+            raise AtokError(f"stdin: expected --n-q in 1..{header.n_q}, which the stream holds; got {n_q}")
+        self._codec, self._header, self._n_q = codec, header, n_q
+        self._coder = coder_of(header, model, "stdin")
         self._session = codec.streaming_decoder()
         self._next: int | None = None
-        self._num_samples: int | None = None
+        self._num_samples: int | None = None  # to give out in all
         self.frames = self.lost = self.late = self.given = 0
-        self.ended = False
 
     def hear(self, packet: Packet) -> Iterator[Tensor]:
         """One packet -> wavs [1, n]: what was missing before it, and itself."""
-        self._check(packet)
+        import torch
+
+        from ..bitstream import LayerError
+
+        first = packet.number * self._header.packet_frames
         if self._next is None:
-            self._next = packet.first_frame
-            if self._next:
-                print(f"stdin: joined at frame {self._next}", file=sys.stderr)
-        gap = packet.first_frame - self._next
-        if self.ended or gap < 0:
+            self._next = first
+            if first:
+                print(f"stdin: joined at frame {first}", file=sys.stderr)
+        if first < self._next:
             self.late += 1
             return
-        codes = packet.codes[None, : self._n_q].to(self._codec.device)
-        self.lost += gap
-        while gap:
-            count = min(gap, _GAP_FRAMES)
-            gap -= count
-            following = codes if gap == 0 and codes.shape[-1] else None
-            yield self._counted(self._session.conceal(count, following), count)
-        if packet.is_last:
-            self.ended = True
-            frames = self.frames + codes.shape[-1]
-            self._num_samples = frames * self._codec.config.hop_length - packet.trim
-        yield self._counted(self._session.push(codes), codes.shape[-1])
-        self._next = packet.first_frame + codes.shape[-1]
+        values = self._coder.decode([(packet.frames, packet.layers[: self._n_q])])[0]
+        if isinstance(values, LayerError):
+            return
+        codes = torch.from_numpy(values)[None].to(self._codec.device)
+        yield from self._gap(first - self._next, codes)
+        if packet.trim:
+            frames = self.frames + packet.frames
+            self._num_samples = frames * self._header.hop_length - packet.trim
+        yield self._counted(self._session.push(codes), packet.frames)
+        self._next = first + packet.frames
 
-    def rest(self) -> Tensor:
-        """The end of the sound [1, n], when no packet will come any more."""
-        return self._counted(self._session.flush(), 0)
+    def rest(self, tail: Tail | None) -> Iterator[Tensor]:
+        """The end of the sound, wavs [1, n], when no packet will come any more."""
+        if tail is not None and self._next is not None:
+            samples = tail.header.num_samples
+            if samples is not None:
+                before = self._next - self.frames  # frames that were sent before the listener came
+                self._num_samples = samples - before * self._header.hop_length
+            yield from self._gap(max(0, tail.frames - self._next), None)
+        yield self._counted(self._session.flush(), 0)
+
+    def _gap(self, frames: int, following: Tensor | None) -> Iterator[Tensor]:
+        """Sound for frames that did not come; ``following`` is [1, K, t], what came after them."""
+        self.lost += frames
+        while frames:
+            count = min(frames, _GAP_FRAMES)
+            frames -= count
+            wav = self._session.conceal(count, following if frames == 0 else None)
+            yield self._counted(wav, count)
 
     def _counted(self, wav: Tensor, frames: int) -> Tensor:
         """[1, 1, n] -> [1, n], without what lies beyond the sound's end."""
@@ -185,24 +227,3 @@ class _Listener:
         self.frames += frames
         self.given += wav.shape[-1]
         return wav
-
-    def _check(self, packet: Packet) -> None:
-        from ..packets import PacketError
-
-        config = self._codec.config
-        if packet.codes_fingerprint != self._fingerprint:
-            raise PacketError(
-                f"stdin: expected packets of the codec {config.codec_name!r} (fingerprint {self._fingerprint}), got "
-                f"fingerprint {packet.codes_fingerprint}; pass --codec and the codec that made them"
-            )
-        n_q, frames = packet.codes.shape
-        if not max(1, self._n_q or 1) <= n_q <= config.n_q:
-            raise PacketError(
-                f"stdin: expected packets of {self._n_q or 1} to {config.n_q} codebooks, got {n_q}; "
-                "pass a smaller --n-q"
-            )
-        if frames and int(packet.codes.max()) >= config.codebook_size:
-            raise PacketError(
-                f"stdin: expected codes in [0, {config.codebook_size}), got {int(packet.codes.max())}; "
-                "the sender is broken"
-            )

@@ -12,11 +12,16 @@ VERBS = {
     "encode": ("encode", "sound files -> code files"),
     "decode": ("decode", "code files -> sound files"),
     "info": ("info", "what a sound file, a code file or a codec is"),
+    "truncate": ("truncate", "code files -> smaller code files, without encoding again"),
+    "verify": ("verify", "whether code files and prepared corpora are whole"),
     "prepare": ("prepare", "a speech data set -> token shards"),
+    "merge": ("merge", "parts of a preparation -> the whole"),
+    "listen": ("listen", "a page to hear random rows of a prepared corpus"),
     "train": ("train", "train a codec, or continue training one"),
     "plot": ("plot", "a picture of a clip, before and after, with its codes"),
     "eval": ("eval", "measure a codec's quality, beside Opus"),
     "bench": ("bench", "measure a codec's speed"),
+    "bench-prepare": ("bench_prepare", "time preparation, beside the codec alone and datasets.map"),
     "laws": ("laws", "check that codes depend on the audio alone"),
 }
 PROGRAM = Program("audiotok", "Speech in, token ids out, and back.", __version__, "audiotok.cli", VERBS)

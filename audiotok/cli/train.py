@@ -81,6 +81,7 @@ def run(args: argparse.Namespace) -> int:
 def _train_entropy(args: argparse.Namespace) -> int:
     """Train the entropy model of the codec that --data was prepared with; prints what it measured, as JSON."""
     from ..codec.pretrained import load_codec
+    from ..corpus import PreparedCorpus
     from ..program import pick_device
     from ..recipes import recipe_dict
     from ..training.entropy import EntropyTrainer, load_entropy_recipe
@@ -90,7 +91,7 @@ def _train_entropy(args: argparse.Namespace) -> int:
         print(json.dumps(recipe_dict(recipe), indent=2))
         return 0
     codec = load_codec(args.init)
+    PreparedCorpus(args.data).check(codec)
     trainer = EntropyTrainer(recipe, args.data, args.out, codec.quantizer.codebooks, pick_device(args.device))
-    trainer.corpus.check(codec)
     print(json.dumps(trainer.run()))
     return 0

@@ -99,6 +99,18 @@ class CodecConfig(PreTrainedConfig):
         self._check()
 
     def _check(self) -> None:
+        for field in (
+            "sampling_rate",
+            "hop_length",
+            "synthesis_hop",
+            "codebook_dim",
+            "encoder_dim",
+            "decoder_dim",
+        ):
+            if not isinstance(getattr(self, field), int) or getattr(self, field) < 1:
+                raise ValueError(
+                    f"CodecConfig.{field}={getattr(self, field)!r} must be a whole number, 1 or more"
+                )
         rules = [
             ("audio_channels", self.audio_channels == 1, "must be 1: this family is mono"),
             ("hop_length", self.hop_length % self.synthesis_hop == 0, "must be a multiple of synthesis_hop"),

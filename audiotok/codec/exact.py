@@ -1,13 +1,13 @@
 """Codes that are a function of the audio alone: the encoder and the quantiser on integer grids.
 
 Knows no shapes: it takes whatever encoder is built of convolutions and of steps that binary numbers do exactly (leaky
-ReLU with a power-of-two slope, sums, :func:`~audiotok.codec.encoder.straight_log2`). The law it keeps: every sum is a
-sum of integers that stays below 2^53 whatever the input, so float64 computes it without rounding in any order, and
-codes are equal on every machine, batch, padding, thread count and chunking, with no ties.
+ReLU with a power-of-two slope, squares, sums, :func:`~audiotok.codec.encoder.straight_log2`). The law it keeps: every
+sum is a sum of integers that stays below 2^53 whatever the input, so float64 computes it without rounding in any order,
+and codes are equal on every machine, batch, padding, thread count and chunking, with no ties.
 
-Each convolution rounds its input to a grid 2^-a, holds weights on a grid 2^-w, and rounds its exact result to a grid
-2^-24. What comes out has at most 48 bits, so what stands between two convolutions is exact in float64 too. Samples are
-rounded to multiples of 2^-15, those of 16-bit PCM.
+Each convolution rounds its input to a grid 2^-a, holds weights on a grid 2^-w, and rounds its exact result once more,
+so that what stands between two convolutions (a sum, a filter's output squared, a logarithm) fits float64 without
+rounding too. Samples are rounded to multiples of 2^-15, those of 16-bit PCM.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ from .encoder import Encoder
 from .model import AudioCodec
 from .quantizer import ResidualVectorQuantizer
 
-RANGE_BITS = 8  # what enters a convolution is held within +-2^8; speech stays within +-2^5
-OUTPUT_BITS = 24  # grid of what a convolution gives: fine enough for the logarithm of silence
+RANGE_BITS = 8  # what enters a convolution is held within +-2^8; speech stays within +-2^6
 PCM_BITS = 15  # grid of the samples
 _SUM_BITS = 52  # one bit of room below the 53 of float64, for weights that round up
-_FINEST_BITS = 24
+_WEIGHT_BITS = 24
+_INPUT_BITS = 36  # fine enough for the power of silence
+_FILTER_BITS = 23  # of what a filter of the wav gives: its square needs twice as many
 _COARSEST_BITS = 14
 
 
@@ -44,12 +45,12 @@ def _exponent(x: Tensor) -> int:
 
 
 def _bits_in(x: Tensor) -> int:
-    """Bits after the point that x needs, at most _FINEST_BITS."""
-    for bits in range(_FINEST_BITS):
+    """Bits after the point that x needs, at most _WEIGHT_BITS."""
+    for bits in range(_WEIGHT_BITS):
         scaled = x * 2.0**bits
         if torch.equal(scaled, scaled.round()):
             return bits
-    return _FINEST_BITS
+    return _WEIGHT_BITS
 
 
 class GridConv1d(nn.Module):
@@ -64,6 +65,7 @@ class GridConv1d(nn.Module):
     Attributes:
         input_bits: a, bits after the point of the input.
         weight_bits: w, bits after the point of the weights.
+        output_bits: bits after the point of what it gives.
 
     Raises:
         ValueError: it pads by itself, or its weights are too large for exact sums.
@@ -86,17 +88,19 @@ class GridConv1d(nn.Module):
         if conv.bias is not None:
             bias = conv.bias.detach().to("cpu", torch.float64)
         # Summed as integers, or another machine might sum to the other side of a power of two and choose other grids.
-        sums = _to_grid(weight, _FINEST_BITS, 2.0**16).abs().flatten(1).sum(1) * 2.0**-_FINEST_BITS
-        budget = _SUM_BITS - RANGE_BITS - _exponent(sums + bias.abs() * 2.0**-RANGE_BITS)
+        sums = _to_grid(weight, _WEIGHT_BITS, 2.0**16).abs().flatten(1).sum(1) * 2.0**-_WEIGHT_BITS
+        reach = RANGE_BITS + _exponent(sums + bias.abs() * 2.0**-RANGE_BITS)
+        budget = _SUM_BITS - reach
         # Errors of input and weights weigh the same when the finer grid is where the numbers are smaller.
         balanced = (budget - _exponent(weight) + 2) // 2
         self.weight_bits = min(balanced, _bits_in(weight))
-        self.input_bits = min(budget - self.weight_bits, _FINEST_BITS)
+        self.input_bits = min(budget - self.weight_bits, _INPUT_BITS)
         if min(balanced, self.input_bits) < _COARSEST_BITS:
             raise ValueError(
                 f"expected weights whose sums fit exact arithmetic, got rows of up to {float(sums.max()):.3g}; "
                 "this codec has no exact mode"
             )
+        self.output_bits = _FILTER_BITS if conv.in_channels == 1 else min(_INPUT_BITS, budget - 2)
         weight = weight.mul(2.0**self.weight_bits).round_()
         bias = bias.mul(2.0 ** (self.input_bits + self.weight_bits)).round_()
         largest_sums = weight.abs().flatten(1).sum(1) * 2.0 ** (RANGE_BITS + self.input_bits) + bias.abs()
@@ -105,7 +109,7 @@ class GridConv1d(nn.Module):
         self.register_buffer("bias", bias[:, None])
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, T * stride + context] float64 -> [B, C', T] float64 on the grid 2^-OUTPUT_BITS."""
+        """[B, C, T * stride + context] float64 -> [B, C', T] float64 on the grid 2^-output_bits."""
         x = _to_grid(x, self.input_bits, 2.0**RANGE_BITS)
         batch = x.shape[0]
         if self.span > 1 or self.stride > 1:
@@ -117,8 +121,8 @@ class GridConv1d(nn.Module):
         else:
             sums = (self.weight @ x.reshape(batch, self.groups, -1, frames)).reshape(batch, -1, frames)
         sums += self.bias
-        unit = 2.0 ** (self.input_bits + self.weight_bits)
-        return sums.mul_(2.0**OUTPUT_BITS / unit).round_().mul_(2.0**-OUTPUT_BITS)
+        coarser = self.output_bits - self.input_bits - self.weight_bits
+        return sums.mul_(2.0**coarser).round_().mul_(2.0**-self.output_bits)
 
 
 class GridQuantizer(ResidualVectorQuantizer):
@@ -146,7 +150,7 @@ class GridQuantizer(ResidualVectorQuantizer):
         for book in _to_grid(books, 16, 2.0**10) * 2.0**-16:
             largest = max(largest, float(2.0 * reach * book.abs().sum(1).max() + book.square().sum(1).max()))
             reach += float(book.abs().max())
-        self.bits = min(_FINEST_BITS, (_SUM_BITS - math.frexp(largest)[1]) // 2)
+        self.bits = min(_WEIGHT_BITS, (_SUM_BITS - math.frexp(largest)[1]) // 2)
         if self.bits < _COARSEST_BITS:
             raise ValueError(
                 "expected codewords whose distances fit exact arithmetic, got values up to "

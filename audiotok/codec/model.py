@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers.modeling_utils import PreTrainedAudioTokenizerBase
 from transformers.utils.generic import ModelOutput
 
+from ..audio import MAX_PEAK
 from .config import CodecConfig
 from .decoder import Decoder, PitchHead, SourceFilterHead
 from .encoder import Encoder, FilterBank
@@ -167,8 +168,9 @@ class AudioCodec(PreTrainedAudioTokenizerBase):
             ``audio_codes_mask`` [B, T] bool.
 
         Raises:
-            ValueError: input_values is not [B, 1, N] with N >= 1, holds NaN or infinity, the mask has another shape
-                or pads on the left, or n_q is out of range.
+            TypeError: input_values is no tensor, or n_q no int.
+            ValueError: input_values is not [B, 1, N] with B, N >= 1 or not of floats, holds NaN, infinity or samples
+                far beyond full scale, the mask has another shape or pads on the left, or n_q is out of range.
 
         Source: SoundStream (arXiv:2107.03312). Our ``n_q`` is their N_q.
         """
@@ -200,6 +202,7 @@ class AudioCodec(PreTrainedAudioTokenizerBase):
             ``audio_values`` [B, 1, num_samples] float32.
 
         Raises:
+            TypeError: audio_codes is no tensor.
             ValueError: codes of another shape, type or range, or num_samples that the codes do not cover.
         """
         codes = self._check_codes(audio_codes)
@@ -267,16 +270,23 @@ class AudioCodec(PreTrainedAudioTokenizerBase):
     def _check_n_q(self, n_q: int | None) -> int:
         if n_q is None:
             return self.config.n_q
+        if not isinstance(n_q, int):
+            raise TypeError(f"expected n_q as int, got {type(n_q).__name__}")
         if not 1 <= n_q <= self.config.n_q:
             raise ValueError(f"expected n_q in [1, {self.config.n_q}], got {n_q}")
         return n_q
 
     def _check_wav(self, wav: Tensor, padding_mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """Check and clean the input; returns the wav with zeros for padding, and each item's length [B] int64."""
-        if wav.ndim != 3 or wav.shape[1] != 1 or wav.shape[2] < 1:
+        _check_tensor("input_values", wav)
+        if wav.ndim != 3 or wav.shape[0] < 1 or wav.shape[1] != 1 or wav.shape[2] < 1:
             raise ValueError(
-                f"expected input_values [B, 1, N] with N >= 1, got {list(wav.shape)}; "
+                f"expected input_values [B, 1, N] with B >= 1 and N >= 1, got {list(wav.shape)}; "
                 "average the channels of a multi-channel wav first"
+            )
+        if not wav.is_floating_point():
+            raise ValueError(
+                f"expected float samples in [-1, 1], got {wav.dtype}; divide 16-bit samples by 32768"
             )
         wav = wav.to(self.dtype)
         lengths = torch.full((wav.shape[0],), wav.shape[-1], device=wav.device)
@@ -294,12 +304,17 @@ class AudioCodec(PreTrainedAudioTokenizerBase):
             wav = wav.masked_fill(~real[:, None], 0.0)
         if not bool(torch.isfinite(wav).all()):
             raise ValueError("expected finite samples, got NaN or infinity; repair the wav first")
+        peak = float(wav.abs().max())
+        if peak > MAX_PEAK:
+            raise ValueError(f"expected samples in [-1, 1], got a peak of {peak:.3g}; scale the wav first")
         return wav, lengths
 
     def _check_codes(self, codes: Tensor) -> Tensor:
-        if codes.ndim != 3 or codes.shape[-1] < 1 or not 1 <= codes.shape[1] <= self.config.n_q:
+        _check_tensor("audio_codes", codes)
+        if codes.ndim != 3 or 0 in codes.shape or codes.shape[1] > self.config.n_q:
             raise ValueError(
-                f"expected audio_codes [B, K, T] with 1 <= K <= {self.config.n_q} and T >= 1, got {list(codes.shape)}"
+                f"expected audio_codes [B, K, T] with B >= 1, 1 <= K <= {self.config.n_q} and T >= 1, "
+                f"got {list(codes.shape)}"
             )
         if codes.is_floating_point() or codes.dtype == torch.bool:
             raise ValueError(f"expected integer audio_codes, got {codes.dtype}")
@@ -310,6 +325,11 @@ class AudioCodec(PreTrainedAudioTokenizerBase):
                 f"expected audio_codes in [0, {self.config.codebook_size}), got values from {low} to {high}"
             )
         return codes
+
+
+def _check_tensor(name: str, value: Any) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"expected {name} as a torch.Tensor, got {type(value).__name__}; see torch.as_tensor")
 
 
 def _fingerprint(config: dict[str, Any], modules: dict[str, nn.Module]) -> str:

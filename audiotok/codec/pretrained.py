@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from importlib.resources import files
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, EncodecFeatureExtractor
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoModel,
+    EncodecFeatureExtractor,
+    PreTrainedConfig,
+)
 from transformers.models.auto.modeling_auto import AutoModelForAudioTokenization
 
 from .config import CodecConfig
@@ -14,6 +22,7 @@ from .exact import ExactAudioCodec
 from .model import AudioCodec
 
 DEFAULT_CODEC = "default"
+_LOADING = ("missing_keys", "unexpected_keys", "mismatched_keys")
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -69,7 +78,7 @@ def load_codec(
     Raises:
         FileNotFoundError: no such shipped name or folder.
         RuntimeError: exact, and the device does not compute exactly.
-        ValueError: the folder holds no codec of ours, or dtype is another.
+        ValueError: the folder holds no codec of ours, its weights are damaged or not all there, or dtype is another.
     """
     if dtype not in _DTYPES:
         raise ValueError(f"expected dtype in {sorted(_DTYPES)}, got {dtype!r}")
@@ -81,9 +90,36 @@ def load_codec(
         if not (local.expanduser() / "config.json").is_file():
             raise FileNotFoundError(f"expected a codec folder with config.json at {name}, found none")
         name = str(local.expanduser())
-    family = ExactAudioCodec if exact else AudioCodec
-    codec = family.from_pretrained(name, dtype=torch.float32)
+    codec = _read(ExactAudioCodec if exact else AudioCodec, name)
     codec.decoder.set_trunk_dtype(_DTYPES[dtype])
     codec.to(torch.device(device))  # type: ignore[arg-type]  # transformers wraps `to` without its types
     codec.eval().coders()  # lays the grids of the exact mode now, so that what is wrong with them shows here
+    return codec
+
+
+def _read(family: type[AudioCodec], name: str) -> AudioCodec:
+    """Weights that do not fit are an error here; ``from_pretrained`` would go on with random ones."""
+    kind = PreTrainedConfig.get_config_dict(name)[0].get("model_type")
+    if kind != CodecConfig.model_type:
+        raise ValueError(f"{name}: expected a codec of model_type {CodecConfig.model_type!r}, got {kind!r}")
+    try:
+        codec, loading = family.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
+    except (SafetensorError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{name}: weights that are damaged or of another codec ({reason})") from error
+    wrong = [f"{len(loading[key])} {key.split('_')[0]}" for key in _LOADING if loading.get(key)]
+    if wrong:
+        raise ValueError(
+            f"{name}: weights do not fit its config.json: {', '.join(wrong)}; fetch the codec again"
+        )
+    if not all(bool(torch.isfinite(value).all()) for value in codec.state_dict().values()):
+        raise ValueError(f"{name}: weights hold NaN or infinity; fetch the codec again")
+    stated = Path(name) / "provenance.json"
+    if stated.is_file():
+        expected = json.loads(stated.read_text(encoding="utf-8")).get("weights_fingerprint")
+        if expected != codec.weights_fingerprint:
+            raise ValueError(
+                f"{name}: expected weights {expected} by its provenance.json, got {codec.weights_fingerprint}; they "
+                "are damaged, or changed: then remove provenance.json"
+            )
     return codec

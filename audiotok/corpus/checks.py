@@ -6,37 +6,47 @@ exception and never silence in a shard; and no file makes it hold more than ``ma
 
 from __future__ import annotations
 
-import hashlib
 import io
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import soundfile
 import torch
-from torch import Tensor
 
 from ..audio import resample
-from .sources import SourceRow
+from .rows import SourceRow
+from .shaping import Shaping, Sound, shape
 
 REASONS = {
     "missing_file": "the row names no file, or one that is not there",
-    "outside_folder": "the file's name leads out of the corpus folder",
-    "duplicate_id": "a row before it has the same id",
+    "outside_folder": "the file's name leads out of the corpus folder (--audio-root names another)",
+    "duplicate": "a row before it has the same id",
     "no_text": "there is no transcript",
     "unreadable": "the file is not audio, or is damaged",
     "too_short": "less sound than the shortest allowed",
     "too_long": "more sound than the longest allowed",
+    "text_ratio": "far more or far fewer letters than anyone says in that time",
     "not_finite": "samples are NaN or infinite",
     "bad_scale": "samples go far beyond full scale: they are in another unit",
+    "clipped": "too many samples are cut off at full scale",
     "silent": "no sample is louder than -60 dB of full scale",
 }
+DROPPED = "dropped.jsonl"
 SILENCE_PEAK = 1e-3
 # Float files may overshoot full scale a little (they are clamped); this far beyond it the unit is another.
 LARGEST_PEAK = 4.0
+# Samples at full scale count as cut off when so many follow each other: a single one is a peak that just fits.
+CLIPPED_RUN = 3
+CLIPPED_PEAK = 0.999
+# Letters that the text may have beyond what its seconds allow: a short clip may say a short word fast.
+SPARE_LETTERS = 20
 # A frame count from here on is libsndfile's way to say "unknown" (a stream without a length in its header).
 _UNKNOWN_FRAMES = 1 << 60
-_READ_SAMPLES = 1 << 16
+_READ_VALUES = 1 << 16
+_RATES_HZ = (1000, 1_000_000)
+_READ_ERRORS = (soundfile.SoundFileError, OSError, ValueError, TypeError)
 
 
 @dataclass(frozen=True)
@@ -51,7 +61,13 @@ class Drop:
 
 @dataclass(frozen=True)
 class Limits:
-    """What a row must be like: seconds of sound from ``min_s`` to ``max_s``, and text if ``need_text``.
+    """What a row must be like.
+
+    Attributes:
+        min_s, max_s: seconds of sound.
+        need_text: whether it must have text; then also its letters and digits must fit its seconds:
+        min_letters_per_s, max_letters_per_s: of sound, with :data:`SPARE_LETTERS` to spare.
+        max_clipped: share of samples that may be cut off at full scale.
 
     Raises:
         ValueError: the limits leave no room.
@@ -60,25 +76,30 @@ class Limits:
     min_s: float = 0.1
     max_s: float = 30.0
     need_text: bool = True
+    min_letters_per_s: float = 1.0
+    max_letters_per_s: float = 40.0
+    max_clipped: float = 0.01
 
     def __post_init__(self) -> None:
-        if not 0 <= self.min_s <= self.max_s:
-            raise ValueError(f"expected 0 <= min_s <= max_s, got {self.min_s} and {self.max_s}")
+        for name in ("s", "letters_per_s"):
+            least, most = getattr(self, f"min_{name}"), getattr(self, f"max_{name}")
+            if not 0 <= least <= most:
+                raise ValueError(f"expected 0 <= min_{name} <= max_{name}, got {least} and {most}")
+        if not 0 <= self.max_clipped <= 1:
+            raise ValueError(f"expected max_clipped in [0, 1], got {self.max_clipped}")
 
 
 @dataclass(frozen=True)
 class Header:
-    """A row that passed :func:`inspect`: number, id, length in seconds, and a hash of all that is known."""
+    """A row that passed :func:`inspect`: its number and its length in seconds."""
 
     row: int
-    id: str
     seconds: float
-    digest: str
 
 
 def inspect(row: SourceRow, limits: Limits) -> Header | Drop:
     """Check a row without decoding its sound."""
-    problem = row.problem or (None if row.text or not limits.need_text else ("no_text", ""))
+    problem = row.problem or (("no_text", "") if limits.need_text and not row.text else None)
     if problem is None and row.audio is None:
         problem = ("missing_file", "the row holds no sound")
     if problem is None and isinstance(row.audio, Path) and not row.audio.is_file():
@@ -86,64 +107,81 @@ def inspect(row: SourceRow, limits: Limits) -> Header | Drop:
     if problem is not None or row.audio is None:
         return Drop(row.index, row.id, *(problem or ("missing_file", "")))
     try:
-        size = row.audio.stat().st_size if isinstance(row.audio, Path) else len(row.audio)
-        with soundfile.SoundFile(_handle(row.audio)) as file:
+        with _open(row) as file:
             frames = file.frames
             if frames >= _UNKNOWN_FRAMES:
-                frames = len(_read_mono(file, most=int(limits.max_s * file.samplerate) + 1))
+                frames = len(_read(file, row, limits.max_s))
+            elif row.span:
+                frames = min(frames, round(row.span[1] * file.samplerate)) - round(
+                    row.span[0] * file.samplerate
+                )
             seconds = frames / file.samplerate
-    except (soundfile.SoundFileError, OSError, ValueError, TypeError) as error:
+    except _READ_ERRORS as error:
         return Drop(row.index, row.id, "unreadable", _first_line(error))
-    if fault := _length_fault(seconds, limits):
+    if fault := _length_fault(seconds, limits) or _text_fault(row.text, seconds, limits):
         return Drop(row.index, row.id, *fault)
-    known = (row.id, row.text, row.speaker, row.language, row.split, seconds, size)
-    return Header(row.index, row.id, seconds, hashlib.sha256(repr(known).encode()).hexdigest())
+    return Header(row.index, seconds)
 
 
-def decode(row: SourceRow, limits: Limits, sampling_rate: int) -> Tensor | Drop:
-    """Decode a row that passed :func:`inspect`.
+def decode(row: SourceRow, limits: Limits, sampling_rate: int | None, shaping: Shaping) -> Sound | Drop:
+    """Decode a row that passed :func:`inspect`, check its samples, resample it and shape it.
 
     Args:
         row: the row.
         limits: checked again, because a header can lie.
-        sampling_rate: the rate to resample to, in Hz.
+        sampling_rate: the rate to resample to, in Hz; None keeps the file's own.
+        shaping: what is done about silent ends and loudness.
 
     Returns:
-        wav [1, N] float32 in [-1, 1], or why there is none.
+        the sound, or why there is none.
     """
-    if row.audio is None:
-        return Drop(row.index, row.id, "missing_file")
     try:
-        with soundfile.SoundFile(_handle(row.audio)) as file:
+        with _open(row) as file:
             rate, told = file.samplerate, file.frames
-            wav = _read_mono(file, most=int(limits.max_s * rate) + 1)
-    except (soundfile.SoundFileError, OSError, ValueError, TypeError) as error:
+            wav = _read(file, row, limits.max_s)
+    except _READ_ERRORS as error:
         return Drop(row.index, row.id, "unreadable", _first_line(error))
-    if fault := _length_fault(len(wav) / rate, limits):
+    fault = _length_fault(len(wav) / rate, limits)
+    if not fault and row.span is None and len(wav) < told < _UNKNOWN_FRAMES:
+        fault = "unreadable", f"ends after {len(wav)} of {told} samples"
+    if fault := fault or _sample_fault(wav, limits):
         return Drop(row.index, row.id, *fault)
-    if len(wav) < told < _UNKNOWN_FRAMES:
-        return Drop(row.index, row.id, "unreadable", f"ends after {len(wav)} of {told} samples")
-    peak = float(np.abs(wav).max())
-    if not np.isfinite(peak):
-        return Drop(
-            row.index, row.id, "not_finite", f"{int((~np.isfinite(wav)).sum())} of {len(wav)} samples"
-        )
-    if peak > LARGEST_PEAK:
-        return Drop(row.index, row.id, "bad_scale", f"peak {peak:.1e}")
-    if peak < SILENCE_PEAK:
-        return Drop(row.index, row.id, "silent", f"peak {peak:.1e}")
-    sound = torch.from_numpy(wav).clamp_(-1, 1).unsqueeze(0)
-    return resample(sound, rate, sampling_rate)
+    samples = torch.from_numpy(wav).clamp_(-1, 1).unsqueeze(0)
+    sound = shape(resample(samples, rate, sampling_rate or rate), sampling_rate or rate, shaping)
+    if fault := _length_fault(sound.wav.shape[1] / sound.sampling_rate, limits):
+        return Drop(row.index, row.id, fault[0], f"{fault[1]} without its silent ends")
+    return sound
 
 
-def _read_mono(file: soundfile.SoundFile, most: int) -> np.ndarray:
-    """Up to ``most`` samples [N] float32, channels averaged, in blocks: a header's length is not trusted."""
+def _open(row: SourceRow) -> soundfile.SoundFile:
+    audio = row.audio
+    file = soundfile.SoundFile(io.BytesIO(audio) if isinstance(audio, bytes) else str(audio))
+    if not _RATES_HZ[0] <= file.samplerate <= _RATES_HZ[1]:
+        rate = file.samplerate
+        file.close()
+        raise ValueError(f"a sampling rate of {rate} Hz")
+    return file
+
+
+def _read(file: soundfile.SoundFile, row: SourceRow, max_s: float) -> np.ndarray:
+    """The row's samples [N] float32, channels averaged, at most one more than allowed.
+
+    In blocks, because the length and the channels that a header tells are not trusted.
+    """
+    rate = file.samplerate
+    most = int(max_s * rate) + 1
+    if row.span:
+        file.seek(min(round(row.span[0] * rate), file.frames))
+        most = min(most, round(row.span[1] * rate) - round(row.span[0] * rate))
+    step = max(1, _READ_VALUES // file.channels)
     blocks, count = [], 0
     while count < most:
-        block = file.read(min(_READ_SAMPLES, most - count), dtype="float32", always_2d=True)
+        block = file.read(min(step, most - count), dtype="float32", always_2d=True)
         if not len(block):
             break
-        with np.errstate(invalid="ignore", over="ignore"):  # inf - inf is found, and named, by decode()
+        with np.errstate(
+            invalid="ignore", over="ignore"
+        ):  # inf - inf is found, and named, by _sample_fault()
             blocks.append(block.mean(axis=1, dtype=np.float32))
         count += len(block)
     return np.concatenate(blocks) if blocks else np.zeros(0, dtype=np.float32)
@@ -157,10 +195,58 @@ def _length_fault(seconds: float, limits: Limits) -> tuple[str, str] | None:
     return None
 
 
-def _handle(audio: bytes | Path) -> io.BytesIO | str:
-    return io.BytesIO(audio) if isinstance(audio, bytes) else str(audio)
+def _text_fault(text: str, seconds: float, limits: Limits) -> tuple[str, str] | None:
+    letters = sum(map(str.isalnum, text))
+    if not limits.need_text:
+        return None
+    if not letters:
+        return "no_text", "neither a letter nor a digit"
+    low = limits.min_letters_per_s * seconds - SPARE_LETTERS
+    if low <= letters <= limits.max_letters_per_s * seconds + SPARE_LETTERS:
+        return None
+    return "text_ratio", f"{letters} letters in {seconds:.3f} s"
+
+
+def _sample_fault(wav: np.ndarray, limits: Limits) -> tuple[str, str] | None:
+    """What is wrong with samples [N], N >= 1."""
+    peak = float(np.abs(wav).max())
+    if not np.isfinite(peak):
+        return "not_finite", f"{int((~np.isfinite(wav)).sum())} of {len(wav)} samples"
+    if peak > LARGEST_PEAK:
+        return "bad_scale", f"peak {peak:.1e}"
+    if peak < SILENCE_PEAK:
+        return "silent", f"peak {peak:.1e}"
+    if peak >= CLIPPED_PEAK and (share := clipped_share(wav)) > limits.max_clipped:
+        return "clipped", f"{share:.1%} of the samples"
+    return None
+
+
+def clipped_share(wav: np.ndarray) -> float:
+    """Share of samples [N] that stand at full scale in runs of :data:`CLIPPED_RUN` or more."""
+    full = np.abs(wav) >= CLIPPED_PEAK
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], full, [False]])))
+    runs = edges[1::2] - edges[::2]
+    return float(runs[runs >= CLIPPED_RUN].sum()) / len(wav)
 
 
 def _first_line(error: Exception) -> str:
     """The reason in an error, without the path: it must not depend on where the corpus lies."""
-    return str(getattr(error, "error_string", "") or type(error).__name__).strip().split("\n")[0]
+    if isinstance(error, OSError):
+        return error.strerror or type(error).__name__
+    text = str(getattr(error, "error_string", "") or (error if type(error) is ValueError else ""))
+    return text.strip().split("\n")[0] or type(error).__name__
+
+
+def read_dropped(out: str | Path) -> list[Drop]:
+    """The dropped rows of a preparation, in the order of the source.
+
+    Raises:
+        FileNotFoundError: there is no ``dropped.jsonl``.
+        ValueError: it is damaged.
+    """
+    path = Path(out) / DROPPED
+    try:
+        with path.open(encoding="utf-8") as file:
+            return [Drop(**json.loads(line)) for line in file]
+    except (json.JSONDecodeError, TypeError) as error:
+        raise ValueError(f"{path}: damaged ({error}); delete the folder and prepare again") from None

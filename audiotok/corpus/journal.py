@@ -1,27 +1,37 @@
-"""What of a preparation is already done, on disk, so that a killed run goes on where it was.
+"""What of a preparation is already done, on disk, so that a killed run goes on where it was, and parts of it are one.
 
-Knows nothing of sound or codecs. The law it keeps: a shard counts as done only if its file has the hash that
-was written down after it was whole; and a folder that holds anything else is refused, not overwritten.
+Knows nothing of sound or codecs. The law it keeps: a shard counts as done only if its file has the hash that was
+written down after it was whole; a folder that holds anything else is refused, not overwritten; and the manifest is
+written last, by whoever finds all shards done.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..files import write_aside, write_json
-from .checks import Drop
-from .plan import Plan
-from .shards import Manifest, sha256, write_shard
+from .checks import DROPPED, Drop, read_dropped
+from .reporting import REPORT_FILES, write_report
+from .shards import INDEX, Manifest, sha256, write_index, write_shard
+
+PLAN = "plan.json"
+# What else may lie in the folder: what a dry run wrote there.
+_OURS = {"shards", ".journal", "manifest.json", "dry-run"}
+# What a kill in the middle of a write leaves in the folder (see write_aside).
+_HALF_WRITTEN = (".manifest.*", ".dropped.*", ".index.*", ".report.*")
 
 
 @dataclass(frozen=True)
 class Done:
-    """A finished shard: its rows, seconds of sound and hash, and the planned rows that did not make it."""
+    """A finished shard: its rows, seconds of sound and hash (empty if no row was fit), and the rows left out."""
 
     rows: int
     seconds: float
@@ -43,10 +53,10 @@ class Journal:
     def __init__(self, out: str | Path) -> None:
         self.out = Path(out)
         self.shards = self.out / "shards"
-        self.journal = self.out / ".journal"
+        self.folder = self.out / ".journal"
         if self.out.is_dir():
             found = {path.name for path in self.out.iterdir()}
-            strange = sorted(found - {"shards"})
+            strange = sorted(found - _OURS)
             # Beside a preparation other files may lie, such as alignments.
             if strange and not found & {"manifest.json", ".journal"}:
                 raise ValueError(
@@ -55,111 +65,221 @@ class Journal:
                 )
         self.shards.mkdir(parents=True, exist_ok=True)
 
-    def finished(self, plan: Plan) -> dict[int, Done]:
-        """The shards of ``plan`` that are done, by number. Removes what a killed run left half-written.
+    def begin(self, plan: Manifest, rows_per_shard: int, alone: bool) -> set[int]:
+        """Go on with ``plan``, or begin it.
+
+        Args:
+            plan: a manifest in which nothing is counted yet.
+            rows_per_shard: rows of the source that make a shard.
+            alone: whether no other process may be working in this folder; then what a killed run left half-written
+                is removed.
+
+        Returns:
+            the numbers of the shards that are done.
 
         Raises:
             ValueError: the folder holds the result of another plan.
         """
-        found = (
-            self._from_manifest(plan) if (self.out / "manifest.json").exists() else self._from_journal(plan)
-        )
-        done = {n: shard for n, shard in found.items() if _has_hash(self._file(n), shard.sha256)}
-        self.journal.mkdir(exist_ok=True)
-        keep = {self._file(number).name for number in done}
-        for path in [*self.shards.iterdir(), *self.out.glob(".manifest.*"), *self.out.glob(".dropped.*")]:
-            if path.name not in keep:
-                path.unlink()
+        if (self.out / "manifest.json").exists():
+            manifest = Manifest.load(self.out)
+            self._refuse_other(manifest.plan, plan.plan)
+            if self._is_intact(manifest):
+                shutil.rmtree(self.folder, ignore_errors=True)
+                return set(range(-(-manifest.source_rows // rows_per_shard)))
+            self._reopen(manifest, rows_per_shard)
+        elif (self.folder / PLAN).exists():
+            self._refuse_other(Manifest.load(self.folder, PLAN).plan, plan.plan)
+        self.folder.mkdir(exist_ok=True)
+        plan.save(self.folder, PLAN)
+        done = {n for n, shard in self.entries().items() if self._is_whole(n, shard)}
+        if alone:
+            keep = {self._file(number).name for number in done}
+            for path in [*self.shards.iterdir(), *self._half_written(), *self.folder.glob("spool-*")]:
+                if path.name not in keep:
+                    path.unlink()
         return done
 
-    def write(
-        self, number: int, rows: Sequence[dict[str, Any] | Drop], bound: Mapping[str, Any], plan: Plan
-    ) -> Done:
+    def write(self, number: int, rows: Sequence[dict[str, Any] | Drop], bound: Mapping[str, Any]) -> Done:
         """Write a shard, then write down that it is done."""
         kept = [row for row in rows if not isinstance(row, Drop)]
-        digest = write_shard(self._file(number), kept, bound)
+        digest = write_shard(self._file(number), kept, bound) if kept else ""
         dropped = [row for row in rows if isinstance(row, Drop)]
         done = Done(len(kept), sum(row["seconds"] for row in kept), digest, dropped)
-        write_json(self._entry(number), {"plan": plan.digest, **asdict(done)})
+        self._note(number, done)
         return done
 
-    def finish(self, manifest: Manifest, plan: Plan, done: Mapping[int, Done]) -> Manifest:
-        """Complete ``manifest``, write it and ``dropped.jsonl``, and drop the journal."""
-        shards = [done[number] for number in range(len(plan.shards))]
-        dropped = sorted(
-            (*plan.drops, *(drop for shard in shards for drop in shard.dropped)), key=lambda d: d.row
-        )
-        manifest.rows = sum(shard.rows for shard in shards)
-        manifest.hours = sum(shard.seconds for shard in shards) / 3600
-        manifest.dropped = _counts(drop.reason for drop in dropped)
-        manifest.shards = [
-            {"file": self._file(n).name, "rows": shard.rows, "seconds": shard.seconds, "sha256": shard.sha256}
-            for n, shard in enumerate(shards)
-        ]
-        with write_aside(self.out / "dropped.jsonl") as aside:
-            lines = (json.dumps(asdict(drop), ensure_ascii=False) + "\n" for drop in dropped)
-            aside.write_text("".join(lines), encoding="utf-8")
-        manifest.save(self.out)
-        shutil.rmtree(self.journal)
+    def entries(self) -> dict[int, Done]:
+        """The shards that were written down as done, by number."""
+        found = {}
+        for path in sorted(self.folder.glob("[0-9]*.json")):
+            entry = json.loads(path.read_text(encoding="utf-8"))
+            entry["dropped"] = [Drop(**drop) for drop in entry["dropped"]]
+            found[int(path.stem)] = Done(**entry)
+        return found
+
+    def complete(self, plan: Manifest, shards: int) -> Manifest:
+        """Write index, ``dropped.jsonl``, report and manifest, if all shards are done, and drop the journal.
+
+        Args:
+            plan: with the number of the source's rows.
+            shards: how many there are.
+
+        Returns:
+            the manifest of all shards, or of those that are done; ``is_complete`` tells which.
+        """
+        with self._alone():
+            if not self.folder.is_dir() or not (self.folder / PLAN).exists():
+                return Manifest.load(self.out)  # another part saw the last shard done
+            entries = self.entries()
+            done = {number: entries[number] for number in range(shards) if number in entries}
+            manifest = self._counted(plan, done)
+            if len(done) < shards:
+                plan.save(self.folder, PLAN)
+                return manifest
+            for left in self._half_written():
+                left.unlink()
+            write_index(self.out, [self.shards / shard["file"] for shard in manifest.shards])
+            with write_aside(self.out / DROPPED) as aside, aside.open("w", encoding="utf-8") as file:
+                for number in range(shards):
+                    for drop in sorted(done[number].dropped, key=lambda drop: drop.row):
+                        file.write(json.dumps(asdict(drop), ensure_ascii=False) + "\n")
+            write_report(self.out, manifest)
+            manifest.save(self.out)
+            (self.folder / PLAN).unlink()
+        shutil.rmtree(self.folder, ignore_errors=True)
         return manifest
+
+    def is_complete(self) -> bool:
+        """Whether the manifest of all shards is there."""
+        return (self.out / "manifest.json").is_file()
+
+    def _counted(self, plan: Manifest, done: Mapping[int, Done]) -> Manifest:
+        reasons = Counter(drop.reason for shard in done.values() for drop in shard.dropped)
+        return replace(
+            plan,
+            rows=sum(shard.rows for shard in done.values()),
+            hours=sum(shard.seconds for shard in done.values()) / 3600,
+            dropped=dict(sorted(reasons.items())),
+            shards=[
+                {
+                    "file": self._file(n).name,
+                    "rows": shard.rows,
+                    "seconds": shard.seconds,
+                    "sha256": shard.sha256,
+                }
+                for n, shard in sorted(done.items())
+                if shard.rows
+            ],
+        )
+
+    def _half_written(self) -> list[Path]:
+        return [path for pattern in _HALF_WRITTEN for path in self.out.glob(pattern)]
+
+    def _is_intact(self, manifest: Manifest) -> bool:
+        """Whether nothing of a finished preparation is missing or damaged."""
+        beside = all((self.out / name).is_file() for name in (INDEX, DROPPED, *REPORT_FILES))
+        shards = ((self.shards / shard["file"], shard["sha256"]) for shard in manifest.shards)
+        return beside and all(file.is_file() and sha256(file) == digest for file, digest in shards)
+
+    def _reopen(self, manifest: Manifest, rows_per_shard: int) -> None:
+        """Turn a finished preparation back into a journal, so that what is lost or damaged is made again."""
+        dropped: dict[int, list[Drop]] = {}
+        for drop in read_dropped(self.out):
+            dropped.setdefault(drop.row // rows_per_shard, []).append(drop)
+        shards = {int(Path(shard["file"]).stem): shard for shard in manifest.shards}
+        self.folder.mkdir(exist_ok=True)
+        for number in range(-(-manifest.source_rows // rows_per_shard)):
+            shard = shards.get(number, {"rows": 0, "seconds": 0.0, "sha256": ""})
+            self._note(
+                number, Done(shard["rows"], shard["seconds"], shard["sha256"], dropped.get(number, []))
+            )
+        (self.out / "manifest.json").unlink()
 
     def _file(self, number: int) -> Path:
         return self.shards / f"{number:05d}.parquet"
 
-    def _entry(self, number: int) -> Path:
-        return self.journal / f"{number:05d}.json"
+    def _note(self, number: int, done: Done) -> None:
+        write_json(self.folder / f"{number:05d}.json", asdict(done))
 
-    def _refuse_other(self, theirs: str, plan: Plan) -> None:
-        if theirs != plan.digest:
+    def _is_whole(self, number: int, done: Done) -> bool:
+        file = self._file(number)
+        return not done.rows or (file.is_file() and sha256(file) == done.sha256)
+
+    def _refuse_other(self, theirs: str, ours: str) -> None:
+        if theirs != ours:
             raise ValueError(
                 f"{self.out}: holds a preparation with another source, codec or options; choose another "
                 "folder, or delete this one"
             )
 
-    def _from_manifest(self, plan: Plan) -> dict[int, Done]:
-        manifest = Manifest.load(self.out)
-        self._refuse_other(manifest.plan, plan)
-        owner = {header.row: number for number, shard in enumerate(plan.shards) for header in shard}
-        dropped: dict[int, list[Drop]] = {}
-        planned = {drop.row for drop in plan.drops}
-        for drop in read_dropped(self.out):
-            if drop.row not in planned:
-                dropped.setdefault(owner[drop.row], []).append(drop)
-        return {
-            number: Done(shard["rows"], shard["seconds"], shard["sha256"], dropped.get(number, []))
-            for number, shard in enumerate(manifest.shards)
-        }
-
-    def _from_journal(self, plan: Plan) -> dict[int, Done]:
-        found = {}
-        for path in sorted(self.journal.glob("[0-9]*.json")):
-            entry = json.loads(path.read_text(encoding="utf-8"))
-            self._refuse_other(entry.pop("plan"), plan)
-            entry["dropped"] = [Drop(**drop) for drop in entry["dropped"]]
-            found[int(path.stem)] = Done(**entry)
-        return found
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Hold a lock that other processes at the end of their part wait for, and that dies with its holder."""
+        try:
+            import fcntl
+        except ImportError:  # Windows: parts are then to be merged, not run in one folder
+            yield
+            return
+        handle = os.open(self.out / "shards", os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(handle)
 
 
-def read_dropped(out: str | Path) -> list[Drop]:
-    """The dropped rows of a preparation, in the order of the source.
+def merge(parts: Sequence[str | Path], out: str | Path) -> Manifest:
+    """Make one preparation of parts that were made in folders of their own (``--shard 1/4`` and so on).
+
+    Args:
+        parts: their folders.
+        out: the folder of the whole; new, empty, or an earlier merge that was stopped.
+
+    Returns:
+        The manifest of the whole: the same files as if it had not been split.
 
     Raises:
-        FileNotFoundError: there is no ``dropped.jsonl``.
-        ValueError: it is damaged.
+        FileNotFoundError: a folder holds no part.
+        ValueError: the parts are not of one plan, or some are missing.
     """
-    path = Path(out) / "dropped.jsonl"
-    try:
-        return [Drop(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
-    except (json.JSONDecodeError, TypeError) as error:
-        raise ValueError(f"{path}: damaged ({error}); delete the folder and prepare again") from None
+    target = Journal(out)
+    plans = []
+    for part in map(Path, parts):
+        if not (part / ".journal" / PLAN).is_file():
+            raise FileNotFoundError(
+                f"{part}: expected a part made with --shard I/N, found no {PLAN} of one in it"
+            )
+        plans.append(Manifest.load(part / ".journal", PLAN))
+    for part, plan in zip(parts, plans, strict=True):
+        if plan.plan != plans[0].plan:
+            raise ValueError(
+                f"{part}: expected a part of the same source, codec and options as {parts[0]}; it is not"
+            )
+    plan = max(plans, key=lambda plan: plan.source_rows)
+    size = int(plan.options["rows_per_shard"])
+    target.begin(plan, size, alone=True)
+    for part in parts:
+        source = Journal(part)
+        for number, done in source.entries().items():
+            if done.rows:
+                _bring(source._file(number), target._file(number))
+            target._note(number, done)
+    shards = -(-plan.source_rows // size)
+    manifest = target.complete(plan, shards)
+    if not target.is_complete():
+        missing = sorted(set(range(shards)) - set(target.entries()))
+        raise ValueError(
+            f"{out}: expected all {shards} shards among the parts, {len(missing)} are missing "
+            f"(the first is {missing[0]}); finish the parts, then merge again"
+        )
+    return manifest
 
 
-def _has_hash(path: Path, digest: str) -> bool:
-    return path.is_file() and sha256(path) == digest
-
-
-def _counts(reasons: Any) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for reason in reasons:
-        counts[reason] = counts.get(reason, 0) + 1
-    return dict(sorted(counts.items()))
+def _bring(source: Path, target: Path) -> None:
+    """A second name for a file, or a copy where that cannot be."""
+    with write_aside(target) as aside:
+        aside.unlink()
+        try:
+            os.link(source, aside)
+        except OSError:
+            shutil.copyfile(source, aside)

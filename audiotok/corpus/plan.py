@@ -1,7 +1,7 @@
-"""Which rows go into which shard and which batch, decided before any of them is encoded.
+"""Which rows go into which shard and which batch, decided by the rows alone.
 
-Knows nothing of codecs, files or processes. The law it keeps: the plan depends on the rows and the settings
-alone, so that who computes what, and when, changes nothing in the result.
+Knows nothing of codecs, files or processes. The law it keeps: a shard is so many rows of the source in their order,
+and a batch is a matter of its shard only; who computes what, and when, changes nothing in the result.
 """
 
 from __future__ import annotations
@@ -9,55 +9,61 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from typing import Any
 
-from .checks import Drop, Header
+import numpy as np
+
+from .checks import Header
+from .rows import Source
 
 
 @dataclass(frozen=True)
-class Plan:
-    """The rows of each shard in source order, the rows already dropped, and a hash of all of it."""
+class Survey:
+    """What a source lists, before any sound is opened.
 
-    shards: list[list[Header]]
-    drops: list[Drop]
-    digest: str
-
-    @property
-    def rows(self) -> int:
-        """Rows that are to be encoded."""
-        return sum(map(len, self.shards))
-
-
-def make_plan(inspected: Iterable[Header | Drop], settings: Mapping[str, Any], rows_per_shard: int) -> Plan:
-    """Cut the rows into shards; a row whose id was there before is dropped.
-
-    Args:
-        inspected: every row of the source, in order.
-        settings: whatever else the result depends on; JSON values.
-        rows_per_shard: a shard gets so many consecutive rows, the last one what is left.
+    Attributes:
+        rows: how many there are.
+        digest: hex, over everything that is listed.
+        repeated: [rows] bool, true where a row before has the same id.
     """
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    kept: list[Header] = []
-    drops: list[Drop] = []
-    seen: set[str] = set()
-    for item in inspected:
-        if isinstance(item, Header) and item.id in seen:
-            item = Drop(item.row, item.id, "duplicate_id", item.id)
-        digest.update(repr(astuple(item)).encode())
-        if isinstance(item, Drop):
-            drops.append(item)
-        else:
-            seen.add(item.id)
-            kept.append(item)
-    shards = [kept[start : start + rows_per_shard] for start in range(0, len(kept), rows_per_shard)]
-    return Plan(shards, drops, digest.hexdigest())
+
+    rows: int
+    digest: str
+    repeated: np.ndarray
 
 
-def make_batches(shard: list[Header], batch_s: float) -> list[list[int]]:
+def survey(source: Source) -> Survey:
+    """Go once through the listing of a source; 16 bytes a row are held."""
+    digest = hashlib.sha256()
+    hashes = bytearray()
+    for piece in source.listing():
+        digest.update(json.dumps(piece, ensure_ascii=False, default=str).encode())
+        for id, *_ in piece:
+            hashes += hash_id(str(id))
+    ids = np.frombuffer(bytes(hashes), dtype=np.uint64).reshape(-1, 2)
+    repeated = np.zeros(len(ids), dtype=bool)
+    if len(ids):
+        order = np.lexsort((ids[:, 1], ids[:, 0]))  # stable: of equal ids the first row comes first
+        ordered = ids[order]
+        repeated[order[1:]] = (ordered[1:] == ordered[:-1]).all(axis=1)
+    return Survey(len(ids), digest.hexdigest(), repeated)
+
+
+def hash_id(id: str) -> bytes:
+    """16 bytes that stand for an id: two of ten thousand million ids are as good as never alike."""
+    return hashlib.blake2b(id.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def plan_digest(settings: Mapping[str, Any], listed: str) -> str:
+    """Hex: what the whole result depends on, settings and listing."""
+    return hashlib.sha256(f"{json.dumps(settings, sort_keys=True)}{listed}".encode()).hexdigest()
+
+
+def make_batches(headers: Iterable[Header], batch_s: float) -> list[list[int]]:
     """The rows of a shard in batches of like lengths, of at most ``batch_s`` padded seconds (or one row)."""
     batches: list[list[int]] = []
-    for header in sorted(shard, key=lambda header: (header.seconds, header.row)):
+    for header in sorted(headers, key=lambda header: (header.seconds, header.row)):
         # Sorted upwards: the newest row is the longest, so it sets the padded size.
         if batches and (len(batches[-1]) + 1) * header.seconds <= batch_s:
             batches[-1].append(header.row)

@@ -1,29 +1,41 @@
-"""A prepared corpus on disk: Parquet shards of codes, one manifest, one list of dropped rows.
+"""A prepared corpus on disk: Parquet shards of codes, an index of their lengths, one manifest.
 
-Knows nothing of sound or of how codes are made. The laws it keeps: a shard is whole or absent and named by
-its hash; manifest and shards carry the codec's fingerprint, and a reader with another codec is refused
-(binding).
+Knows nothing of sound or of how codes are made. The laws it keeps: a shard is whole or absent and named by its hash;
+manifest and shards carry the codec's fingerprint (binding).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import datasets
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
 from ..files import write_aside, write_json
+from .packing import CODES_DTYPE, pack_codes, unpack_codes
 
-FORMAT_VERSION = 1
+__all__ = [
+    "CODES_DTYPE",
+    "FORMAT_VERSION",
+    "INDEX",
+    "SCHEMA",
+    "Manifest",
+    "check_shard",
+    "pack_codes",
+    "sha256",
+    "unpack_codes",
+    "write_index",
+    "write_shard",
+]
+
+FORMAT_VERSION = 2
+_READABLE = (1, 2)  # 1 had fewer columns and no index
+INDEX = "index.arrow"
 SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -33,19 +45,25 @@ SCHEMA = pa.schema(
         ("split", pa.string()),
         ("frames", pa.int32()),
         ("seconds", pa.float32()),
-        ("codes", pa.binary()),  # little-endian int16, C order [K, T]
+        ("codes", pa.binary()),  # CODES_DTYPE, C order [K, T]
         ("n_q", pa.int16()),
+        ("scales", pa.list_(pa.float32())),  # gains of a codec that has them; null for one that has not
+        ("row", pa.int64()),  # number in the source
+        ("start_s", pa.float32()),  # seconds cut from the start of the source's clip
+        ("level_db", pa.float32()),  # of the speech in the source's clip, dB of full scale
+        ("fields", pa.string()),  # the source's other columns, JSON
     ]
 )
-_OPEN_SHARDS = 16
+_ROW_GROUP = 256
 
 
 @dataclass(kw_only=True)
 class Manifest:
     """What a prepared corpus is. Holds no clock, host or worker count: equal work gives an equal file.
 
-    ``dropped`` counts rows by reason; ``shards`` lists ``{"file", "rows", "sha256"}`` in order; ``plan`` is
-    the hash of everything the result depends on.
+    ``dropped`` counts rows by reason; ``shards`` lists ``{"file", "rows", "seconds", "sha256"}`` in order; ``plan`` is
+    the hash of everything the result depends on; ``licence`` is that of the source, as whoever prepared it stated;
+    ``versions`` are those of the libraries that decoded, resampled and encoded.
     """
 
     format_version: int = FORMAT_VERSION
@@ -54,32 +72,34 @@ class Manifest:
     source: str
     options: dict[str, Any]
     plan: str
+    licence: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
     source_rows: int = 0
     rows: int = 0
     hours: float = 0.0
     dropped: dict[str, int] = field(default_factory=dict)
     shards: list[dict[str, Any]] = field(default_factory=list)
 
-    def save(self, folder: str | Path) -> None:
-        """Write ``manifest.json`` in ``folder``; raises OSError when that is not possible."""
-        write_json(Path(folder) / "manifest.json", asdict(self))
+    def save(self, folder: str | Path, name: str = "manifest.json") -> None:
+        """Write ``manifest.json`` (or ``name``) in ``folder``; raises OSError when that is not possible."""
+        write_json(Path(folder) / name, asdict(self))
 
     @classmethod
-    def load(cls, folder: str | Path) -> Manifest:
-        """Read ``manifest.json`` from ``folder``.
+    def load(cls, folder: str | Path, name: str = "manifest.json") -> Manifest:
+        """Read ``manifest.json`` (or ``name``) from ``folder``.
 
         Raises:
             FileNotFoundError: it is not there.
             ValueError: it is not a manifest, or of a version that this program does not know.
         """
-        path = Path(folder) / "manifest.json"
+        path = Path(folder) / name
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such file; expected a folder written by `audiotok prepare`")
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
             version = values.get("format_version")
-            if version != FORMAT_VERSION:
-                raise ValueError(f"expected format_version {FORMAT_VERSION}, got {version}")
+            if version not in _READABLE:
+                raise ValueError(f"expected format_version {' or '.join(map(str, _READABLE))}, got {version}")
             return cls(**values)
         except (ValueError, TypeError, AttributeError) as error:
             raise ValueError(
@@ -93,22 +113,12 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def pack_codes(codes: torch.Tensor) -> bytes:
-    """codes [K, T] integers below 32768 -> the bytes of a shard's ``codes`` column."""
-    return codes.cpu().numpy().astype("<i2").tobytes()
-
-
-def unpack_codes(data: bytes, n_q: int) -> torch.Tensor:
-    """The bytes of a ``codes`` column -> codes [K, T] int64. ValueError if they are no whole frames."""
-    return torch.from_numpy(np.frombuffer(data, dtype="<i2").reshape(n_q, -1).astype(np.int64))
-
-
 def write_shard(path: Path, rows: Sequence[Mapping[str, Any]], binding: Mapping[str, Any]) -> str:
     """Write one shard, whole or not at all.
 
     Args:
         path: the Parquet file.
-        rows: dicts with the columns of :data:`SCHEMA`.
+        rows: dicts with the columns of :data:`SCHEMA`; what is missing is null.
         binding: what the codes are bound to (``codes_fingerprint``, ``n_q``...); goes into the file's
             metadata.
 
@@ -120,114 +130,37 @@ def write_shard(path: Path, rows: Sequence[Mapping[str, Any]], binding: Mapping[
     with write_aside(path) as aside:
         # A list is allowed here; the type stubs of pyarrow know only the bool.
         repeating: Any = ["speaker", "language", "split"]
-        pq.write_table(table, aside, compression="zstd", use_dictionary=repeating)
+        pq.write_table(table, aside, row_group_size=_ROW_GROUP, compression="zstd", use_dictionary=repeating)
         digest = sha256(aside)
     return digest
 
 
-class PreparedCorpus:
-    """Random access to the rows of a prepared corpus.
+def write_index(folder: Path, shards: Iterable[Path]) -> None:
+    """Write what a reader wants to know of all rows before it opens a shard: frames and split, in row order."""
+    schema = pa.schema([("frames", pa.int32()), ("split", pa.dictionary(pa.int32(), pa.string()))])
+    splits: dict[str, int] = {}
+    frames, codes = [], []
+    for shard in shards:
+        table = pq.read_table(shard, columns=["frames", "split"])
+        frames.append(table["frames"].combine_chunks())
+        names = table["split"].combine_chunks().to_pylist()
+        codes.append(pa.array([splits.setdefault(name or "", len(splits)) for name in names], pa.int32()))
+    column = pa.DictionaryArray.from_arrays(
+        pa.concat_arrays(codes) if codes else pa.array([], pa.int32()), pa.array(list(splits), pa.string())
+    )
+    all_frames = pa.concat_arrays(frames) if frames else pa.array([], pa.int32())
+    with write_aside(folder / INDEX) as aside:
+        with pa.OSFile(str(aside), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+            writer.write_table(pa.Table.from_arrays([all_frames, column], schema=schema))
 
-    Args:
-        path: a folder written by :func:`~audiotok.corpus.prepare`.
-        split: only the rows of this split; None takes all.
+
+def check_shard(file: Path, rows: int, fingerprint: str) -> None:
+    """Refuse a shard that is not what the manifest says; only its last bytes are read.
 
     Raises:
-        FileNotFoundError: there is no manifest, or a shard that it names is missing.
-        ValueError: the manifest is not one, a shard is of another codec, or no row has that split.
+        FileNotFoundError: it is missing.
+        ValueError: it is no Parquet file, of another length, or holds codes of another codec.
     """
-
-    def __init__(self, path: str | Path, split: str | None = None) -> None:
-        self.path = Path(path)
-        self.manifest = Manifest.load(path)
-        self.split = split
-        self._files = [self.path / "shards" / shard["file"] for shard in self.manifest.shards]
-        for file, shard in zip(self._files, self.manifest.shards, strict=True):
-            _check_shard(file, shard["rows"], self.manifest.codes_fingerprint)
-        counts = [shard["rows"] for shard in self.manifest.shards]
-        self._starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        self._index = np.arange(self._starts[-1])
-        self._tables: OrderedDict[int, pa.Table] = OrderedDict()
-        if split is not None:
-            splits = np.array(self.column("split"), dtype=object)
-            self._index = np.nonzero(splits == split)[0]
-            if not len(self._index):
-                have = ", ".join(sorted(set(splits))) or "no rows"
-                raise ValueError(f"{self.path}: expected rows of split {split!r}, it has {have}")
-
-    def __len__(self) -> int:
-        return len(self._index)
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        return (self.row(index) for index in range(len(self)))
-
-    def row(self, index: int) -> dict[str, Any]:
-        """One row: the columns of the shard, with ``codes`` as a tensor [K, T] int64.
-
-        Raises:
-            IndexError: there is no such row.
-        """
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"expected a row below {len(self)}, got {index}")
-        at = int(self._index[index])
-        shard = int(np.searchsorted(self._starts, at, side="right")) - 1
-        values = self._table(shard).slice(at - int(self._starts[shard]), 1).to_pylist()[0]
-        values["codes"] = unpack_codes(values["codes"], values["n_q"])
-        return values
-
-    def column(self, name: str) -> list[Any]:
-        """One column of all rows (``frames`` for length buckets, say) without reading the codes.
-
-        Raises:
-            ValueError: there is no such column.
-        """
-        if name not in SCHEMA.names:
-            raise ValueError(f"expected a column of {', '.join(SCHEMA.names)}, got {name!r}")
-        values: list[Any] = []
-        for file in self._files:
-            values.extend(pq.read_table(file, columns=[name]).column(0).to_pylist())
-        return [values[at] for at in self._index]
-
-    def dataset(self, streaming: bool = False) -> Any:
-        """The shards as ``datasets.load_dataset("parquet")`` opens them; ``codes`` stay bytes.
-
-        Args:
-            streaming: give an ``IterableDataset``, which copies nothing into the cache of ``datasets``.
-        """
-        files = [str(file) for file in self._files]
-        opened = datasets.load_dataset("parquet", data_files=files, split="train", streaming=streaming)
-        if self.split is None:
-            return opened
-        return opened.filter(lambda split: split == self.split, input_columns="split")
-
-    def check(self, other: Any) -> None:
-        """Refuse a codec, tokenizer or model that is bound to other codes.
-
-        Args:
-            other: anything with ``codes_fingerprint``, or the fingerprint itself.
-
-        Raises:
-            ValueError: the fingerprints differ.
-        """
-        theirs = other if isinstance(other, str) else other.codes_fingerprint
-        if theirs != self.manifest.codes_fingerprint:
-            raise ValueError(
-                f"{self.path}: holds codes of codec {self.manifest.codes_fingerprint}, got {theirs}; "
-                "use the codec it was prepared with, or prepare again"
-            )
-
-    def _table(self, shard: int) -> pa.Table:
-        if shard in self._tables:
-            self._tables.move_to_end(shard)
-            return self._tables[shard]
-        table = self._tables[shard] = pq.read_table(self._files[shard])
-        if len(self._tables) > _OPEN_SHARDS:
-            self._tables.popitem(last=False)
-        return table
-
-
-def _check_shard(file: Path, rows: int, fingerprint: str) -> None:
-    """Refuse a shard that is missing, of another length, or of other codes than the manifest says."""
     if not file.is_file():
         raise FileNotFoundError(f"{file}: this shard is missing; run `audiotok prepare` again to restore it")
     try:

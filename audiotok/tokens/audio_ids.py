@@ -54,7 +54,8 @@ class AudioIds:
     @property
     def padded_vocab_size(self) -> int:
         """Rows that a model's embedding should have: the vocabulary, rounded up to a multiple of 64."""
-        return -(-len(self) // ROW_MULTIPLE) * ROW_MULTIPLE
+        ids: Any = self  # the tokenizer that this is part of has a length
+        return -(-len(ids) // ROW_MULTIPLE) * ROW_MULTIPLE
 
     def control_id(self, name: str) -> int:
         """The id of a control token by its name.
@@ -103,7 +104,10 @@ class AudioIds:
         layout: Layout = "flat",
         n_q: int | None = None,
         errors: Literal["strict"] = "strict",
-    ) -> Tensor: ...
+    ) -> Tensor:
+        """Ids [S] -> codes [K, T], strictly."""
+        ...
+
     @overload
     def decode_audio(
         self,
@@ -112,7 +116,10 @@ class AudioIds:
         n_q: int | None = None,
         *,
         errors: Literal["repair"],
-    ) -> Repaired: ...
+    ) -> Repaired:
+        """Ids [S] -> codes [K, T] and what was lost."""
+        ...
+
     def decode_audio(
         self,
         ids: Sequence[int] | Tensor,

@@ -8,7 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import sentencepiece
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
+from tokenizers import Tokenizer, decoders, models, normalizers
+from transformers import AddedToken
 
 from ..codec.pretrained import checkpoint_dir, load_codec
 from .text_vocab import SPACE, open_text_vocab

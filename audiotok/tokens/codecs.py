@@ -54,7 +54,7 @@ def codec_facts(codec: PreTrainedModel) -> CodecFacts:
         ValueError: it has no residual codebooks of one size, or codes segments with a scale of their own.
     """
     config = codec.config
-    n_q = _first(config, "n_q", "num_quantizers", "n_codebooks") or _bandwidth_books(codec)
+    n_q = _first(config, "n_q", "num_quantizers", "n_codebooks")
     codebook_size = _first(config, "codebook_size")
     if not n_q or not codebook_size:
         raise ValueError(f"expected a codec with residual codebooks of one size, got {type(codec).__name__}")
@@ -63,7 +63,9 @@ def codec_facts(codec: PreTrainedModel) -> CodecFacts:
             f"{type(codec).__name__} codes segments with a scale each, which ids cannot carry; use one that does not"
         )
     channels = _first(config, "audio_channels") or 1
-    return CodecFacts(n_q, codebook_size, config.sampling_rate, channels, _fingerprint(codec))
+    return CodecFacts(
+        n_q, codebook_size, _first(config, "sampling_rate", "sample_rate"), channels, _fingerprint(codec)
+    )
 
 
 def read_codes(
@@ -162,22 +164,14 @@ def _first(config: Any, *names: str) -> Any:
     return next((value for name in names if (value := getattr(config, name, None))), None)
 
 
-def _bandwidth_books(codec: Any) -> int | None:
-    quantizer = getattr(codec, "quantizer", None)
-    return len(quantizer.quantizers) if hasattr(quantizer, "quantizers") else None
-
-
 def _fingerprint(codec: Any) -> str:
-    """The codec's own, or 16 hex digits over config and all weights but the decoder's."""
+    """The codec's own, or 16 hex digits over its numbers and all weights but the decoder's."""
     if hasattr(codec, "codes_fingerprint"):
         return codec.codes_fingerprint
-    about_files = ("architectures", "dtype", "torch_dtype", "transformers_version")
-    config = {
-        key: value
-        for key, value in codec.config.to_diff_dict().items()
-        if key not in about_files and not key.startswith("_")
-    }
-    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+    config = codec.config
+    numbers = [config.model_type, *(getattr(config, name, None) for name in ("codebook_size", "hop_length"))]
+    numbers.append(_first(config, "sampling_rate", "sample_rate"))
+    digest = hashlib.sha256(json.dumps(numbers, default=int).encode())
     for name, value in sorted(codec.state_dict().items()):
         if "decoder" not in name:
             digest.update(f"{name}{list(value.shape)}".encode())

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer
@@ -83,7 +84,8 @@ def extend_tokenizer(
             "expected a codec, or n_q >= 1, codebook_size >= 1 and codes_fingerprint, got "
             f"{n_q}, {codebook_size} and {codes_fingerprint!r}"
         )
-    source = base.backend_tokenizer  # type: ignore[attr-defined]  # fast ones have it
+    fast: Any = base
+    source: Tokenizer = fast.backend_tokenizer
     backend, size = _extended(source, n_q, codebook_size)
     specials = {token.content: token for token in base.added_tokens_decoder.values()}
     named = {name: specials.get(str(token), token) for name, token in base.special_tokens_map.items()}
@@ -170,17 +172,19 @@ def resize_embeddings(model: PreTrainedModel, tokenizer: AudioTextTokenizer, see
         ValueError: the model has fewer rows than the base vocabulary had ids.
     """
     text_ids = tokenizer.control_offset
-    old = model.get_input_embeddings().weight.shape[0]
+    given: Any = model.get_input_embeddings()
+    old = given.weight.shape[0]
     if old < text_ids:
         raise ValueError(
             f"expected a model with rows for {text_ids} text ids, got {old}; is it another model's tokenizer?"
         )
     rows = max(old, tokenizer.padded_vocab_size)
     model.resize_token_embeddings(rows, mean_resizing=False)
-    given, output = model.get_input_embeddings(), model.get_output_embeddings()
+    given = model.get_input_embeddings()
+    output: Any = model.get_output_embeddings()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        _start_rows(given.weight, text_ids, 1.0, generator)  # type: ignore[arg-type]
+        _start_rows(given.weight, text_ids, 1.0, generator)
         if isinstance(output, nn.Linear) and output.weight is not given.weight:
             _start_rows(output.weight, text_ids, 0.1, generator)
         bias = getattr(output, "bias", None)

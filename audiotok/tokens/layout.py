@@ -71,7 +71,11 @@ def unflatten(
     offset: int = 0,
     fill: int = NO_FILL,
     errors: Literal["strict"] = "strict",
-) -> Tensor: ...
+) -> Tensor:
+    """Symbols [S] -> codes [K, T], strictly."""
+    ...
+
+
 @overload
 def unflatten(
     symbols: Tensor | Sequence[int],
@@ -82,7 +86,11 @@ def unflatten(
     fill: int = NO_FILL,
     *,
     errors: Literal["repair"],
-) -> Repaired: ...
+) -> Repaired:
+    """Symbols [S] -> codes [K, T] and what was lost."""
+    ...
+
+
 def unflatten(
     symbols: Tensor | Sequence[int],
     n_q: int,
@@ -126,9 +134,17 @@ def unflatten(
         kept = [part for part in [*parts, reader.close()] if part is not None]
         codes = torch.cat(kept, dim=1) if kept else torch.zeros(cursor.n_q, 0, dtype=torch.int64)
         return Repaired(codes.to(symbols.device), reader.lost)
-    for symbol in symbols.tolist():  # something is wrong: find where
-        cursor.push(symbol)
-    cursor.end()
+    raise _first_error(symbols, cursor)
+
+
+def _first_error(symbols: Tensor, cursor: Cursor) -> LayoutError:
+    """What is wrong with a sequence [S] that is no grid's, found by a cursor at its beginning."""
+    try:
+        for symbol in symbols.tolist():
+            cursor.push(symbol)
+        cursor.end()
+    except LayoutError as error:
+        return error
     raise AssertionError("the cursor takes what the tensor code refuses")
 
 

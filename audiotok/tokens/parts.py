@@ -59,7 +59,7 @@ def parse_sequence(
             else:
                 parts.append(Part(codes=tok.decode_audio(piece, layout, n_q)))
         elif text := tok.decode(piece, skip_special_tokens=True):
-            parts.append(Part(text=text))
+            parts.append(Part(text=str(text)))
         piece.clear()
 
     for index in given:

@@ -127,7 +127,8 @@ class AudioTextTokenizer(AudioIds, PreTrainedTokenizerFast):
             return super().apply_chat_template(conversation, tokenize=False, **options)  # type: ignore[arg-type]
         batched = is_batch(conversation)
         rows = []
-        for messages in conversation if batched else [conversation]:
+        batch: Any = conversation if batched else [conversation]
+        for messages in batch:
             ids = encode_conversation(self, messages, options).ids
             if truncation and max_length is not None and len(ids) > max_length:
                 ids = ids[:max_length] if self.truncation_side == "right" else ids[len(ids) - max_length :]

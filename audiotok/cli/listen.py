@@ -1,0 +1,40 @@
+"""``audiotok listen``: a page with sound, text and code pictures of random rows of a prepared corpus."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from .common import add_codec_option, add_model_options, load_chosen_codec
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Declare the verb."""
+    parser = subparsers.add_parser(
+        "listen",
+        help="a page to hear random rows of a prepared corpus",
+        description="Write an HTML page, one file, with the decoded sound, the text and the codes of random rows.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("corpus", metavar="DIR", help="a folder written by audiotok prepare")
+    parser.add_argument("-o", "--out", metavar="HTML", help="the page (default: DIR/listen.html)")
+    parser.add_argument("--rows", type=int, default=20, metavar="N", help="how many (default 20)")
+    parser.add_argument("--seed", type=int, default=0, help="which (default 0)")
+    parser.add_argument("--split", metavar="NAME", help="only rows of this split")
+    add_codec_option(parser)
+    add_model_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the page and print where it is."""
+    from ..corpus import listen
+
+    if args.rows < 1:
+        raise ValueError(f"expected --rows of at least 1, got {args.rows}")
+    out = Path(args.out) if args.out else Path(args.corpus) / "listen.html"
+    codec = load_chosen_codec(args.codec, args)
+    ids = listen(args.corpus, codec, out, rows=args.rows, seed=args.seed, split=args.split)
+    print(f"{len(ids)} rows; open it in a browser", file=sys.stderr)
+    print(out)
+    return 0

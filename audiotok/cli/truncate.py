@@ -1,0 +1,41 @@
+"""``audiotok truncate``: a smaller ``.atok`` file from a larger one, without the codec and without encoding again."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from .atok import add_rate_options, chosen_n_q, warn
+from .common import add_output_options, each, plan_outputs
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Declare the verb."""
+    parser = subparsers.add_parser(
+        "truncate",
+        help="code files -> smaller code files, without encoding again",
+        usage="audiotok truncate (--n-q K | --bitrate KBPS) IN OUT | IN [IN ...] --out DIR",
+        description="Keep the first codebooks of code files. The result is, byte for byte, what encoding with so many "
+        "codebooks gives.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("paths", nargs="+", metavar="IN", help="code files, and OUT unless --out is given")
+    add_rate_options(parser, required=True)
+    add_output_options(parser)
+    parser.set_defaults(parser=parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Cut every input; 1 if one failed."""
+    from ..bitstream import SUFFIX, AtokReader, truncate
+
+    def work(source: Path, target: Path) -> None:
+        with AtokReader(source) as file:
+            header = file.header
+        n_q = chosen_n_q(args, header.book_sizes, header.frame_rate, source)
+        warn(source, truncate(source, target, n_q))
+        sizes = f"{source.stat().st_size} -> {target.stat().st_size} bytes"
+        print(f"{target}: {n_q} of {header.n_q} codebooks, {sizes}", file=sys.stderr)
+
+    return each(plan_outputs(args.paths, args.out, SUFFIX, args.parser), work, args.overwrite, "audiotok")

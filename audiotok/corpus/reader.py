@@ -1,0 +1,269 @@
+"""Rows of a prepared corpus, one by one or as batches of like lengths to train on.
+
+Knows nothing of models or of how codes were made. The laws it keeps: a reader with another codec is refused (binding);
+the batches of an epoch hold every row once, and depend on the seed and the number of readers alone.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from .packing import unpack_codes
+from .shards import INDEX, SCHEMA, Manifest, check_shard
+
+_OPEN_GROUPS = 64
+# Shards whose rows are shuffled together: enough for like lengths, few enough to be read within a second.
+_POOL_SHARDS = 8
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of like lengths.
+
+    Attributes:
+        codes: [B, K, T] int64, zeros where a row is shorter than the longest.
+        frames: [B] int64, the length of each.
+        rows: the rows' other columns.
+    """
+
+    codes: Tensor
+    frames: Tensor
+    rows: list[dict[str, Any]]
+
+
+class PreparedCorpus:
+    """Random access to the rows of a prepared corpus.
+
+    Args:
+        path: a folder written by :func:`~audiotok.corpus.prepare`.
+        split: only the rows of this split; None takes all.
+
+    Raises:
+        FileNotFoundError: there is no manifest, or a shard that it names is missing.
+        ValueError: the manifest is not one, a shard is of another codec, or no row has that split.
+    """
+
+    def __init__(self, path: str | Path, split: str | None = None) -> None:
+        self.path = Path(path)
+        self.manifest = Manifest.load(path)
+        self.split = split
+        self._files = [self.path / "shards" / shard["file"] for shard in self.manifest.shards]
+        for file, shard in zip(self._files, self.manifest.shards, strict=True):
+            check_shard(file, shard["rows"], self.manifest.codes_fingerprint)
+        counts = [shard["rows"] for shard in self.manifest.shards]
+        self._starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        self._frames: np.ndarray | None = None
+        self._index = np.arange(self._starts[-1])
+        self._groups: OrderedDict[tuple[int, int], pa.Table] = OrderedDict()
+        self._handles: OrderedDict[int, tuple[pq.ParquetFile, np.ndarray]] = OrderedDict()
+        if split is not None:
+            self._index = self._of_split(split)
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (self.row(index) for index in range(len(self)))
+
+    def row(self, index: int) -> dict[str, Any]:
+        """One row: the columns of the shard, with ``codes`` as a tensor [K, T] int64.
+
+        Raises:
+            IndexError: there is no such row.
+        """
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"expected a row below {len(self)}, got {index}")
+        at = int(self._index[index])
+        shard = self._shard_of(at)
+        table, first = self._group(shard, at - int(self._starts[shard]))
+        values = table.slice(first, 1).to_pylist()[0]
+        values["codes"] = unpack_codes(values["codes"], values["n_q"])
+        return values
+
+    def column(self, name: str) -> list[Any]:
+        """One column of all rows without reading the codes.
+
+        Raises:
+            ValueError: there is no such column.
+        """
+        if name not in SCHEMA.names:
+            raise ValueError(f"expected a column of {', '.join(SCHEMA.names)}, got {name!r}")
+        values: list[Any] = []
+        for file in self._files:
+            values.extend(pq.read_table(file, columns=[name]).column(0).to_pylist())
+        return [values[at] for at in self._index]
+
+    @property
+    def frames(self) -> np.ndarray:
+        """Length of every row in frames, [rows] int32, from the index: no shard is opened."""
+        if self._frames is None:
+            index = self._read_index()
+            frames = (
+                index["frames"].to_numpy() if index is not None else np.array(self._whole("frames"), np.int32)
+            )
+            self._frames = frames
+        return self._frames[self._index]
+
+    def batches(
+        self,
+        frames_per_batch: int,
+        *,
+        seed: int = 0,
+        epoch: int = 0,
+        first: int = 0,
+        reader: int = 0,
+        readers: int = 1,
+    ) -> Iterator[Batch]:
+        """One epoch of batches of like lengths, shuffled.
+
+        Shards are taken in a random order, a few at a time; their rows are cut by length into batches, and these
+        shuffled. Which rows make a batch is known from the index alone, so that ``first`` skips without reading.
+
+        Args:
+            frames_per_batch: padded frames of a batch at most (a longer row is a batch of its own).
+            seed: of all chance; the same in all readers.
+            epoch: another number gives another order.
+            first: batches of this reader to leave out, to go on where a training stopped.
+            reader: the number of this reader, 0 to ``readers`` - 1.
+            readers: how many share the corpus; each gets every ``readers``-th batch, all the same number but for one.
+
+        Yields:
+            the batches.
+
+        Raises:
+            ValueError: a number is out of range.
+        """
+        if frames_per_batch < 1 or first < 0 or not 0 <= reader < readers:
+            raise ValueError(
+                "expected frames_per_batch >= 1, first >= 0 and 0 <= reader < readers, got "
+                f"{frames_per_batch}, {first}, {reader} and {readers}"
+            )
+        number = 0
+        for rows in self._plan_batches(frames_per_batch, np.random.default_rng((seed, epoch))):
+            if number % readers == reader and number // readers >= first:
+                yield self._batch(rows)
+            number += 1
+
+    def dataset(self, streaming: bool = False) -> Any:
+        """The shards as ``datasets.load_dataset("parquet")`` opens them; ``codes`` stay bytes.
+
+        Args:
+            streaming: give an ``IterableDataset``, which copies nothing into the cache of ``datasets``.
+        """
+        import datasets
+
+        files = [str(file) for file in self._files]
+        opened = datasets.load_dataset("parquet", data_files=files, split="train", streaming=streaming)
+        if self.split is None:
+            return opened
+        return opened.filter(lambda split: split == self.split, input_columns="split")
+
+    def check(self, other: Any) -> None:
+        """Refuse a codec, tokenizer or model that is bound to other codes.
+
+        Args:
+            other: anything with ``codes_fingerprint``, or the fingerprint itself.
+
+        Raises:
+            ValueError: the fingerprints differ.
+        """
+        theirs = other if isinstance(other, str) else other.codes_fingerprint
+        if theirs != self.manifest.codes_fingerprint:
+            raise ValueError(
+                f"{self.path}: holds codes of codec {self.manifest.codes_fingerprint}, got {theirs}; "
+                "use the codec it was prepared with, or prepare again"
+            )
+
+    def _plan_batches(self, frames_per_batch: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+        """Row numbers of each batch of an epoch, in order."""
+        frames = self.frames
+        cuts = np.searchsorted(self._index, self._starts)
+        order = rng.permutation(len(self._files))
+        for at in range(0, len(order), _POOL_SHARDS):
+            pool = np.concatenate(
+                [np.arange(int(cuts[s]), int(cuts[s + 1])) for s in order[at : at + _POOL_SHARDS]]
+            )
+            # Rows of one length come in a random order, or the same ones would always meet.
+            pool = rng.permutation(pool)
+            pool = pool[np.argsort(frames[pool], kind="stable")]
+            packed = list(_pack(pool, frames[pool], frames_per_batch))
+            yield from (packed[which] for which in rng.permutation(len(packed)))
+
+    def _batch(self, numbers: np.ndarray) -> Batch:
+        rows = [self.row(int(number)) for number in np.sort(numbers)]
+        codes = [row.pop("codes") for row in rows]
+        lengths = torch.tensor([len(code[0]) for code in codes])
+        padded = torch.zeros(len(codes), len(codes[0]), int(lengths.max()), dtype=torch.int64)
+        for place, code in zip(padded, codes, strict=True):
+            place[:, : code.shape[1]] = code
+        return Batch(padded, lengths, rows)
+
+    def _of_split(self, split: str) -> np.ndarray:
+        """Numbers of the rows of a split."""
+        index = self._read_index()
+        if index is not None:
+            column = index["split"].combine_chunks()
+            names = column.dictionary.to_pylist()
+            chosen = np.asarray(column.indices) == (names.index(split) if split in names else -1)
+        else:
+            values = self._whole("split")
+            names, chosen = set(values), np.array(values, dtype=object) == split
+        if not chosen.any():
+            have = ", ".join(sorted(names)) or "no rows"
+            raise ValueError(f"{self.path}: expected rows of split {split!r}, it has {have}")
+        return np.flatnonzero(chosen)
+
+    def _read_index(self) -> pa.Table | None:
+        path = self.path / INDEX
+        if not path.is_file():  # a corpus of format 1 has none
+            return None
+        with pa.memory_map(str(path)) as source:
+            index = pa.ipc.open_file(source).read_all()
+        if index.num_rows != self._starts[-1]:
+            raise ValueError(
+                f"{path}: expected {self._starts[-1]} rows, got {index.num_rows}; run `audiotok prepare` again"
+            )
+        return index
+
+    def _whole(self, name: str) -> list[Any]:
+        return [v for file in self._files for v in pq.read_table(file, columns=[name]).column(0).to_pylist()]
+
+    def _shard_of(self, at: int) -> int:
+        return int(np.searchsorted(self._starts, at, side="right")) - 1
+
+    def _group(self, shard: int, row: int) -> tuple[pa.Table, int]:
+        """The row group that holds a row of a shard, and the row's place in it; the latest ones are kept."""
+        if shard not in self._handles:
+            file = pq.ParquetFile(self._files[shard])
+            sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+            self._handles[shard] = file, np.concatenate([[0], np.cumsum(sizes)])
+            if len(self._handles) > 2 * _POOL_SHARDS:
+                self._handles.popitem(last=False)[1][0].close()
+        file, starts = self._handles[shard]
+        group = int(np.searchsorted(starts, row, side="right")) - 1
+        if (shard, group) in self._groups:
+            self._groups.move_to_end((shard, group))
+        else:
+            self._groups[shard, group] = file.read_row_group(group)
+            if len(self._groups) > _OPEN_GROUPS:
+                self._groups.popitem(last=False)
+        return self._groups[shard, group], row - int(starts[group])
+
+
+def _pack(rows: np.ndarray, frames: np.ndarray, frames_per_batch: int) -> Iterator[np.ndarray]:
+    """Cut rows, sorted by length upwards, into batches of at most so many padded frames."""
+    start = 0
+    for at in range(1, len(rows) + 1):
+        if at == len(rows) or (at - start + 1) * frames[at] > frames_per_batch:
+            yield rows[start:at]
+            start = at

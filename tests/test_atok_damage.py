@@ -1,0 +1,229 @@
+"""``.atok`` files that were damaged, cut off, or made to harm: found and named, at the cost of what was touched."""
+
+from __future__ import annotations
+
+import io
+import time
+import tracemalloc
+
+import atok_toys
+import numpy as np
+import pytest
+import torch
+
+from audiotok.bitstream import AtokError, AtokReader, AtokWriter, PacketScanner, truncate
+from audiotok.bitstream.layers import ADAPTIVE, LEARNT, RAW
+from audiotok.bitstream.packets import Tail, head_bytes
+from audiotok.bitstream.wire import Cursor, DamageError, frame, varint
+
+MODEL = atok_toys.toy_model()
+FRAMES, SAMPLES = 93, 93 * 320 - 7
+
+
+def make(coding: int = LEARNT) -> tuple[bytes, torch.Tensor]:
+    """A file of 5 packets, and its codes."""
+    codes = atok_toys.toy_codes(MODEL, FRAMES, 20)
+    header = atok_toys.toy_header(MODEL if coding == LEARNT else None, coding=coding, num_samples=SAMPLES)
+    file = io.BytesIO()
+    writer = AtokWriter(file, header, MODEL)
+    writer.write(codes)
+    writer.close()
+    return file.getvalue(), codes
+
+
+def places(data: bytes) -> list[int]:
+    """Where the packets begin."""
+    scanner = PacketScanner()
+    return [at for at, _, _ in scanner.feed(data)]
+
+
+@pytest.fixture
+def check(tmp_path):
+    """Reads bytes as a file: what is present must be right. Returns present [T] and the damage in words."""
+    path = tmp_path / "x.atok"
+
+    def read(data: bytes, codes: torch.Tensor) -> tuple[torch.Tensor, list[str]]:
+        path.write_bytes(data)
+        with AtokReader(path, MODEL) as file:
+            excerpt = file.read()
+            assert torch.equal(excerpt.codes[:, excerpt.present], codes[:, : file.frames][:, excerpt.present])
+            return excerpt.present, file.verify()
+
+    return read
+
+
+def test_a_damaged_packet_costs_itself(check):
+    data, codes = make()
+    for packet, at in enumerate(places(data)):
+        for offset in (0, 1, 2, 5, 12):  # mark, size, number, and layers
+            broken = bytearray(data)
+            broken[at + offset] ^= 0x40
+            present, damage = check(bytes(broken), codes)
+            lost = torch.zeros(FRAMES, dtype=torch.bool)
+            lost[20 * packet : 20 * packet + 20] = True
+            assert torch.equal(~present, lost)
+            assert len(damage) == 1 and damage[0].startswith(f"packet {packet} ({0.4 * packet:.2f} to")
+
+
+def test_without_an_index_a_damaged_packet_costs_itself_too(check):
+    data, codes = make()
+    at = places(data)[2]
+    for offset in (0, 1, 12):
+        broken = bytearray(data[:-9])
+        broken[at + offset] ^= 0x40
+        present, damage = check(bytes(broken), codes)
+        assert (~present).nonzero().flatten().tolist() == list(range(40, 60))
+        assert any("index at the end is missing" in words for words in damage)
+        assert any(words.startswith("packet 2") and "missing" in words for words in damage)
+
+
+def test_a_damaged_header_is_rebuilt_from_its_copy(check):
+    data, codes = make()
+    for offset in (0, 4, 5, 6, 20, places(data)[0] - 1):
+        broken = bytearray(data)
+        broken[offset] ^= 0x10
+        present, damage = check(bytes(broken), codes)
+        assert bool(present.all()) and len(present) == FRAMES
+        assert damage == ["the header is damaged; its copy at the end was used"]
+
+
+def test_header_and_copy_damaged_is_refused(check):
+    data, codes = make()
+    broken = bytearray(data)
+    broken[20] ^= 1
+    broken[-20] ^= 1
+    with pytest.raises(AtokError, match="header and its copy are damaged"):
+        check(bytes(broken), codes)
+
+
+def test_a_cut_file_gives_every_whole_packet_and_says_what_is_missing(check):
+    data, codes = make()
+    starts = places(data)
+    for whole in range(1, 5):
+        present, damage = check(data[: starts[whole] + 6], codes)
+        assert bool(present.all()) and len(present) == 20 * whole
+        assert f"the end is missing from {0.4 * whole:.2f} s on, of 1.86 s" in damage
+    present, damage = check(data[: starts[4]], codes)
+    assert len(present) == 80 and "the index at the end is missing or damaged; it was rebuilt" in damage
+
+
+def test_truncating_a_damaged_file_keeps_the_rest(tmp_path):
+    data, codes = make()
+    broken = bytearray(data)
+    broken[places(data)[1] + 9] ^= 1
+    source, target = tmp_path / "x.atok", tmp_path / "y.atok"
+    source.write_bytes(broken)
+    assert len(truncate(source, target, 2)) == 1
+    with AtokReader(target, MODEL) as file:
+        present = file.read().present
+        assert (~present).nonzero().flatten().tolist() == list(range(20, 40))
+        assert file.damage == ["packet 1 (0.40 to 0.80 s) is missing"]
+
+
+def test_a_pipe_goes_on_after_damage():
+    data, codes = make()
+    broken = bytearray(data)
+    starts = places(data)
+    broken[starts[1] + 1] ^= 0x20  # the size
+    del broken[starts[3] + 4 : starts[3] + 9]  # lost on the way
+    scanner, numbers = PacketScanner(), []
+    for at in range(0, len(broken), 7):
+        numbers += [packet.number for _, _, packet in scanner.feed(bytes(broken[at : at + 7]))]
+    numbers += [packet.number for _, _, packet in scanner.finish()]
+    assert numbers == [0, 2, 4] and scanner.tail is not None and scanner.damaged_bytes > 0
+
+
+def test_a_pipe_of_something_else_is_refused():
+    with pytest.raises(AtokError, match="begins with b'RIFF'"):
+        PacketScanner().feed(b"RIFFxxxx")
+    with pytest.raises(AtokError, match="without a header"):
+        PacketScanner().finish()
+    data, _ = make()
+    scanner = PacketScanner()
+    scanner.feed(data[: places(data)[0]])
+    with pytest.raises(AtokError, match="without a whole one"):
+        scanner.feed((b"\xb3\x20" + bytes(498)) * (1 << 12))
+
+
+def test_a_file_that_lies_about_its_length_is_refused(tmp_path):
+    """Valid checksums, and an index that asks for 8 GB."""
+    header = atok_toys.toy_header(n_q=64, packet_frames=1024)
+    tail = Tail(header, 15_000 * 1024, (0,) * 15_000)
+    path = tmp_path / "x.atok"
+    path.write_bytes(head_bytes(header) + tail.to_bytes())
+    with pytest.raises(AtokError, match="the file lies about its length"):
+        AtokReader(path)
+
+
+def test_an_index_larger_than_the_file_is_not_believed(tmp_path):
+    header = atok_toys.toy_header()
+    body = header.to_bytes() + varint(1 << 50) + varint(1 << 50)
+    with pytest.raises(DamageError, match="expected an index"):
+        Tail.from_body(body)
+    data = frame(0xC9, body)
+    path = tmp_path / "x.atok"
+    path.write_bytes(head_bytes(header) + data + len(data).to_bytes(4, "little"))
+    with AtokReader(path) as file:
+        assert file.frames == 0 and file.damage
+
+
+def test_fields_beyond_the_end_are_damage():
+    for read in (lambda c: c.take(3), lambda c: c.text(), lambda c: Cursor(b"\xff" * 20).varint()):
+        with pytest.raises(DamageError):
+            read(Cursor(b"\x7f\x01"))
+
+
+def fuzz(tmp_path, count: int, seed: int) -> None:
+    """Flip bits and cut at random: every time an error, words of damage, or nothing changed; in little memory."""
+    rng = np.random.default_rng(seed)
+    path = tmp_path / "x.atok"
+    files = [make(coding) for coding in (RAW, ADAPTIVE, LEARNT)]
+    detected = 0
+    path.write_bytes(files[2][0])
+    with AtokReader(path, MODEL) as file:
+        file.read()
+    tracemalloc.start()
+    try:
+        with AtokReader(path, MODEL) as file:
+            clean_header = file.read() and file.header
+        clean_bytes = tracemalloc.get_traced_memory()[1]
+        for turn in range(count):
+            data, codes = files[turn % 3]
+            broken = bytearray(data)
+            for _ in range(int(rng.integers(0, 4))):
+                broken[rng.integers(len(broken))] ^= 1 << int(rng.integers(8))
+            if turn % 2:
+                del broken[rng.integers(len(broken)) :]
+            path.write_bytes(broken)
+            tracemalloc.reset_peak()
+            started = time.monotonic()
+            try:
+                with AtokReader(path, MODEL) as file:
+                    excerpt = file.read()
+                    found = bool(file.damage)
+                    right = torch.equal(
+                        excerpt.codes[:, excerpt.present], codes[:, : file.frames][:, excerpt.present]
+                    )
+                    assert right, f"seed {seed}, turn {turn}: wrong codes passed for right ones"
+                    if not found:
+                        assert bool(excerpt.present.all()) and torch.equal(excerpt.codes, codes)
+                        assert file.header.num_samples == clean_header.num_samples
+                detected += found
+            except AtokError:
+                detected += 1
+            assert tracemalloc.get_traced_memory()[1] <= 4 * clean_bytes, f"seed {seed}, turn {turn}: memory"
+            assert time.monotonic() - started < 20, f"seed {seed}, turn {turn}: hangs"
+            changed = bytes(broken) != data
+            assert changed or not found
+        assert detected > count // 2
+    finally:
+        tracemalloc.stop()
+
+
+def test_flips_and_cuts_are_found(tmp_path):
+    fuzz(tmp_path, 200, seed=0)
+
+
+@pytest.mark.slow
+def test_flips_and_cuts_are_found_20000(tmp_path):
+    fuzz(tmp_path, 20_000, seed=1)

@@ -1,0 +1,100 @@
+"""Training the entropy model: it learns, a killed run goes on to the same weights, and its files are measured whole."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from audiotok.bitstream import EntropyModel
+from audiotok.cli.main import main
+from audiotok.corpus.shards import Manifest, pack_codes, write_shard
+from audiotok.training.entropy import EntropyRecipe, EntropyTrainer, is_entropy_recipe, load_entropy_recipe
+
+TINY = {
+    "packet_frames": 20,
+    "width": 8,
+    "hidden": 8,
+    "out_width": 8,
+    "batch": 4,
+    "log_every": 10,
+    "warmup_steps": 1,
+}
+
+
+def corpus(folder, fingerprint: str):
+    """4 codebooks of 64: the first walks, the others follow the first. Rows of 60 frames."""
+    facts = {"name": "tiny", "sampling_rate": 16_000, "hop_length": 320, "n_q": 4, "codebook_size": 64}
+    generator = torch.Generator().manual_seed(0)
+    rows = []
+    for number in range(40):
+        first = (torch.randint(-1, 2, (60,), generator=generator).cumsum(0) + 31) % 64
+        noise = torch.randint(0, 3, (3, 60), generator=generator)
+        codes = torch.cat([first[None], (first * torch.tensor([[3], [5], [7]]) + noise) % 64])
+        split = "validation" if number % 8 == 0 else "train"
+        rows.append({"id": str(number), "text": "x", "speaker": "s", "language": "en", "split": split, "frames": 60,
+                     "seconds": 1.2, "codes": pack_codes(codes), "n_q": 4})  # fmt: skip
+    (folder / "shards").mkdir(parents=True)
+    digest = write_shard(
+        folder / "shards" / "00000.parquet", rows, {"codes_fingerprint": fingerprint, "n_q": 4}
+    )
+    shards = [{"file": "00000.parquet", "rows": len(rows), "sha256": digest}]
+    manifest = Manifest(
+        codes_fingerprint=fingerprint, codec=facts, source="toy", options={}, plan="p", shards=shards
+    )
+    manifest.save(folder)
+    return folder
+
+
+def train(data, out, steps: int):
+    return EntropyTrainer(EntropyRecipe(steps=steps, lr=0.02, **TINY), data, out, torch.randn(4, 64, 16))
+
+
+def test_it_learns_and_its_files_are_smaller(tmp_path):
+    metrics = train(corpus(tmp_path / "data", "1" * 16), tmp_path / "run", 150).run()
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert log[-1]["mean"] < 0.7 * 6 and sum(metrics["bits_by_book"]) < 4 * 5.5 and metrics["clips"] == 5
+    model = EntropyModel.load(tmp_path / "run" / "entropy.safetensors")
+    assert model.codes_fingerprint == "1" * 16 and metrics["model_fingerprint"] == model.fingerprint
+    # Clips of 1.2 s: the frame around a few bytes is large, and is counted.
+    assert metrics["coded_over_model_percent"] < 10 and metrics["framing_percent"] > 20
+
+
+def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, monkeypatch):
+    data = corpus(tmp_path / "data", "1" * 16)
+    whole = train(data, tmp_path / "whole", 12).run()
+    killed = train(data, tmp_path / "killed", 12)
+    step = killed._step
+
+    def until_seven():
+        if killed.step == 7:
+            killed._save()
+            raise KeyboardInterrupt
+        return step()
+
+    monkeypatch.setattr(killed, "_step", until_seven)
+    with pytest.raises(KeyboardInterrupt):
+        killed.run()
+    again = train(data, tmp_path / "killed", 12)
+    assert again.run()["model_fingerprint"] == whole["model_fingerprint"] and again.step == 12
+
+
+def test_the_program_trains_and_binds(tmp_path, tiny_codec, tiny_codec_dir, capsys):
+    words = ["train", "entropy", "--out", str(tmp_path / "run"), "--init", str(tiny_codec_dir)]
+    for key, value in {**TINY, "steps": 3}.items():
+        words += ["--set", f"{key}={value}"]
+    data = corpus(tmp_path / "data", tiny_codec.codes_fingerprint)
+    assert main([*words, "--data", str(data)]) == 0
+    metrics = json.loads(capsys.readouterr().out)
+    assert metrics["codes_fingerprint"] == tiny_codec.codes_fingerprint
+    other = corpus(tmp_path / "other", "2" * 16)
+    assert main([*words[:3], str(tmp_path / "run2"), *words[4:], "--data", str(other)]) == 1
+    assert "holds codes of codec 2222222222222222" in capsys.readouterr().err
+
+
+def test_a_recipe_is_known_by_its_task(tmp_path):
+    assert (
+        is_entropy_recipe("entropy") and not is_entropy_recipe("speech-16k") and not is_entropy_recipe("none")
+    )
+    assert load_entropy_recipe("entropy", ["steps=7"]).steps == 7

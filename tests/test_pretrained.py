@@ -1,0 +1,100 @@
+"""A codec's folder is whole and unchanged, or it is not loaded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from audiotok import AudioCodec, load_codec
+from audiotok.training.release import release
+
+
+@pytest.fixture
+def folder(tiny_codec: AudioCodec, tmp_path: Path) -> Path:
+    release(tiny_codec, tmp_path / "codec", {})
+    return tmp_path / "codec"
+
+
+def config(**values: object) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        path = folder / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+    return change
+
+
+def cut(share: float) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        path = folder / "model.safetensors"
+        data = path.read_bytes()
+        path.write_bytes(data[: int(len(data) * share)])
+
+    return change
+
+
+def overwrite(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-40:-20] = b"\x11" * 20
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (config(model_type="llama"), "expected a codec of model_type 'audiotok_codec', got 'llama'"),
+        (config(sampling_rate=0), "CodecConfig.sampling_rate=0 must be a whole number, 1 or more"),
+        (config(leaky_slope=0.25), "they are damaged, or changed: then remove provenance.json"),
+        (config(n_q=3), "weights that are damaged or of another codec"),
+        (cut(0.0), "weights that are damaged or of another codec"),
+        (cut(0.5), "weights that are damaged or of another codec"),
+        (overwrite, "they are damaged, or changed: then remove provenance.json"),
+    ],
+)
+def test_a_damaged_codec_is_refused(folder: Path, change: Callable[[Path], None], message: str) -> None:
+    assert load_codec(folder).codes_fingerprint
+    change(folder)
+    with pytest.raises(ValueError, match=message):
+        load_codec(folder)
+
+
+def test_weights_of_something_else_are_refused(folder: Path, tiny_codec: AudioCodec) -> None:
+    tiny_codec.decoder.blocks = tiny_codec.decoder.blocks[:-1]
+    tiny_codec.save_pretrained(folder)
+    with pytest.raises(ValueError, match="missing; fetch the codec again"):
+        load_codec(folder)
+
+
+def test_nan_weights_are_refused(folder: Path, tiny_codec: AudioCodec) -> None:
+    with torch.no_grad():
+        tiny_codec.encoder.latent.weight[0] = torch.nan
+    tiny_codec.save_pretrained(folder)
+    with pytest.raises(ValueError, match="weights hold NaN or infinity"):
+        load_codec(folder)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda c: c.encode([0.0]), TypeError, "expected input_values as a torch.Tensor, got list"),
+        (
+            lambda c: c.encode(torch.zeros(1, 1, 320, dtype=torch.int16)),
+            ValueError,
+            "divide 16-bit samples by 32768",
+        ),
+        (lambda c: c.encode(torch.full((1, 1, 320), 1e6)), ValueError, "got a peak of 1e"),
+        (lambda c: c.encode(torch.zeros(0, 1, 320)), ValueError, "B >= 1 and N >= 1, got"),
+        (lambda c: c.encode(torch.zeros(1, 1, 320), n_q="3"), TypeError, "expected n_q as int, got str"),
+        (lambda c: c.decode([[1]]), TypeError, "expected audio_codes as a torch.Tensor, got list"),
+        (lambda c: c.decode(torch.zeros(0, 2, 3, dtype=torch.int64)), ValueError, "with B >= 1"),
+    ],
+)
+def test_what_is_no_sound_and_no_codes_is_refused(
+    tiny_codec: AudioCodec, call: Callable[[AudioCodec], object], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        call(tiny_codec)
