@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from .common import add_codec_option, add_model_options, load_chosen_codec
 
@@ -64,7 +64,8 @@ def run(args: argparse.Namespace) -> int:
         if getattr(args, name) <= 0:
             raise ValueError(f"expected --{name.replace('_', '-')} above 0, got {getattr(args, name)}")
     codec = load_chosen_codec(args.codec, args)
-    chosen = _Chosen(open_source(args.source), args.clips)
+    # Not a stream: none was asked for.
+    chosen = _Chosen(cast("Source", open_source(args.source)), args.clips)
     figures = measure(codec, chosen, args.workers, args.batch_s, args.turns, args.rival_clips)
     _print(figures)
     if args.json:

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 # Whitespace that a template trims away as any other, but that no template writes.
 _OUTER_SPACE = "\u205f\u2028\u205f"
+_CUTS = "expected a chat template that keeps strings whole, got one that cuts or escapes them"
 _PLAIN_KEYS = ("role", "type")  # templates compare these, so they stay as they are and are checked instead
 AudioIds = Callable[[Mapping[str, Any]], list[int]]
 
@@ -154,7 +155,7 @@ class _Marks:
         space = f"({_OUTER_SPACE})?"
         self.stand_ins = re.compile(rf"{self._stand}(\d+)\ue005")
         self.pieces = re.compile(
-            rf"{space}{self._open}([ua])(\d+)\ue001(.*?){self._close}{space}|{self.stand_ins.pattern}",
+            rf"{space}{self._open}([ua])(\d+)\ue001((?:(?!{self._open}).)*?){self._close}{space}|{self.stand_ins.pattern}",
             flags=re.DOTALL,
         )
         self._torn = re.compile(rf"{self._open}[ua]\d+\ue001|{self._close}|{_OUTER_SPACE}")
@@ -190,16 +191,20 @@ class _Marks:
 
     def show(self, text: str) -> str:
         """The string again that :meth:`hide` changed."""
-        return self.stand_ins.sub(lambda found: str(self.things[int(found.group(1))]), text)
+        return self.stand_ins.sub(self._hidden, text)
 
     def literal(self, text: str) -> str:
         """A template's own text, without what is left of marks that it has torn apart."""
         text = self._torn.sub("", text)
-        if self.number in text:
-            raise ValueError(
-                "expected a chat template that keeps strings whole, got one that cuts or escapes them"
-            )
+        if self.number in text or re.search("[\ue000-\ue005]", text):
+            raise ValueError(_CUTS)
         return text
+
+    def _hidden(self, found: re.Match[str]) -> str:
+        thing = self.things[int(found.group(1))]
+        if not isinstance(thing, str):
+            raise ValueError(_CUTS)
+        return thing
 
     def _text(self, text: str, said: bool) -> str:
         core = text.strip()

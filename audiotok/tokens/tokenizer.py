@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizerFast
+from transformers import BatchEncoding, PreTrainedTokenizerFast
 
 from ..files import write_aside, write_json
 from .audio_ids import AudioIds
@@ -102,6 +102,7 @@ class AudioTextTokenizer(AudioIds, PreTrainedTokenizerFast):
         max_length: int | None = None,
         return_tensors: str | None = None,
         return_dict: bool = True,
+        return_assistant_tokens_mask: bool = False,
         **options: Any,
     ) -> Any:
         """Turn a conversation, or a batch of them, into ids; every string in it is encoded on its own, as text.
@@ -114,6 +115,8 @@ class AudioTextTokenizer(AudioIds, PreTrainedTokenizerFast):
             max_length: ids a row may have.
             return_tensors: ``"pt"`` or ``"np"`` for tensors [B, S].
             return_dict: false gives the ids alone.
+            return_assistant_tokens_mask: give ``assistant_masks`` too: 1 for what an assistant said and for the
+                special token that ends it. No ``{% generation %}`` is needed in the template.
             options: ``chat_template``, ``tools``, ``documents``, ``add_generation_prompt`` and what else the
                 template takes.
 
@@ -126,17 +129,25 @@ class AudioTextTokenizer(AudioIds, PreTrainedTokenizerFast):
         if not tokenize:
             return super().apply_chat_template(conversation, tokenize=False, **options)  # type: ignore[arg-type]
         batched = is_batch(conversation)
-        rows = []
         batch: Any = conversation if batched else [conversation]
+        rows, masks = [], []
         for messages in batch:
-            ids = encode_conversation(self, messages, options).ids
-            if truncation and max_length is not None and len(ids) > max_length:
-                ids = ids[:max_length] if self.truncation_side == "right" else ids[len(ids) - max_length :]
-            rows.append({"input_ids": ids})
-        single = not batched and return_tensors is None
-        out = self.pad(
-            rows[0] if single else rows, padding, max_length=max_length, return_tensors=return_tensors
-        )
+            ids, said = encode_conversation(self, messages, options)
+            over = max(0, len(ids) - max_length) if truncation and max_length is not None else 0
+            kept = slice(0, len(ids) - over) if self.truncation_side == "right" else slice(over, None)
+            rows.append({"input_ids": ids[kept]})
+            masks.append([int(flag) for flag in said[kept]])
+        out = self.pad(rows, padding, max_length=max_length)
+        if return_assistant_tokens_mask:
+            left = self.padding_side == "left"
+            for row, mask in zip(out["input_ids"], masks, strict=True):
+                extra = [0] * (len(row) - len(mask))
+                mask[:] = extra + mask if left else mask + extra
+            out["assistant_masks"] = masks
+        if return_tensors is not None:
+            out = out.convert_to_tensors(return_tensors)
+        elif not batched:
+            out = BatchEncoding({key: value[0] for key, value in out.items()})
         return out if return_dict else out["input_ids"]
 
     def keep_text_model(self, proto: bytes | None) -> None:
