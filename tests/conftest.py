@@ -69,8 +69,10 @@ def tiny_codec() -> AudioCodec:
         n_q=4,
         codebook_size=64,
         codebook_dim=16,
-        encoder_bands=8,
-        pitch_bands=4,
+        encoder_banks=[
+            {"window": 400, "low_hz": 0.0, "high_hz": 8000.0, "bands": 8, "snapshots": 4},
+            {"window": 640, "low_hz": 50.0, "high_hz": 200.0, "bands": None, "snapshots": 1},
+        ],
         encoder_dim=32,
         encoder_dilations=[1, 2],
         decoder_dim=32,

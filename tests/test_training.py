@@ -152,6 +152,8 @@ def test_mel_filters_cover_every_band() -> None:
 def test_recipe_names_the_nearest_key(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="unknown key step; the nearest is steps"):
         load_codec_recipe("tiny", ["step=3"])
+    with pytest.raises(ValueError, match="unknown key model.n_qq; the nearest is model.n_q"):
+        load_codec_recipe("tiny", ["model.n_qq=3"])
     with pytest.raises(FileNotFoundError, match="one of .*tiny"):
         load_codec_recipe("no-such")
     with pytest.raises(ValueError, match="seed holds no settings of its own; drop 'seed.part=1'"):

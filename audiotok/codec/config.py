@@ -6,6 +6,13 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
+# Short windows for when a sound begins, middling ones for its colour, long ones for the harmonics of a low voice.
+DEFAULT_BANKS: list[dict[str, Any]] = [
+    {"window": 256, "low_hz": 0.0, "high_hz": 8000.0, "bands": 48, "snapshots": 4},
+    {"window": 512, "low_hz": 0.0, "high_hz": 8000.0, "bands": 80, "snapshots": 1},
+    {"window": 1024, "low_hz": 50.0, "high_hz": 1330.0, "bands": None, "snapshots": 1},
+]
+
 
 class CodecConfig(PreTrainedConfig):
     """Configuration of :class:`~audiotok.codec.model.AudioCodec`.
@@ -17,10 +24,9 @@ class CodecConfig(PreTrainedConfig):
         n_q: codebooks of the residual quantiser.
         codebook_size: entries per codebook (V).
         codebook_dim: width of the latent that is quantised (D).
-        encoder_window: samples that the filters of the spectrum's shape see, ``hop_length`` of them new.
-        encoder_bands: bands of that filter bank.
-        pitch_window: samples that the filters of the pitch see.
-        pitch_bands: bands of that filter bank.
+        encoder_banks: the filter banks that look at the wav, each a dict of ``window`` (samples), ``low_hz``,
+            ``high_hz``, ``bands`` (equally wide in mel; None: every bin of the transform) and ``snapshots`` (windows
+            per frame).
         encoder_dim: width of the encoder's residual blocks, at frame rate.
         encoder_dilations: dilation of each residual block of the encoder, in frames.
         leaky_slope: negative slope of the encoder's leaky ReLU; a power of two, so that it is exact on integer grids.
@@ -51,10 +57,7 @@ class CodecConfig(PreTrainedConfig):
         n_q: int = 8,
         codebook_size: int = 1024,
         codebook_dim: int = 64,
-        encoder_window: int = 512,
-        encoder_bands: int = 96,
-        pitch_window: int = 1024,
-        pitch_bands: int = 48,
+        encoder_banks: list[dict[str, Any]] | None = None,
         encoder_dim: int = 320,
         encoder_dilations: list[int] | None = None,
         leaky_slope: float = 0.125,
@@ -77,10 +80,7 @@ class CodecConfig(PreTrainedConfig):
         self.n_q = n_q
         self.codebook_size = codebook_size
         self.codebook_dim = codebook_dim
-        self.encoder_window = encoder_window
-        self.encoder_bands = encoder_bands
-        self.pitch_window = pitch_window
-        self.pitch_bands = pitch_bands
+        self.encoder_banks = DEFAULT_BANKS if encoder_banks is None else encoder_banks
         self.encoder_dim = encoder_dim
         self.encoder_dilations = [1, 2, 4] if encoder_dilations is None else list(encoder_dilations)
         self.leaky_slope = leaky_slope
@@ -115,8 +115,15 @@ class CodecConfig(PreTrainedConfig):
             ("audio_channels", self.audio_channels == 1, "must be 1: this family is mono"),
             ("hop_length", self.hop_length % self.synthesis_hop == 0, "must be a multiple of synthesis_hop"),
             ("n_fft", self.n_fft == 2 * self.synthesis_hop, "must be twice synthesis_hop"),
-            ("encoder_window", self.encoder_window >= self.hop_length, "must be at least hop_length"),
-            ("pitch_window", self.pitch_window >= self.hop_length, "must be at least hop_length"),
+            (
+                "encoder_banks",
+                all(
+                    self.hop_length % bank["snapshots"] == 0
+                    and bank["window"] >= self.hop_length // bank["snapshots"]
+                    for bank in self.encoder_banks
+                ),
+                "must have snapshots that divide hop_length, and windows without gaps between them",
+            ),
             ("n_q", self.n_q >= 1, "must be at least 1"),
             ("codebook_size", self.codebook_size >= 2, "must be at least 2"),
             ("f0_max_hz", self.f0_min_hz < self.f0_max_hz, "must exceed f0_min_hz"),

@@ -1,9 +1,10 @@
 """Wav -> latents, with only what can live on an integer grid.
 
-Strided convolutions, residual adds, leaky ReLU, and a logarithm made of straight lines (exponent plus mantissa), which
-is exact where a table or a bit shift is. Two filter banks look at a frame: a short one for the spectrum's shape, a long
-one that resolves the harmonics of a low voice; the rest works at frame rate, a tenth of the cost of an encoder at
-waveform rate. The law kept: latents of frame t see samples before (t + 1) * hop_length only.
+Strided convolutions, squares, residual adds, leaky ReLU, and a logarithm made of straight lines (exponent plus
+mantissa), which is exact where a table or a bit shift is. Filter banks look at a frame through windows of several
+lengths: short ones for when a sound begins, long ones for the harmonics of a low voice; the rest works at frame rate, a
+tenth of the cost of an encoder at waveform rate. The law kept: latents of frame t see samples before
+(t + 1) * hop_length only.
 """
 
 from __future__ import annotations
@@ -11,13 +12,11 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .layers import CausalConv1d, ResidualUnit, StepConv1d, StreamState
 
-PHASES = 8  # filters of one band, 45 degrees apart: the rectified sum then ripples by 4 % as the wave's phase turns
-FLOOR = 2.0**-9  # magnitude under the logarithm, about -90 dB full scale: what lies below is silence
+FLOOR = 2.0**-20  # power under the logarithm, about -90 dB full scale: what lies below is silence
 
 
 def straight_log2(x: Tensor) -> Tensor:
@@ -33,86 +32,98 @@ def straight_log2(x: Tensor) -> Tensor:
     return torch.ldexp(x, 1 - exponent) + (exponent - 2)
 
 
-def gabor_filters(centres_hz: Tensor, window: int, length: int, sampling_rate: int) -> Tensor:
-    """Hann-windowed waves, :data:`PHASES` phases a band, at the newest end of ``window`` samples.
-
-    A leaky ReLU of opposite phases sums to a magnitude, so an encoder that starts here sees a spectrum at once instead
-    of having to find one.
+def fourier_filters(bins: Tensor, window: int) -> Tensor:
+    """The cosines and sines of a windowed Fourier transform, as the filters of a strided convolution.
 
     Args:
-        centres_hz: [bands] float32.
-        window: samples that the convolution sees.
-        length: samples of the Hann window, at most ``window``.
-        sampling_rate: Hz.
+        bins: [F] int64, which bins of a transform of ``window`` samples.
+        window: samples of the Hann window.
 
     Returns:
-        [bands * PHASES, 1, window] float32, scaled so that speech gives values of order one.
+        [2 * F, 1, window] float32, the F cosines first, scaled so that a full-scale wave gives a magnitude of 8.
     """
-    time_s = torch.arange(length) / sampling_rate
-    phases = torch.arange(PHASES) * (2 * math.pi / PHASES)
-    waves = torch.cos(2 * math.pi * centres_hz[:, None, None] * time_s + phases[:, None])
-    filters = waves * torch.hann_window(length, periodic=True) * (64.0 / length)
-    return F.pad(filters, (window - length, 0)).reshape(-1, 1, window)
+    n = torch.arange(window, dtype=torch.float64)
+    turns = torch.remainder(bins.double()[:, None] * n, window) * (2 * math.pi / window)
+    waves = torch.cat([torch.cos(turns), torch.sin(turns)])
+    return (waves * torch.hann_window(window, dtype=torch.float64) * (32.0 / window)).float()[:, None]
+
+
+def mel_weights(frequencies_hz: Tensor, bands: int, range_hz: tuple[float, float]) -> Tensor:
+    """Triangles equally wide in mel between two frequencies: [bands, F] float32 of unit peak, in steps of 1/256.
+
+    Coarse steps leave more bits to the powers when both are integers (exact.py).
+    """
+    low, high = (2595.0 * math.log10(1.0 + hz / 700.0) for hz in range_hz)
+    edges_hz = 700.0 * (10.0 ** (torch.linspace(low, high, bands + 2, dtype=torch.float64) / 2595.0) - 1.0)
+    hz = frequencies_hz.double()
+    rising = (hz - edges_hz[:-2, None]) / (edges_hz[1:-1] - edges_hz[:-2])[:, None]
+    falling = (edges_hz[2:, None] - hz) / (edges_hz[2:] - edges_hz[1:-1])[:, None]
+    weights = torch.minimum(rising, falling).clamp_min(0.0)
+    return (torch.round(weights * 256) / 256).float()
 
 
 class FilterBank(nn.Module):
-    """Wav -> log magnitudes of bands at frame rate, with filters that training leaves alone.
+    """Wav -> log power of bands, with filters that training leaves alone.
 
     Fixed, because a filter that is 1 % off lets a vowel's low notes, 40 dB louder, into the bands of its high ones.
+    A Fourier transform written as a convolution, squares and sums: on integers each of them is exact.
 
     Args:
-        bands: of :data:`PHASES` filters each.
-        low_hz, high_hz: lowest and highest centre at the start; spaced like mel with the break at 1 kHz.
-        window: samples that a filter sees, the newest ``hop_length`` of them new.
+        window: samples that a filter sees.
+        low_hz, high_hz: lowest and highest frequency that counts.
+        bands: equally wide in mel, between the two; None keeps every bin of the transform as a band of its own.
+        snapshots: windows per frame.
         hop_length: samples per frame.
-        slope: negative slope of the leaky ReLU.
         sampling_rate: Hz.
     """
 
     def __init__(
         self,
-        bands: int,
+        window: int,
         low_hz: float,
         high_hz: float,
-        window: int,
+        bands: int | None,
+        snapshots: int,
         hop_length: int,
-        slope: float,
         sampling_rate: int,
     ) -> None:
         super().__init__()
         self.range_hz = (low_hz, high_hz)
-        self.slope = slope
+        self.mel_bands = bands
+        self.snapshots = snapshots
         self.sampling_rate = sampling_rate
-        self.analysis = CausalConv1d(1, bands * PHASES, window, stride=hop_length)
-        self.magnitude = StepConv1d(bands * PHASES, bands, 1, groups=bands)
+        bin_hz = sampling_rate / window
+        self.bins = range(math.floor(low_hz / bin_hz), math.ceil(high_hz / bin_hz) + 1)
+        width = bands or len(self.bins)
+        self.features = width * snapshots
+        self.analysis = CausalConv1d(1, 2 * len(self.bins), window, hop_length // snapshots, bias=False)
+        self.sums = StepConv1d(2 * len(self.bins), width, 1, bias=False)
         self.requires_grad_(False)
 
     def init_filters(self) -> None:
-        """Set the filters to waves and the sums to magnitudes."""
-        conv, sums = self.analysis.conv, self.magnitude
-        low, high = (math.log1p(f / 1000.0) for f in self.range_hz)
-        centres_hz = 1000.0 * torch.expm1(torch.linspace(low, high, sums.out_channels))
-        window = conv.kernel_size[0]
-        assert conv.bias is not None and sums.bias is not None
+        """Set the filters to a Fourier transform and the sums to bands."""
+        window = self.analysis.conv.kernel_size[0]
+        bins = torch.tensor(self.bins)
+        weights = torch.eye(len(bins))
+        if self.mel_bands is not None:
+            weights = mel_weights(bins * (self.sampling_rate / window), self.mel_bands, self.range_hz)
         with torch.no_grad():
-            conv.weight.copy_(gabor_filters(centres_hz, window, window, self.sampling_rate))
-            conv.bias.zero_()
-            sums.weight.fill_(1.0 / PHASES)
-            sums.bias.zero_()
+            self.analysis.conv.weight.copy_(fourier_filters(bins, window))
+            self.sums.weight.copy_(torch.cat([weights, weights], dim=1)[..., None])
 
     def forward(self, wav: Tensor, state: StreamState | None = None) -> Tensor:
-        """[B, 1, T * hop_length] float32 -> [B, bands, T], about -1.5 (silence) to 1.5 (full scale)."""
-        x = F.leaky_relu(self.analysis(wav, state), self.slope)
-        return 0.25 * (straight_log2(F.relu(self.magnitude(x)) + FLOOR) + 3.0)
+        """[B, 1, T * hop_length] float32 -> [B, features, T], -6 (silence) to about 8 (full scale)."""
+        power = self.sums(self.analysis(wav, state).square())
+        x = 0.5 * (straight_log2(power + FLOOR) + 8.0)
+        # [B, bands, T * S] -> [B, S * bands, T]: a frame's snapshots become its channels.
+        return x.unflatten(2, (-1, self.snapshots)).permute(0, 3, 1, 2).flatten(1, 2)
 
 
 class Encoder(nn.Module):
     """Wav -> latents at frame rate.
 
     Args:
-        shape_bank: the filter bank of the spectrum's shape.
-        pitch_bank: the one that resolves harmonics.
-        bands: of both together.
+        banks: what looks at the wav.
         dim: width of the residual blocks.
         dilations: one residual block each, in frames.
         latent_dim: width of the latents.
@@ -120,26 +131,17 @@ class Encoder(nn.Module):
     """
 
     def __init__(
-        self,
-        shape_bank: FilterBank,
-        pitch_bank: FilterBank,
-        bands: int,
-        dim: int,
-        dilations: list[int],
-        latent_dim: int,
-        slope: float,
+        self, banks: list[FilterBank], dim: int, dilations: list[int], latent_dim: int, slope: float
     ) -> None:
         super().__init__()
-        self.slope = slope
-        self.shape_bank = shape_bank
-        self.pitch_bank = pitch_bank
-        self.mix = StepConv1d(bands, dim, 1)
+        self.banks = nn.ModuleList(banks)
+        self.mix = StepConv1d(sum(bank.features for bank in banks), dim, 1)
         self.units = nn.ModuleList([ResidualUnit(dim, dilation, slope) for dilation in dilations])
         self.latent = StepConv1d(dim, latent_dim, 1)
 
     def forward(self, wav: Tensor, state: StreamState | None = None) -> Tensor:
         """[B, 1, T * hop_length] float32 -> [B, latent_dim, T]."""
-        x = self.mix(torch.cat([self.shape_bank(wav, state), self.pitch_bank(wav, state)], dim=1))
+        x = self.mix(torch.cat([bank(wav, state) for bank in self.banks], dim=1))
         for unit in self.units:
             x = unit(x, state)
         return self.latent(x)

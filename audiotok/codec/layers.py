@@ -79,7 +79,7 @@ class CausalConv1d(nn.Module):
     """A convolution whose output step t sees inputs up to the end of step t and no further.
 
     Args:
-        in_channels, out_channels, kernel_size, stride, dilation, groups: as in ``nn.Conv1d``.
+        in_channels, out_channels, kernel_size, stride, dilation, groups, bias: as in ``nn.Conv1d``.
 
     The left context is ``dilation * (kernel_size - 1) + 1 - stride`` steps: zeros, or a stream's past.
     """
@@ -92,10 +92,17 @@ class CausalConv1d(nn.Module):
         stride: int = 1,
         dilation: int = 1,
         groups: int = 1,
+        bias: bool = True,
     ) -> None:
         super().__init__()
         self.conv = StepConv1d(
-            in_channels, out_channels, kernel_size, stride=stride, dilation=dilation, groups=groups
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride=stride,
+            dilation=dilation,
+            groups=groups,
+            bias=bias,
         )
         self.context = dilation * (kernel_size - 1) + 1 - stride
 

@@ -28,8 +28,7 @@ if TYPE_CHECKING:
 
 # What decides who may read whose codes: the numbers that shape encoder and quantiser, and their weights.
 _CODES_FIELDS = (
-    "sampling_rate hop_length n_q codebook_size codebook_dim encoder_window encoder_bands pitch_window "
-    "pitch_bands encoder_dim encoder_dilations leaky_slope f0_min_hz f0_max_hz"
+    "sampling_rate hop_length n_q codebook_size codebook_dim encoder_banks encoder_dim encoder_dilations leaky_slope"
 ).split()
 
 
@@ -72,19 +71,12 @@ class CodecOutput(ModelOutput):
 
 def build_encoder(config: CodecConfig) -> Encoder:
     """The encoder that ``config`` describes."""
-    rate, hop, slope = config.sampling_rate, config.hop_length, config.leaky_slope
-    shape_bank = FilterBank(config.encoder_bands, 80.0, 0.475 * rate, config.encoder_window, hop, slope, rate)
-    pitch_bank = FilterBank(
-        config.pitch_bands, config.f0_min_hz, 3 * config.f0_max_hz, config.pitch_window, hop, slope, rate
-    )
+    banks = [
+        FilterBank(**bank, hop_length=config.hop_length, sampling_rate=config.sampling_rate)
+        for bank in config.encoder_banks
+    ]
     return Encoder(
-        shape_bank,
-        pitch_bank,
-        config.encoder_bands + config.pitch_bands,
-        config.encoder_dim,
-        config.encoder_dilations,
-        config.codebook_dim,
-        slope,
+        banks, config.encoder_dim, config.encoder_dilations, config.codebook_dim, config.leaky_slope
     )
 
 
@@ -145,8 +137,8 @@ class AudioCodec(PreTrainedAudioTokenizerBase):
         self.post_init()
         # Not in _init_weights: transformers skips modules that hold no tensor of their own. On the meta device the
         # checkpoint brings the filters.
-        for bank in (self.encoder.shape_bank, self.encoder.pitch_bank):
-            if not bank.magnitude.weight.is_meta:
+        for bank in self.encoder.banks:
+            if not bank.sums.weight.is_meta:
                 bank.init_filters()
 
     def _init_weights(self, module: nn.Module) -> None:

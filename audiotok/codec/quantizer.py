@@ -34,19 +34,21 @@ class QuantizerOutput:
     commitment: Tensor
 
 
-def nearest(x: Tensor, codebook: Tensor) -> Tensor:
+def nearest(x: Tensor, codebook: Tensor, squares: Tensor | None = None) -> Tensor:
     """Index of the nearest codeword by Euclidean distance.
 
     Args:
         x: [M, D] float32.
         codebook: [V, D] float32.
+        squares: [V] float32, |c|^2 of each codeword; None computes them.
 
     Returns:
         [M] int64. Of equally near codewords the first.
     """
+    if squares is None:
+        squares = codebook.square().sum(1)
     # |x - c|^2 without |x|^2, which is the same for every c.
-    scores = torch.addmm(codebook.square().sum(1), x, codebook.t(), beta=1.0, alpha=-2.0)
-    return scores.argmin(dim=1)
+    return torch.addmm(squares, x, codebook.t(), beta=1.0, alpha=-2.0).argmin(dim=1)
 
 
 class ResidualVectorQuantizer(nn.Module):
@@ -76,6 +78,7 @@ class ResidualVectorQuantizer(nn.Module):
         # Moving averages exist for training only; a training checkpoint keeps them, released weights do not.
         self.register_buffer("usage", torch.ones(n_q, codebook_size), persistent=False)
         self.register_buffer("sums", torch.zeros(n_q, codebook_size, dim), persistent=False)
+        self._kept: tuple[tuple[int, int], Tensor] | None = None
 
     @torch.autocast("cuda", enabled=False)
     @torch.autocast("cpu", enabled=False)
@@ -92,11 +95,19 @@ class ResidualVectorQuantizer(nn.Module):
         batch, dim, frames = latents.shape
         residual = latents.float().transpose(1, 2).reshape(batch * frames, dim)
         codes = []
-        for codebook in self.codebooks[: n_q or self.n_q]:
-            index = nearest(residual, codebook)
+        for codebook, squares in zip(self.codebooks[: n_q or self.n_q], self._lengths(), strict=False):
+            index = nearest(residual, codebook, squares)
             residual = residual - codebook[index]
             codes.append(index.view(batch, frames))
         return torch.stack(codes, dim=1)
+
+    def _lengths(self) -> Tensor:
+        """|c|^2 of every codeword, [K, V]: kept, because a live stream asks for them at every frame."""
+        key = (self.codebooks.data_ptr(), self.codebooks._version)
+        if self._kept is None or self._kept[0] != key:
+            with torch.inference_mode(False):
+                self._kept = (key, self.codebooks.detach().square().sum(-1))
+        return self._kept[1]
 
     def decode(self, codes: Tensor) -> Tensor:
         """Codes -> latents: the sum of each level's codeword.
@@ -186,9 +197,25 @@ class ResidualVectorQuantizer(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         residual = latents.float()
         for k in range(self.n_q):
-            centroids, index = kmeans(residual, self.codebook_size, iterations, generator)
-            self.codebooks[k] = centroids
-            residual = residual - centroids[index]
+            pick = torch.randperm(residual.shape[0], generator=generator)[: self.codebook_size]
+            start = residual[pick.to(residual.device)].clone()
+            self.codebooks[k], index = kmeans(residual, start, iterations, generator)
+            residual = residual - self.codebooks[k][index]
+
+    @torch.no_grad()
+    def refine(self, latents: Tensor, iterations: int = 4, seed: int = 0) -> None:
+        """Go on with k-means from where the codebooks stand: once the encoder rests, moving averages are a noisy mean.
+
+        Args:
+            latents: [M, D] float32, some 500 per codeword or more.
+            iterations: Lloyd steps per level.
+            seed: of the places of codewords that nothing chose.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        residual = latents.float()
+        for k in range(self.n_q):
+            self.codebooks[k], index = kmeans(residual, self.codebooks[k], iterations, generator)
+            residual = residual - self.codebooks[k][index]
 
     @torch.no_grad()
     def start_averages(self, vectors_per_step: float) -> None:
@@ -201,14 +228,21 @@ class ResidualVectorQuantizer(nn.Module):
         self.sums.copy_(self.codebooks * self.usage[..., None])
 
 
-def kmeans(x: Tensor, clusters: int, iterations: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def kmeans(
+    x: Tensor, centroids: Tensor, iterations: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
     """Lloyd's algorithm; an empty cluster is moved onto a random vector.
+
+    Args:
+        x: [M, D] float32.
+        centroids: [clusters, D] float32, where they start.
+        iterations: Lloyd steps.
+        generator: for the empty ones.
 
     Returns:
         centroids [clusters, D] float32 and the index [M] int64 of each vector's centroid.
     """
-    pick = torch.randperm(x.shape[0], generator=generator)[:clusters]
-    centroids = x[pick.to(x.device)].clone()
+    clusters = centroids.shape[0]
     index = nearest(x, centroids)
     for _ in range(iterations):
         counts = torch.bincount(index, minlength=clusters)

@@ -95,7 +95,7 @@ class CodecTrainer:
                 part.requires_grad_(False)
         judge = MultiResolutionDiscriminator(channels=recipe.discriminator_channels)
         trained = [p for p in model.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(trained, lr=recipe.lr, betas=(0.8, 0.99), weight_decay=0.01)
+        optimizer = torch.optim.AdamW(trained, lr=recipe.lr, betas=(0.8, 0.99), weight_decay=0.01, fused=True)
         judge_optimizer = torch.optim.AdamW(judge.parameters(), lr=recipe.lr, betas=(0.8, 0.99))
         self.model, self.judge, self.optimizer, self.judge_optimizer = self.accelerator.prepare(
             model, judge, optimizer, judge_optimizer

@@ -1,7 +1,8 @@
-"""A trained codec -> a released one: weights rounded to half precision, a fingerprint, provenance.
+"""A trained codec -> a released one: codebooks placed anew, weights in half precision, a fingerprint, provenance.
 
-``python -m audiotok.training.release RUN/codec OUT --recipe RUN/recipe.json``. The law kept: codes are those of the
-rounded weights, so that half the bytes give the same codes; whoever prepares data does it with the released folder.
+``python -m audiotok.training.release RUN/codec OUT --recipe RUN/recipe.json --refine PACK``. The law kept: codes are
+those of the rounded weights, so that half the bytes give the same codes; whoever prepares data does it with the
+released folder.
 """
 
 from __future__ import annotations
@@ -13,12 +14,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import EncodecFeatureExtractor
 
 from ..codec.model import AudioCodec
 from ..codec.pretrained import load_codec
 from ..files import write_json
 from ..state import store_half
+from .packed import PackedClips
+
+_SEED = 20_261_123  # of crops that no training step draws
 
 
 def release(codec: AudioCodec, out: str | Path, provenance: dict[str, Any]) -> AudioCodec:
@@ -54,6 +59,24 @@ def release(codec: AudioCodec, out: str | Path, provenance: dict[str, Any]) -> A
     return released
 
 
+def refine_codebooks(codec: AudioCodec, clips: PackedClips, crops: int, max_gain_db: float = 6.0) -> None:
+    """Place the codebooks anew, now that the encoder moves no more; a decoder trained on the old ones should follow.
+
+    Args:
+        codec: changed in place.
+        clips: what it was trained on.
+        crops: seconds of speech to place them by; 20,000 are some 1,000 frames a codeword.
+        max_gain_db: crops are made louder or quieter by up to this, as in training.
+    """
+    frames = round(codec.config.frame_rate)
+    latents = []
+    with torch.no_grad():
+        for step in range(-(-crops // 32)):
+            wav = clips.crops(_SEED, step, 32, frames, max_gain_db).wav
+            latents.append(codec.encoder(wav).transpose(1, 2).flatten(0, 1))
+    codec.quantizer.refine(torch.cat(latents))
+
+
 def main(argv: list[str] | None = None) -> int:
     """Release a codec; prints its codes_fingerprint."""
     parser = argparse.ArgumentParser(prog="python -m audiotok.training.release", description=__doc__)
@@ -61,11 +84,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("out", help="folder to write")
     parser.add_argument("--recipe", help="recipe.json of the run, kept in the provenance")
     parser.add_argument("--note", action="append", default=[], metavar="KEY=TEXT", help="more provenance")
+    parser.add_argument("--refine", metavar="PACK", help="packed clips to place the codebooks by")
+    parser.add_argument("--refine-crops", type=int, default=20_000, help="seconds of them (default: 20000)")
     args = parser.parse_args(argv)
     provenance: dict[str, Any] = dict(note.split("=", 1) for note in args.note)
     if args.recipe:
         provenance["recipe"] = json.loads(Path(args.recipe).read_text(encoding="utf-8"))
-    print(release(load_codec(Path(args.codec).resolve()), args.out, provenance).codes_fingerprint)
+    codec = load_codec(Path(args.codec).resolve())
+    if args.refine:
+        clips = PackedClips(args.refine, codec.config.hop_length)
+        refine_codebooks(codec, clips, args.refine_crops)
+    print(release(codec, args.out, provenance).codes_fingerprint)
     return 0
 
 

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..codec.decoder import DecoderFeatures, PitchFeatures
 from ..codec.model import AudioCodec
 from .losses import (
     SpectralLoss,
@@ -88,13 +89,25 @@ class TrainingModel(nn.Module):
             )
             labelled = (batch.phones >= 0).sum().clamp_min(1)
             losses["phone/cross_entropy"] = phone / labelled * recipe.phone
-        wav = self._decode(latents, batch.wav, step, losses)
-        losses["spectral/log_l1"] = self.spectral(wav, batch.wav) * recipe.spectral
+        decoder = codec.decoder
+        features = decoder.features(latents)
+        # Half a pitch class is audible: pitch is read in float32, and so is everything after the networks.
+        with torch.autocast(batch.wav.device.type, enabled=False):
+            pitch = decoder.pitch(latents)
+            wav = self._render(features, pitch, batch.wav, step, losses)
+            losses["spectral/log_l1"] = self.spectral(wav, batch.wav) * recipe.spectral
         return losses, wav, codes
 
-    def _decode(self, latents: Tensor, target: Tensor, step: int, losses: dict[str, Tensor]) -> Tensor:
+    def _render(
+        self,
+        features: DecoderFeatures,
+        pitch: PitchFeatures,
+        target: Tensor,
+        step: int,
+        losses: dict[str, Tensor],
+    ) -> Tensor:
+        """Sound from what the networks said, excited by the target's pitch or the decoder's own."""
         decoder, config = self.codec.decoder, self.codec.config
-        features, pitch = decoder.features(latents), decoder.pitch(latents)
         f0_hz, voiced = track_pitch(
             target, config.hop_length, config.sampling_rate, config.f0_min_hz, config.f0_max_hz
         )
