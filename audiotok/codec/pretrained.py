@@ -18,6 +18,7 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import AutoModelForAudioTokenization
 
+from ..machine import check_device
 from .config import CodecConfig
 from .exact import ExactAudioCodec
 from .model import AudioCodec
@@ -49,7 +50,7 @@ def checkpoint_dir(name: str) -> Path:
         FileNotFoundError: no checkpoint has this name; the message lists those that exist.
     """
     folder = Path(str(files("audiotok") / "checkpoints" / name))
-    if "/" in name or name.startswith(".") or not folder.is_dir():
+    if not name or "/" in name or name.startswith(".") or not folder.is_dir():
         raise FileNotFoundError(
             f"no checkpoint {name!r}; shipped: {', '.join(shipped_checkpoints()) or 'none'}. "
             f"For a local folder write './{name}'."
@@ -67,7 +68,7 @@ def load_codec(
 
     Args:
         name_or_path: a shipped name (None: the default), a folder, or a hub id ``owner/name``.
-        device: where to put it.
+        device: where to put it: "cpu", "cuda", "cuda:1"...
         dtype: of the decoder's trunk: float32 or bfloat16. Encoder and quantiser stay float32, because codes are
             defined there.
         exact: compute codes on integer grids: equal on every machine, batch, thread count and chunking. They mean the
@@ -79,11 +80,13 @@ def load_codec(
     Raises:
         FileNotFoundError: no such shipped name or folder.
         RuntimeError: exact, and the device does not compute exactly.
-        ValueError: the folder holds no codec of ours, its weights are damaged or not all there, or dtype is another.
+        ValueError: the folder holds no codec of ours, its weights are damaged or not all there, dtype is another, or
+            this machine has no such device.
     """
     if dtype not in _DTYPES:
         raise ValueError(f"expected dtype in {sorted(_DTYPES)}, got {dtype!r}")
-    name = str(name_or_path or DEFAULT_CODEC)
+    check_device(device)
+    name = DEFAULT_CODEC if name_or_path is None else str(name_or_path)
     local = Path(name)
     if "/" not in name and not name.startswith("."):
         name = str(checkpoint_dir(name))
