@@ -139,8 +139,8 @@ def check_seeds(seed: int | Sequence[int], texts: int) -> list[int]:
         TypeError: a seed is not an int.
         ValueError: there are more or fewer than texts.
     """
-    many = isinstance(seed, Sequence) and not isinstance(seed, str)
-    given: list[Any] = list(seed) if many else [seed] * texts
+    one_each = isinstance(seed, Sequence) and not isinstance(seed, str)
+    given: list[Any] = [*seed] if one_each else [seed] * texts  # type: ignore[misc]
     for one in given:
         if isinstance(one, bool) or not hasattr(one, "__index__"):
             raise TypeError(f"expected seed to be an int, got {one!r}")

@@ -22,7 +22,6 @@ _POSITIVE = {
     "intermediate_size",
     "batch_tokens",
     "max_seconds",
-    "lr",
     "grad_clip",
 }
 _POSITIVE |= {"log_every", "save_minutes"}
