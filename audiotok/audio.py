@@ -143,13 +143,14 @@ def resample(wav: Tensor, from_rate: int, to_rate: int) -> Tensor:
     return torch.cat(done).reshape(*wav.shape[:-1], -1).to(wav.device)
 
 
-def save_audio(path: str | Path, wav: Tensor, sampling_rate: int) -> None:
+def save_audio(path: str | Path, wav: Tensor, sampling_rate: int, comment: str | None = None) -> None:
     """Write one channel of sound to a file that is whole or absent.
 
     Args:
         path: its suffix decides the format: .wav and .flac are 16-bit PCM, .ogg and .opus are Opus.
         wav: [1, N] or [N] float, N >= 1; values beyond [-1, 1] are clipped.
         sampling_rate: in Hz.
+        comment: kept with the sound: RIFF INFO in a wav, a Vorbis comment in the others.
 
     Raises:
         TypeError: ``wav`` is no tensor.
@@ -162,16 +163,19 @@ def save_audio(path: str | Path, wav: Tensor, sampling_rate: int) -> None:
         raise AudioError(
             f"{path}: expected samples in [-1, 1], got a peak of {peak:g}; divide by the full scale"
         )
-    save_audio_blocks(path, [wav], sampling_rate)
+    save_audio_blocks(path, [wav], sampling_rate, comment)
 
 
-def save_audio_blocks(path: str | Path, blocks: Iterable[Tensor], sampling_rate: int) -> int:
+def save_audio_blocks(
+    path: str | Path, blocks: Iterable[Tensor], sampling_rate: int, comment: str | None = None
+) -> int:
     """Write sound that arrives in blocks, in constant memory, to a file that is whole or absent.
 
     Args:
         path: as for :func:`save_audio`.
         blocks: wavs [1, n] or [n], joined in their order.
         sampling_rate: in Hz.
+        comment: as for :func:`save_audio`.
 
     Returns:
         The number of samples written.
@@ -188,6 +192,8 @@ def save_audio_blocks(path: str | Path, blocks: Iterable[Tensor], sampling_rate:
             with soundfile.SoundFile(
                 system_name(aside), "w", samplerate=sampling_rate, channels=1, format=container, subtype=coding
             ) as file:
+                if comment is not None:
+                    file.comment = comment
                 for block in blocks:
                     samples = _one_channel(block, path, written)
                     written += len(samples)

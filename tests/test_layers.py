@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[1]
 # forbidden.
 AUDIOTOK = {
     "files": set(),
+    "hub": set(),
     "machine": set(),
     "program": {"machine"},
     "pictures": {"files"},
@@ -21,10 +22,10 @@ AUDIOTOK = {
     "pipes": {"files", "wav", "audio"},
     "state": {"files"},
     "recipes": {"files"},
-    "codec": {"files", "wav", "machine"},
+    "codec": {"files", "hub", "wav", "machine"},
     "tokens": {"files", "audio", "codec"},
     "bitstream": {"files"},
-    "corpus": {"files", "wav", "audio", "codec", "tokens"},
+    "corpus": {"files", "hub", "wav", "audio", "codec", "tokens"},
     "metrics": {"files", "audio"},
     "training": {"files", "state", "recipes", "audio", "codec", "tokens", "bitstream", "corpus", "metrics"},
     "evaluate": {"files", "audio", "codec", "tokens", "corpus", "metrics"},

@@ -98,3 +98,14 @@ def test_what_is_no_sound_and_no_codes_is_refused(
 ) -> None:
     with pytest.raises(error, match=message):
         call(tiny_codec)
+
+
+@pytest.mark.parametrize("device", ["meta", "toaster", "cuda:99"])
+def test_a_device_that_is_not_here_is_refused_before_anything_is_loaded(device: str) -> None:
+    with pytest.raises(ValueError, match=f"expected a device .* got '{device}'"):
+        load_codec("nothing-of-this-name", device=device)
+
+
+def test_an_empty_name_is_not_the_default_codec() -> None:
+    with pytest.raises(FileNotFoundError, match="no checkpoint ''"):
+        load_codec("")

@@ -6,7 +6,7 @@ Knows nothing of waveforms or text. The law it keeps: the folder it writes opens
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 from .sampling import FinishReason, FrameLimits, Sampling, draw, find_loop, find_silence, row_noise
+from .step import NumpyStep, fuse
 
 MAX_POSITIONS = 2048
 _LOOK_EVERY = 10  # steps between searches for loops and silence
@@ -126,7 +127,10 @@ class ArDecoder:
         positions = torch.arange(self.limit, device=self.embedding.device)[None]
         cos, sin = core.rotary_emb(self.embedding[:1, None].float(), positions)
         self.cos, self.sin = cos[0].to(self.embedding.dtype), sin[0].to(self.embedding.dtype)
-        self.layers = [_fuse(layer) for layer in core.layers]
+        self.layers = [fuse(layer) for layer in core.layers]
+        self.fast: NumpyStep | None = None
+        if self.embedding.device.type == "cpu" and self.embedding.dtype == torch.float32:
+            self.fast = NumpyStep(self.layers, self.heads, self.kv_heads, self.eps)
 
     @torch.inference_mode()
     def generate(
@@ -152,22 +156,47 @@ class ArDecoder:
         Raises:
             ValueError: a prompt is empty or leaves no room for an answer.
         """
+        rows = self._rows(prompts, limits, noise_keys)
+        for _ in rows.steps(prompts, sampling, silent):
+            pass
+        return [answer for answer in rows.answers if answer is not None]
+
+    @torch.inference_mode()
+    def stream(
+        self,
+        prompt: Sequence[int],
+        limits: FrameLimits,
+        noise_key: tuple[int, int],
+        sampling: Sampling,
+        silent: Collection[int] = (),
+    ) -> Generator[int, None, Answer]:
+        """Answer one prompt, frame by frame.
+
+        Args, errors: as :meth:`generate`, for one row.
+
+        Yields:
+            Codes as they are said. The last one, or some that a loop or silence takes back, may be missing or too many:
+            what counts is the answer.
+
+        Returns:
+            The answer, equal to that of :meth:`generate`.
+        """
+        rows = self._rows([prompt], [limits], [noise_key])
+        yield from (int(chosen[0]) for chosen in rows.steps([prompt], sampling, silent))
+        answer = rows.answers[0]
+        assert answer is not None
+        return answer
+
+    def _rows(
+        self,
+        prompts: Sequence[Sequence[int]],
+        limits: Sequence[FrameLimits],
+        noise_keys: Sequence[tuple[int, int]],
+    ) -> _Rows:
         if any(not 0 < len(prompt) < self.limit for prompt in prompts):
             raise ValueError(f"expected prompts of 1 to {self.limit - 1} ids; split the text into sentences")
         longest = [min(limit.longest, self.limit - len(p)) for limit, p in zip(limits, prompts, strict=True)]
-        rows = _Rows(self, prompts, longest, limits, noise_keys)
-        logits = rows.start(prompts)
-        for step in range(max(longest)):
-            early = step < rows.shortest
-            logits[early, -1] = -torch.inf
-            chosen = draw(
-                logits, rows.noise[:, step], rows.said[:, max(0, step - sampling.window) : step], sampling
-            )
-            rows.say(step, chosen, silent)
-            if not len(rows.alive):
-                break
-            logits = rows.advance(step)
-        return [answer for answer in rows.answers if answer is not None]
+        return _Rows(self, prompts, longest, limits, noise_keys)
 
     @torch.inference_mode()
     def attention(self, ids: Sequence[int], layer: int, head: int) -> Tensor:
@@ -237,30 +266,10 @@ class ArDecoder:
         return x
 
     def _logits(self, hidden: Tensor) -> Tensor:
-        return F.linear(F.rms_norm(hidden, hidden.shape[-1:], self.norm, self.eps), self.head).float()
-
-
-@dataclass(frozen=True)
-class _Fused:
-    attention_norm: Tensor
-    qkv: Tensor
-    out: Tensor
-    feed_norm: Tensor
-    gate_up: Tensor
-    down: Tensor
-
-
-def _fuse(layer: Any) -> _Fused:
-    attention, feed = layer.self_attn, layer.mlp
-    qkv = torch.cat((attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight)).detach()
-    return _Fused(
-        layer.input_layernorm.weight.detach(),
-        qkv,
-        attention.o_proj.weight.detach(),
-        layer.post_attention_layernorm.weight.detach(),
-        torch.cat((feed.gate_proj.weight, feed.up_proj.weight)).detach(),
-        feed.down_proj.weight.detach(),
-    )
+        normed = F.rms_norm(hidden, hidden.shape[-1:], self.norm, self.eps)
+        if self.fast is not None:
+            return torch.from_numpy(normed.numpy() @ self.head.numpy().T)
+        return F.linear(normed, self.head).float()
 
 
 class _Rows:
@@ -289,7 +298,21 @@ class _Rows:
         shape = (len(decoder.layers), 2, batch, decoder.kv_heads, places, decoder.size)
         self.cache = torch.zeros(shape, dtype=decoder.embedding.dtype, device=device)
 
-    def start(self, prompts: Sequence[Sequence[int]]) -> Tensor:
+    def steps(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, silent: Collection[int]
+    ) -> Iterator[Tensor]:
+        """Answer; after each step but the last, what the rows that are left have said in it, [B] int64."""
+        logits = self._start(prompts)
+        for step in range(int(self.longest.max())):
+            logits[step < self.shortest, -1] = -torch.inf
+            recent = self.said[:, max(0, step - sampling.window) : step]
+            self._say(step, draw(logits, self.noise[:, step], recent, sampling), silent)
+            if not len(self.alive):
+                return
+            yield self.said[:, step]
+            logits = self._advance(step)
+
+    def _start(self, prompts: Sequence[Sequence[int]]) -> Tensor:
         """Read the prompts; logits [B, V + 1] of the first frame. Causality hides the padding behind them."""
         width = max(map(len, prompts))
         ids = torch.tensor([[*p, *[0] * (width - len(p))] for p in prompts], device=self.lengths.device)
@@ -297,7 +320,7 @@ class _Rows:
         hidden = self.decoder._forward(ids, positions, self.cache, None)
         return self.decoder._logits(hidden[torch.arange(len(prompts)), self.lengths - 1])
 
-    def say(self, step: int, chosen: Tensor, silent: Collection[int]) -> None:
+    def _say(self, step: int, chosen: Tensor, silent: Collection[int]) -> None:
         """Take down what was drawn, and let the rows go that are done."""
         size, rate = self.decoder.audio["codebook_size"], self.decoder.audio["frame_rate"]
         self.said[:, step] = chosen
@@ -323,14 +346,26 @@ class _Rows:
         if done.any():
             self._keep(np.nonzero(~done)[0])
 
-    def advance(self, step: int) -> Tensor:
+    def _advance(self, step: int) -> Tensor:
         """Feed what was said at ``step``; logits of the next."""
-        positions = (self.lengths + step)[:, None]
+        decoder, positions = self.decoder, self.lengths + step
+        ids = self.said[:, step] + decoder.audio["audio_offset"]
+        if decoder.fast is not None:
+            x, cos, sin = (
+                table[at].numpy()
+                for table, at in (
+                    (decoder.embedding, ids),
+                    (decoder.cos, positions),
+                    (decoder.sin, positions),
+                )
+            )
+            where, cache = positions.numpy(), self.cache.numpy()
+            hidden = decoder.fast(x, cos[:, None], sin[:, None], where, cache)
+            return decoder._logits(torch.from_numpy(hidden))
         reach = int(positions.max()) + 1
-        mask = (torch.arange(reach, device=positions.device) <= positions)[:, None, None]
-        ids = self.said[:, step : step + 1] + self.decoder.audio["audio_offset"]
-        hidden = self.decoder._forward(ids, positions, self.cache, mask)
-        return self.decoder._logits(hidden[:, 0])
+        mask = (torch.arange(reach, device=positions.device) <= positions[:, None])[:, None, None]
+        hidden = decoder._forward(ids[:, None], positions[:, None], self.cache, mask)
+        return decoder._logits(hidden[:, 0])
 
     def _keep(self, rows: np.ndarray) -> None:
         index = torch.from_numpy(rows).to(self.lengths.device)

@@ -18,6 +18,8 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import AutoModelForAudioTokenization
 
+from ..hub import hub_answers, is_hub_id
+from ..machine import check_device
 from .config import CodecConfig
 from .exact import ExactAudioCodec
 from .model import AudioCodec
@@ -49,7 +51,7 @@ def checkpoint_dir(name: str) -> Path:
         FileNotFoundError: no checkpoint has this name; the message lists those that exist.
     """
     folder = Path(str(files("audiotok") / "checkpoints" / name))
-    if "/" in name or name.startswith(".") or not folder.is_dir():
+    if not name or "/" in name or name.startswith(".") or not folder.is_dir():
         raise FileNotFoundError(
             f"no checkpoint {name!r}; shipped: {', '.join(shipped_checkpoints()) or 'none'}. "
             f"For a local folder write './{name}'."
@@ -67,7 +69,7 @@ def load_codec(
 
     Args:
         name_or_path: a shipped name (None: the default), a folder, or a hub id ``owner/name``.
-        device: where to put it.
+        device: where to put it: "cpu", "cuda", "cuda:1"...
         dtype: of the decoder's trunk: float32 or bfloat16. Encoder and quantiser stay float32, because codes are
             defined there.
         exact: compute codes on integer grids: equal on every machine, batch, thread count and chunking. They mean the
@@ -79,33 +81,47 @@ def load_codec(
     Raises:
         FileNotFoundError: no such shipped name or folder.
         RuntimeError: exact, and the device does not compute exactly.
-        ValueError: the folder holds no codec of ours, its weights are damaged or not all there, or dtype is another.
+        ValueError: the folder holds no codec of ours, its weights are damaged or not all there, dtype is another, or
+            this machine has no such device.
     """
     if dtype not in _DTYPES:
         raise ValueError(f"expected dtype in {sorted(_DTYPES)}, got {dtype!r}")
-    name = str(name_or_path or DEFAULT_CODEC)
-    local = Path(name)
+    check_device(device)
+    name = DEFAULT_CODEC if name_or_path is None else str(name_or_path)
+    local = Path(name).expanduser()
+    online = False
     if "/" not in name and not name.startswith("."):
         name = str(checkpoint_dir(name))
-    elif name.startswith((".", "/", "~")) or local.is_dir():
-        if not (local.expanduser() / "config.json").is_file():
+    elif local.is_dir() or not is_hub_id(name):
+        if not (local / "config.json").is_file():
             raise FileNotFoundError(f"expected a codec folder with config.json at {name}, found none")
-        name = str(local.expanduser())
-    codec = _read(ExactAudioCodec if exact else AudioCodec, name)
+        name = str(local)
+    else:
+        online = hub_answers()
+    codec = _read(ExactAudioCodec if exact else AudioCodec, name, online)
     codec.decoder.set_trunk_dtype(_DTYPES[dtype])
     codec.to(torch.device(device))  # type: ignore[arg-type]  # transformers wraps `to` without its types
     codec.eval().coders()  # lays the grids of the exact mode now, so that what is wrong with them shows here
     return codec
 
 
-def _read(family: type[AudioCodec], name: str) -> AudioCodec:
+def _read(family: type[AudioCodec], name: str, online: bool) -> AudioCodec:
     """Weights that do not fit are an error here; ``from_pretrained`` would go on with random ones."""
-    kind = PreTrainedConfig.get_config_dict(name)[0].get("model_type")
+    here = {"local_files_only": not online}
+    try:
+        kind = PreTrainedConfig.get_config_dict(name, **here)[0].get("model_type")
+    except OSError as error:
+        if online or Path(name).is_dir():
+            raise
+        raise FileNotFoundError(
+            f"{name}: no such folder, not kept on this machine, and the hub does not answer; name a codec's folder, or "
+            "go online"
+        ) from error
     if kind != CodecConfig.model_type:
         raise ValueError(f"{name}: expected a codec of model_type {CodecConfig.model_type!r}, got {kind!r}")
     try:
         # With loading info it returns a pair, which its annotation does not say.
-        pair: Any = family.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
+        pair: Any = family.from_pretrained(name, dtype=torch.float32, output_loading_info=True, **here)
         codec, loading = pair
     except (SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split())

@@ -6,12 +6,12 @@ one that is not recognised is refused with the list of those that are.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import datasets
 
+from ...hub import is_hub_id
 from ..rows import FIELDS
 from .hub import DatasetSource, StreamSource, load_named, matches, open_datasets, quietly
 from .metadata import TABLES, is_lj, read_common_voice, read_kaldi, read_lj, read_metadata
@@ -73,9 +73,9 @@ def open_source(
         return _select(open_datasets(source, columns, "a dataset in memory"), split, language)
     path = Path(source)
     if not path.exists():
-        far = os.path.isabs(source) or str(source).startswith(".") or str(source).count("/") > 1
-        if far or (path.suffix and path.suffix.lower() in (*TABLES, ".parquet", ".tar", ".flac", ".wav")):
-            raise FileNotFoundError(f"{source}: no such folder or file")
+        is_file = path.suffix.lower() in (*TABLES, ".parquet", ".tar", ".flac", ".wav")
+        if is_file or not is_hub_id(str(source).partition(":")[0]):
+            raise FileNotFoundError(f"{source}: no such folder or file, and no OWNER/NAME of a data set")
         named = load_named(str(source), streaming, columns, split, language or "")
         return named if isinstance(named, StreamSource) else _select(named, split, language)
     if streaming:
