@@ -226,7 +226,9 @@ def check_shard(file: Path, rows: int, fingerprint: str) -> None:
         if not isinstance(bound, dict):
             raise ValueError("bound to nothing")
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise ValueError(f"{file}: not a whole shard ({error}); run `audiotok prepare` again") from None
+        raise ValueError(
+            f"{file}: not a Parquet file of a preparation ({error}); run `audiotok prepare` again"
+        ) from None
     if metadata.num_rows != rows or bound.get("codes_fingerprint") != fingerprint:
         raise ValueError(
             f"{file}: expected {rows} rows of codec {fingerprint}, got {metadata.num_rows} of "
