@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field, replace
 
-from .layers import CODINGS, LEARNT
+from .layers import CODINGS, LEARNT, raw_bits
 from .wire import Cursor, DamageError, text, varint
 
 MAX_BOOKS, MAX_PACKET_FRAMES, MAX_CODEBOOK_SIZE = 64, 1024, 1 << 24
@@ -102,7 +102,7 @@ class AtokHeader:
     @property
     def bitrate_bps(self) -> float:
         """Bits per second before entropy coding."""
-        return sum((size - 1).bit_length() for size in self.book_sizes) * self.frame_rate
+        return sum(map(raw_bits, self.book_sizes)) * self.frame_rate
 
     def with_n_q(self, n_q: int) -> AtokHeader:
         """The header of the same file with its first ``n_q`` codebooks only.

@@ -55,7 +55,9 @@ def chosen_n_q(args: argparse.Namespace, book_sizes: Sequence[int], frame_rate: 
     Raises:
         ValueError: they ask for less than one codebook, or for more than there are.
     """
-    bits = [max(1, (size - 1).bit_length()) * frame_rate for size in book_sizes]
+    from ..bitstream.layers import raw_bits
+
+    bits = [raw_bits(size) * frame_rate for size in book_sizes]
     if args.bitrate is not None:
         fits = [n for n in range(1, len(bits) + 1) if sum(bits[:n]) <= args.bitrate * 1000 + 1e-6]
         if not fits:

@@ -8,7 +8,7 @@ split into parts and any interruption.
 from __future__ import annotations
 
 import copy
-import json
+import math
 import os
 import pickle
 from collections import Counter
@@ -21,8 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..codec.pretrained import load_codec
-from ..files import write_aside
-from .checks import DROPPED, Drop, Limits
+from .checks import Drop, Limits, write_dropped
 from .journal import Journal
 from .packing import CODES_DTYPE
 from .pipeline import run_sections
@@ -184,15 +183,15 @@ def dry_run(
     if folder is not None:
         folder.mkdir(exist_ok=True)
         write_pages(folder, counts)
-        with write_aside(folder / DROPPED) as aside:
-            lines = (json.dumps(asdict(drop), ensure_ascii=False) + "\n" for drop in drops)
-            aside.write_text("".join(lines), encoding="utf-8")
+        write_dropped(folder, drops)
     return counts
 
 
 def _check(rows_per_shard: int, batch_s: float, engine: str, part: tuple[int, int] | None) -> None:
-    if rows_per_shard < 1 or not batch_s > 0:
-        raise ValueError(f"expected rows_per_shard >= 1 and batch_s > 0, got {rows_per_shard} and {batch_s}")
+    if rows_per_shard < 1 or not 0 < batch_s < math.inf:
+        raise ValueError(
+            f"expected rows_per_shard >= 1 and a finite batch_s > 0, got {rows_per_shard} and {batch_s}"
+        )
     if engine not in ENGINES:
         raise ValueError(f"expected an engine of {', '.join(ENGINES)}, got {engine!r}")
     if part is not None and not 1 <= part[0] <= part[1]:

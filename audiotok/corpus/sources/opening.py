@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import datasets
 
 from ...hub import is_hub_id
-from ..rows import FIELDS
+from ..rows import FIELDS, printable
 from .hub import DatasetSource, StreamSource, load_named, matches, open_datasets, quietly
 from .metadata import TABLES, is_lj, read_common_voice, read_kaldi, read_lj, read_metadata
 from .table import TableSource
@@ -63,7 +64,15 @@ def open_source(
         FileNotFoundError: the path does not exist.
         ValueError: it is none of these, lacks a column that was asked for, or has no such split or language.
     """
-    columns = dict(columns or {})
+    opened = _open(source, layout, split, language, dict(columns or {}), audio_root, streaming)
+    opened.describe = printable(opened.describe)
+    return opened
+
+
+def _open(
+    source: Any, layout: str | None, split: str | None, language: str | None, columns: dict[str, str],
+    audio_root: str | Path | None, streaming: bool,
+) -> TableSource | DatasetSource | StreamSource:  # fmt: skip
     if unknown := set(columns) - set(FIELDS):
         raise ValueError(f"expected columns for {', '.join(FIELDS)}, got {', '.join(sorted(unknown))}")
     if layout is not None and layout not in LAYOUTS:
