@@ -119,15 +119,16 @@ class ArDecoder:
         self.limit = config.max_position_embeddings
         core = model.model
         self.embedding = core.embed_tokens.weight.detach()
-        self.norm = core.norm.weight.detach()
         low = self.audio["audio_offset"]
         rows = model.lm_head.weight.detach()
-        # The answer's vocabulary: V codes, then </audio>.
-        self.head = torch.cat((rows[low : low + self.audio["codebook_size"]], rows[self.end : self.end + 1]))
+        # The answer's vocabulary: V codes, then </audio>. The last norm's weight is in it.
+        rows = torch.cat((rows[low : low + self.audio["codebook_size"]], rows[self.end : self.end + 1]))
+        self.head = (rows * core.norm.weight.detach()).t().contiguous()
         positions = torch.arange(self.limit, device=self.embedding.device)[None]
         cos, sin = core.rotary_emb(self.embedding[:1, None].float(), positions)
-        self.cos, self.sin = cos[0].to(self.embedding.dtype), sin[0].to(self.embedding.dtype)
-        self.layers = [fuse(layer) for layer in core.layers]
+        # One rotation for each pair of numbers that are turned together.
+        self.turn = torch.complex(cos[0, :, : self.size // 2].float(), sin[0, :, : self.size // 2].float())
+        self.layers = [fuse(layer, self.heads, self.kv_heads, self.size) for layer in core.layers]
         self.fast: NumpyStep | None = None
         if self.embedding.device.type == "cpu" and self.embedding.dtype == torch.float32:
             self.fast = NumpyStep(self.layers, self.heads, self.kv_heads, self.eps)
@@ -216,60 +217,54 @@ class ArDecoder:
         shape = (layer, 2, 1, self.kv_heads, length, self.size)
         cache = torch.zeros(shape, dtype=self.embedding.dtype, device=batch.device)
         x = self._forward(batch, positions, cache, None)
-        block = self.layers[layer]
-        normed = F.rms_norm(x, x.shape[-1:], block.attention_norm, self.eps)
-        qkv = (
-            F.linear(normed, block.qkv)
-            .view(length, self.heads + 2 * self.kv_heads, self.size)
-            .transpose(0, 1)
-        )
+        qkv = (self._norm(x) @ self.layers[layer].qkv).view(length, self.heads + 2 * self.kv_heads, self.size)
         key_head = self.heads + head * self.kv_heads // self.heads
-        query, key = (
-            self._rotate(qkv[index], self.cos[:length], self.sin[:length]) for index in (head, key_head)
-        )
-        scores = (query @ key.t()).float() * self.size**-0.5
+        query, key = (self._rotate(qkv[:, index], self.turn[:length]) for index in (head, key_head))
+        scores = (query @ key.t()).float()
         future = torch.ones_like(scores, dtype=torch.bool).triu(1)
         return scores.masked_fill(future, -torch.inf).softmax(-1)
 
-    def _rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        left, right = x.chunk(2, dim=-1)
-        return x * cos + torch.cat((-right, left), dim=-1) * sin
+    def _norm(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, x.shape[-1:], None, self.eps)
+
+    def _rotate(self, x: Tensor, turn: Tensor) -> Tensor:
+        """[..., size] in any dtype, pairs side by side; turn [..., size / 2]."""
+        pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+        return torch.view_as_real(pairs * turn).flatten(-2).to(x.dtype)
 
     def _forward(self, ids: Tensor, positions: Tensor, cache: Tensor, mask: Tensor | None) -> Tensor:
         """ids and positions [B, S], cache [L, 2, B, H, P, size] (written to) to hidden states [B, S, D]."""
         batch, length = ids.shape
         x = self.embedding[ids]
-        cos, sin = self.cos[positions][:, None], self.sin[positions][:, None]  # [B, 1, S, size]
+        turn = self.turn[positions][:, None]  # [B, 1, S, size / 2]
         row = torch.arange(batch, device=ids.device)[:, None]
         reach = mask.shape[-1] if mask is not None else length
         heads, kv = self.heads, self.kv_heads
         # A cache of fewer layers runs only those.
         for layer, (keys, values) in zip(self.layers, cache, strict=False):
-            normed = F.rms_norm(x, x.shape[-1:], layer.attention_norm, self.eps)
-            qkv = F.linear(normed, layer.qkv).view(batch, length, heads + 2 * kv, self.size)
-            query, key, value = qkv.transpose(1, 2).split((heads, kv, kv), dim=1)
-            query, key = self._rotate(query, cos, sin), self._rotate(key, cos, sin)
-            keys[row, :, positions] = key.transpose(1, 2)
+            qkv = (self._norm(x) @ layer.qkv).view(batch, length, heads + 2 * kv, self.size).transpose(1, 2)
+            turned, value = self._rotate(qkv[:, : heads + kv], turn), qkv[:, heads + kv :]
+            keys[row, :, positions] = turned[:, heads:].transpose(1, 2)
             values[row, :, positions] = value.transpose(1, 2)
             mixed = F.scaled_dot_product_attention(
-                query,
+                turned[:, :heads],
                 keys[:, :, :reach],
                 values[:, :, :reach],
                 attn_mask=mask,
                 is_causal=mask is None,
+                scale=1.0,  # it is in the weights
                 enable_gqa=heads != kv,
             )
-            x = x + F.linear(mixed.transpose(1, 2).reshape(batch, length, -1), layer.out)
-            normed = F.rms_norm(x, x.shape[-1:], layer.feed_norm, self.eps)
-            gate, up = F.linear(normed, layer.gate_up).chunk(2, dim=-1)
-            x = x + F.linear(F.silu(gate) * up, layer.down)
+            x = x + mixed.transpose(1, 2).reshape(batch, length, -1) @ layer.out
+            half, up = (self._norm(x) @ layer.gate_up).chunk(2, dim=-1)
+            x = x + (half * (1 + torch.tanh(half)) * up) @ layer.down
         return x
 
-    def _logits(self, hidden: Tensor) -> Tensor:
-        normed = F.rms_norm(hidden, hidden.shape[-1:], self.norm, self.eps)
+    def _logits(self, normed: Tensor) -> Tensor:
+        """[B, D], normed, to [B, V + 1] float32."""
         if self.fast is not None:
-            return torch.from_numpy(normed.numpy() @ self.head.numpy().T)
-        return F.linear(normed, self.head).float()
+            return torch.from_numpy(normed.numpy() @ self.head.numpy())
+        return (normed @ self.head).float()
 
 
 class _Rows:
@@ -297,14 +292,16 @@ class _Rows:
         places = int((self.lengths + torch.tensor(longest, device=device)).max())
         shape = (len(decoder.layers), 2, batch, decoder.kv_heads, places, decoder.size)
         self.cache = torch.zeros(shape, dtype=decoder.embedding.dtype, device=device)
+        self.blocks = self._blocks()
 
     def steps(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, silent: Collection[int]
     ) -> Iterator[Tensor]:
         """Answer; after each step but the last, what the rows that are left have said in it, [B] int64."""
-        logits = self._start(prompts)
+        logits, most = self._start(prompts), int(self.shortest.max())
         for step in range(int(self.longest.max())):
-            logits[step < self.shortest, -1] = -torch.inf
+            if step < most:
+                logits[step < self.shortest, -1] = -torch.inf
             recent = self.said[:, max(0, step - sampling.window) : step]
             self._say(step, draw(logits, self.noise[:, step], recent, sampling), silent)
             if not len(self.alive):
@@ -318,7 +315,8 @@ class _Rows:
         ids = torch.tensor([[*p, *[0] * (width - len(p))] for p in prompts], device=self.lengths.device)
         positions = torch.arange(width, device=ids.device).expand(len(prompts), -1)
         hidden = self.decoder._forward(ids, positions, self.cache, None)
-        return self.decoder._logits(hidden[torch.arange(len(prompts)), self.lengths - 1])
+        last = hidden[torch.arange(len(prompts)), self.lengths - 1]
+        return self.decoder._logits(self.decoder._norm(last))
 
     def _say(self, step: int, chosen: Tensor, silent: Collection[int]) -> None:
         """Take down what was drawn, and let the rows go that are done."""
@@ -351,24 +349,22 @@ class _Rows:
         decoder, positions = self.decoder, self.lengths + step
         ids = self.said[:, step] + decoder.audio["audio_offset"]
         if decoder.fast is not None:
-            x, cos, sin = (
-                table[at].numpy()
-                for table, at in (
-                    (decoder.embedding, ids),
-                    (decoder.cos, positions),
-                    (decoder.sin, positions),
-                )
-            )
-            where, cache = positions.numpy(), self.cache.numpy()
-            hidden = decoder.fast(x, cos[:, None], sin[:, None], where, cache)
-            return decoder._logits(torch.from_numpy(hidden))
+            x, turn = decoder.embedding[ids].numpy(), decoder.turn[positions].numpy()[:, None]
+            return decoder._logits(torch.from_numpy(decoder.fast(x, turn, positions.numpy(), self.blocks)))
         reach = int(positions.max()) + 1
         mask = (torch.arange(reach, device=positions.device) <= positions[:, None])[:, None, None]
         hidden = decoder._forward(ids[:, None], positions[:, None], self.cache, mask)
-        return decoder._logits(hidden[:, 0])
+        return decoder._logits(decoder._norm(hidden[:, 0]))
+
+    def _blocks(self) -> list[tuple[Any, Any]]:
+        """The cache as the numpy step takes it."""
+        return (
+            [(keys, values) for keys, values in self.cache.numpy()] if self.decoder.fast is not None else []
+        )
 
     def _keep(self, rows: np.ndarray) -> None:
         index = torch.from_numpy(rows).to(self.lengths.device)
         self.alive = self.alive[rows]
         self.lengths, self.shortest = self.lengths[index], self.shortest[index]
         self.noise, self.said, self.cache = self.noise[index], self.said[index], self.cache[:, :, index]
+        self.blocks = self._blocks()
