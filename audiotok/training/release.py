@@ -42,6 +42,8 @@ def release(codec: AudioCodec, out: str | Path, provenance: dict[str, Any]) -> A
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
+    # What a former release says of its weights is not true of these.
+    (out / "provenance.json").unlink(missing_ok=True)
     codec.save_pretrained(out)
     store_half(out)
     EncodecFeatureExtractor(
