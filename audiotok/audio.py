@@ -190,7 +190,12 @@ def save_audio_blocks(
     with write_aside(path) as aside:
         try:
             with soundfile.SoundFile(
-                system_name(aside), "w", samplerate=sampling_rate, channels=1, format=container, subtype=coding
+                system_name(aside),
+                "w",
+                samplerate=sampling_rate,
+                channels=1,
+                format=container,
+                subtype=coding,
             ) as file:
                 if comment is not None:
                     file.comment = comment
@@ -204,7 +209,7 @@ def save_audio_blocks(
                     file.write(samples)
         except soundfile.LibsndfileError as error:
             raise AudioError(
-                f"{path}: cannot write it as {container}/{coding}: {error.error_string}"
+                f"{path}: cannot write it as {container}/{coding} ({error.error_string}); is there room on the disk?"
             ) from None
         if not written:
             raise AudioError(f"{path}: expected at least one sample to write, got 0")

@@ -249,3 +249,15 @@ def test_a_dropped_row_is_what_was_written() -> None:
     for change in ({"row": "3"}, {"row": -1}, {"reason": "odd"}, {"id": None}, {"more": 1}):
         with pytest.raises(ValueError, match="expected a row with its reason"):
             parse_drop(drop | change)
+
+
+def test_what_is_no_source_is_one_line(corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="got an empty name"):
+        open_source("")
+    with pytest.raises(ValueError, match="expected a folder wav48_silence_trimmed or wav48"):
+        open_source(corpus, layout="vctk")
+    assert next(iter(open_source(corpus, language="xx\udce9"))).language == "xx\\udce9"
+
+
+def test_a_licence_of_any_bytes_is_stated(corpus: Path, tmp_path: Path, tiny_codec: AudioCodec) -> None:
+    assert prepare(corpus, tmp_path / "out", tiny_codec, licence="by \udce9").licence == "by \\udce9"

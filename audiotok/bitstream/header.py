@@ -62,7 +62,7 @@ class AtokHeader:
     metadata: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        whole = all(isinstance(v, str) for pair in self.metadata.items() for v in pair)
+        whole = all(isinstance(v, str) and _is_unicode(v) for pair in self.metadata.items() for v in pair)
         rules = [
             ("codes_fingerprint", _is_hex(self.codes_fingerprint, 16), "16 hex digits"),
             ("sampling_rate", 1 <= self.sampling_rate < 1 << 28, "1 to 2^28"),
@@ -79,7 +79,8 @@ class AtokHeader:
                 "8 hex digits or none",
             ),
             ("scale_frames", 0 <= self.scale_frames <= MAX_PACKET_FRAMES, f"0 to {MAX_PACKET_FRAMES}"),
-            ("metadata", whole, "texts by name"),
+            ("metadata", whole, "texts by name, in Unicode"),
+            ("codec", _is_unicode(self.codec), "a text in Unicode"),
         ]
         for name, holds, rule in rules:
             if not holds:
@@ -185,6 +186,11 @@ def _metadata(value: str) -> dict[str, str]:
     if not isinstance(metadata, dict):
         raise DamageError(f"expected metadata by name, got {type(metadata).__name__}")
     return metadata
+
+
+def _is_unicode(value: str) -> bool:
+    """Whether a text can be stored as UTF-8; one made of a file's name need not be."""
+    return value == value.encode("utf-8", "replace").decode("utf-8")
 
 
 def _is_hex(value: str, digits: int) -> bool:

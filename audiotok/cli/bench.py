@@ -42,7 +42,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )  # fmt: skip
     parser.add_argument(
         "--seconds",
-        type=number(float, most=3600, above=0),
+        type=number(float, 0.1, 3600),
         default=10.0,
         help="length of the test sound (default: %(default)s)",
     )

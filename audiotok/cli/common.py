@@ -88,11 +88,15 @@ def check_output(source: Path, target: Path, overwrite: bool, taken: Mapping[Pat
     Raises:
         FileExistsError: ``target`` is there and may not be replaced, is the input itself, or was written in
             this run for another input.
+        OSError: ``target`` is a folder, a device or a pipe, or its folder cannot be written.
     """
+    from ..files import writable_target
+
     if target in taken:
         raise FileExistsError(f"{source}: would write {target}, as {taken[target]} did; rename one of them")
     if target.exists() and source.exists() and target.samefile(source):
         raise FileExistsError(f"{target}: expected an output that is not the input; choose another name")
+    writable_target(target)
     if target.exists() and not overwrite:
         raise FileExistsError(f"{target}: exists already; pass --overwrite to replace it")
 

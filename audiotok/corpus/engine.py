@@ -30,7 +30,7 @@ from .pool import Engine, Pool
 from .progress import Clock, Progress
 from .ray_pool import RayPool
 from .reporting import Tally, describe, write_pages
-from .rows import Source
+from .rows import Source, printable
 from .sections import IndexedSections, StreamSections
 from .server import RowServer, Task
 from .shaping import Shaping
@@ -251,7 +251,7 @@ def _plan(
         source=describe,
         options=options,
         plan=plan_digest(settings, listed),
-        licence=licence,
+        licence=printable(licence),
         versions={name: _version(name) for name in ("audiotok", "torch", "soundfile", "soxr", "datasets")},
     )
 

@@ -255,7 +255,6 @@ def merge(parts: Sequence[str | Path], out: str | Path) -> Manifest:
         FileNotFoundError: a folder holds no part.
         ValueError: the parts are not of one plan, or some are missing.
     """
-    target = Journal(out)
     plans = []
     for part in map(Path, parts):
         if not (part / ".journal" / PLAN).is_file():
@@ -274,6 +273,7 @@ def merge(parts: Sequence[str | Path], out: str | Path) -> Manifest:
         raise ValueError(
             f"{parts[0]}: its plan does not say how many rows a shard has; prepare the parts again"
         )
+    target = Journal(out)
     target.begin(plan, size, alone=True)
     for part in parts:
         source = Journal(part)

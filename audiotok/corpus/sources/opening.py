@@ -64,6 +64,9 @@ def open_source(
         FileNotFoundError: the path does not exist.
         ValueError: it is none of these, lacks a column that was asked for, or has no such split or language.
     """
+    if str(source) == "":  # as the variable of a shell script may be; a path of it would be this folder
+        raise FileNotFoundError("expected a folder, a file or OWNER/NAME of a data set, got an empty name")
+    language = None if language is None else printable(language)
     opened = _open(source, layout, split, language, dict(columns or {}), audio_root, streaming)
     opened.describe = printable(opened.describe)
     return opened

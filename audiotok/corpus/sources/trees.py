@@ -28,7 +28,12 @@ def read_vctk(folder: Path) -> TableSource:
     Raises:
         ValueError: there is no sound.
     """
-    sounds = next(folder / name for name in ("wav48_silence_trimmed", "wav48") if (folder / name).is_dir())
+    places = [folder / name for name in ("wav48_silence_trimmed", "wav48") if (folder / name).is_dir()]
+    if not places:
+        raise ValueError(
+            f"{folder}: expected a folder wav48_silence_trimmed or wav48 in it; another --layout?"
+        )
+    sounds = places[0]
 
     def entries() -> Iterator[Entry]:
         for path in _sounds(sounds):
