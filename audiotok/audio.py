@@ -56,7 +56,7 @@ def load_audio(path: str | Path, sampling_rate: int | None = None) -> tuple[Tens
         AudioError: the file is not audio, is damaged, has no samples, or has samples that are not finite.
     """
     with _open(path) as file:
-        rate = sampling_rate or file.samplerate
+        rate = file.samplerate if sampling_rate is None else sampling_rate
         wav = torch.cat(list(resampled(_mono_blocks(file, path), file.samplerate, rate)), dim=-1)
     return wav, rate
 
@@ -78,8 +78,10 @@ def audio_blocks(
         FileNotFoundError: there is no such file.
         AudioError: as for :func:`load_audio`; a bad sample is found when its block is reached.
     """
+    if not 0 < block_s < float("inf"):
+        raise ValueError(f"expected blocks of a finite number of seconds above 0, got {block_s}")
     with _open(path) as file:
-        rate = sampling_rate or file.samplerate
+        rate = file.samplerate if sampling_rate is None else sampling_rate
         size = max(1, round(block_s * rate))
         held: list[Tensor] = []
         count = 0
@@ -309,10 +311,11 @@ def resampled(blocks: Iterable[Tensor], from_rate: int, to_rate: int) -> Iterato
     Raises:
         AudioError: a rate is not positive, or higher than any sound has.
     """
-    if not (0 < from_rate <= MAX_RATE_HZ and 0 < to_rate <= MAX_RATE_HZ):
-        raise AudioError(
-            f"expected sampling rates of 1 to {MAX_RATE_HZ} Hz, got {from_rate} and {to_rate} Hz"
-        )
+    for rate in (from_rate, to_rate):
+        if not isinstance(rate, int | float | np.number) or not 0 < rate <= MAX_RATE_HZ:
+            raise AudioError(
+                f"expected sampling rates of 1 to {MAX_RATE_HZ} Hz, got {from_rate!r} and {to_rate!r} Hz"
+            )
     if from_rate == to_rate:
         yield from blocks
         return

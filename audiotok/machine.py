@@ -26,7 +26,7 @@ def check_device(name: str | torch.device) -> None:
     import torch
 
     try:
-        pretends = torch.empty(0, device=name).is_meta
+        pretends = torch.empty(0, device=torch.device(name)).is_meta
     except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
         reason = " ".join(str(error).split()).split(". ")[0]
         raise ValueError(

@@ -224,9 +224,18 @@ def test_what_is_no_wav_is_not_saved(tmp_path, sound, kind, text):
 def test_rates_that_no_sound_has_are_refused(tmp_path, wav, rate):
     with pytest.raises(AudioError, match="whole sampling rate of 1 to 1000000 Hz"):
         save_audio(tmp_path / "a.wav", wav, rate)
-    if isinstance(rate, int):
+    if rate != 16_000.5:
         with pytest.raises(AudioError, match="sampling rates of 1 to 1000000 Hz"):
             resample(wav, rate, 16_000)
+
+
+def test_a_rate_of_0_and_blocks_without_end_are_refused(tmp_path, wav):
+    save_audio(tmp_path / "a.wav", wav, 16_000)
+    with pytest.raises(AudioError, match="got 16000 and 0 Hz"):
+        load_audio(tmp_path / "a.wav", 0)
+    for block_s in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="finite number of seconds above 0"):
+            list(audio_blocks(tmp_path / "a.wav", block_s=block_s))
 
 
 def test_facts_come_from_the_header(tmp_path):

@@ -62,7 +62,10 @@ class AtokHeader:
     metadata: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        whole = all(isinstance(v, str) and _is_unicode(v) for pair in self.metadata.items() for v in pair)
+        for name in ("sampling_rate", "hop_length", "packet_frames", "channels", "coding", "scale_frames"):
+            if not isinstance(value := getattr(self, name), int):
+                raise AtokError(f"expected {name} of the header to be int, got {value!r}")
+        whole = all(_is_unicode(v) for pair in self.metadata.items() for v in pair)
         rules = [
             ("codes_fingerprint", _is_hex(self.codes_fingerprint, 16), "16 hex digits"),
             ("sampling_rate", 1 <= self.sampling_rate < 1 << 28, "1 to 2^28"),
@@ -111,8 +114,8 @@ class AtokHeader:
         Raises:
             AtokError: the file has fewer.
         """
-        if not 1 <= n_q <= self.n_q:
-            raise AtokError(f"expected n_q in 1..{self.n_q}, which the file holds; got {n_q}")
+        if not isinstance(n_q, int) or not 1 <= n_q <= self.n_q:
+            raise AtokError(f"expected n_q in 1..{self.n_q}, which the file holds; got {n_q!r}")
         return replace(self, book_sizes=self.book_sizes[:n_q])
 
     def check_codec(self, path: object, codec: str, codes_fingerprint: str) -> None:
@@ -189,9 +192,9 @@ def _metadata(value: str) -> dict[str, str]:
 
 
 def _is_unicode(value: str) -> bool:
-    """Whether a text can be stored as UTF-8; one made of a file's name need not be."""
-    return value == value.encode("utf-8", "replace").decode("utf-8")
+    """Whether it is a text that can be stored as UTF-8; one made of a file's name need not be."""
+    return isinstance(value, str) and value == value.encode("utf-8", "replace").decode("utf-8")
 
 
 def _is_hex(value: str, digits: int) -> bool:
-    return len(value) == digits and set(value) <= set("0123456789abcdef")
+    return isinstance(value, str) and len(value) == digits and set(value) <= set("0123456789abcdef")

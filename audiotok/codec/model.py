@@ -222,6 +222,11 @@ class AudioCodec(PreTrainedAudioTokenizerBase):
             wav = self.decoder.render(features, pulses, noise)[..., :num_samples]
         if padding_mask is not None:
             check_tensor("padding_mask", padding_mask)
+            if padding_mask.ndim != 2 or len(padding_mask) != len(wav) or padding_mask.shape[1] < num_samples:
+                raise ValueError(
+                    f"expected padding_mask [B, N] with B = {len(wav)} and N >= {num_samples}, got "
+                    f"{list(padding_mask.shape)}"
+                )
             wav = wav * padding_mask[:, None, :num_samples].to(wav.dtype)
         return CodecDecoderOutput(audio_values=wav)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import inspect
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,9 @@ from transformers import (
     PreTrainedConfig,
 )
 from transformers.models.auto.modeling_auto import AutoModelForAudioTokenization
+from transformers.utils import logging
 
+from ..files import parse_json
 from ..hub import hub_answers, is_hub_id
 from ..machine import check_device
 from .config import CodecConfig
@@ -109,7 +111,8 @@ def _read(family: type[AudioCodec], name: str, online: bool) -> AudioCodec:
     """Weights that do not fit are an error here; ``from_pretrained`` would go on with random ones."""
     here = {"local_files_only": not online}
     try:
-        kind = PreTrainedConfig.get_config_dict(name, **here)[0].get("model_type")
+        config = PreTrainedConfig.get_config_dict(name, **here)[0]
+        _check_config(name, config)
     except OSError as error:
         if online or Path(name).is_dir():
             raise
@@ -117,15 +120,21 @@ def _read(family: type[AudioCodec], name: str, online: bool) -> AudioCodec:
             f"{name}: no such folder, not kept on this machine, and the hub does not answer; name a codec's folder, or "
             "go online"
         ) from error
-    if kind != CodecConfig.model_type:
-        raise ValueError(f"{name}: expected a codec of model_type {CodecConfig.model_type!r}, got {kind!r}")
+    except (RecursionError, AttributeError) as error:
+        raise ValueError(
+            f"{name}: expected settings by name in config.json; fetch the codec again"
+        ) from error
+    level = logging.get_verbosity()
+    logging.set_verbosity(logging.CRITICAL)  # its report of what does not fit is an error of one line here
     try:
         # With loading info it returns a pair, which its annotation does not say.
         pair: Any = family.from_pretrained(name, dtype=torch.float32, output_loading_info=True, **here)
         codec, loading = pair
     except (SafetensorError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).split()).split(" For details")[0]
         raise ValueError(f"{name}: weights that are damaged or of another codec ({reason})") from error
+    finally:
+        logging.set_verbosity(level)
     wrong = [f"{len(loading[key])} {key.split('_')[0]}" for key in _LOADING if loading.get(key)]
     if wrong:
         raise ValueError(
@@ -135,10 +144,27 @@ def _read(family: type[AudioCodec], name: str, online: bool) -> AudioCodec:
         raise ValueError(f"{name}: weights hold NaN or infinity; fetch the codec again")
     stated = Path(name) / "provenance.json"
     if stated.is_file():
-        expected = json.loads(stated.read_text(encoding="utf-8")).get("weights_fingerprint")
+        try:
+            expected = parse_json(stated.read_bytes())["weights_fingerprint"]
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(
+                f"{stated}: expected the fingerprint of the weights, got none ({error}); fetch the codec again"
+            ) from None
         if expected != codec.weights_fingerprint:
             raise ValueError(
                 f"{name}: expected weights {expected} by its provenance.json, got {codec.weights_fingerprint}; they "
                 "are damaged, or changed: then remove provenance.json"
             )
     return codec
+
+
+def _check_config(name: str, config: dict[str, Any]) -> None:
+    """ValueError where a ``config.json`` is of another model, or a value of it of another type than ours."""
+    if (kind := config.get("model_type")) != CodecConfig.model_type:
+        raise ValueError(f"{name}: expected a codec of model_type {CodecConfig.model_type!r}, got {kind!r}")
+    usual = CodecConfig()
+    for field in inspect.signature(CodecConfig).parameters:
+        value, kind = config.get(field), type(getattr(usual, field, None))
+        fits = isinstance(value, int | float if kind is float else kind)
+        if field in config and not fits:
+            raise ValueError(f"{name}: expected {field} of config.json to be {kind.__name__}, got {value!r}")
