@@ -82,11 +82,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate, print the table, write the JSON."""
-    from audiotok import load_audio, write_json
+    from audiotok import load_audio
 
     from ..evaluate import (
         careless_form,
-        difference,
         evaluate_lines,
         evaluate_recordings,
         read_lines,
@@ -134,6 +133,16 @@ def run(args: argparse.Namespace) -> int:
         )
         for name, codec in codecs.items()
     ]
+    _report(args, outcomes, changed)
+    return 0
+
+
+def _report(args: argparse.Namespace, outcomes: Sequence[Outcome], changed: Mapping[str, float]) -> None:
+    """Print the table or the JSON, and write the JSON where that is asked for."""
+    from audiotok import write_json
+
+    from ..evaluate import difference
+
     gaps = {
         f"{first.name} - {second.name}": difference(first, second)
         for index, first in enumerate(outcomes)
@@ -150,12 +159,11 @@ def run(args: argparse.Namespace) -> int:
     }
     if args.json == "-":
         print(json.dumps(report))
-        return 0
+        return
     print_table(outcomes, gaps, args.recogniser)
     if args.json:
         write_json(args.json, report)
         print(f"wrote {args.json}", file=sys.stderr)
-    return 0
 
 
 def _judges(
