@@ -109,9 +109,8 @@ def load_codec(
 
 def _read(family: type[AudioCodec], name: str, online: bool) -> AudioCodec:
     """Weights that do not fit are an error here; ``from_pretrained`` would go on with random ones."""
-    here = {"local_files_only": not online}
     try:
-        config = PreTrainedConfig.get_config_dict(name, **here)[0]
+        config = PreTrainedConfig.get_config_dict(name, local_files_only=not online)[0]
         _check_config(name, config)
     except OSError as error:
         if online or Path(name).is_dir():
@@ -128,7 +127,9 @@ def _read(family: type[AudioCodec], name: str, online: bool) -> AudioCodec:
     logging.set_verbosity(logging.CRITICAL)  # its report of what does not fit is an error of one line here
     try:
         # With loading info it returns a pair, which its annotation does not say.
-        pair: Any = family.from_pretrained(name, dtype=torch.float32, output_loading_info=True, **here)
+        pair: Any = family.from_pretrained(
+            name, dtype=torch.float32, output_loading_info=True, local_files_only=not online
+        )
         codec, loading = pair
     except (SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split()).split(" For details")[0]
