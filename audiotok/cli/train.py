@@ -52,18 +52,17 @@ def run(args: argparse.Namespace) -> int:
         return _train_entropy(args)
     from ..codec.config import CodecConfig
     from ..codec.pretrained import load_codec
-    from ..recipes import coerce_arguments, recipe_dict
+    from ..recipes import recipe_dict
     from ..training.gather import gather
     from ..training.loop import CodecTrainer
     from ..training.recipe import load_codec_recipe
 
     recipe = load_codec_recipe(args.recipe, args.set)
-    model = coerce_arguments(CodecConfig, recipe.model, "model.")
     if args.print_config:
         print(json.dumps(recipe_dict(recipe), indent=2))
         return 0
     init = load_codec(args.init) if args.init else None
-    config = init.config if init else CodecConfig(**model)
+    config = init.config if init else CodecConfig(**recipe.model)
     packed = Path(args.out) / "packed"
     packed.mkdir(parents=True, exist_ok=True)
     alignments = Path(args.alignments) if args.alignments else None

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
-import inspect
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ..codec.config import CodecConfig
-from ..recipes import load_recipe
+from ..recipes import coerce_arguments, load_recipe
 
 
 @dataclass(frozen=True)
@@ -75,9 +73,4 @@ class CodecRecipe:
 def load_codec_recipe(name_or_path: str, overrides: list[str] | None = None) -> CodecRecipe:
     """Read a codec's recipe, shipped or a file; arguments and errors as :func:`audiotok.recipes.load_recipe`."""
     recipe = load_recipe(CodecRecipe, name_or_path, Path(__file__).parent / "recipes", overrides or [])
-    known = list(inspect.signature(CodecConfig).parameters)
-    for key in recipe.model:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
-            raise ValueError(f"recipe: unknown key model.{key}; the nearest is model.{near}")
-    return recipe
+    return replace(recipe, model=coerce_arguments(CodecConfig, recipe.model, "model."))
