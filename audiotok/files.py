@@ -35,7 +35,7 @@ def writable_target(path: str | Path) -> Path:
         FileNotFoundError: the folder does not exist.
         IsADirectoryError: it is a folder.
         PermissionError: the folder cannot be written.
-        OSError: it is a device or a pipe, or its links lead nowhere.
+        OSError: it is a device or a pipe, or its links lead to themselves.
     """
     target = _followed(Path(path))
     if target.is_dir():

@@ -91,6 +91,7 @@ def test_arguments_of_a_class_are_checked_by_its_annotations() -> None:
         ("model.foo=1", "unknown key model.foo"),
         ("model.n_q=abc", "expected model.n_q to be int"),
         ("steps=-1", "expected steps to be a number of at least 0"),
+        ("steps=0", "expected steps above 0, got 0"),
         ("lr=.inf", "expected lr to be a number"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from importlib.resources import files
+from logging import CRITICAL
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,7 @@ def _read(family: type[AudioCodec], name: str, online: bool) -> AudioCodec:
             f"{name}: expected settings by name in config.json; fetch the codec again"
         ) from error
     level = logging.get_verbosity()
-    logging.set_verbosity(logging.CRITICAL)  # its report of what does not fit is an error of one line here
+    logging.set_verbosity(CRITICAL)  # its report of what does not fit is an error of one line here
     try:
         # With loading info it returns a pair, which its annotation does not say.
         pair: Any = family.from_pretrained(

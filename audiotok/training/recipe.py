@@ -9,6 +9,11 @@ from typing import Any
 from ..codec.config import CodecConfig
 from ..recipes import coerce_arguments, load_recipe
 
+# What a run cannot go without; other numbers may be 0.
+_POSITIVE = (
+    "steps", "batch", "crop_frames", "lr", "kmeans_crops", "discriminator_channels", "log_every", "eval_every"
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class CodecRecipe:
@@ -68,6 +73,11 @@ class CodecRecipe:
     """Validation clips per evaluation."""
     save_every_s: float = 180.0
     """Seconds between checkpoints."""
+
+    def __post_init__(self) -> None:
+        for name in _POSITIVE:
+            if not getattr(self, name) > 0:
+                raise ValueError(f"recipe: expected {name} above 0, got {getattr(self, name)}")
 
 
 def load_codec_recipe(name_or_path: str, overrides: list[str] | None = None) -> CodecRecipe:
