@@ -252,7 +252,13 @@ def write_corpus(
 def main() -> int:
     """Plan and make the corpus that the command line asks for."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--sentences", type=Path, required=True, help="one sentence a line (TSV: last field)")
+    toy = Path(__file__).with_name("toy") / "sentences.txt"
+    parser.add_argument(
+        "--sentences",
+        type=Path,
+        default=toy,
+        help="one sentence a line (TSV: last field; default: forty of ours)",
+    )
     parser.add_argument("--skip", type=Path, help="never read these (default: eval.tsv beside --sentences)")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--voices", default="slt", help="flite voices, or espeak:VOICE, separated by commas")

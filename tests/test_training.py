@@ -17,7 +17,7 @@ from transformers.models.auto.modeling_auto import AutoModelForAudioTokenization
 from audiotok import AudioCodec
 from audiotok.codec.pretrained import load_codec
 from audiotok.state import load_state, save_state
-from audiotok.training.gather import gather
+from audiotok.training.gather import check_apart, gather
 from audiotok.training.loop import CodecTrainer
 from audiotok.training.losses import mel_filters, pitch_loss
 from audiotok.training.packed import PHONES, PackedClips, phone_labels, write_packed
@@ -185,3 +185,34 @@ def test_training_on_packed_clips_needs_no_sound_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_clips_to_judge_by_are_not_trained_on(
+    tmp_path: Path, make_speech: Callable[..., torch.Tensor]
+) -> None:
+    from audiotok.audio import save_audio
+
+    lines = ["file_name,split"]
+    for i, split in enumerate(["train", "validation", "test", ""]):
+        save_audio(tmp_path / f"{i}.flac", make_speech(0.5, seed=i), 16_000)
+        lines.append(f"{i}.flac,{split}")
+    (tmp_path / "metadata.csv").write_text("\n".join(lines) + "\n")
+    packs = {}
+    for split in ("train", "validation", None):
+        packs[split] = gather(str(tmp_path), tmp_path / f"pack-{split}", 16_000, 320, split, None)
+    assert [row["id"] for row in packs["train"].rows] == ["0.flac", "3.flac"]
+    check_apart(packs["train"], packs["validation"])
+    with pytest.raises(ValueError, match="1 in both, 1.flac among them"):
+        check_apart(packs[None], packs["validation"])
+    with pytest.raises(ValueError, match="was packed from"):
+        gather(str(tmp_path), tmp_path / "pack-train", 16_000, 320, None, None)
+
+
+def test_a_plain_folder_has_nothing_to_judge_by(
+    tmp_path: Path, make_speech: Callable[..., torch.Tensor]
+) -> None:
+    from audiotok.audio import save_audio
+
+    save_audio(tmp_path / "0.flac", make_speech(0.5, seed=0), 16_000)
+    with pytest.raises(ValueError, match="of the split validation; give --split or --validation"):
+        gather(str(tmp_path), tmp_path / "validation", 16_000, 320, "validation", None)

@@ -23,7 +23,9 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--data", required=True, help="a pack, a folder of audio, a metadata file or a datasets name"
     )
-    parser.add_argument("--split", help="rows of --data to train on, where it has splits")
+    parser.add_argument(
+        "--split", default="train", help="rows of --data to train on (default: %(default)s; no split = train)"
+    )
     parser.add_argument(
         "--validation", help="as --data, to judge by (default: the validation split of --data)"
     )
@@ -53,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     from ..codec.config import CodecConfig
     from ..codec.pretrained import load_codec
     from ..recipes import recipe_dict
-    from ..training.gather import gather
+    from ..training.gather import check_apart, gather
     from ..training.loop import CodecTrainer
     from ..training.recipe import load_codec_recipe
 
@@ -70,6 +72,7 @@ def run(args: argparse.Namespace) -> int:
     train = gather(args.data, packed / "train", rate, hop, args.split, alignments)
     source, split = (args.validation, None) if args.validation else (args.data, "validation")
     validation = gather(source, packed / "validation", rate, hop, split, None)
+    check_apart(train, validation)
     print(f"{len(train)} clips to train on, {len(validation)} to judge by", file=sys.stderr)
     if args.pack_only:
         return 0

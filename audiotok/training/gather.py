@@ -15,6 +15,7 @@ import torch
 
 from ..audio import AudioError, load_audio, resample
 from ..corpus.sources import SourceRow, open_source
+from ..files import write_json
 from .packed import PackedClips, write_packed
 
 _SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3"}
@@ -32,23 +33,50 @@ def gather(
 
     Args:
         source: a pack; a folder of audio with or without metadata; a metadata file; a ``datasets`` name.
-        stem: where to pack what is no pack yet; a pack that stands there is used.
+        stem: where to pack what is no pack yet; a pack of the same source that stands there is used.
         sampling_rate: Hz of the clips.
         hop_length: samples per frame.
-        split: rows to take, where the source has splits.
+        split: rows to take; None takes all. Rows that name no split are of the split train.
         alignments: JSON lines with ``id`` and ``words``, as :mod:`audiotok.training.align` writes them.
 
     Raises:
         FileNotFoundError: no such source.
-        ValueError: the source holds no readable audio.
+        ValueError: the source holds no readable audio, or the pack is of another source.
     """
     if is_pack(source):
         return PackedClips(source, hop_length)
+    origin = {
+        "source": source,
+        "split": split,
+        "alignments": str(alignments or ""),
+        "sampling_rate": sampling_rate,
+    }
+    said = stem.with_suffix(".origin.json")
     if not is_pack(stem):
         words = read_alignments(alignments) if alignments else None
+        write_json(said, origin)
         if not write_packed(stem, _clips(source, sampling_rate, split), words, hop_length, sampling_rate):
-            raise ValueError(f"{source}: expected readable audio, found none")
+            of = f" of the split {split}; give --split or --validation" if split else ""
+            raise ValueError(f"{source}: expected readable audio{of}, found none")
+    elif said.is_file() and (packed := json.loads(said.read_text(encoding="utf-8"))) != origin:
+        raise ValueError(
+            f"{stem} was packed from {packed}, now {origin} is asked for; choose another --out, or remove {stem.parent}"
+        )
     return PackedClips(stem, hop_length)
+
+
+def check_apart(train: PackedClips, validation: PackedClips) -> None:
+    """Make sure that no clip is both learnt from and judged by.
+
+    Raises:
+        ValueError: one is.
+    """
+    both = {row["id"] for row in train.rows} & {row["id"] for row in validation.rows}
+    if both:
+        raise ValueError(
+            f"expected clips to judge by that are not trained on, got {len(both)} in both, {min(both)} among them; "
+            "choose another --split or --validation"
+        )
 
 
 def read_alignments(path: Path) -> dict[str, list[Any]]:
@@ -73,6 +101,8 @@ def _rows(source: str, split: str | None) -> Iterator[SourceRow]:
     plain = folder.is_dir() and not any(folder.glob("metadata.*")) and not any(folder.rglob("*.parquet"))
     if not plain:
         yield from open_source(source, split=split)
+        return
+    if split not in (None, "train"):
         return
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
     for index, path in enumerate(files):
