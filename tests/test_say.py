@@ -17,6 +17,7 @@ from audiotok import load_audio, save_audio
 from tts_lm.cli import common
 from tts_lm.cli.main import main
 from tts_lm.marks import read_mark
+from tts_lm.voices import load_voices
 
 
 @pytest.fixture(scope="module")
@@ -159,3 +160,36 @@ def test_a_clip_lends_its_voice(model, tmp_path, make_speech, capsys):
     assert main(["say", "Hello.", "-o", str(tmp_path / "a.wav"), *model, *voice]) == 0
     assert "make sure that its speaker agrees" in capsys.readouterr().err
     assert "voice clip" in (read_mark(tmp_path / "a.wav") or "")
+
+
+def test_a_voice_is_kept_with_its_consent(tiny_codec, tmp_path, make_speech, capsys):
+    toy_synthesizer(tiny_codec).save_pretrained(tmp_path / "model")
+    model = ["--model", str(tmp_path / "model")]
+    save_audio(tmp_path / "clip.wav", make_speech(2.0), 16000)
+    add = [
+        "voices",
+        "--add",
+        str(tmp_path / "clip.wav"),
+        "--name",
+        "Anna K.",
+        "--text",
+        "This is what I say in it.",
+    ]
+    with pytest.raises(SystemExit) as stopped:
+        main([*add, *model])
+    assert stopped.value.code == 2 and "--consent TEXT" in capsys.readouterr().err
+    assert main([*add, *model, "--consent", "asked, 3 May", "--license", "CC0"]) == 0
+    out = capsys.readouterr().out
+    assert "anna_k" in out and "consent: asked, 3 May" in out and "CC0" in out and "kathleen" in out
+    kept = load_voices(tmp_path / "model" / "voices")["anna_k"]
+    assert kept.prompt_text == "This is what I say in it." and kept.card["clip"] == "clip.wav"
+    assert main(["say", "Hello.", "-o", str(tmp_path / "a.wav"), "--voice", "anna_k", *model]) == 0
+    capsys.readouterr()
+    assert main([*add, *model, "--consent", "asked, 3 May"]) == 1
+    assert "anna_k.json: exists already; give the voice another name" in capsys.readouterr().err
+    assert main([*add, "--model", "default", "--consent", "x"]) == 1
+    assert "comes with the package; copy it and add there" in capsys.readouterr().err
+    save_audio(tmp_path / "clip.wav", make_speech(6.0), 16000)
+    long = [*add[:4], "Bo", "--text", "This is what I say in it. " * 3, "--consent", "x"]
+    assert main([*long, *model]) == 1
+    assert "expected at most 5 s for a voice that is kept" in capsys.readouterr().err

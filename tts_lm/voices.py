@@ -24,6 +24,7 @@ from .folder import read_json
 VOICES = {"kathleen": 0, "slt": 1, "bdl": 2, "lj": 3, "flite_slt": 4, "flite_rms": 5, "flite_awb": 6}
 DEFAULT_VOICE = "slt"
 OTHER_VOICE = 15
+MAX_PROMPT_SECONDS = 5.0
 MAX_SPEAKERS = 16  # of a corpus without known voices
 NOT_STATED = "not stated"
 PROMPT_SECONDS = 2.5  # what training has seen most of
@@ -116,12 +117,25 @@ def save_voices(voices: Iterable[Voice], folder: str | Path) -> None:
             path.unlink()
             path.with_suffix(".safetensors").unlink(missing_ok=True)
     for voice in voices:
-        with write_aside(folder / f"{voice.name}.safetensors") as aside:
-            save_file({"codes": voice.codes.contiguous()}, aside)
-        facts: dict[str, Any] = {"name": voice.name, "index": voice.index}
-        if voice.prompt_text:
-            facts["prompt_text"] = voice.prompt_text
-        write_json(folder / f"{voice.name}.json", facts | voice.card)
+        add_voice(voice, folder)
+
+
+def add_voice(voice: Voice, folder: str | Path) -> None:
+    """Write one voice beside those that are there.
+
+    Raises:
+        FileExistsError: there is one of this name.
+    """
+    card, codes = (Path(folder) / f"{voice.name}{suffix}" for suffix in (".json", ".safetensors"))
+    for path in (card, codes):
+        if path.exists():
+            raise FileExistsError(f"{path}: exists already; give the voice another name, or remove it first")
+    facts: dict[str, Any] = {"name": voice.name, "index": voice.index}
+    if voice.prompt_text:
+        facts["prompt_text"] = voice.prompt_text
+    with write_aside(codes) as aside:
+        save_file({"codes": voice.codes.contiguous()}, aside)
+    write_json(card, facts | voice.card)
 
 
 def load_voices(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
+from pathlib import Path
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -11,20 +13,33 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
         "voices",
         help="who can speak",
-        description="List the voices of a model with their sources; the first is the default.",
+        description="List the voices of a model with their sources; the first is the default. --add keeps a new one.",
         allow_abbrev=False,
     )
     parser.add_argument(
         "--model", metavar="NAME", help="a shipped model or a folder (default: the shipped default)"
     )
     parser.add_argument("--json", action="store_true", help="print JSON, one object per line")
+    parser.add_argument(
+        "--add", metavar="CLIP", help="give the model in the folder --model the voice of a clip of up to 5 s"
+    )
+    parser.add_argument("--name", metavar="V", help="with --add: what it is called")
+    parser.add_argument("--text", metavar="TEXT", help="with --add: exactly what is said in the clip")
+    parser.add_argument(
+        "--consent", metavar="TEXT", help="with --add: how the speaker agreed to being spoken with"
+    )
+    parser.add_argument("--license", metavar="TEXT", help="with --add: of the clip")
+    parser.add_argument("--attribution", metavar="TEXT", help="with --add: whose voice it is")
+    parser.set_defaults(parser=parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the cards."""
+    """Print the cards, after adding a voice where that is asked for."""
     from ..shipped import find_checkpoint
     from ..voices import load_voices
 
+    if args.add:
+        _add(args)
     for voice in load_voices(find_checkpoint(args.model) / "voices").values():
         card = {"name": voice.name, "frames": voice.codes.shape[1], **voice.card}
         if args.json:
@@ -35,3 +50,29 @@ def run(args: argparse.Namespace) -> int:
             if "consent" in card:
                 print(f"{'':10} consent: {card['consent']}")
     return 0
+
+
+def _add(args: argparse.Namespace) -> None:
+    from audiotok import load_audio
+
+    from ..shipped import CHECKPOINTS, find_checkpoint
+    from ..synthesizer import Synthesizer
+    from ..voices import MAX_PROMPT_SECONDS, add_voice, voice_name
+
+    if not (args.model and args.name and args.text and args.consent):
+        args.parser.error("expected --add CLIP --model DIR --name V --text TEXT --consent TEXT")
+    folder = find_checkpoint(args.model)
+    if CHECKPOINTS in folder.resolve().parents:
+        raise ValueError(
+            f"expected a folder of your own, {folder} comes with the package; copy it and add there"
+        )
+    synthesizer = Synthesizer.from_pretrained(folder)
+    voice = synthesizer.clone_voice(*load_audio(args.add), args.text, voice_name(args.name))
+    seconds = voice.codes.shape[1] / synthesizer.frame_rate
+    if seconds > MAX_PROMPT_SECONDS:
+        raise ValueError(
+            f"expected at most {MAX_PROMPT_SECONDS:g} s for a voice that is kept, got {seconds:.1f} s"
+        )
+    given = {"license": args.license, "attribution": args.attribution, "consent": args.consent}
+    card = voice.card | {key: value for key, value in given.items() if value}
+    add_voice(replace(voice, card=card | {"clip": Path(args.add).name}), folder / "voices")
