@@ -18,13 +18,12 @@ import torch
 from torch import Tensor
 
 from .files import write_aside
+from .wav import MAX_PEAK
 
 # Frames of one read: enough to be fast, few enough that 8 channels at 192 kHz stay small.
 _READ_FRAMES = 1 << 16
-# Float files may overshoot full scale a little (clamped); this far beyond it they are in another unit.
-MAX_PEAK = 4.0
 # A frame count from here on is libsndfile's way to say "unknown" (a stream without a length in its header).
-_UNKNOWN_FRAMES = 1 << 60
+UNKNOWN_FRAMES = 1 << 60
 _FORMATS = {
     ".wav": ("WAV", "PCM_16"),
     ".flac": ("FLAC", "PCM_16"),
@@ -106,7 +105,7 @@ def audio_facts(path: str | Path) -> dict[str, Any]:
         AudioError: the file is not audio, or has no samples.
     """
     with _open(path) as file:
-        if not 0 < file.frames < _UNKNOWN_FRAMES:
+        if not 0 < file.frames < UNKNOWN_FRAMES:
             raise AudioError(f"{path}: expected at least one sample, got a header that names none")
         return {
             "duration_s": file.frames / file.samplerate,
@@ -228,7 +227,7 @@ def _mono_blocks(file: soundfile.SoundFile, path: str | Path) -> Iterator[Tensor
         done += len(block)
     if done == 0:
         raise AudioError(f"{path}: expected at least one sample, got an audio file with 0 samples")
-    if done < file.frames < _UNKNOWN_FRAMES:
+    if done < file.frames < UNKNOWN_FRAMES:
         raise AudioError(
             f"{path}: expected the {file.frames} samples of its header, got {done}; the file is cut off, "
             f"copy it again"

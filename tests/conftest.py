@@ -50,6 +50,16 @@ def wav() -> Tensor:
     return speech_like(16_123 / SAMPLING_RATE)
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Long checks run when they are asked for: by the name of their file, or with -m."""
+    named = any("::" in arg or arg.endswith(".py") for arg in config.args)
+    if config.option.markexpr or named:
+        return
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    config.hook.pytest_deselected(items=slow)
+    items[:] = [item for item in items if item not in slow]
+
+
 @pytest.fixture
 def tiny_codec() -> AudioCodec:
     """A small codec with random weights: 16 kHz, hop 320, 4 codebooks of 64. Built anew each time."""

@@ -22,8 +22,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 from audiotok import AudioCodec, load_codec
-from audiotok.audio import MAX_PEAK
 from audiotok.codec.exact import RANGE_BITS, ExactAudioCodec, GridConv1d, GridQuantizer, on_grid
+from audiotok.wav import MAX_PEAK
 
 SHARED = [HealthCheck.function_scoped_fixture]
 

@@ -259,7 +259,7 @@ def test_packets_of_another_codec_are_refused(tiny_codec, wav):
         (("decode", "-", "-"), b"", "got 0 bytes"),
         (("decode", "-", "x.wav"), b"hello, this is text", "expected an .atok file"),
         (("decode", "-", "-", "--n-q", "0"), b"", "--n-q"),
-        (("decode", "missing.atok", "-"), b"", "missing.codes: no such file"),
+        (("decode", "missing.atok", "-"), b"", "missing.atok: no such file"),
     ],
 )
 def test_bad_input_is_one_line(piped, tmp_path, words, data, text):

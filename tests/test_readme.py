@@ -76,6 +76,7 @@ def test_shell_runs(script, tmp_path, offline):
 
 def test_every_command_is_one_the_programs_take():
     from audiotok.cli.main import build_parser as audiotok_parser
+    from audiotok.training.entropy import is_entropy_recipe, load_entropy_recipe
     from audiotok.training.recipe import load_codec_recipe
     from tts_lm.cli.main import build_parser as tts_lm_parser
     from tts_lm.training.recipe import load_lm_recipe
@@ -88,6 +89,7 @@ def test_every_command_is_one_the_programs_take():
         args = parsers[program](verb).parse_args([verb, *rest])
         if verb == "train":
             recipe = {"audiotok": load_codec_recipe, "tts-lm": load_lm_recipe}[program]
+            recipe = load_entropy_recipe if is_entropy_recipe(args.recipe) else recipe
             assert recipe(args.recipe, args.set).seed >= 0
 
 

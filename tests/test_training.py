@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -172,3 +174,13 @@ def test_state_round_trips_without_pickle(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="at /f"):
         save_state(tmp_path / "t.safetensors", {"f": {1, 2}})
     assert not list(tmp_path.glob("t.*")) and not list(tmp_path.glob(".t.*"))
+
+
+def test_training_on_packed_clips_needs_no_sound_library() -> None:
+    """The machines that train have neither soundfile nor soxr (nor the corpus)."""
+    code = (
+        "import sys; import audiotok.training.loop, audiotok.training.packed; "
+        "print([name for name in ('soundfile', 'soxr', 'datasets', 'pesq') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -127,7 +127,7 @@ class AtokHeader:
             )
 
     def to_bytes(self) -> bytes:
-        """The header's body, as :meth:`from_bytes` reads it."""
+        """The header's body, as :meth:`from_bytes` reads it; AtokError if its metadata is too large."""
         uniform = len(set(self.book_sizes)) == 1
         flags = _SCALES * bool(self.scale_frames) | _METADATA * bool(self.metadata) | _SIZES * (not uniform)
         parts = [bytes([flags, self.coding]), bytes.fromhex(self.codes_fingerprint + self.model_fingerprint)]

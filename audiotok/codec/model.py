@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from transformers.modeling_utils import PreTrainedAudioTokenizerBase
 from transformers.utils.generic import ModelOutput
 
-from ..audio import MAX_PEAK
+from ..wav import MAX_PEAK
 from .config import CodecConfig
 from .decoder import Decoder, PitchHead, SourceFilterHead
 from .encoder import Encoder, FilterBank
@@ -302,9 +303,9 @@ class AudioCodec(PreTrainedAudioTokenizerBase):
                     "expected padding on the right only, got a padding_mask with padding before sound"
                 )
             wav = wav.masked_fill(~real[:, None], 0.0)
-        if not bool(torch.isfinite(wav).all()):
+        peak = float(wav.abs().max())  # NaN where a sample is
+        if not math.isfinite(peak):
             raise ValueError("expected finite samples, got NaN or infinity; repair the wav first")
-        peak = float(wav.abs().max())
         if peak > MAX_PEAK:
             raise ValueError(f"expected samples in [-1, 1], got a peak of {peak:.3g}; scale the wav first")
         return wav, lengths

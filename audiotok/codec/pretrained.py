@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -103,7 +104,9 @@ def _read(family: type[AudioCodec], name: str) -> AudioCodec:
     if kind != CodecConfig.model_type:
         raise ValueError(f"{name}: expected a codec of model_type {CodecConfig.model_type!r}, got {kind!r}")
     try:
-        codec, loading = family.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
+        # With loading info it returns a pair, which its annotation does not say.
+        pair: Any = family.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
+        codec, loading = pair
     except (SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{name}: weights that are damaged or of another codec ({reason})") from error

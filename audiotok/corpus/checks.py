@@ -15,7 +15,8 @@ import numpy as np
 import soundfile
 import torch
 
-from ..audio import resample
+from ..audio import UNKNOWN_FRAMES, resample
+from ..wav import MAX_PEAK
 from .rows import SourceRow
 from .shaping import Shaping, Sound, shape
 
@@ -35,15 +36,11 @@ REASONS = {
 }
 DROPPED = "dropped.jsonl"
 SILENCE_PEAK = 1e-3
-# Float files may overshoot full scale a little (they are clamped); this far beyond it the unit is another.
-LARGEST_PEAK = 4.0
 # Samples at full scale count as cut off when so many follow each other: a single one is a peak that just fits.
 CLIPPED_RUN = 3
 CLIPPED_PEAK = 0.999
 # Letters that the text may have beyond what its seconds allow: a short clip may say a short word fast.
 SPARE_LETTERS = 20
-# A frame count from here on is libsndfile's way to say "unknown" (a stream without a length in its header).
-_UNKNOWN_FRAMES = 1 << 60
 _READ_VALUES = 1 << 16
 _RATES_HZ = (1000, 1_000_000)
 _READ_ERRORS = (soundfile.SoundFileError, OSError, ValueError, TypeError)
@@ -109,7 +106,7 @@ def inspect(row: SourceRow, limits: Limits) -> Header | Drop:
     try:
         with _open(row) as file:
             frames = file.frames
-            if frames >= _UNKNOWN_FRAMES:
+            if frames >= UNKNOWN_FRAMES:
                 frames = len(_read(file, row, limits.max_s))
             elif row.span:
                 frames = min(frames, round(row.span[1] * file.samplerate)) - round(
@@ -142,7 +139,7 @@ def decode(row: SourceRow, limits: Limits, sampling_rate: int | None, shaping: S
     except _READ_ERRORS as error:
         return Drop(row.index, row.id, "unreadable", _first_line(error))
     fault = _length_fault(len(wav) / rate, limits)
-    if not fault and row.span is None and len(wav) < told < _UNKNOWN_FRAMES:
+    if not fault and row.span is None and len(wav) < told < UNKNOWN_FRAMES:
         fault = "unreadable", f"ends after {len(wav)} of {told} samples"
     if fault := fault or _sample_fault(wav, limits):
         return Drop(row.index, row.id, *fault)
@@ -212,7 +209,7 @@ def _sample_fault(wav: np.ndarray, limits: Limits) -> tuple[str, str] | None:
     peak = float(np.abs(wav).max())
     if not np.isfinite(peak):
         return "not_finite", f"{int((~np.isfinite(wav)).sum())} of {len(wav)} samples"
-    if peak > LARGEST_PEAK:
+    if peak > MAX_PEAK:
         return "bad_scale", f"peak {peak:.1e}"
     if peak < SILENCE_PEAK:
         return "silent", f"peak {peak:.1e}"

@@ -25,7 +25,9 @@ from .shards import INDEX, Manifest, sha256, write_index, write_shard
 PLAN = "plan.json"
 # What else may lie in the folder: what a dry run wrote there.
 _OURS = {"shards", ".journal", "manifest.json", "dry-run"}
-# What a kill in the middle of a write leaves in the folder (see write_aside).
+# What bears the names of our shards; a point stands before one that was being written (see write_aside).
+_SHARDS = ("[0-9][0-9][0-9][0-9][0-9]*parquet", ".[0-9][0-9][0-9][0-9][0-9]*parquet")
+# What a kill in the middle of a write leaves in the folder.
 _HALF_WRITTEN = (".manifest.*", ".dropped.*", ".index.*", ".report.*")
 
 
@@ -57,6 +59,8 @@ class Journal:
         if self.out.is_dir():
             found = {path.name for path in self.out.iterdir()}
             strange = sorted(found - _OURS)
+            if "shards" in found and not strange:
+                strange = sorted(f"shards/{path.name}" for path in self.shards.iterdir())
             # Beside a preparation other files may lie, such as alignments.
             if strange and not found & {"manifest.json", ".journal"}:
                 raise ValueError(
@@ -94,7 +98,9 @@ class Journal:
         done = {n for n, shard in self.entries().items() if self._is_whole(n, shard)}
         if alone:
             keep = {self._file(number).name for number in done}
-            for path in [*self.shards.iterdir(), *self._half_written(), *self.folder.glob("spool-*")]:
+            # Only what bears our names: the rest was put there by somebody else.
+            shards = [path for pattern in _SHARDS for path in self.shards.glob(pattern)]
+            for path in [*shards, *self._half_written(), *self.folder.glob("spool-*")]:
                 if path.name not in keep:
                     path.unlink()
         return done

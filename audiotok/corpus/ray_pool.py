@@ -60,11 +60,12 @@ class RayPool:
             )
         free = int(ray.cluster_resources().get("GPU" if on_gpu else "CPU", 0))
         self.workers = workers or max(1, free)
-        shared = ray.put(arguments)
+        # Held as long as the actors are: one that is started again needs its arguments again.
+        self._arguments = ray.put(arguments)
         actor = ray.remote(_Actor).options(
             num_cpus=1, num_gpus=1 if on_gpu else 0, max_restarts=-1, max_task_retries=DEATHS
         )
-        self._actors: list[Any] = [actor.remote(build, shared) for _ in range(self.workers)]
+        self._actors: list[Any] = [actor.remote(build, self._arguments) for _ in range(self.workers)]
         self._under_way: dict[Any, int] = {}  # answer -> number of the actor that works on it
 
     def __enter__(self) -> RayPool:

@@ -98,9 +98,7 @@ class PreparedCorpus:
         """
         if name not in SCHEMA.names:
             raise ValueError(f"expected a column of {', '.join(SCHEMA.names)}, got {name!r}")
-        values: list[Any] = []
-        for file in self._files:
-            values.extend(pq.read_table(file, columns=[name]).column(0).to_pylist())
+        values = self._whole(name)
         return [values[at] for at in self._index]
 
     @property

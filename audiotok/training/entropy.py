@@ -43,7 +43,7 @@ class EntropyRecipe:
     """What tells this recipe from a codec's."""
     seed: int = 0
     """Of weights and packets."""
-    steps: int = 3000
+    steps: int = 5000
     """Optimiser steps."""
     batch: int = 16
     """Packets per step."""

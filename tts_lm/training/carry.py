@@ -26,18 +26,16 @@ def pair_rows(old: Sequence[str | Path], new: Sequence[str | Path]) -> Iterator[
     Raises:
         ValueError: no clip is in both, or a clip has another number of frames.
     """
-    theirs = {(at, id): row for at, folder in enumerate(old) for row, id in _ids(folder)}
-    corpora = [PreparedCorpus(folder) for folder in old]
     found = False
-    for at, folder in enumerate(new):
-        corpus = PreparedCorpus(folder)
-        for row, id in _ids(folder):
-            if (at, id) not in theirs:
+    for theirs, ours in zip(map(PreparedCorpus, old), map(PreparedCorpus, new), strict=False):
+        rows = {id: row for row, id in enumerate(theirs.column("id"))}
+        for row, id in enumerate(ours.column("id")):
+            if id not in rows:
                 continue
-            was, now = corpora[at].row(theirs[at, id])["codes"], corpus.row(row)["codes"]
+            was, now = theirs.row(rows[id])["codes"], ours.row(row)["codes"]
             if was.shape != now.shape:
                 raise ValueError(
-                    f"{id}: expected codes {list(was.shape)} as in {old[at]}, got {list(now.shape)}; "
+                    f"{id}: expected codes {list(was.shape)} as in {theirs.path}, got {list(now.shape)}; "
                     "carrying over needs codecs of one frame rate and as many codebooks"
                 )
             found = True
@@ -46,10 +44,6 @@ def pair_rows(old: Sequence[str | Path], new: Sequence[str | Path]) -> Iterator[
         raise ValueError(
             f"expected clips that {', '.join(map(str, old))} hold too, got none; prepare the same sources"
         )
-
-
-def _ids(folder: str | Path) -> Iterator[tuple[int, str]]:
-    return enumerate(PreparedCorpus(folder).column("id"))
 
 
 def count_pairs(
