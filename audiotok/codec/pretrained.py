@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -18,9 +19,12 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import AutoModelForAudioTokenization
 
+from .base import Codec
 from .config import CodecConfig
 from .exact import ExactAudioCodec
 from .model import AudioCodec
+from .seanet_codec import SeanetCodec
+from .seanet_config import SeanetConfig
 
 DEFAULT_CODEC = "default"
 _LOADING = ("missing_keys", "unexpected_keys", "mismatched_keys")
@@ -28,11 +32,12 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def register() -> None:
-    """Tell the Auto classes of transformers about this codec. Safe to call again."""
-    AutoConfig.register(CodecConfig.model_type, CodecConfig, exist_ok=True)
-    AutoModel.register(CodecConfig, AudioCodec, exist_ok=True)
-    AutoModelForAudioTokenization.register(CodecConfig, AudioCodec, exist_ok=True)
-    AutoFeatureExtractor.register(CodecConfig, EncodecFeatureExtractor, exist_ok=True)
+    """Tell the Auto classes of transformers about our codecs. Safe to call again."""
+    for config, codec in ((CodecConfig, AudioCodec), (SeanetConfig, SeanetCodec)):
+        AutoConfig.register(config.model_type, config, exist_ok=True)
+        AutoModel.register(config, codec, exist_ok=True)
+        AutoModelForAudioTokenization.register(config, codec, exist_ok=True)
+        AutoFeatureExtractor.register(config, EncodecFeatureExtractor, exist_ok=True)
 
 
 def shipped_checkpoints() -> list[str]:
@@ -62,11 +67,12 @@ def load_codec(
     device: str | torch.device = "cpu",
     dtype: str = "float32",
     exact: bool = False,
-) -> AudioCodec:
-    """Load a codec, ready to encode and decode.
+) -> Any:
+    """Load a codec, ready to encode and decode: ours, or a codec of transformers behind the same face.
 
     Args:
-        name_or_path: a shipped name (None: the default), a folder, or a hub id ``owner/name``.
+        name_or_path: a shipped name (None: the default), a folder, or a hub id ``owner/name``. What it holds may be
+            ours, or an EnCodec, DAC, Mimi, XCodec or Higgs Audio codec of transformers.
         device: where to put it.
         dtype: of the decoder's trunk: float32 or bfloat16. Encoder and quantiser stay float32, because codes are
             defined there.
@@ -74,12 +80,13 @@ def load_codec(
             same sounds, under the same ``codes_fingerprint``, but are not all the codes of the float mode.
 
     Returns:
-        The codec in evaluation mode; ``is_exact`` says which mode.
+        The codec (:class:`~audiotok.codec.base.Codec`) in evaluation mode; ``is_exact`` says which mode.
 
     Raises:
         FileNotFoundError: no such shipped name or folder.
         RuntimeError: exact, and the device does not compute exactly.
-        ValueError: the folder holds no codec of ours, its weights are damaged or not all there, or dtype is another.
+        ValueError: the folder holds no codec, its weights are damaged or not all there, dtype is another, or exact is
+            asked of a codec that has no such mode.
     """
     if dtype not in _DTYPES:
         raise ValueError(f"expected dtype in {sorted(_DTYPES)}, got {dtype!r}")
@@ -91,18 +98,38 @@ def load_codec(
         if not (local.expanduser() / "config.json").is_file():
             raise FileNotFoundError(f"expected a codec folder with config.json at {name}, found none")
         name = str(local.expanduser())
-    codec = _read(ExactAudioCodec if exact else AudioCodec, name)
-    codec.decoder.set_trunk_dtype(_DTYPES[dtype])
+    codec = _open(name, exact)
+    codec.set_decoder_dtype(_DTYPES[dtype])
     codec.to(torch.device(device))  # type: ignore[arg-type]  # transformers wraps `to` without its types
-    codec.eval().coders()  # lays the grids of the exact mode now, so that what is wrong with them shows here
+    codec.eval()
+    if isinstance(codec, ExactAudioCodec):
+        codec.coders()  # lays the grids now, so that what is wrong with them shows here
     return codec
 
 
-def _read(family: type[AudioCodec], name: str) -> AudioCodec:
-    """Weights that do not fit are an error here; ``from_pretrained`` would go on with random ones."""
+def _open(name: str, exact: bool) -> Codec:
+    """The codec of a folder or hub id, by the model_type of its config."""
     kind = PreTrainedConfig.get_config_dict(name)[0].get("model_type")
-    if kind != CodecConfig.model_type:
-        raise ValueError(f"{name}: expected a codec of model_type {CodecConfig.model_type!r}, got {kind!r}")
+    if kind == CodecConfig.model_type:
+        return _read(ExactAudioCodec if exact else AudioCodec, name)
+    if exact:
+        raise ValueError(
+            f"{name}: expected a codec with an exact mode, got {kind!r}, which has none; leave it off"
+        )
+    if kind == SeanetConfig.model_type:
+        return _read(SeanetCodec, name)
+    # Here and not above: it brings the modelling code of transformers, which our own codecs do without.
+    from .adapters import ADAPTED, NOT_ADAPTED, adapt
+
+    if kind not in ADAPTED:
+        ours = (CodecConfig.model_type, SeanetConfig.model_type)
+        why = f": {NOT_ADAPTED[kind]}" if kind in NOT_ADAPTED else ""
+        raise ValueError(f"{name}: expected a codec ({', '.join([*ours, *ADAPTED])}), got {kind!r}{why}")
+    return adapt(_read(getattr(transformers, ADAPTED[kind]), name))
+
+
+def _read(family: Any, name: str) -> Any:
+    """Weights that do not fit are an error here; ``from_pretrained`` would go on with random ones."""
     try:
         # With loading info it returns a pair, which its annotation does not say.
         pair: Any = family.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
@@ -118,7 +145,7 @@ def _read(family: type[AudioCodec], name: str) -> AudioCodec:
     if not all(bool(torch.isfinite(value).all()) for value in codec.state_dict().values()):
         raise ValueError(f"{name}: weights hold NaN or infinity; fetch the codec again")
     stated = Path(name) / "provenance.json"
-    if stated.is_file():
+    if stated.is_file() and isinstance(codec, Codec):
         expected = json.loads(stated.read_text(encoding="utf-8")).get("weights_fingerprint")
         if expected != codec.weights_fingerprint:
             raise ValueError(
