@@ -112,6 +112,17 @@ class AdaptedCodec(SingleCodec):
         self.model = model.float().eval()
         self.name_or_path = model.name_or_path
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and other processes get config and weights: modules with weight norm travel in no other way."""
+        model = self.model
+        return _revived, (
+            type(model),
+            model.config,
+            model.name_or_path,
+            self.config.codec_name,
+            model.state_dict(),
+        )
+
     def encode_item(self, wav: Tensor, n_q: int) -> tuple[Tensor, Tensor | None]:
         """Codes [B, n_q, T] of wavs [B, C, N] of one length, each of them alone; and None, there are no scales."""
         return torch.cat([self._codes(item[None]) for item in wav])[:, :n_q], None
@@ -207,6 +218,15 @@ class AdaptedCodec(SingleCodec):
     def weights_fingerprint(self) -> str:
         """16 hex digits of every weight, in float32."""
         return fingerprint({}, dict(sorted(self.model.state_dict().items())))
+
+
+def _revived(
+    family: type[PreTrainedModel], config: Any, path: str, codec_name: str, weights: dict[str, Tensor]
+) -> AdaptedCodec:
+    model = family(config)
+    model.load_state_dict(weights)
+    model.name_or_path = path
+    return AdaptedCodec(model, codec_name).eval()
 
 
 def foreign_fingerprint(model: nn.Module) -> str:

@@ -98,7 +98,7 @@ class Codec(PreTrainedAudioTokenizerBase):
     @property
     def scale_frames(self) -> int:
         """Frames that one scale is for; 0 of a codec without scales."""
-        return 0
+        return getattr(self.config, "scale_frames", 0)
 
     @abstractmethod
     def encode(self, input_values: Tensor, *args: Any, **kwargs: Any) -> CodecEncoderOutput:

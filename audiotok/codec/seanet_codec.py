@@ -7,7 +7,6 @@ where ``streams``; what transformers' EncodecModel gives, on its weights.
 from __future__ import annotations
 
 import functools
-import math
 from typing import Any
 
 import torch
@@ -77,10 +76,7 @@ class SeanetCodec(SingleCodec):
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Conv1d | nn.ConvTranspose1d):
-            nn.init.kaiming_normal_(module.weight)
-            if module.bias is not None:
-                bound = math.sqrt(1 / (module.in_channels * module.kernel_size[0]))
-                nn.init.uniform_(module.bias, -bound, bound)
+            module.reset_parameters()  # torch's own: what the papers' codecs started from
         elif isinstance(module, nn.LSTM):
             for weight in module.parameters():
                 nn.init.uniform_(weight, -(module.hidden_size**-0.5), module.hidden_size**-0.5)
@@ -106,11 +102,6 @@ class SeanetCodec(SingleCodec):
         return before * self.config.segment_stride + self.config.hop_length * (
             frames - before * self._segment_frames
         )
-
-    @property
-    def scale_frames(self) -> int:
-        """Frames that one scale is for; 0 of a codec without scales."""
-        return self._segment_frames if self.has_scale else 0
 
     @property
     def _segment_frames(self) -> int:

@@ -145,6 +145,11 @@ class SeanetConfig(PreTrainedConfig):
         return max(1, int((1.0 - self.overlap) * self.segment_samples))
 
     @property
+    def scale_frames(self) -> int:
+        """Frames that one scale is for; 0 without scales."""
+        return (self.segment_samples or 0) // self.hop_length if self.normalize else 0
+
+    @property
     def frame_rate(self) -> float:
         """Frames per second of a segment, Hz; never rounded. Where segments overlap, a file has some more."""
         return self.sampling_rate / self.hop_length

@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ..audio import load_audio, resample
+from ..codec.base import Codec
 
 Audio = str | Path | Tensor | np.ndarray | Sequence[float] | Mapping[str, Any]
 
@@ -127,6 +128,10 @@ def encode_wav(codec: PreTrainedModel, wav: Tensor, n_q: int) -> Tensor:
         [K, T] int64 on the CPU.
     """
     values = wav[None].to(codec.device)
+    if isinstance(codec, Codec):
+        codes = codec.encode(values, n_q=n_q).audio_codes
+        assert codes is not None
+        return codes[0].cpu()
     codec_: Any = codec
     options: dict[str, Any] = {}
     if "bandwidth" in inspect.signature(codec_.encode).parameters:
@@ -149,6 +154,10 @@ def decode_codes(codec: PreTrainedModel, codes: Tensor) -> Tensor:
     """
     codec_: Any = codec
     codes = codes[None].to(codec.device)
+    if isinstance(codec, Codec):
+        wav = codec.decode(codes).audio_values
+        assert wav is not None
+        return wav[0].float().cpu()
     parameters = inspect.signature(codec_.decode).parameters
     if "audio_scales" in parameters:
         out = codec_.decode(codes[None], [None])
