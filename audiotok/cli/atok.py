@@ -12,10 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from ..bitstream import AtokHeader, EntropyModel
-    from ..codec.base import Codec
     from ..codec.config import CodecConfig
     from ..codec.model import AudioCodec
 
@@ -117,11 +114,6 @@ def new_header(
         model_fingerprint="" if model is None else model.fingerprint,
         metadata={key: value for key, _, value in pairs},
     )
-
-
-def on_channels(codec: Codec, block: Tensor) -> Tensor:
-    """A mono block [1, n] as a codec takes it: [1, C, n], the same on every channel, on its device."""
-    return block[None].expand(-1, codec.config.audio_channels, -1).to(codec.device)
 
 
 def scales_of(session: Any) -> list[float]:

@@ -15,7 +15,6 @@ from .atok import (
     chosen_n_q,
     model_of,
     new_header,
-    on_channels,
     scales_of,
 )
 from .common import (
@@ -181,7 +180,7 @@ def encode_blocks(
         writer = AtokWriter(file, header, model)
         for block in blocks:
             num_samples += block.shape[-1]
-            codes = session.push(on_channels(codec, block))[0]
+            codes = session.push(codec.spread(block[None]))[0]
             writer.write(codes, scales_of(session))
             progress.update(round(block.shape[-1] / header.sampling_rate))
         codes = session.flush()[0]

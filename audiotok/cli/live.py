@@ -12,8 +12,6 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, BinaryIO
 
-from .atok import on_channels
-
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -98,7 +96,7 @@ def packets_of(
     writer = AtokWriter(pipe, header, model)
     for block in blocks:
         num_samples += block.shape[-1]
-        for frame in session.push(on_channels(codec, block))[0].split(header.packet_frames, dim=1):
+        for frame in session.push(codec.spread(block[None]))[0].split(header.packet_frames, dim=1):
             writer.write(frame)
             if data := pipe.take():
                 yield data

@@ -205,9 +205,8 @@ class AdaptedCodec(SingleCodec):
         self.model.save_pretrained(*args, **kwargs)
 
     @property
-    def algorithmic_latency_ms(self) -> float:
-        """Infinite: such a codec is given all of a sound."""
-        return float("inf")
+    def algorithmic_latency_ms(self) -> None:
+        """None: such a codec is given all of a sound."""
 
     @property
     def codes_fingerprint(self) -> str:

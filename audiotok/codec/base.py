@@ -100,6 +100,10 @@ class Codec(PreTrainedAudioTokenizerBase):
         """Frames that one scale is for; 0 of a codec without scales."""
         return getattr(self.config, "scale_frames", 0)
 
+    def spread(self, wav: Tensor) -> Tensor:
+        """A mono wav [B, 1, N] as this codec takes it: [B, C, N], the same on every channel, on its device."""
+        return wav.expand(-1, self.config.audio_channels, -1).to(self.device)
+
     @abstractmethod
     def encode(self, input_values: Tensor, *args: Any, **kwargs: Any) -> CodecEncoderOutput:
         """Turn a waveform [B, C, N] into codes [B, K, T]."""
@@ -134,8 +138,8 @@ class Codec(PreTrainedAudioTokenizerBase):
 
     @property
     @abstractmethod
-    def algorithmic_latency_ms(self) -> float:
-        """Delay that no computer removes."""
+    def algorithmic_latency_ms(self) -> float | None:
+        """Delay that no computer removes; None of a codec that is given all of a sound."""
 
     @property
     @abstractmethod

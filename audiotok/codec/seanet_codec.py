@@ -212,8 +212,10 @@ class SeanetCodec(SingleCodec):
         return self.encoder, self.quantizer
 
     @property
-    def algorithmic_latency_ms(self) -> float:
-        """Delay that no computer removes: a frame and the look-ahead, or a segment."""
+    def algorithmic_latency_ms(self) -> float | None:
+        """Delay that no computer removes: a frame and the look-ahead, or a segment; None where neither bounds it."""
+        if not self.is_causal and self.segment_samples is None:
+            return None
         samples = self.segment_samples or self.config.hop_length + self.lookahead_samples
         return 1000.0 * samples / self.config.sampling_rate
 
