@@ -84,7 +84,11 @@ class _Pipe(io.BytesIO):
 def packets_of(
     codec: AudioCodec, header: AtokHeader, model: EntropyModel | None, blocks: Iterable[Tensor]
 ) -> Iterator[bytes]:
-    """Sound in blocks [1, n] -> an ``.atok`` stream, each packet as soon as its frames are complete."""
+    """Sound in blocks [1, n] -> an ``.atok`` stream, each packet as soon as its frames are complete.
+
+    Raises:
+        ValueError: the codec has scales.
+    """
     from ..bitstream import AtokWriter
 
     if codec.has_scale:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .base import CodecDecoderOutput, SingleCodec, fingerprint, weights_of
 from .quantizer import ResidualVectorQuantizer
-from .seanet import FiLM, SEANetDecoder, SEANetEncoder
+from .seanet import FiLM, SEANetDecoder, SEANetEncoder, SEANetUnit
 from .seanet_config import SeanetConfig
 from .segments import overlap_add, segment_starts
 from .sessions import SeanetStreamingDecoder, WholeDecoder, WholeEncoder
@@ -73,10 +73,25 @@ class SeanetCodec(SingleCodec):
         self.has_scale = config.normalize
         self.streams = self.is_causal and config.pad_mode == "zero" and not config.lstm_layers
         self.post_init()
+        # Not in _init_weights, which sees one module at a time. On the meta device the checkpoint brings the weights.
+        if not self.decoder.last.conv.weight.is_meta:
+            self._soften()
+
+    @torch.no_grad()
+    def _soften(self) -> None:
+        """Residual branches, and the sound itself, start softly."""
+        for module in self.modules():
+            if isinstance(module, SEANetUnit):
+                module.pointwise.conv.weight.mul_(0.3)
+        self.decoder.last.conv.weight.mul_(0.3)
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Conv1d | nn.ConvTranspose1d):
-            module.reset_parameters()  # torch's own: what the papers' codecs started from
+            # As loud behind as before: torch's own start makes a sound of a dozen layers vanish.
+            steps = module.stride[0] if isinstance(module, nn.ConvTranspose1d) else 1
+            nn.init.normal_(module.weight, std=(module.in_channels * module.kernel_size[0] / steps) ** -0.5)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
         elif isinstance(module, nn.LSTM):
             for weight in module.parameters():
                 nn.init.uniform_(weight, -(module.hidden_size**-0.5), module.hidden_size**-0.5)

@@ -105,7 +105,7 @@ def evaluate_codec(
                 out = codec.encode(codec.spread(at_codec[None]))
                 codes = out.audio_codes
                 assert codes is not None
-                gains = {"audio_scales": out.audio_scales} if codec.has_scale else {}
+                gains: dict[str, Any] = {"audio_scales": out.audio_scales} if codec.has_scale else {}
                 usage.add(codes[0])
                 if index not in kept.done:
                     seed = zlib.crc32(row.path.name.encode())  # the same losses in every run and selection
@@ -204,7 +204,7 @@ def _job(
     sampling_rate: int,
     at_codec: Tensor,
     codes: Tensor,
-    gains: dict[str, Tensor],
+    gains: dict[str, Any],
     conditions: Sequence[Condition],
     seed: int,
 ) -> Job:
