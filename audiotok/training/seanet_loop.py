@@ -51,7 +51,7 @@ class SeanetTrainer:
         out: the run's folder; an existing run in it is resumed.
         init: a codec to continue from; None starts a new one from the recipe.
         device: ``cpu`` keeps off an accelerator that is there; anything else leaves the choice to accelerate.
-        dtype: ``bfloat16`` computes the decoder and the discriminators in mixed precision.
+        dtype: ``bfloat16`` computes the decoder in mixed precision, and the discriminators where they learn.
     """
 
     def __init__(

@@ -58,8 +58,8 @@ class SeanetRecipe:
     """Width of the discriminators."""
     balance: bool = False
     """Weigh the losses' gradients (EnCodec's balancer) instead of the losses."""
-    balancer_decay: float = 0.999
-    """Of the balancer's moving averages."""
+    balancer_decay: float = 0.9
+    """Of the balancer's moving averages. The paper's 0.999 lags a thousand steps behind gradients that grow or fade."""
     wave: float = 0.0
     """Weight of the L1 distance of the waves."""
     spectral: float = 1.0
