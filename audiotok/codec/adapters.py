@@ -1,9 +1,9 @@
-"""Codecs of ``transformers`` behind the face of ours: DAC, Mimi, XCodec, Higgs Audio; EnCodec becomes ours altogether.
+"""Codecs of ``transformers`` behind the face of ours: DAC, Mimi, XCodec; EnCodec becomes ours altogether.
 
 Knows nothing of where weights are. The laws kept: T == ceil(N / hop_length), ``decode`` gives the samples that are
 asked for, and an item's codes do not depend on its neighbours or its padding. The last is not so in what is wrapped
-(DAC and Mimi hear padding in their last frames, and none takes a mask that cures it), so items go through it one by
-one, each at its own length, with zeros to the end of its last frame.
+(padding changes the last frames of DAC and Mimi and nearly all of XCodec's, and no mask cures it), so items go through
+it one by one, each at its own length, with zeros to the end of its last frame.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ ADAPTED: dict[str, str] = {
     "dac": "DacModel",
     "mimi": "MimiModel",
     "xcodec": "XcodecModel",
-    "higgs_audio_v2_tokenizer": "HiggsAudioV2TokenizerModel",
 }
 """What is adapted: the model_type of its config, and its class in ``transformers``."""
 
 _FEATURES = "its encoder wants filter banks beside the wav, which only its own processor makes"
 _CONTINUOUS = "it gives latents and no codes"
 NOT_ADAPTED: dict[str, str] = {
+    "higgs_audio_v2_tokenizer": "its code needs torchaudio, which nothing here uses or tests with",
     "xcodec2": _FEATURES,
     "neucodec": _FEATURES,
     "pocket_tts_audio_tokenizer": _CONTINUOUS,
@@ -97,7 +97,7 @@ class AdaptedCodec(SingleCodec):
     """A codec of ``transformers`` that encodes and decodes as ours do. Non-streaming, in float32.
 
     Args:
-        model: a DacModel, MimiModel, XcodecModel or HiggsAudioV2TokenizerModel.
+        model: a DacModel, MimiModel or XcodecModel.
         codec_name: what files call the codec.
     """
 

@@ -72,7 +72,7 @@ def load_codec(
 
     Args:
         name_or_path: a shipped name (None: the default), a folder, or a hub id ``owner/name``. What it holds may be
-            ours, or an EnCodec, DAC, Mimi, XCodec or Higgs Audio codec of transformers.
+            ours, or an EnCodec, DAC, Mimi or XCodec codec of transformers.
         device: where to put it.
         dtype: of the decoder's trunk: float32 or bfloat16. Encoder and quantiser stay float32, because codes are
             defined there.

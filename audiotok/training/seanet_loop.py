@@ -147,7 +147,7 @@ class SeanetTrainer:
         values = {key: float(value.detach()) for key, value in losses.items()}
         values["vq/commitment"] = float(commitment.detach())
         values |= {f"share/{key}": share for key, share in self.balancer.shares.items()}
-        if judged and judge_learns(recipe, self.step):
+        if self.step >= recipe.adversarial_from - recipe.judge_lead and judge_learns(recipe, self.step):
             loss = judge_loss(self.judge, decoded, batch.target)
             self.judge_optimizer.zero_grad()
             accelerator.backward(loss)

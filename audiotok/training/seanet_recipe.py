@@ -47,7 +47,9 @@ class SeanetRecipe:
     full_levels_share: float = 0.0
     """Share of crops that use all levels whatever is drawn."""
     adversarial_from: int = 0
-    """Step at which the discriminators join."""
+    """Step at which the decoder begins to listen to the discriminators."""
+    judge_lead: int = 300
+    """Steps that the discriminators learn before that: what one that knows nothing says is noise."""
     judge_share: float = 1.0
     """Share of the steps in which the discriminators learn (EnCodec: two in three)."""
     judge_windows: tuple[int, ...] = (1024,)
