@@ -7,6 +7,7 @@ whole, because both are the same streaming pass; and what comes out is finite, m
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 from .files import write_aside
-from .wav import MAX_PEAK
+from .wav import MAX_PEAK, MAX_RATE_HZ, missing_bytes
 
 # Frames of one read: enough to be fast, few enough that 8 channels at 192 kHz stay small.
 _READ_FRAMES = 1 << 16
@@ -55,7 +56,7 @@ def load_audio(path: str | Path, sampling_rate: int | None = None) -> tuple[Tens
         AudioError: the file is not audio, is damaged, has no samples, or has samples that are not finite.
     """
     with _open(path) as file:
-        rate = sampling_rate or file.samplerate
+        rate = file.samplerate if sampling_rate is None else sampling_rate
         wav = torch.cat(list(resampled(_mono_blocks(file, path), file.samplerate, rate)), dim=-1)
     return wav, rate
 
@@ -77,8 +78,10 @@ def audio_blocks(
         FileNotFoundError: there is no such file.
         AudioError: as for :func:`load_audio`; a bad sample is found when its block is reached.
     """
+    if not 0 < block_s < float("inf"):
+        raise ValueError(f"expected blocks of a finite number of seconds above 0, got {block_s}")
     with _open(path) as file:
-        rate = sampling_rate or file.samplerate
+        rate = file.samplerate if sampling_rate is None else sampling_rate
         size = max(1, round(block_s * rate))
         held: list[Tensor] = []
         count = 0
@@ -129,10 +132,12 @@ def resample(wav: Tensor, from_rate: int, to_rate: int) -> Tensor:
         rates agree.
 
     Raises:
-        ValueError: ``wav`` has no samples, or a rate is not positive.
+        TypeError: ``wav`` is no tensor.
+        ValueError: ``wav`` has no samples or none of floats, or a rate is out of range.
     """
-    if wav.shape[-1] == 0:
-        raise ValueError("expected at least one sample to resample, got 0")
+    _check_floats(wav)
+    if not wav.ndim or not wav.numel():
+        raise ValueError(f"expected at least one sample to resample, got {list(wav.shape)}")
     if from_rate == to_rate:
         return wav
     rows = wav.detach().to("cpu", torch.float32).reshape(-1, 1, wav.shape[-1])
@@ -140,28 +145,39 @@ def resample(wav: Tensor, from_rate: int, to_rate: int) -> Tensor:
     return torch.cat(done).reshape(*wav.shape[:-1], -1).to(wav.device)
 
 
-def save_audio(path: str | Path, wav: Tensor, sampling_rate: int) -> None:
+def save_audio(path: str | Path, wav: Tensor, sampling_rate: int, comment: str | None = None) -> None:
     """Write one channel of sound to a file that is whole or absent.
 
     Args:
         path: its suffix decides the format: .wav and .flac are 16-bit PCM, .ogg and .opus are Opus.
         wav: [1, N] or [N] float, N >= 1; values beyond [-1, 1] are clipped.
         sampling_rate: in Hz.
+        comment: kept with the sound: RIFF INFO in a wav, a Vorbis comment in the others.
 
     Raises:
+        TypeError: ``wav`` is no tensor.
         AudioError: the suffix, the rate, the shape or a sample is not one that can be written.
         OSError: the folder does not exist or cannot be written.
     """
-    save_audio_blocks(path, [wav], sampling_rate)
+    _check_floats(wav)
+    peak = float(wav.abs().max()) if wav.numel() else 0.0
+    if MAX_PEAK < peak < float("inf"):
+        raise AudioError(
+            f"{path}: expected samples in [-1, 1], got a peak of {peak:g}; divide by the full scale"
+        )
+    save_audio_blocks(path, [wav], sampling_rate, comment)
 
 
-def save_audio_blocks(path: str | Path, blocks: Iterable[Tensor], sampling_rate: int) -> int:
+def save_audio_blocks(
+    path: str | Path, blocks: Iterable[Tensor], sampling_rate: int, comment: str | None = None
+) -> int:
     """Write sound that arrives in blocks, in constant memory, to a file that is whole or absent.
 
     Args:
         path: as for :func:`save_audio`.
         blocks: wavs [1, n] or [n], joined in their order.
         sampling_rate: in Hz.
+        comment: as for :func:`save_audio`.
 
     Returns:
         The number of samples written.
@@ -176,8 +192,15 @@ def save_audio_blocks(path: str | Path, blocks: Iterable[Tensor], sampling_rate:
     with write_aside(path) as aside:
         try:
             with soundfile.SoundFile(
-                aside, "w", samplerate=sampling_rate, channels=1, format=container, subtype=coding
+                system_name(aside),
+                "w",
+                samplerate=sampling_rate,
+                channels=1,
+                format=container,
+                subtype=coding,
             ) as file:
+                if comment is not None:
+                    file.comment = comment
                 for block in blocks:
                     samples = _one_channel(block, path, written)
                     written += len(samples)
@@ -188,7 +211,7 @@ def save_audio_blocks(path: str | Path, blocks: Iterable[Tensor], sampling_rate:
                     file.write(samples)
         except soundfile.LibsndfileError as error:
             raise AudioError(
-                f"{path}: cannot write it as {container}/{coding}: {error.error_string}"
+                f"{path}: cannot write it as {container}/{coding} ({error.error_string}); is there room on the disk?"
             ) from None
         if not written:
             raise AudioError(f"{path}: expected at least one sample to write, got 0")
@@ -203,8 +226,15 @@ def _open(path: str | Path) -> soundfile.SoundFile:
         raise FileNotFoundError(f"{path}: no such file")
     if path.stat().st_size == 0:
         raise AudioError(f"{path}: expected an audio file, got an empty file")
+    with path.open("rb") as file:
+        missing = missing_bytes(file)
+    if missing:
+        # libsndfile would shrink the sound to what is there, and say nothing.
+        raise AudioError(
+            f"{path}: expected {missing} bytes more of sound by its header; the file is cut off, copy it again"
+        )
     try:
-        return soundfile.SoundFile(path)
+        return soundfile.SoundFile(system_name(path))
     except soundfile.LibsndfileError as error:
         what = error.error_string.rstrip(".")
         raise AudioError(
@@ -279,10 +309,13 @@ def resampled(blocks: Iterable[Tensor], from_rate: int, to_rate: int) -> Iterato
         wav [1, n] float32 in [-1, 1], n >= 1, as soon as the filter has what it needs (some 10 ms after its input).
 
     Raises:
-        ValueError: a rate is not positive.
+        AudioError: a rate is not positive, or higher than any sound has.
     """
-    if from_rate <= 0 or to_rate <= 0:
-        raise ValueError(f"expected positive sampling rates, got {from_rate} and {to_rate} Hz")
+    for rate in (from_rate, to_rate):
+        if not isinstance(rate, int | float | np.number) or not 0 < rate <= MAX_RATE_HZ:
+            raise AudioError(
+                f"expected sampling rates of 1 to {MAX_RATE_HZ} Hz, got {from_rate!r} and {to_rate!r} Hz"
+            )
     if from_rate == to_rate:
         yield from blocks
         return
@@ -303,13 +336,30 @@ def resampled(blocks: Iterable[Tensor], from_rate: int, to_rate: int) -> Iterato
         yield first[:, :1]
 
 
+def system_name(path: str | Path) -> Any:
+    """A path as libsndfile takes it, whatever bytes its name is made of; the stubs of soundfile know texts only."""
+    return os.fsencode(path) if os.name == "posix" else str(path)
+
+
+def _check_floats(wav: Tensor) -> None:
+    """Refuse what is no tensor of float samples."""
+    if not isinstance(wav, Tensor):
+        raise TypeError(f"expected wav as a torch.Tensor, got {type(wav).__name__}; see torch.as_tensor")
+    if not wav.is_floating_point():
+        raise AudioError(
+            f"expected float samples in [-1, 1], got {wav.dtype}; divide 16-bit samples by 32768"
+        )
+
+
 def _format_of(path: Path, sampling_rate: int) -> tuple[str, str]:
     if path.suffix.lower() not in _FORMATS:
         raise AudioError(
             f"{path}: expected a name ending in {', '.join(_FORMATS)}, got {path.suffix or 'no suffix'}"
         )
-    if sampling_rate <= 0:
-        raise AudioError(f"{path}: expected a positive sampling rate, got {sampling_rate} Hz")
+    if not isinstance(sampling_rate, int | np.integer) or not 0 < sampling_rate <= MAX_RATE_HZ:
+        raise AudioError(
+            f"{path}: expected a whole sampling rate of 1 to {MAX_RATE_HZ} Hz, got {sampling_rate!r}"
+        )
     container, coding = _FORMATS[path.suffix.lower()]
     if coding == "OPUS" and sampling_rate not in _OPUS_RATES:
         rates = ", ".join(map(str, _OPUS_RATES))
@@ -321,6 +371,7 @@ def _format_of(path: Path, sampling_rate: int) -> tuple[str, str]:
 
 def _one_channel(block: Tensor, path: Path, start: int) -> np.ndarray:
     """[1, n] or [n] -> checked numpy [n] in [-1, 1]."""
+    _check_floats(block)
     if block.ndim not in (1, 2) or (block.ndim == 2 and block.shape[0] != 1):
         raise AudioError(
             f"{path}: expected wav [1, N] or [N], got {list(block.shape)}; save one channel at a time"

@@ -1,10 +1,12 @@
 """Files that are either whole or absent.
 
-Knows nothing of audio. The one law it keeps: a reader never sees a half-written file, whatever stops the writer.
+Knows nothing of audio. The laws it keeps: a reader never sees a half-written file, whatever stops the writer; nothing
+but a plain file is ever replaced; and an error names the file that was asked for, not the one beside it.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import tempfile
@@ -13,41 +15,76 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+# Names of the kernel for what a process has open: behind them lie pipes, terminals, or files that are written already.
+_OPEN_FILES = ("/proc/", "/dev/fd/")
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# Of the name, in the name of the file beside it: long names must not become too long.
+_STEM_CHARACTERS = 40
+
+
+def writable_target(path: str | Path) -> Path:
+    """Find out before the work whether a file can be written: the place where it will lie.
+
+    Args:
+        path: what was asked for. A symbolic link is followed, so that its target is replaced and the link stays.
+
+    Returns:
+        The path of the file itself; its folder exists and can be written.
+
+    Raises:
+        FileNotFoundError: the folder does not exist.
+        IsADirectoryError: it is a folder.
+        OSError: it is a device or a pipe, its links lead nowhere, or the folder cannot be written.
+    """
+    target = _followed(Path(path))
+    if target.is_dir():
+        raise IsADirectoryError(f"expected a file to write, got the folder {path}; name a file in it")
+    if not target.parent.is_dir():
+        raise FileNotFoundError(
+            f"cannot write {path}: the folder {target.parent} does not exist; create it first"
+        )
+    if _is_open_file(target) or (target.exists() and not target.is_file()):
+        raise OSError(
+            f"cannot write {path}: expected a file, got a device or a pipe; name a file, or - for standard output "
+            "where a verb takes it"
+        )
+    if not os.access(target.parent, os.W_OK | os.X_OK):
+        raise PermissionError(f"cannot write {path}: no permission to write in the folder {target.parent}")
+    return target
+
 
 @contextmanager
 def write_aside(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it onto ``path`` on success, delete it on any error.
 
     Args:
-        path: the final place. Its folder must exist and be writable.
+        path: the final place. Its folder must exist and be writable; a symbolic link is followed.
 
     Yields:
         A path in the same folder (so that the rename is atomic) with the same suffix.
 
     Raises:
-        FileNotFoundError: the folder of ``path`` does not exist.
-        IsADirectoryError: ``path`` is a folder.
-        PermissionError: the folder cannot be written.
+        OSError: as :func:`writable_target`, and whatever stops the writing; it names ``path``.
     """
-    path = Path(path)
-    if path.is_dir():
-        raise IsADirectoryError(f"expected a file to write, got the folder {path}; name a file in it")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(
-            f"cannot write {path}: the folder {path.parent} does not exist; create it first"
-        )
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    aside = Path(name)
-    umask = os.umask(0)
-    os.umask(umask)
+    target = writable_target(path)
+    aside: Path | None = None
     try:
+        handle, name = tempfile.mkstemp(
+            prefix=f".{target.stem[:_STEM_CHARACTERS]}.", suffix=target.suffix, dir=target.parent
+        )
+        aside = Path(name)
+        os.close(handle)
         yield aside
         # mkstemp (and safetensors) make private files, 0600; give ours the mode that open() would.
+        umask = os.umask(0)
+        os.umask(umask)
         aside.chmod(0o666 & ~umask)
-        os.replace(aside, path)
-    except BaseException:
-        aside.unlink(missing_ok=True)
+        os.replace(aside, target)
+    except BaseException as error:
+        if aside is not None:
+            aside.unlink(missing_ok=True)
+        if isinstance(error, OSError) and _is_of(error, aside):
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 
 
@@ -55,3 +92,37 @@ def write_json(path: str | Path, value: Any) -> None:
     """Write ``value`` as indented UTF-8 JSON, aside and then renamed. Raises as :func:`write_aside` does."""
     with write_aside(path) as aside:
         aside.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def parse_json(text: str | bytes) -> Any:
+    """A JSON value.
+
+    Raises:
+        ValueError: it is not JSON, not UTF-8, or nested so deep that no one wrote it.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("expected JSON, got some that is nested without end") from None
+
+
+def _followed(path: Path) -> Path:
+    """The file that symbolic links lead to, or that a missing file at their end would be."""
+    seen = {path}
+    while path.is_symlink() and not _is_open_file(path):
+        path = path.parent / os.readlink(path)
+        if path in seen:
+            raise OSError(f"cannot write {path}: it is a link that leads to itself; remove it")
+        seen.add(path)
+    return path
+
+
+def _is_open_file(path: Path) -> bool:
+    return str(path.absolute()).startswith(_OPEN_FILES)
+
+
+def _is_of(error: OSError, aside: Path | None) -> bool:
+    """Whether an error speaks of the file beside, by its name or, as a full disk does, by none."""
+    if error.filename is None:
+        return error.errno in _FULL
+    return aside is None or error.filename == str(aside)

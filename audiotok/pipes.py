@@ -16,14 +16,11 @@ import torch
 from torch import Tensor
 
 from .audio import AudioError, resampled, to_mono
-
-PCM_BYTES = {"u8": 1, "s16le": 2, "s24le": 3, "s32le": 4, "f32le": 4, "f64le": 8}
-"""Sample formats by their names in ffmpeg, and their bytes."""
+from .wav import MAX_CHANNELS, MAX_RATE_HZ, PCM_BYTES, is_known_size, long_data_size
 
 _READ_BYTES = 1 << 16
-# Programs that cannot know write 0, or the most that fits: 0xFFFFFFFF (ffmpeg), 0x7FFFF000 (sox), 0x7FFFFFFF and
-# 0x80000000 (arecord). From here on a size says nothing.
-_UNKNOWN_BYTES = 0x7FFF0000
+# Of a chunk in a wav header: what describes the samples is shorter, and the rest is read past.
+_CHUNK_BYTES = 1 << 10
 _WAV_KINDS = {
     (1, 8): "u8", (1, 16): "s16le", (1, 24): "s24le", (1, 32): "s32le", (3, 32): "f32le", (3, 64): "f64le",
 }  # fmt: skip
@@ -35,14 +32,28 @@ class Pcm:
     """How raw samples lie in bytes.
 
     Attributes:
-        kind: one of :data:`PCM_BYTES`.
+        kind: one of :data:`~audiotok.wav.PCM_BYTES`.
         sampling_rate: in Hz.
         channels: interleaved.
+
+    Raises:
+        AudioError: there are no such samples.
     """
 
     kind: str
     sampling_rate: int
     channels: int = 1
+
+    def __post_init__(self) -> None:
+        if (
+            self.kind not in PCM_BYTES
+            or not 1 <= self.sampling_rate <= MAX_RATE_HZ
+            or not 1 <= self.channels <= MAX_CHANNELS
+        ):
+            raise AudioError(
+                f"expected samples of {', '.join(PCM_BYTES)} at 1 to {MAX_RATE_HZ} Hz in 1 to {MAX_CHANNELS} channels, "
+                f"got {self.kind} at {self.sampling_rate} Hz in {self.channels} channels; look at what is on the pipe"
+            )
 
 
 def read_sound(stream: BinaryIO, sampling_rate: int, raw: Pcm | None = None) -> Iterator[Tensor]:
@@ -102,16 +113,18 @@ def _wav_format(stream: BinaryIO) -> tuple[Pcm, int | None]:
         name, size = struct.unpack("<4sI", _take(stream, 8))
         if name == b"data":
             break
-        body = _take(stream, size + size % 2)
+        body = _take(stream, min(size + size % 2, _CHUNK_BYTES))
         if name == b"fmt ":
             pcm = _parse_format(body)
         elif name == b"ds64":
-            long_size = struct.unpack_from("<Q", body, 8)[0]
+            long_size = long_data_size(body)
+        for start in range(len(body), size + size % 2, _READ_BYTES):
+            _take(stream, min(_READ_BYTES, size + size % 2 - start))
     if pcm is None:
         raise AudioError("stdin: expected a wav header that describes its samples, got none; write it again")
     if long_size:
         return pcm, long_size
-    return pcm, None if size == 0 or size >= _UNKNOWN_BYTES else size
+    return pcm, size if is_known_size(size) else None
 
 
 def _parse_format(body: bytes) -> Pcm:

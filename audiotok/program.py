@@ -8,14 +8,26 @@ the user's input or machine.
 from __future__ import annotations
 
 import argparse
+import io
+import math
 import os
+import signal
 import sys
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
+from typing import Any
+
+from .machine import check_device
 
 # What a user's input or machine can cause; anything else is our bug and keeps its traceback.
 KNOWN_ERRORS = (ValueError, TypeError, OSError, ImportError, MemoryError)
+
+
+class Terminated(BaseException):
+    """SIGTERM came. Like KeyboardInterrupt it is no ``Exception``: what is half-written is removed on its way up."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +71,12 @@ class Program:
             argv: arguments without the program's name; None takes those of the process.
 
         Returns:
-            0 done, 1 failed, 130 interrupted. Wrong usage leaves through ``SystemExit(2)``, as argparse does.
+            0 done, 1 failed, 130 interrupted, 143 terminated. Wrong usage leaves through ``SystemExit(2)``, as argparse
+            does.
         """
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            # A file's name need not be UTF-8, nor what the terminal takes; stderr is so by itself.
+            sys.stdout.reconfigure(errors="backslashreplace")
         arguments = list(sys.argv[1:] if argv is None else argv)
         verb = next((word for word in arguments if not word.startswith("-")), None)
         parser = self.build_parser(verb if verb in self.verbs else None)
@@ -69,7 +85,8 @@ class Program:
             parser.print_help()
             return 0
         try:
-            return import_module(f".{self.verbs[args.verb][0]}", self.package).run(args)
+            with _sigterm_raises():
+                return import_module(f".{self.verbs[args.verb][0]}", self.package).run(args)
         except BrokenPipeError:
             # The reader of our stdout has gone (| head): point it elsewhere, or the flush at exit complains.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -80,6 +97,9 @@ class Program:
         except KeyboardInterrupt:
             print(f"{self.name}: interrupted", file=sys.stderr)
             return 130
+        except Terminated:
+            print(f"{self.name}: terminated", file=sys.stderr)
+            return 143
 
 
 def one_line(error: BaseException) -> str:
@@ -87,6 +107,39 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def number(
+    kind: type[int] | type[float],
+    least: float | None = None,
+    most: float | None = None,
+    above: float | None = None,
+) -> Callable[[str], Any]:
+    """The argparse type of a number: finite, and within bounds.
+
+    Args:
+        kind: int or float.
+        least, most: the smallest and the largest allowed; None sets no bound.
+        above: what it must exceed.
+
+    Returns:
+        a function of the text; its ``ArgumentTypeError`` says what was expected.
+    """
+    bounds = [(above, "above"), (least, "of at least"), (most, "of at most")]
+    rule = " and ".join(f"{word} {bound:,g}" for bound, word in bounds if bound is not None)
+    what = f"{'a whole' if kind is int else 'a finite'} number {rule}".rstrip()
+
+    def parse(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        fits = (least is None or value >= least) and (most is None or value <= most)
+        if not (-math.inf < value < math.inf and fits and (above is None or value > above)):
+            raise argparse.ArgumentTypeError(f"expected {what}, got {text[:40]!r}")
+        return value
+
+    return parse
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -109,11 +162,27 @@ def pick_device(name: str) -> str:
 
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        reason = one_line(error).split(". ")[0]
-        raise ValueError(
-            f"expected a device of this machine, got --device {name} ({reason}); try auto"
-        ) from None
+    check_device(name)
     return name
+
+
+@contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """While a verb runs SIGTERM unwinds it, as Ctrl-C does; a second one ends the process at once."""
+    ours = threading.current_thread() is threading.main_thread()
+    if not ours or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    process = os.getpid()
+
+    def stop(number: int, frame: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        if os.getpid() != process:  # a forked worker, which has nothing to tidy up
+            os.kill(os.getpid(), number)
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1,15 +1,19 @@
 """Recipes: YAML files that become frozen dataclasses, every key and type checked.
 
 Knows nothing of what a recipe trains. The law kept: a recipe that loads holds known keys with values of their types,
-and an error names the key and its nearest known one.
+its numbers finite and not negative, and an error names the key and its nearest known one.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import inspect
+import math
 import types
 import typing
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -34,7 +38,7 @@ def load_recipe(
 
     Raises:
         FileNotFoundError: neither a file nor a shipped name; the message lists the shipped ones.
-        ValueError: not YAML, an unknown key, or a value of the wrong type.
+        ValueError: not YAML, an unknown key, a value of the wrong type, or a number that is negative or not finite.
     """
     path = Path(name_or_path)
     if not path.is_file():
@@ -42,7 +46,10 @@ def load_recipe(
     if not path.is_file():
         names = ", ".join(sorted(p.stem for p in shipped.glob("*.yaml")))
         raise FileNotFoundError(f"no recipe {name_or_path}: expected a YAML file or one of {names}")
-    tree = _parse(path.read_text(encoding="utf-8"), path.name) or {}
+    tree = _parse(path.read_bytes(), path.name)
+    tree = {} if tree is None else tree
+    if not isinstance(tree, dict):
+        raise ValueError(f"{path.name}: expected settings by name, got {str(tree)[:40]!r}")
     for override in overrides:
         dotted, equals, value = override.partition("=")
         if not equals:
@@ -62,10 +69,12 @@ def recipe_dict(recipe: Any) -> dict[str, Any]:
     return dataclasses.asdict(recipe)
 
 
-def _parse(text: str, what: str) -> Any:
+def _parse(text: str | bytes, what: str) -> Any:
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except RecursionError:
+        raise ValueError(f"{what}: expected YAML, got some that is nested without end") from None
+    except (yaml.YAMLError, ValueError) as error:
         raise ValueError(f"{what}: expected YAML, got {' '.join(str(error).split())}") from None
 
 
@@ -73,13 +82,41 @@ def _build(kind: Any, tree: Any, where: str) -> Any:
     if not isinstance(tree, dict):
         raise ValueError(f"recipe: expected settings under {where or 'the top'}, got {tree!r}")
     hints = typing.get_type_hints(kind)
-    values = {}
-    for key, value in tree.items():
+    return kind(**_coerce_all(hints, tree, where))
+
+
+def coerce_arguments(function: Callable[..., Any], values: dict[str, Any], where: str) -> dict[str, Any]:
+    """Check settings that become arguments of a function or a class.
+
+    Args:
+        function: takes them by name; its annotations tell their types.
+        values: name -> value.
+        where: what errors put before the names, such as ``"model."``.
+
+    Returns:
+        the values, numbers in the type that is asked for.
+
+    Raises:
+        ValueError: an unknown name, or a value of the wrong type.
+    """
+    called = function.__init__ if isinstance(function, type) else function
+    hints = typing.get_type_hints(called)
+    known = {
+        name: hints.get(name, Any)
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind is not inspect.Parameter.VAR_KEYWORD
+    }
+    return _coerce_all(known, values, where)
+
+
+def _coerce_all(hints: dict[str, Any], values: dict[str, Any], where: str) -> dict[str, Any]:
+    coerced = {}
+    for key, value in values.items():
         if key not in hints:
             near = difflib.get_close_matches(str(key), list(hints), n=1, cutoff=0.0)
             raise ValueError(f"recipe: unknown key {where}{key}; the nearest is {where}{near[0]}")
-        values[key] = _coerce(hints[key], value, f"{where}{key}")
-    return kind(**values)
+        coerced[key] = _coerce(hints[key], value, f"{where}{key}")
+    return coerced
 
 
 def _coerce(hint: Any, value: Any, where: str) -> Any:
@@ -92,21 +129,35 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
                 f"recipe: expected {where} to be one of {', '.join(map(str, args))}, got {value!r}"
             )
         return value
+    if hint is Any or (value is None and hint is type(None)):
+        return value
+    if origin in (typing.Union, types.UnionType):
+        for each in args:
+            with suppress(ValueError):
+                return _coerce(each, value, where)
     if origin is tuple and isinstance(value, list | tuple):
         return tuple(_coerce(args[0], item, where) for item in value)
+    if origin is list and isinstance(value, list | tuple):
+        return [_coerce(args[0], item, where) for item in value]
     if origin is dict and isinstance(value, dict):
-        return {
-            str(key): item if args[1] is Any else _coerce(args[1], item, where) for key, item in value.items()
-        }
-    if isinstance(hint, type) and not isinstance(hint, types.GenericAlias):
-        if isinstance(value, bool) or hint in (bool, str):
-            if type(value) is hint:
-                return value
-        elif hint is int and isinstance(value, int):
-            return value
-        elif hint is float and isinstance(value, int | float | str):
-            try:
-                return float(value)  # YAML reads 1e-3 as a string
-            except ValueError:
-                pass
+        return {str(key): _coerce(args[1], item, f"{where}.{key}") for key, item in value.items()}
+    if hint in (bool, str, dict, list) and type(value) is hint:
+        return value
+    if hint in (int, float) and not isinstance(value, bool):
+        return _number(hint, value, where)
     raise ValueError(f"recipe: expected {where} to be {getattr(hint, '__name__', hint)}, got {value!r}")
+
+
+def _number(kind: type[int] | type[float], value: Any, where: str) -> int | float:
+    """A setting counts, lasts or weighs something, so it is finite and not negative."""
+    number: int | float | None = None
+    if kind is int and isinstance(value, int):
+        number = value
+    elif kind is float and isinstance(value, int | float | str):
+        with suppress(ValueError, OverflowError):
+            number = float(value)  # YAML reads 1e-3 as a string
+    if number is None:
+        raise ValueError(f"recipe: expected {where} to be {kind.__name__}, got {value!r}")
+    if not 0 <= number < math.inf:
+        raise ValueError(f"recipe: expected {where} to be a number of at least 0, got {value!r}")
+    return number

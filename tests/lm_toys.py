@@ -15,9 +15,12 @@ import torch
 
 from audiotok import AudioTextTokenizer, build_tokenizer, checkpoint_dir
 from audiotok.corpus.shards import Manifest, write_shard
+from tts_lm import NarConfig, NarModel, Synthesizer, build_ar
 from tts_lm.pronounce import SOUNDS, pronounce
+from tts_lm.voices import CARDS, VOICES, Voice
 
 N_Q, SIZE, FRAME_RATE = 4, 128, 50.0
+CODEC_N_Q, CODEC_SIZE = 4, 64  # of the fixture tiny_codec
 FINGERPRINT = "70ca1c0de5000000"
 CODEC = {"name": "toy", "n_q": N_Q, "codebook_size": SIZE, "hop_length": 320, "sampling_rate": 16000}
 WORDS = "the cat sat on a mat and dog ran to big red house with six new ships under blue sky near old town".split()
@@ -107,3 +110,35 @@ def loud(model: torch.nn.Module, gain: float = 8.0) -> Any:
             if p.ndim >= 2:
                 p.mul_(gain)
     return model.eval()
+
+
+def toy_halves(fingerprint: str) -> tuple[Any, NarModel]:
+    """Two random halves for the codes of the tiny codec."""
+    torch.manual_seed(0)
+    ar = loud(build_ar(toy_tokenizer(CODEC_N_Q, CODEC_SIZE, fingerprint), FRAME_RATE, 32, 2, 2, 48))
+    config = NarConfig(
+        n_q=CODEC_N_Q,
+        codebook_size=CODEC_SIZE,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=24,
+        codes_fingerprint=fingerprint,
+    )
+    return ar, loud(NarModel(config))
+
+
+def toy_voice(name: str) -> Voice:
+    """A voice of random codes of the tiny codec."""
+    generator = torch.Generator().manual_seed(VOICES[name])
+    return Voice(
+        name, VOICES[name], torch.randint(CODEC_SIZE, (CODEC_N_Q, 40), generator=generator), CARDS[name]
+    )
+
+
+def toy_synthesizer(codec: Any) -> Synthesizer:
+    """Random halves over the tiny codec, with two voices."""
+    fingerprint = codec.codes_fingerprint
+    tokenizer = toy_tokenizer(CODEC_N_Q, CODEC_SIZE, fingerprint)
+    voices = {name: toy_voice(name) for name in ("kathleen", "bdl")}
+    return Synthesizer(*toy_halves(fingerprint), codec, tokenizer, voices)

@@ -108,10 +108,13 @@ def few_heads() -> Any:
     return loud(LlamaForCausalLM(config))
 
 
+@pytest.mark.parametrize("fast", [True, False], ids=["numpy", "torch"])
 @pytest.mark.parametrize("sampling", [GREEDY, Sampling(temperature=1.0)], ids=["greedy", "sampled"])
-def test_cached_is_uncached(model, prompts, sampling):
+def test_cached_is_uncached(model, prompts, sampling, fast):
     for row, prompt in enumerate(prompts):
         decoder = ArDecoder(model)
+        assert decoder.fast is not None  # on a CPU, in float32
+        decoder.fast = decoder.fast if fast else None
         spy = Spy(decoder)
         [answer] = decoder.generate([prompt], [FrameLimits(5, STEPS)], [(7, row)], sampling)
         wanted = stock_logits(model, prompt, answer.codes)[: len(spy.steps)]
@@ -140,6 +143,33 @@ def test_a_batch_answers_as_each_alone(model, prompts, sampling):
         assert torch.equal(together[row].codes, alone.codes)
         assert together[row].finish_reason == alone.finish_reason
     assert len({tuple(answer.codes.tolist()) for answer in together}) == len(prompts)
+
+
+def test_a_step_in_numpy_is_a_step_in_torch_for_rows_of_any_length(model, prompts):
+    """All rows together, of which most are shorter than the longest."""
+    spies, answers = [], []
+    for fast in (True, False):
+        decoder = ArDecoder(model)
+        decoder.fast = decoder.fast if fast else None
+        spies.append(Spy(decoder))
+        limits = [FrameLimits(STEPS, STEPS)] * len(prompts)
+        answers.append(decoder.generate(prompts, limits, [(7, row) for row in range(len(prompts))], GREEDY))
+    assert [a.codes.tolist() for a in answers[0]] == [a.codes.tolist() for a in answers[1]]
+    for mine, theirs in zip(*(spy.steps for spy in spies), strict=True):
+        assert (mine - theirs).abs().max() < 1e-4
+
+
+def test_a_stream_is_the_answer(model, prompts):
+    for row, prompt in enumerate(prompts):
+        arguments = FrameLimits(1, STEPS), (7, row), Sampling(temperature=1.0)
+        [answer] = ArDecoder(model).generate([prompt], [arguments[0]], [arguments[1]], arguments[2])
+        stream, said = ArDecoder(model).stream(prompt, *arguments), []
+        with pytest.raises(StopIteration) as stopped:
+            while True:
+                said.append(next(stream))
+        assert torch.equal(stopped.value.value.codes, answer.codes)
+        assert stopped.value.value.finish_reason == answer.finish_reason
+        assert said[: len(answer.codes)] == answer.codes.tolist()[: len(said)]
 
 
 def test_the_same_noise_gives_the_same_codes_and_other_noise_others(model, prompts):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -149,7 +150,7 @@ def test_what_is_not_a_sound_is_refused(tmp_path, case):
         ("a.wav", (2, 10), 16_000, r"got \[2, 10\]"),
         ("a.wav", (1, 1, 10), 16_000, "expected wav"),
         ("a.wav", (1, 0), 16_000, "at least one sample"),
-        ("a.wav", (1, 10), 0, "positive sampling rate"),
+        ("a.wav", (1, 10), 0, "whole sampling rate of 1"),
         ("a.opus", (1, 10), 22_050, "Opus takes"),
     ],
 )
@@ -172,6 +173,69 @@ def test_blocks_are_written_in_order_and_a_failure_leaves_the_old_file(tmp_path)
     with pytest.raises(AudioError):
         save_audio_blocks(path, [torch.zeros(3), torch.tensor([torch.nan])], 16_000)
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("form", ["WAV", "WAVEX", "RF64"])
+@pytest.mark.parametrize("lost", [4, 999, 15_000])
+def test_a_wav_that_was_cut_off_is_refused(tmp_path, wav, form, lost):
+    path = write(tmp_path / "whole.wav", wav[0].numpy(), format=form)
+    (tmp_path / "cut.wav").write_bytes(path.read_bytes()[:-lost])
+    for reading in (load_audio, audio_facts, lambda path: list(audio_blocks(path))):
+        reading(path)
+        with pytest.raises(AudioError, match=f"cut.wav: expected {lost} bytes more of sound by its header"):
+            reading(tmp_path / "cut.wav")
+
+
+def test_a_wav_is_not_cut_off_by_less_than_a_sample_or_by_what_follows_it(tmp_path, wav):
+    whole = write(tmp_path / "whole.wav", wav[0].numpy()).read_bytes()
+    (tmp_path / "a.wav").write_bytes(whole[:-1])
+    (tmp_path / "b.wav").write_bytes(whole + b"LIST\xff\0\0\0half a note")
+    (tmp_path / "zeros.wav").write_bytes(whole[:12] + bytes(100_000))
+    assert load_audio(tmp_path / "a.wav")[0].shape[-1] == wav.shape[-1] - 1
+    assert load_audio(tmp_path / "b.wav")[0].shape == wav.shape
+    with pytest.raises(AudioError, match="expected"):
+        load_audio(tmp_path / "zeros.wav")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_names_that_are_not_utf8_are_read_and_written(tmp_path, wav):
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.wav"))
+    save_audio(path, wav, 16_000)
+    assert load_audio(path)[0].shape == wav.shape and os.listdir(os.fsencode(tmp_path)) == [b"caf\xe9.wav"]
+
+
+@pytest.mark.parametrize(
+    ("sound", "kind", "text"),
+    [
+        ([0.1, 0.2], TypeError, "expected wav as a torch.Tensor, got list"),
+        (None, TypeError, "got NoneType"),
+        (np.zeros(9, np.float32), TypeError, "got ndarray"),
+        (torch.zeros(9, dtype=torch.int16), AudioError, "divide 16-bit samples by 32768"),
+        (torch.full((9,), 32_767.0), AudioError, "got a peak of 32767"),
+    ],
+)
+def test_what_is_no_wav_is_not_saved(tmp_path, sound, kind, text):
+    with pytest.raises(kind, match=text):
+        save_audio(tmp_path / "a.wav", sound, 16_000)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("rate", ["16000", 16_000.5, 1 << 70, -1])
+def test_rates_that_no_sound_has_are_refused(tmp_path, wav, rate):
+    with pytest.raises(AudioError, match="whole sampling rate of 1 to 1000000 Hz"):
+        save_audio(tmp_path / "a.wav", wav, rate)
+    if rate != 16_000.5:
+        with pytest.raises(AudioError, match="sampling rates of 1 to 1000000 Hz"):
+            resample(wav, rate, 16_000)
+
+
+def test_a_rate_of_0_and_blocks_without_end_are_refused(tmp_path, wav):
+    save_audio(tmp_path / "a.wav", wav, 16_000)
+    with pytest.raises(AudioError, match="got 16000 and 0 Hz"):
+        load_audio(tmp_path / "a.wav", 0)
+    for block_s in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="finite number of seconds above 0"):
+            list(audio_blocks(tmp_path / "a.wav", block_s=block_s))
 
 
 def test_facts_come_from_the_header(tmp_path):

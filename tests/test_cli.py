@@ -412,3 +412,44 @@ def test_a_reader_that_leaves_is_no_error(tiny_codec_dir):
         cwd=ROOT,
     )
     assert "Traceback" not in done.stderr and "BrokenPipe" not in done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="devices and names of Linux")
+def test_outputs_that_are_no_files_are_refused_before_the_work(run, clip, tmp_path):
+    (tmp_path / "null.atok").symlink_to("/dev/null")
+    for name in ("/dev/null", "/dev/stdout", tmp_path / "null.atok"):
+        assert_one_line_error(run("encode", clip, name, "--overwrite"), "got a device or a pipe")
+    assert_one_line_error(run("encode", clip, tmp_path, "--overwrite"), "got the folder")
+    assert_one_line_error(run("bench", "--json", tmp_path), "got the folder")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits and names of Linux")
+def test_a_full_disk_is_said_with_the_name_of_the_file(run, clip, tmp_path):
+    import resource
+    import signal
+
+    assert run("encode", clip, tmp_path / "a.atok")[0] == 0
+    before, limits = left_in(tmp_path), resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        results = {
+            "full.atok": run("encode", clip, tmp_path / "full.atok"),
+            "full.wav": run("decode", tmp_path / "a.atok", tmp_path / "full.wav"),
+        }
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    for name, result in results.items():
+        assert_one_line_error(result, f"/{name}: ")
+    assert left_in(tmp_path) == before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of Linux")
+def test_names_and_texts_that_are_not_utf8(run, clip, tmp_path):
+    odd = tmp_path / "caf\udce9.wav"
+    clip.rename(odd)
+    assert run("encode", odd, tmp_path / "a.atok")[0] == 0
+    assert "caf\\udce9.wav" in run("info", odd)[1]
+    result = run("encode", odd, tmp_path / "b.atok", "--meta", "speaker=\udce9")
+    assert_one_line_error(result, "expected metadata of the header to be texts by name, in Unicode")

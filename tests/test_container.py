@@ -227,6 +227,10 @@ def test_another_model_is_refused_and_facts_need_none(tmp_path, codes):
         ({"codes_fingerprint": "xyz"}, "16 hex digits"),
         ({"scale_frames": 3}, "whole scales of 3"),
         ({"metadata": {"a": 1}}, "texts by name"),
+        ({"metadata": {"speaker": "\udce9"}}, "texts by name, in Unicode"),
+        ({"codec": 3}, "codec of the header to be a text"),
+        ({"sampling_rate": "16000"}, "sampling_rate of the header to be int, got '16000'"),
+        ({"hop_length": 1.5}, "hop_length of the header to be int"),
         ({"coding": LEARNT}, "model_fingerprint"),
     ],
 )
@@ -242,6 +246,30 @@ def test_codes_out_of_range_are_refused(tmp_path, codes):
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(AtokError, match=r"integer codes \[3, t\]"):
         save_atok(tmp_path / "x.atok", codes[:2], header_for(RAW))
+
+
+@pytest.mark.parametrize(
+    ("use", "error", "message"),
+    [
+        (lambda file: file.read(-1.0), AtokError, "expected seconds of at least 0, got -1"),
+        (lambda file: file.read(0.0, float("nan")), AtokError, "got nan"),
+        (lambda file: file.read(0.0, float("inf")), AtokError, "got inf"),
+        (lambda file: file.read("1"), AtokError, "got '1'"),
+        (lambda file: file.read(n_q="2"), AtokError, "which the file holds; got '2'"),
+        (lambda file: file.read_frames(0.5, 1.5), AtokError, "expected frames within"),
+    ],
+)
+def test_ranges_that_are_none_are_refused(tmp_path, codes, use, error, message):
+    save_atok(tmp_path / "a.atok", codes, header_for(RAW))
+    with AtokReader(tmp_path / "a.atok") as file, pytest.raises(error, match=message):
+        use(file)
+
+
+@pytest.mark.parametrize("wrong", [[[1]], None, torch.zeros(1, 2, dtype=torch.bool), torch.zeros(1, 2) * 1j])
+def test_what_are_no_codes_is_not_written(tmp_path, wrong):
+    with pytest.raises((TypeError, AtokError), match="expected (integer )?codes"):
+        save_atok(tmp_path / "a.atok", wrong, header_for(RAW, book_sizes=(2,)))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_other_files_are_refused(tmp_path):

@@ -13,7 +13,7 @@ from audiotok.corpus.shards import Manifest
 def plan() -> Manifest:
     return Manifest(
         codes_fingerprint="c0de",
-        codec={"n_q": 1},
+        codec={"name": "c", "n_q": 1, "codebook_size": 2, "hop_length": 1, "sampling_rate": 1},
         source="s",
         options={},
         plan="p",

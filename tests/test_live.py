@@ -7,6 +7,7 @@ import select
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -242,6 +243,20 @@ def test_packets_of_another_codec_are_refused(tiny_codec, wav):
         heard(tiny_codec, packets, n_q=5)
 
 
+def test_a_gap_without_end_is_carried_over_for_a_minute(tiny_codec, wav, capsys):
+    """A sender that was gone for a week, or a number that is not true, must not be played for a week."""
+    packets = stream(tiny_codec, wav)
+    found = PacketScanner().feed(b"".join(packets))
+    jumped = replace(found[-1].packet, number=(1 << 32) - 10).to_bytes()
+    began = time.monotonic()
+    with pytest.raises(AtokError, match="expected the stream to say its end"):
+        heard(tiny_codec, [*packets[:-1], jumped])
+    told = capsys.readouterr().err
+    assert "frames did not come, 85899345 s; the first 60 s of them are played as silence" in told
+    assert f"{len(found) + 60 * 50} frames, {60 * 50} of them lost" in told
+    assert time.monotonic() - began < 60
+
+
 # --- the program
 # ----------------------------------------------------------------------------------------------------
 
@@ -255,10 +270,8 @@ def test_packets_of_another_codec_are_refused(tiny_codec, wav):
         (("encode", "-", "x.atok", "--raw", "s16le"), b"", "0"),
         (("encode", "-", "no/x.atok"), wav_head(16_000) + bytes(4000), "no does not exist"),
         (("encode", "missing.wav", "-"), b"", "missing.wav: no such file"),
-        (("encode", "-", "-", "--packet-frames", "0"), b"", "--packet-frames"),
         (("decode", "-", "-"), b"", "got 0 bytes"),
         (("decode", "-", "x.wav"), b"hello, this is text", "expected an .atok file"),
-        (("decode", "-", "-", "--n-q", "0"), b"", "--n-q"),
         (("decode", "missing.atok", "-"), b"", "missing.atok: no such file"),
     ],
 )
@@ -271,7 +284,17 @@ def test_bad_input_is_one_line(piped, tmp_path, words, data, text):
 
 @pytest.mark.parametrize(
     "words",
-    ["encode - a b", "encode - --out x", "decode - a --raw s16le", "encode a - --raw u8", "decode a -  b"],
+    [
+        "encode - a b",
+        "encode - --out x",
+        "decode - a --raw s16le",
+        "encode a - --raw u8",
+        "decode a -  b",
+        "encode - - --packet-frames 0",
+        "decode - - --n-q 0",
+        "encode - - --raw s16le --channels 0",
+        "encode - - --raw s16le --rate 1180591620717411303424",
+    ],
 )
 def test_wrong_usage_exits_2(words):
     with pytest.raises(SystemExit) as stop:

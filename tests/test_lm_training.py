@@ -69,6 +69,37 @@ def test_a_clip_is_its_row(corpus, clips):
         assert clip.aligned and clip.voice == 0 and clip.frames == clip.codes.shape[1]
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optim.lr=.inf", "expected optim.lr to be a number of at least 0, got inf"),
+        ("optim.lr=.nan", "expected optim.lr to be a number of at least 0, got nan"),
+        ("optim.lr=-1", "expected optim.lr to be a number of at least 0"),
+        ("optim.dropout=1.5", "expected optim.dropout to be a number from 0 to 1, got 1.5"),
+        ("max_steps=-1", "expected max_steps to be a number of at least 0, got -1"),
+        ("max_minutes=.inf", "expected max_minutes"),
+        ("model.heads=0", "expected model.heads to be a number above 0"),
+        ("log_every=0", "expected log_every to be a number above 0"),
+        ("data.weights={slt: .inf}", "expected data.weights"),
+        ("attention.layers=[0, -1]", "expected attention.layers to be a number of at least 0, got -1"),
+    ],
+)
+def test_a_number_out_of_its_range_is_refused_before_training(override, message, corpus, tmp_path, capsys):
+    with pytest.raises(ValueError, match=message):
+        recipe("ar", override)
+    assert (
+        main(["train", "ar", "--data", str(corpus), "--out", str(tmp_path / "run"), "--set", override]) == 1
+    )
+    assert message in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
+def test_training_says_at_once_that_it_runs(corpus, tmp_path, capsys):
+    train_lm(recipe("nar", "log_every=1000", "max_steps=3"), [corpus], tmp_path / "run", device="cpu")
+    told = capsys.readouterr().err.splitlines()
+    assert "clips" in told[0]
+    assert told[1].startswith("two steps took ") and "min left" in told[1]
+
+
 def test_held_out_rows_are_not_learnt_from(tmp_path):
     write_corpus(tmp_path / "big", rows=500)
     train, held_out = read_clips([tmp_path / "big"])

@@ -11,7 +11,8 @@ import soundfile
 import torch
 
 from audiotok import AudioError, load_audio, save_audio
-from audiotok.pipes import PCM_BYTES, Pcm, pcm_bytes, read_sound, wav_head
+from audiotok.pipes import Pcm, pcm_bytes, read_sound, wav_head
+from audiotok.wav import PCM_BYTES
 
 KINDS = {
     "PCM_U8": "u8", "PCM_16": "s16le", "PCM_24": "s24le", "PCM_32": "s32le", "FLOAT": "f32le", "DOUBLE": "f64le",
@@ -117,6 +118,12 @@ def bad_streams() -> dict[str, tuple[bytes, str]]:
         "half a sample": (head + bytes(1001), "got 1 bytes at the end"),
         "nan": (floats + nan, "sample 1"),
         "another format": (head[:20] + struct.pack("<H", 7) + head[22:], "format 7 with 16 bits"),
+        "half a long size": (
+            struct.pack("<4sI4s4sI4s", b"RF64", 0xFFFFFFFF, b"WAVE", b"ds64", 4, b"\0\0\0\1") + head[12:],
+            "at least one sample, got 0",
+        ),
+        "no rate of sound": (head[:24] + struct.pack("<I", 4_000_000_000) + head[28:], "4000000000 Hz"),
+        "a chunk without end": (head[:12] + struct.pack("<4sI", b"LIST", 4_000_000_000), "got nothing"),
         "no format": (head[:12] + head[36:] + bytes(10), "describes its samples"),
     }
 
@@ -127,3 +134,9 @@ def test_what_is_no_sound_is_refused(case):
     with pytest.raises(AudioError) as caught:
         heard(data)
     assert text in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("what", [("s16be", 16_000, 1), ("s16le", 1 << 70, 1), ("s16le", 16_000, 10**12)])
+def test_raw_samples_that_cannot_be_are_refused(what):
+    with pytest.raises(AudioError, match="expected samples of u8, s16le"):
+        Pcm(*what)

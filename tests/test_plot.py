@@ -70,7 +70,6 @@ def test_plot_verb_shows_the_beginning_of_a_long_file_and_says_so(
     [
         (["-o", "x.gif"], "expected a picture ending in .png"),
         (["--n-q", "9"], "expected --n-q in 1..4"),
-        (["--seconds", "-1"], "expected --seconds above 0"),
         (["-o", "none/x.png"], "the folder none does not exist"),
         (["-o", "there.png"], "exists already"),
     ],

@@ -98,3 +98,42 @@ def test_what_is_no_sound_and_no_codes_is_refused(
 ) -> None:
     with pytest.raises(error, match=message):
         call(tiny_codec)
+
+
+@pytest.mark.parametrize("device", ["meta", "toaster", "cuda:99"])
+def test_a_device_that_is_not_here_is_refused_before_anything_is_loaded(device: str) -> None:
+    with pytest.raises(ValueError, match=f"expected a device .* got '{device}'"):
+        load_codec("nothing-of-this-name", device=device)
+
+
+def test_an_empty_name_is_not_the_default_codec() -> None:
+    with pytest.raises(FileNotFoundError, match="no checkpoint ''"):
+        load_codec("")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (config(n_q="x"), "expected n_q of config.json to be int, got 'x'"),
+        (config(leaky_slope=None), "expected leaky_slope of config.json to be float, got None"),
+        (config(encoder_dilations="x"), "expected encoder_dilations of config.json to be list"),
+        (
+            lambda folder: (folder / "config.json").write_text("[]"),
+            "expected settings by name in config.json",
+        ),
+        (lambda folder: (folder / "config.json").write_text("[" * 100_000), "expected settings by name"),
+        (
+            lambda folder: (folder / "provenance.json").write_text("[]"),
+            "provenance.json: expected the finger",
+        ),
+        (lambda folder: (folder / "provenance.json").write_text("{"), "provenance.json: expected the finger"),
+    ],
+)
+def test_what_is_no_config_is_refused_in_one_line(
+    folder: Path, change: Callable[[Path], None], message: str
+) -> None:
+    load_codec(folder)
+    change(folder)
+    with pytest.raises(ValueError, match=message) as refused:
+        load_codec(folder)
+    assert "\n" not in str(refused.value)

@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from lm_toys import FRAME_RATE, loud, toy_tokenizer, write_corpus
+from lm_toys import CODEC_N_Q as K
+from lm_toys import CODEC_SIZE as V
+from lm_toys import FRAME_RATE, toy_halves, toy_synthesizer, toy_tokenizer, toy_voice, write_corpus
 
 from audiotok import load_audio
-from tts_lm import NarConfig, NarModel, Speech, Synthesizer, build_ar
+from tts_lm import Speech, Synthesizer
 from tts_lm.ar import save_ar
 from tts_lm.cli.main import main
 from tts_lm.synthesizer import PAUSE_SECONDS
@@ -22,42 +24,16 @@ from tts_lm.voices import (
     OTHER_VOICE,
     PROMPT_SECONDS,
     VOICES,
-    Voice,
     choose_voices,
     load_voices,
-    save_voice,
+    save_voices,
     voice_index,
 )
-
-K, V = 4, 64  # of the fixture tiny_codec
-
-
-def halves(fingerprint: str) -> tuple[Any, NarModel]:
-    """Two random halves for the codes of the tiny codec."""
-    torch.manual_seed(0)
-    ar = loud(build_ar(toy_tokenizer(K, V, fingerprint), FRAME_RATE, 32, 2, 2, 48))
-    config = NarConfig(
-        n_q=K,
-        codebook_size=V,
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=24,
-        codes_fingerprint=fingerprint,
-    )
-    return ar, loud(NarModel(config))
-
-
-def voice(name: str) -> Voice:
-    generator = torch.Generator().manual_seed(VOICES[name])
-    return Voice(name, VOICES[name], torch.randint(V, (K, 40), generator=generator), CARDS[name])
 
 
 @pytest.fixture
 def synthesizer(tiny_codec) -> Synthesizer:
-    fingerprint = tiny_codec.codes_fingerprint
-    voices = {name: voice(name) for name in ("kathleen", "bdl")}
-    return Synthesizer(*halves(fingerprint), tiny_codec, toy_tokenizer(K, V, fingerprint), voices)
+    return toy_synthesizer(tiny_codec)
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +85,12 @@ def test_a_batch_says_what_each_alone_says(synthesizer):
     assert synthesizer.say_batch([]) == []
 
 
+def test_every_text_of_a_batch_may_have_its_own_seed(synthesizer):
+    texts = ["Hello there.", "One sentence. And then another one."]
+    for text, seed, speech in zip(texts, (5, 9), synthesizer.say_batch(texts, seed=[5, 9]), strict=True):
+        assert same(speech, synthesizer.say(text, seed=seed))
+
+
 def test_long_texts_are_spoken_sentence_by_sentence(synthesizer):
     parts = synthesizer.say_batch(["One.", "And two."])
     whole = synthesizer.say("One. And two.")
@@ -149,7 +131,7 @@ def test_half_precision_speaks(folder):
 
 
 def test_another_codec_is_refused(synthesizer, folder, tiny_codec):
-    ar, nar = halves("0ther")
+    ar, nar = toy_halves("0ther")
     own = tiny_codec.codes_fingerprint
     tokenizers = toy_tokenizer(K, V, own), toy_tokenizer(K, V, "0ther")
     for parts in ((ar, synthesizer.nar, tokenizers[0]), (synthesizer.ar, nar, tokenizers[0])):
@@ -178,7 +160,7 @@ def test_a_folder_that_is_none_is_refused(folder, tmp_path):
     with pytest.raises(ValueError, match="expected format_version 1, got 99"):
         Synthesizer.from_pretrained(copy)
     (copy / "synthesizer.json").write_text("[]")
-    with pytest.raises(ValueError, match="expected format_version 1, got list"):
+    with pytest.raises(ValueError, match="expected a JSON object, got list"):
         Synthesizer.from_pretrained(copy)
     (copy / "synthesizer.json").write_text('{"format_version": 1}')
     with pytest.raises(ValueError, match="expected codec and codes_fingerprint in it"):
@@ -203,6 +185,24 @@ def test_a_folder_that_is_not_whole_is_refused_before_anything_is_sought_elsewhe
         (lambda s: s.say("Hello", voice="bob"), ValueError, "expected a voice of kathleen, bdl; got 'bob'"),
         (lambda s: s.say("Hello", temperature=-1), ValueError, "expected temperature >= 0, got -1"),
         (lambda s: s.say("Hello", heat=1), TypeError, "heat"),
+        (lambda s: s.say("Hello", seed="a"), TypeError, "expected seed to be an int, got 'a'"),
+        (lambda s: s.say("Hello", seed=0.5), TypeError, "expected seed to be an int, got 0.5"),
+        (
+            lambda s: s.say_batch(["Hello"], seed=[1, 2]),
+            ValueError,
+            "expected one seed, or 1 for as many texts, got 2",
+        ),
+        (lambda s: s.say(b"Hello"), TypeError, "expected the text as str, got bytes"),
+        (lambda s: s.say(["Hello"]), TypeError, "expected the text as str, got list"),
+        (lambda s: s.say_batch(None), TypeError, "expected a list of texts, got NoneType"),
+        (lambda s: s.say_batch(["Hello", 7]), TypeError, "expected the text as str, got int"),
+        (lambda s: s.say("Hello", voice=["kathleen"]), ValueError, "expected a voice of kathleen, bdl; got"),
+        (
+            lambda s: s.say("Hello", temperature="hot"),
+            TypeError,
+            "expected temperature to be a number, got 'hot'",
+        ),
+        (lambda s: s.say("Hello", best_of=1.5), TypeError, "expected best_of to be a whole number, got 1.5"),
     ],
 )
 def test_what_cannot_be_said_is_refused(synthesizer, call, error, message):
@@ -222,11 +222,10 @@ def test_speakers_have_tokens(speaker, index):
 
 
 def test_voices_come_back_the_default_first(tmp_path):
-    for name in ("slt", "bdl", "kathleen"):
-        save_voice(voice(name), tmp_path)
+    save_voices([toy_voice(name) for name in ("slt", "bdl", "kathleen")], tmp_path)
     found = load_voices(tmp_path)
     assert list(found) == ["slt", "kathleen", "bdl"]
-    assert torch.equal(found["bdl"].codes, voice("bdl").codes) and found["bdl"].index == 2
+    assert torch.equal(found["bdl"].codes, toy_voice("bdl").codes) and found["bdl"].index == 2
     (tmp_path / "slt.json").write_text("{}")
     with pytest.raises(ValueError, match="expected a voice's card"):
         load_voices(tmp_path)
@@ -251,7 +250,7 @@ def test_prompts_are_cut_from_clips_of_training():
 
 def test_every_voice_has_a_card():
     assert set(CARDS) == set(VOICES) and max(VOICES.values()) < OTHER_VOICE
-    assert all({"description", "license", "attribution"} <= set(card) for card in CARDS.values())
+    assert all({"description", "license", "attribution", "consent"} <= set(card) for card in CARDS.values())
 
 
 # ---- the verbs
@@ -282,7 +281,9 @@ def test_say_writes_a_file(folder, synthesizer, tmp_path, capsys):
     said = synthesizer.say("Hello there.", voice="bdl", seed=5)
     assert rate == 16000 and wav.shape == (1, said.wav.shape[0])
     assert (wav[0] - said.wav).abs().max() < 1e-4
-    assert main([*arguments, "--temperature", "0", "--top-p", "0.5", "--dtype", "bfloat16"]) == 0
+    assert (
+        main([*arguments, "--temperature", "0", "--top-p", "0.5", "--dtype", "bfloat16", "--overwrite"]) == 0
+    )
     assert main(["say", "Hello.", "-o", str(tmp_path / "hello.flac"), "--model", str(folder)]) == 0
     assert files(tmp_path) == ["hello.flac", "hello.wav"]
 
@@ -299,7 +300,7 @@ def test_say_writes_a_file_for_every_line(folder, tmp_path, capsys):
         "line 4: expected English text" in stderr and "dropped what an English voice cannot say: 😀" in stderr
     )
     lines.write_text("\n".join(["One more line."] * 20), encoding="utf-8")
-    assert main(["say", "--file", str(lines), "--out", str(out), "--model", str(folder)]) == 0
+    assert main(["say", "--file", str(lines), "--out", str(out), "--model", str(folder), "--overwrite"]) == 0
     assert files(out) == [f"{number:04}.wav" for number in range(1, 21)]
 
 
@@ -373,7 +374,7 @@ def test_voices_are_listed(folder, capsys):
 
 def test_a_bundle_speaks(tiny_codec, tiny_codec_dir, tmp_path, capsys):
     fingerprint = tiny_codec.codes_fingerprint
-    ar, nar = halves(fingerprint)
+    ar, nar = toy_halves(fingerprint)
     save_ar(ar, tmp_path / "ar")
     nar.save_pretrained(tmp_path / "nar")
     write_corpus(tmp_path / "slt", rows=3, speaker="arctic_slt", fingerprint=fingerprint, size=V)
@@ -387,7 +388,10 @@ def test_a_bundle_speaks(tiny_codec, tiny_codec_dir, tmp_path, capsys):
     assert main(["say", "Hello.", "-o", str(tmp_path / "a.wav"), "--model", str(tmp_path / "out")]) == 0
     capsys.readouterr()
     for wrong, message in (
-        (["--voices", "bdl"], "expected voices in the corpora: bdl; found"),
+        (
+            ["--voices", "bdl"],
+            "expected rows of split train by bdl in the corpora; found the speakers lj, slt",
+        ),
         (["--ar", str(tmp_path / "lj")], "expected a trained half with config.json"),
     ):
         assert main(["bundle", *parts, "--codec", str(tmp_path / "out" / "codec"), *wrong, "--out", "x"]) == 1

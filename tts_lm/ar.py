@@ -6,7 +6,7 @@ Knows nothing of waveforms or text. The law it keeps: the folder it writes opens
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 from .sampling import FinishReason, FrameLimits, Sampling, draw, find_loop, find_silence, row_noise
+from .step import NumpyStep, fuse
 
 MAX_POSITIONS = 2048
 _LOOK_EVERY = 10  # steps between searches for loops and silence
@@ -118,15 +119,19 @@ class ArDecoder:
         self.limit = config.max_position_embeddings
         core = model.model
         self.embedding = core.embed_tokens.weight.detach()
-        self.norm = core.norm.weight.detach()
         low = self.audio["audio_offset"]
         rows = model.lm_head.weight.detach()
-        # The answer's vocabulary: V codes, then </audio>.
-        self.head = torch.cat((rows[low : low + self.audio["codebook_size"]], rows[self.end : self.end + 1]))
+        # The answer's vocabulary: V codes, then </audio>. The last norm's weight is in it.
+        rows = torch.cat((rows[low : low + self.audio["codebook_size"]], rows[self.end : self.end + 1]))
+        self.head = (rows * core.norm.weight.detach()).t().contiguous()
         positions = torch.arange(self.limit, device=self.embedding.device)[None]
         cos, sin = core.rotary_emb(self.embedding[:1, None].float(), positions)
-        self.cos, self.sin = cos[0].to(self.embedding.dtype), sin[0].to(self.embedding.dtype)
-        self.layers = [_fuse(layer) for layer in core.layers]
+        # One rotation for each pair of numbers that are turned together.
+        self.turn = torch.complex(cos[0, :, : self.size // 2].float(), sin[0, :, : self.size // 2].float())
+        self.layers = [fuse(layer, self.heads, self.kv_heads, self.size) for layer in core.layers]
+        self.fast: NumpyStep | None = None
+        if self.embedding.device.type == "cpu" and self.embedding.dtype == torch.float32:
+            self.fast = NumpyStep(self.layers, self.heads, self.kv_heads, self.eps)
 
     @torch.inference_mode()
     def generate(
@@ -152,22 +157,47 @@ class ArDecoder:
         Raises:
             ValueError: a prompt is empty or leaves no room for an answer.
         """
+        rows = self._rows(prompts, limits, noise_keys)
+        for _ in rows.steps(prompts, sampling, silent):
+            pass
+        return [answer for answer in rows.answers if answer is not None]
+
+    @torch.inference_mode()
+    def stream(
+        self,
+        prompt: Sequence[int],
+        limits: FrameLimits,
+        noise_key: tuple[int, int],
+        sampling: Sampling,
+        silent: Collection[int] = (),
+    ) -> Generator[int, None, Answer]:
+        """Answer one prompt, frame by frame.
+
+        Args, errors: as :meth:`generate`, for one row.
+
+        Yields:
+            Codes as they are said. The last one, or some that a loop or silence takes back, may be missing or too many:
+            what counts is the answer.
+
+        Returns:
+            The answer, equal to that of :meth:`generate`.
+        """
+        rows = self._rows([prompt], [limits], [noise_key])
+        yield from (int(chosen[0]) for chosen in rows.steps([prompt], sampling, silent))
+        answer = rows.answers[0]
+        assert answer is not None
+        return answer
+
+    def _rows(
+        self,
+        prompts: Sequence[Sequence[int]],
+        limits: Sequence[FrameLimits],
+        noise_keys: Sequence[tuple[int, int]],
+    ) -> _Rows:
         if any(not 0 < len(prompt) < self.limit for prompt in prompts):
             raise ValueError(f"expected prompts of 1 to {self.limit - 1} ids; split the text into sentences")
         longest = [min(limit.longest, self.limit - len(p)) for limit, p in zip(limits, prompts, strict=True)]
-        rows = _Rows(self, prompts, longest, limits, noise_keys)
-        logits = rows.start(prompts)
-        for step in range(max(longest)):
-            early = step < rows.shortest
-            logits[early, -1] = -torch.inf
-            chosen = draw(
-                logits, rows.noise[:, step], rows.said[:, max(0, step - sampling.window) : step], sampling
-            )
-            rows.say(step, chosen, silent)
-            if not len(rows.alive):
-                break
-            logits = rows.advance(step)
-        return [answer for answer in rows.answers if answer is not None]
+        return _Rows(self, prompts, longest, limits, noise_keys)
 
     @torch.inference_mode()
     def attention(self, ids: Sequence[int], layer: int, head: int) -> Tensor:
@@ -187,80 +217,54 @@ class ArDecoder:
         shape = (layer, 2, 1, self.kv_heads, length, self.size)
         cache = torch.zeros(shape, dtype=self.embedding.dtype, device=batch.device)
         x = self._forward(batch, positions, cache, None)
-        block = self.layers[layer]
-        normed = F.rms_norm(x, x.shape[-1:], block.attention_norm, self.eps)
-        qkv = (
-            F.linear(normed, block.qkv)
-            .view(length, self.heads + 2 * self.kv_heads, self.size)
-            .transpose(0, 1)
-        )
+        qkv = (self._norm(x) @ self.layers[layer].qkv).view(length, self.heads + 2 * self.kv_heads, self.size)
         key_head = self.heads + head * self.kv_heads // self.heads
-        query, key = (
-            self._rotate(qkv[index], self.cos[:length], self.sin[:length]) for index in (head, key_head)
-        )
-        scores = (query @ key.t()).float() * self.size**-0.5
+        query, key = (self._rotate(qkv[:, index], self.turn[:length]) for index in (head, key_head))
+        scores = (query @ key.t()).float()
         future = torch.ones_like(scores, dtype=torch.bool).triu(1)
         return scores.masked_fill(future, -torch.inf).softmax(-1)
 
-    def _rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        left, right = x.chunk(2, dim=-1)
-        return x * cos + torch.cat((-right, left), dim=-1) * sin
+    def _norm(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, x.shape[-1:], None, self.eps)
+
+    def _rotate(self, x: Tensor, turn: Tensor) -> Tensor:
+        """[..., size] in any dtype, pairs side by side; turn [..., size / 2]."""
+        pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+        return torch.view_as_real(pairs * turn).flatten(-2).to(x.dtype)
 
     def _forward(self, ids: Tensor, positions: Tensor, cache: Tensor, mask: Tensor | None) -> Tensor:
         """ids and positions [B, S], cache [L, 2, B, H, P, size] (written to) to hidden states [B, S, D]."""
         batch, length = ids.shape
         x = self.embedding[ids]
-        cos, sin = self.cos[positions][:, None], self.sin[positions][:, None]  # [B, 1, S, size]
+        turn = self.turn[positions][:, None]  # [B, 1, S, size / 2]
         row = torch.arange(batch, device=ids.device)[:, None]
         reach = mask.shape[-1] if mask is not None else length
         heads, kv = self.heads, self.kv_heads
         # A cache of fewer layers runs only those.
         for layer, (keys, values) in zip(self.layers, cache, strict=False):
-            normed = F.rms_norm(x, x.shape[-1:], layer.attention_norm, self.eps)
-            qkv = F.linear(normed, layer.qkv).view(batch, length, heads + 2 * kv, self.size)
-            query, key, value = qkv.transpose(1, 2).split((heads, kv, kv), dim=1)
-            query, key = self._rotate(query, cos, sin), self._rotate(key, cos, sin)
-            keys[row, :, positions] = key.transpose(1, 2)
+            qkv = (self._norm(x) @ layer.qkv).view(batch, length, heads + 2 * kv, self.size).transpose(1, 2)
+            turned, value = self._rotate(qkv[:, : heads + kv], turn), qkv[:, heads + kv :]
+            keys[row, :, positions] = turned[:, heads:].transpose(1, 2)
             values[row, :, positions] = value.transpose(1, 2)
             mixed = F.scaled_dot_product_attention(
-                query,
+                turned[:, :heads],
                 keys[:, :, :reach],
                 values[:, :, :reach],
                 attn_mask=mask,
                 is_causal=mask is None,
+                scale=1.0,  # it is in the weights
                 enable_gqa=heads != kv,
             )
-            x = x + F.linear(mixed.transpose(1, 2).reshape(batch, length, -1), layer.out)
-            normed = F.rms_norm(x, x.shape[-1:], layer.feed_norm, self.eps)
-            gate, up = F.linear(normed, layer.gate_up).chunk(2, dim=-1)
-            x = x + F.linear(F.silu(gate) * up, layer.down)
+            x = x + mixed.transpose(1, 2).reshape(batch, length, -1) @ layer.out
+            half, up = (self._norm(x) @ layer.gate_up).chunk(2, dim=-1)
+            x = x + (half * (1 + torch.tanh(half)) * up) @ layer.down
         return x
 
-    def _logits(self, hidden: Tensor) -> Tensor:
-        return F.linear(F.rms_norm(hidden, hidden.shape[-1:], self.norm, self.eps), self.head).float()
-
-
-@dataclass(frozen=True)
-class _Fused:
-    attention_norm: Tensor
-    qkv: Tensor
-    out: Tensor
-    feed_norm: Tensor
-    gate_up: Tensor
-    down: Tensor
-
-
-def _fuse(layer: Any) -> _Fused:
-    attention, feed = layer.self_attn, layer.mlp
-    qkv = torch.cat((attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight)).detach()
-    return _Fused(
-        layer.input_layernorm.weight.detach(),
-        qkv,
-        attention.o_proj.weight.detach(),
-        layer.post_attention_layernorm.weight.detach(),
-        torch.cat((feed.gate_proj.weight, feed.up_proj.weight)).detach(),
-        feed.down_proj.weight.detach(),
-    )
+    def _logits(self, normed: Tensor) -> Tensor:
+        """[B, D], normed, to [B, V + 1] float32."""
+        if self.fast is not None:
+            return torch.from_numpy(normed.numpy() @ self.head.numpy())
+        return (normed @ self.head).float()
 
 
 class _Rows:
@@ -288,16 +292,33 @@ class _Rows:
         places = int((self.lengths + torch.tensor(longest, device=device)).max())
         shape = (len(decoder.layers), 2, batch, decoder.kv_heads, places, decoder.size)
         self.cache = torch.zeros(shape, dtype=decoder.embedding.dtype, device=device)
+        self.blocks = self._blocks()
 
-    def start(self, prompts: Sequence[Sequence[int]]) -> Tensor:
+    def steps(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, silent: Collection[int]
+    ) -> Iterator[Tensor]:
+        """Answer; after each step but the last, what the rows that are left have said in it, [B] int64."""
+        logits, most = self._start(prompts), int(self.shortest.max())
+        for step in range(int(self.longest.max())):
+            if step < most:
+                logits[step < self.shortest, -1] = -torch.inf
+            recent = self.said[:, max(0, step - sampling.window) : step]
+            self._say(step, draw(logits, self.noise[:, step], recent, sampling), silent)
+            if not len(self.alive):
+                return
+            yield self.said[:, step]
+            logits = self._advance(step)
+
+    def _start(self, prompts: Sequence[Sequence[int]]) -> Tensor:
         """Read the prompts; logits [B, V + 1] of the first frame. Causality hides the padding behind them."""
         width = max(map(len, prompts))
         ids = torch.tensor([[*p, *[0] * (width - len(p))] for p in prompts], device=self.lengths.device)
         positions = torch.arange(width, device=ids.device).expand(len(prompts), -1)
         hidden = self.decoder._forward(ids, positions, self.cache, None)
-        return self.decoder._logits(hidden[torch.arange(len(prompts)), self.lengths - 1])
+        last = hidden[torch.arange(len(prompts)), self.lengths - 1]
+        return self.decoder._logits(self.decoder._norm(last))
 
-    def say(self, step: int, chosen: Tensor, silent: Collection[int]) -> None:
+    def _say(self, step: int, chosen: Tensor, silent: Collection[int]) -> None:
         """Take down what was drawn, and let the rows go that are done."""
         size, rate = self.decoder.audio["codebook_size"], self.decoder.audio["frame_rate"]
         self.said[:, step] = chosen
@@ -323,17 +344,27 @@ class _Rows:
         if done.any():
             self._keep(np.nonzero(~done)[0])
 
-    def advance(self, step: int) -> Tensor:
+    def _advance(self, step: int) -> Tensor:
         """Feed what was said at ``step``; logits of the next."""
-        positions = (self.lengths + step)[:, None]
+        decoder, positions = self.decoder, self.lengths + step
+        ids = self.said[:, step] + decoder.audio["audio_offset"]
+        if decoder.fast is not None:
+            x, turn = decoder.embedding[ids].numpy(), decoder.turn[positions].numpy()[:, None]
+            return decoder._logits(torch.from_numpy(decoder.fast(x, turn, positions.numpy(), self.blocks)))
         reach = int(positions.max()) + 1
-        mask = (torch.arange(reach, device=positions.device) <= positions)[:, None, None]
-        ids = self.said[:, step : step + 1] + self.decoder.audio["audio_offset"]
-        hidden = self.decoder._forward(ids, positions, self.cache, mask)
-        return self.decoder._logits(hidden[:, 0])
+        mask = (torch.arange(reach, device=positions.device) <= positions[:, None])[:, None, None]
+        hidden = decoder._forward(ids[:, None], positions[:, None], self.cache, mask)
+        return decoder._logits(decoder._norm(hidden[:, 0]))
+
+    def _blocks(self) -> list[tuple[Any, Any]]:
+        """The cache as the numpy step takes it."""
+        return (
+            [(keys, values) for keys, values in self.cache.numpy()] if self.decoder.fast is not None else []
+        )
 
     def _keep(self, rows: np.ndarray) -> None:
         index = torch.from_numpy(rows).to(self.lengths.device)
         self.alive = self.alive[rows]
         self.lengths, self.shortest = self.lengths[index], self.shortest[index]
         self.noise, self.said, self.cache = self.noise[index], self.said[index], self.cache[:, :, index]
+        self.blocks = self._blocks()

@@ -37,6 +37,7 @@ class Sampling:
         best_of: readings of each sentence to choose from, by how well they follow the text (tts_lm/verify.py).
 
     Raises:
+        TypeError: a value is not a number, or not a whole one where it must be.
         ValueError: a value is out of range.
     """
 
@@ -49,6 +50,11 @@ class Sampling:
     best_of: int = 1
 
     def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            kind = int if name in ("top_k", "window", "n_q", "best_of") else (int, float)
+            if isinstance(value, bool) or not isinstance(value, kind):
+                number = "a whole number" if kind is int else "a number"
+                raise TypeError(f"expected {name} to be {number}, got {value!r}")
         ranges = {
             "temperature": 0 <= self.temperature < math.inf,
             "top_k": self.top_k >= 0,

@@ -6,35 +6,40 @@ other codes is refused (binding); a sentence said beside others, or alone, is th
 
 from __future__ import annotations
 
-import json
-import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from audiotok import load_codec, load_tokenizer, write_json
+from audiotok import load_codec, write_json
 
 from .ar import Answer, ArDecoder, save_ar
-from .listener import Listener
-from .nar import NarModel
-from .pronounce import pronounce_text
-from .sampling import FinishReason, Sampling, frame_limits
+from .clone import clone_voice
+from .folder import (
+    CARD,
+    FORMAT_VERSION,
+    claim_folder,
+    drop_part,
+    load_part,
+    load_text_side,
+    quiet_loading,
+    read_card,
+)
+from .listener import Listener, ListenerConfig
+from .nar import NarConfig, NarModel
+from .sampling import FinishReason, Sampling
+from .sentences import REASONS, Progress, Sentence, answer_sentences, check_seeds, plan_sentences
 from .shipped import find_checkpoint
-from .text import build_prompt, character_ids, normalise, split_sentences
-from .verify import GazeVerifier, ListenerVerifier, Reading, Verifier
-from .voices import Voice, load_voices, save_voice
+from .stream import FirstCodes, SpeechChunk, stream_sentence, whole_answer
+from .text import character_ids
+from .verify import GazeVerifier, ListenerVerifier, Verifier
+from .voices import PROMPT_SECONDS, Voice, load_voices, save_voices
 
-FORMAT_VERSION = 1
 PAUSE_SECONDS = 0.2
-ATTEMPTS = 3
-ROWS_AT_ONCE = 16
-_CARD = "synthesizer.json"
-_REASONS: tuple[FinishReason, ...] = ("eos", "silence", "length", "loop")  # from good to bad
 
 
 @dataclass(frozen=True)
@@ -130,49 +135,49 @@ class Synthesizer:
             ValueError: the folder is of another format, or the codec has other codes.
         """
         folder = find_checkpoint(name_or_path)
-        card = _read_card(folder)
+        card = read_card(folder)
         numbers = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(dtype)
         if numbers is None:
             raise ValueError(f"expected dtype float32 or bfloat16, got {dtype!r}")
+        try:
+            sampling = Sampling(**card.get("sampling", {}))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{folder / CARD}: {error}") from None
         if codec is None:
-            codec = load_codec(card["codec"] or folder / "codec", device=device)
+            with quiet_loading():
+                codec = load_codec(card["codec"] or folder / "codec", device=device)
         if codec.codes_fingerprint != card["codes_fingerprint"]:
             raise ValueError(
                 f"{folder} speaks the codes {card['codes_fingerprint']}, the codec {card['codec'] or 'in it'} "
                 f"has {codec.codes_fingerprint}; use the codec it was trained on"
             )
-        ar, nar = (
-            cast(Any, kind.from_pretrained(folder / name, dtype=numbers)).to(device)
-            for kind, name in ((AutoModelForCausalLM, "ar"), (NarModel, "nar"))
-        )
+        ar = load_part(AutoModelForCausalLM, folder / "ar", "llama", numbers).to(device)
+        nar = load_part(NarModel, folder / "nar", NarConfig.model_type, numbers).to(device)
         verifier = None
         if (folder / "listener").is_dir():
-            verifier = ListenerVerifier(cast(Any, Listener.from_pretrained(folder / "listener")).to(device))
-        return cls(
-            ar,
-            nar,
-            codec,
-            load_tokenizer(folder / "tokenizer"),
-            load_voices(folder / "voices"),
-            card["codec"],
-            Sampling(**card.get("sampling", {})),
-            verifier,
-        )
+            listener = load_part(Listener, folder / "listener", ListenerConfig.model_type)
+            verifier = ListenerVerifier(listener.to(device))
+        voices = load_voices(folder / "voices", codec.config.n_q, codec.config.codebook_size)
+        tokenizer = load_text_side(folder / "tokenizer")
+        return cls(ar, nar, codec, tokenizer, voices, card["codec"], sampling, verifier)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write everything into one folder, which can be moved."""
-        folder = Path(folder)
-        (folder / "voices").mkdir(parents=True, exist_ok=True)
+        """Write everything into one folder, which can be moved.
+
+        Args:
+            folder: new, empty, or with a synthesizer in it, which is replaced; other files beside it stay.
+
+        Raises:
+            FileExistsError: the folder holds something else.
+        """
+        folder = claim_folder(folder)
         save_ar(self.ar, folder / "ar")
         self.nar.save_pretrained(folder / "nar")
-        shutil.rmtree(folder / "listener", ignore_errors=True)  # of another codec, perhaps
+        drop_part(folder / "listener")  # of another codec, perhaps
         if isinstance(self.verifier, ListenerVerifier):
             self.verifier.listener.save_pretrained(folder / "listener")
         self.tokenizer.save_pretrained(str(folder / "tokenizer"))
-        for former in (folder / "voices").iterdir():
-            former.unlink()
-        for voice in self.voices.values():
-            save_voice(voice, folder / "voices")
+        save_voices(self.voices.values(), folder / "voices")
         if self.codec_name is None:
             self.codec.save_pretrained(folder / "codec")
         card = {
@@ -181,46 +186,70 @@ class Synthesizer:
             "codes_fingerprint": self.codec.codes_fingerprint,
             "sampling": vars(self.sampling),
         }
-        write_json(folder / _CARD, card)
+        write_json(folder / CARD, card)
 
-    def say(self, text: str, voice: str | None = None, seed: int = 0, **sampling: Any) -> Speech:
+    def say(
+        self,
+        text: str,
+        voice: str | Voice | None = None,
+        seed: int = 0,
+        progress: Progress = None,
+        **sampling: Any,
+    ) -> Speech:
         """Speak a text of any length.
 
         Args:
-            text: English; long texts are spoken sentence by sentence.
-            voice: a name of ``self.voices``; None is the first.
+            text: English; long texts are spoken sentence by sentence, each from the same prompt of the voice, so that
+                it cannot drift.
+            voice: a name of ``self.voices``, or what :meth:`clone_voice` made of a clip; None is the
+                first of ``self.voices``.
             seed: another seed reads it another way; the same one, the same.
+            progress: called with (sentences spoken, sentences) now and then.
             **sampling: fields of :class:`~tts_lm.sampling.Sampling` to change: ``temperature=0.6``.
 
         Returns:
             The speech.
 
         Raises:
-            TypeError: text is not a str, or a sampling field is unknown.
+            TypeError: text is not a str, seed not an int, or a sampling field is unknown or no number.
             ValueError: nothing in the text can be spoken, the voice is unknown, or a sampling value is out of
                 range.
         """
-        return self.say_batch([text], voice, seed, **sampling)[0]
+        return self.say_batch([text], voice, seed, progress, **sampling)[0]
 
     def say_batch(
-        self, texts: Sequence[str], voice: str | None = None, seed: int = 0, **sampling: Any
+        self,
+        texts: Sequence[str],
+        voice: str | Voice | None = None,
+        seed: int | Sequence[int] = 0,
+        progress: Progress = None,
+        **sampling: Any,
     ) -> list[Speech]:
-        """Speak many texts at once; each comes out as :meth:`say` alone with this seed would say it.
+        """Speak many texts at once; each comes out as :meth:`say` alone with its seed would say it.
 
-        Args, errors: as :meth:`say`.
+        Args:
+            texts: as for :meth:`say`.
+            voice: of all of them, as for :meth:`say`.
+            seed: of all of them, or one for each.
+            progress: as for :meth:`say`.
+            **sampling: as for :meth:`say`.
 
         Raises:
-            TypeError: texts is one str, or as :meth:`say`.
-            ValueError: as :meth:`say`; nothing is spoken then.
+            TypeError: texts is no sequence of str, or as :meth:`say`.
+            ValueError: as :meth:`say`, or there are not as many seeds as texts; nothing is spoken then.
         """
-        if isinstance(texts, str):
-            raise TypeError("expected a list of texts, got one str; use say() for one")
+        if isinstance(texts, str) or not isinstance(texts, Sequence):
+            raise TypeError(f"expected a list of texts, got {type(texts).__name__}; use say() for one text")
         settings = replace(self.sampling, **sampling)
-        speaker = self._voice(voice)
-        pieces = [[pronounce_text(s) for s in split_sentences(normalise(text))] for text in texts]
-        flat = [(spoken, row) for sentences in pieces for row, spoken in enumerate(sentences)]
-        answers = self._answers(flat, speaker, seed, settings)
-        said = self._fill([spoken for spoken, _ in flat], answers, speaker, settings.n_q)
+        speaker = self.voice(voice)
+        seeds = check_seeds(seed, len(texts))
+        pieces = [self._sentences(text, speaker, one) for text, one in zip(texts, seeds, strict=True)]
+        flat = [sentence for sentences in pieces for sentence in sentences]
+        answers = self._answers(flat, settings, progress)
+        said = [
+            self._fill(sentence, answer.codes, speaker, settings.n_q)
+            for sentence, answer in zip(flat, answers, strict=True)
+        ]
         speeches, at = [], 0
         for sentences in pieces:
             here = slice(at, at + len(sentences))
@@ -228,45 +257,85 @@ class Synthesizer:
             at += len(sentences)
         return speeches
 
-    def _answers(
-        self, rows: list[tuple[str, int]], voice: Voice, seed: int, sampling: Sampling
-    ) -> list[Answer]:
-        """Codebook 0 of every sentence, the best of several; what did not end by itself is tried again."""
-        prompts = [build_prompt(self.tokenizer, self._ids(text), voice.index) for text, _ in rows]
-        limits = [frame_limits(len(text.replace(" ", "")), self.frame_rate) for text, _ in rows]
-        best: dict[int, tuple[int, float, Answer]] = {}
-        waiting = sorted(range(len(rows)), key=lambda index: len(prompts[index]))
-        for attempt in range(ATTEMPTS):
-            readings = [(index, nth) for index in waiting for nth in range(sampling.best_of)]
-            for start in range(0, len(readings), ROWS_AT_ONCE):
-                group = readings[start : start + ROWS_AT_ONCE]
-                fresh = self._decoder.generate(
-                    [prompts[index] for index, _ in group],
-                    [limits[index] for index, _ in group],
-                    # A row of noise of its own for every sentence, attempt and reading.
-                    [(seed, rows[index][1] + (attempt << 32) + (nth << 40)) for index, nth in group],
-                    sampling,
-                    self._silent,
-                )
-                for (index, _), answer in zip(group, fresh, strict=True):
-                    reading = Reading(answer.codes, rows[index][0], prompts[index])
-                    wrong = self.verifier.fault(reading) if sampling.best_of > 1 else 0.0
-                    scored = (_REASONS.index(answer.finish_reason), wrong, answer)
-                    if index not in best or scored[:2] < best[index][:2]:
-                        best[index] = scored
-            waiting = [index for index in waiting if best[index][0] > 0]
-        return [best[index][2] for index in range(len(rows))]
+    def stream(
+        self, text: str, voice: str | Voice | None = None, seed: int = 0, **sampling: Any
+    ) -> Iterator[SpeechChunk]:
+        """Speak a text while it is being made.
 
-    def _fill(self, texts: list[str], answers: list[Answer], voice: Voice, n_q: int) -> list[Tensor]:
-        """Codes [K, T] of every sentence from codebook 0."""
-        out = []
-        prompt = voice.codes[None].to(self.device)
-        speaker = torch.tensor([voice.index], device=self.device)
-        for text, answer in zip(texts, answers, strict=True):
-            ids = torch.tensor([self._ids(text)], device=self.device)
-            first = answer.codes[None].to(self.device)
-            out.append(self.nar.fill(first, ids, speaker, prompt, n_q=n_q or None)[0])
-        return out
+        Args:
+            text: as for :meth:`say`.
+            voice: as for :meth:`say`.
+            seed: as for :meth:`say`.
+            **sampling: as for :meth:`say`, but ``best_of`` is 1 unless it is given: what was heard cannot be taken
+                back. With more, a sentence is chosen whole before its first sound.
+
+        Yields:
+            Chunks of sound, joined the speech; the last of a sentence carries its finish reason. For equal codes of
+            codebook 0 the others may differ from those of :meth:`say` at the seams of chunks, and so the sound
+            (tests/test_stream.py holds the bound).
+
+        Raises:
+            TypeError, ValueError: as :meth:`say`, at once.
+        """
+        settings = replace(self.sampling, **({"best_of": 1} | sampling))
+        speaker = self.voice(voice)
+        sentences = self._sentences(text, speaker, check_seeds(seed, 1)[0])
+        return self._stream(sentences, speaker, settings)
+
+    def clone_voice(self, wav: Tensor, sampling_rate: int, text: str, name: str = "clip") -> Voice:
+        """The voice of a clip, to give to :meth:`say`.
+
+        Args:
+            wav: [N] or [1, N] float32 in [-1, 1], 1 to 8 s with sound in it; 3 to 5 are best.
+            sampling_rate: of it, in Hz.
+            text: exactly what is said in it.
+            name: of the voice.
+
+        Raises:
+            TypeError: text is not a str.
+            ValueError: the clip is too short, too long or silent, or nothing in the text can be spoken.
+
+        Source: VALL-E (arXiv:2301.02111), section 4.3.
+        """
+        return clone_voice(wav, sampling_rate, text, self.codec, name)
+
+    def _stream(self, sentences: list[Sentence], voice: Voice, sampling: Sampling) -> Iterator[SpeechChunk]:
+        for number, sentence in enumerate(sentences):
+            said: FirstCodes
+            if sampling.best_of > 1:
+                [answer] = self._answers([sentence], sampling, None)
+                said = whole_answer(answer)
+            else:
+                said = self._decoder.stream(
+                    sentence.prompt, sentence.limits, (sentence.seed, sentence.row), sampling, self._silent
+                )
+            if number:
+                pause = torch.zeros(int(PAUSE_SECONDS * self.codec.config.sampling_rate))
+                yield SpeechChunk(
+                    pause, self.codec.config.sampling_rate, torch.zeros(0, 0, dtype=torch.int64)
+                )
+
+            def fill(first: Tensor, sentence: Sentence = sentence) -> Tensor:
+                return self._fill(sentence, first, voice, sampling.n_q)
+
+            yield from stream_sentence(said, fill, self.codec)
+
+    def _sentences(self, text: str, voice: Voice, seed: int) -> list[Sentence]:
+        return plan_sentences(text, voice, seed, self.tokenizer, self._characters, self.frame_rate)
+
+    def _answers(self, sentences: list[Sentence], sampling: Sampling, progress: Progress) -> list[Answer]:
+        return answer_sentences(self._decoder, sentences, sampling, self.verifier, self._silent, progress)
+
+    def _fill(self, sentence: Sentence, first: Tensor, voice: Voice, n_q: int) -> Tensor:
+        """Codes [K, T] of a sentence, or of its beginning, from codebook 0 [T]."""
+        longest = int(PROMPT_SECONDS * self.frame_rate)  # what the NAR half has learnt from
+        return self.nar.fill(
+            first[None].to(self.device),
+            torch.tensor([[self._characters[c] for c in sentence.spoken]], device=self.device),
+            torch.tensor([voice.index], device=self.device),
+            voice.codes[None, :, :longest].to(self.device),
+            n_q=n_q or None,
+        )[0]
 
     def _join(self, sentences: list[Tensor], reasons: list[FinishReason]) -> Speech:
         rate = self.codec.config.sampling_rate
@@ -278,17 +347,27 @@ class Synthesizer:
                     wavs.append(pause)
                 wavs.append(self.codec.decode(codes[None]).audio_values[0, 0].float().cpu())
         wav = torch.cat(wavs).clamp(-1.0, 1.0).clone()
-        return Speech(wav, rate, torch.cat(sentences, dim=1).cpu(), max(reasons, key=_REASONS.index))
+        return Speech(wav, rate, torch.cat(sentences, dim=1).cpu(), max(reasons, key=REASONS.index))
 
-    def _voice(self, name: str | None) -> Voice:
-        if name is None:
+    def voice(self, voice: str | Voice | None = None) -> Voice:
+        """The voice that :meth:`say` takes for ``voice``.
+
+        Raises:
+            ValueError: there is none of this name, or it is of another codec.
+        """
+        if voice is None:
             return next(iter(self.voices.values()))
-        if name not in self.voices:
-            raise ValueError(f"expected a voice of {', '.join(self.voices)}; got {name!r}")
-        return self.voices[name]
-
-    def _ids(self, spoken: str) -> list[int]:
-        return [self._characters[c] for c in spoken]
+        if isinstance(voice, Voice):
+            config = self.codec.config
+            if voice.codes.shape[0] != config.n_q or int(voice.codes.max()) >= config.codebook_size:
+                raise ValueError(
+                    f"expected a voice with codes of {config.n_q} x {config.codebook_size}, got "
+                    f"{list(voice.codes.shape)} up to {int(voice.codes.max())}; make it with clone_voice()"
+                )
+            return voice
+        if not isinstance(voice, str) or voice not in self.voices:
+            raise ValueError(f"expected a voice of {', '.join(self.voices)}; got {voice!r}")
+        return self.voices[voice]
 
     def _codes_of_silence(self) -> frozenset[int]:
         """What codebook 0 says to two seconds of nothing, so that a model that only breathes is noticed."""
@@ -296,22 +375,3 @@ class Synthesizer:
             silence = torch.zeros(1, 1, 2 * self.codec.config.sampling_rate, device=self.device)
             codes = self.codec.encode(silence).audio_codes[0, 0]
         return frozenset(codes.unique().tolist())
-
-
-def _read_card(folder: Path) -> dict[str, Any]:
-    """What a synthesizer's folder says of itself; a folder that is not whole is refused before anything is loaded,
-    because transformers would look for what is missing on the network."""
-    for part in (_CARD, "ar", "nar", "tokenizer", "voices"):
-        if not (folder / part).exists():
-            raise FileNotFoundError(
-                f"expected a synthesizer with {_CARD}, ar, nar, tokenizer and voices in {folder}, it has no {part}; "
-                "write one with `tts-lm bundle`"
-            )
-    card = json.loads((folder / _CARD).read_text(encoding="utf-8"))
-    if not isinstance(card, dict) or card.get("format_version") != FORMAT_VERSION:
-        found = card.get("format_version") if isinstance(card, dict) else type(card).__name__
-        raise ValueError(f"{folder}: expected format_version {FORMAT_VERSION}, got {found}")
-    missing = {"codec", "codes_fingerprint"} - set(card)
-    if missing:
-        raise ValueError(f"{folder / _CARD}: expected {' and '.join(sorted(missing))} in it; bundle it again")
-    return card

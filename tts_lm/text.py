@@ -20,6 +20,7 @@ ALPHABET = LETTERS + PUNCTUATION + " "
 PRINTABLE = "".join(map(chr, range(32, 127)))
 TEXT_START = 3  # where the text begins in a prompt
 MAX_SENTENCE_LETTERS = 160
+MAX_PROMPTED_LETTERS = 100  # after a voice's own words: together no longer than what was learnt from
 
 _TYPOGRAPHY = str.maketrans(
     {"‘": "'", "’": "'", "‚": ",", "‛": "'", "“": '"', "”": '"', "„": '"', "—": " - ", "―": " - ", "⁄": "/"}

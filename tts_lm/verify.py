@@ -45,6 +45,8 @@ class Reading:
     """The sentence in sounds, of :func:`~tts_lm.pronounce.pronounce_text`."""
     prompt: Sequence[int]
     """The ids that the AR half was given."""
+    text_at: int = TEXT_START
+    """Where in them the sentence begins; before it there may be what a voice says in its own prompt."""
 
 
 class Verifier(Protocol):
@@ -71,7 +73,7 @@ class GazeVerifier:
         if not frames:
             return math.inf
         ids = [*prompt, *(reading.codes + self.decoder.audio["audio_offset"]).tolist()]
-        text = slice(TEXT_START, len(prompt) - 2)  # what follows is </text> <audio>
+        text = slice(reading.text_at, reading.text_at + len(reading.spoken))
         paths = [
             gaze(self.decoder.attention(ids, layer, head), len(prompt) - 1, frames, text)
             for layer, head in self.decoder.audio.get("look", [])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field, replace
 
-from .layers import CODINGS, LEARNT
+from .layers import CODINGS, LEARNT, raw_bits
 from .wire import Cursor, DamageError, text, varint
 
 MAX_BOOKS, MAX_PACKET_FRAMES, MAX_CODEBOOK_SIZE = 64, 1024, 1 << 24
@@ -62,7 +62,10 @@ class AtokHeader:
     metadata: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        whole = all(isinstance(v, str) for pair in self.metadata.items() for v in pair)
+        for name in ("sampling_rate", "hop_length", "packet_frames", "channels", "coding", "scale_frames"):
+            if not isinstance(value := getattr(self, name), int):
+                raise AtokError(f"expected {name} of the header to be int, got {value!r}")
+        whole = all(_is_unicode(v) for pair in self.metadata.items() for v in pair)
         rules = [
             ("codes_fingerprint", _is_hex(self.codes_fingerprint, 16), "16 hex digits"),
             ("sampling_rate", 1 <= self.sampling_rate < 1 << 28, "1 to 2^28"),
@@ -79,7 +82,8 @@ class AtokHeader:
                 "8 hex digits or none",
             ),
             ("scale_frames", 0 <= self.scale_frames <= MAX_PACKET_FRAMES, f"0 to {MAX_PACKET_FRAMES}"),
-            ("metadata", whole, "texts by name"),
+            ("metadata", whole, "texts by name, in Unicode"),
+            ("codec", _is_unicode(self.codec), "a text in Unicode"),
         ]
         for name, holds, rule in rules:
             if not holds:
@@ -102,7 +106,7 @@ class AtokHeader:
     @property
     def bitrate_bps(self) -> float:
         """Bits per second before entropy coding."""
-        return sum((size - 1).bit_length() for size in self.book_sizes) * self.frame_rate
+        return sum(map(raw_bits, self.book_sizes)) * self.frame_rate
 
     def with_n_q(self, n_q: int) -> AtokHeader:
         """The header of the same file with its first ``n_q`` codebooks only.
@@ -110,8 +114,8 @@ class AtokHeader:
         Raises:
             AtokError: the file has fewer.
         """
-        if not 1 <= n_q <= self.n_q:
-            raise AtokError(f"expected n_q in 1..{self.n_q}, which the file holds; got {n_q}")
+        if not isinstance(n_q, int) or not 1 <= n_q <= self.n_q:
+            raise AtokError(f"expected n_q in 1..{self.n_q}, which the file holds; got {n_q!r}")
         return replace(self, book_sizes=self.book_sizes[:n_q])
 
     def check_codec(self, path: object, codec: str, codes_fingerprint: str) -> None:
@@ -187,5 +191,10 @@ def _metadata(value: str) -> dict[str, str]:
     return metadata
 
 
+def _is_unicode(value: str) -> bool:
+    """Whether it is a text that can be stored as UTF-8; one made of a file's name need not be."""
+    return isinstance(value, str) and value == value.encode("utf-8", "replace").decode("utf-8")
+
+
 def _is_hex(value: str, digits: int) -> bool:
-    return len(value) == digits and set(value) <= set("0123456789abcdef")
+    return isinstance(value, str) and len(value) == digits and set(value) <= set("0123456789abcdef")

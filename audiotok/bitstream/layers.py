@@ -23,6 +23,11 @@ CODINGS = ("raw", "adaptive", "learnt")
 _TOGETHER = 16
 
 
+def raw_bits(codebook_size: int) -> int:
+    """Bits of a code of a codebook with so many entries, before entropy coding: at least 1."""
+    return max(1, (codebook_size - 1).bit_length())
+
+
 class LayerError(ValueError):
     """Bytes that are no layer; the text says what was expected and what came."""
 
@@ -51,7 +56,7 @@ class LayerCoder:
 
     def raw_bytes(self, k: int, frames: int) -> int:
         """Size of a raw layer."""
-        return -(-frames * _bits(self.book_sizes[k]) // 8)
+        return -(-frames * raw_bits(self.book_sizes[k]) // 8)
 
     def encode(self, packets: Sequence[np.ndarray]) -> list[list[bytes]]:
         """Packets of codes [K', T] (K' the same, T may differ) -> K' layers each."""
@@ -76,7 +81,7 @@ class LayerCoder:
         for k in range(padded.shape[1]):
             freqs = self._all_freqs(k, padded)
             for p, codes in enumerate(group):
-                raw = _pack(codes[k], _bits(self.book_sizes[k]))
+                raw = _pack(codes[k], raw_bits(self.book_sizes[k]))
                 coded = raw if freqs is None else encode(codes[k], freqs[p][: codes.shape[1]])
                 layers[p].append(coded if len(coded) < len(raw) else raw)
         return layers
@@ -129,7 +134,7 @@ class LayerCoder:
     def _unpack(self, k: int, data: bytes, frames: int) -> np.ndarray:
         if len(data) > self.raw_bytes(k, frames):
             raise LayerError(f"expected at most {self.raw_bytes(k, frames)} bytes, got {len(data)}")
-        codes = _unpack_bits(data, _bits(self.book_sizes[k]), frames)
+        codes = _unpack_bits(data, raw_bits(self.book_sizes[k]), frames)
         if codes.size and codes.max() >= self.book_sizes[k]:
             raise LayerError(f"expected codes below {self.book_sizes[k]}, got {codes.max()}")
         return codes
@@ -151,11 +156,6 @@ class LayerCoder:
             (steps or counts).see(  # type: ignore[union-attr]
                 codes[rows, k, t] if steps else np.minimum(codes[rows, k, t], self.book_sizes[k] - 1)
             )
-
-
-def _bits(codebook_size: int) -> int:
-    """Bits of a raw code, at least 1."""
-    return max(1, (codebook_size - 1).bit_length())
 
 
 def _pack(codes: np.ndarray, bits: int) -> bytes:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from .header import MAX_HEADER_BYTES, AtokError, AtokHeader
+from .layers import raw_bits
 from .wire import Cursor, DamageError, NeedMoreError, frame, frame_at, varint
 
 MAGIC = b"ATOK"
@@ -130,9 +131,7 @@ def read_head(data: bytes | bytearray) -> tuple[AtokHeader, int]:
 
 def largest_packet(header: AtokHeader) -> int:
     """Bytes that a packet's body can have: no layer is larger than a raw one."""
-    raw = sum(
-        -(-header.packet_frames * max(1, (size - 1).bit_length()) // 8) + 3 for size in header.book_sizes
-    )
+    raw = sum(-(-header.packet_frames * raw_bits(size) // 8) + 3 for size in header.book_sizes)
     scales = -(-header.packet_frames // header.scale_frames) if header.scale_frames else 0
     return 16 + 4 * scales + raw
 

@@ -39,6 +39,7 @@ _HEAD_GUESS = 1 << 12
 _BLOCK_PACKETS = 16
 # Codes per byte of a file that are believed. Silence reaches 300; a made-up header could ask for all memory.
 _DENSEST = 1024
+_LONGEST_S = 1 << 40
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,9 @@ class AtokReader:
             AtokError: the range or n_q is not in the file, or the entropy model is missing.
         """
         rate = self.header.frame_rate
+        for second in (start_s, 0.0 if stop_s is None else stop_s):
+            if not isinstance(second, int | float) or not 0 <= second <= _LONGEST_S:
+                raise AtokError(f"{self.path}: expected seconds of at least 0, got {second!r}")
         stop = self.frames if stop_s is None else min(self.frames, int(np.ceil(round(stop_s * rate, 6))))
         return self.read_frames(int(round(start_s * rate, 6)), stop, n_q)
 
@@ -135,7 +139,8 @@ class AtokReader:
         Raises:
             AtokError: the range or n_q is not in the file, or the entropy model is missing.
         """
-        if not 0 <= start <= stop <= self.frames:
+        whole = isinstance(start, int) and isinstance(stop, int)
+        if not whole or not 0 <= start <= stop <= self.frames:
             raise AtokError(f"{self.path}: expected frames within 0 to {self.frames}, got {start} to {stop}")
         kept = self.header.with_n_q(self.header.n_q if n_q is None else n_q).n_q
         size = self.header.packet_frames

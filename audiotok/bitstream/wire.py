@@ -65,17 +65,7 @@ def frame_at(data: bytes | bytearray | memoryview, at: int, mark: int, largest: 
         raise NeedMoreError
     if data[at] != mark:
         raise DamageError(f"expected the mark {mark:#x}, got {data[at]:#x}")
-    size, start, shift = 0, at + 1, 0
-    while True:
-        if start >= len(data):
-            raise NeedMoreError
-        byte = data[start]
-        size |= (byte & 0x7F) << shift
-        start, shift = start + 1, shift + 7
-        if not byte & 0x80:
-            break
-        if shift >= 7 * _VARINT_BYTES:
-            raise DamageError("expected a size, got a number without an end")
+    size, start = _varint_at(data, at + 1)
     if size > largest:
         raise DamageError(f"expected at most {largest} bytes, got a size of {size}")
     end = start + size
@@ -84,6 +74,24 @@ def frame_at(data: bytes | bytearray | memoryview, at: int, mark: int, largest: 
     if crc(bytes(data[at:end])) != bytes(data[end : end + CRC_BYTES]):
         raise DamageError("expected another checksum, these bytes are damaged")
     return bytes(data[start:end]), end + CRC_BYTES
+
+
+def _varint_at(data: bytes | bytearray | memoryview, at: int) -> tuple[int, int]:
+    """The number that begins at ``at``, and where it ends.
+
+    Raises:
+        DamageError: it has no end.
+        NeedMoreError: ``data`` ends before it does.
+    """
+    value = 0
+    for i in range(_VARINT_BYTES):
+        if at + i >= len(data):
+            raise NeedMoreError
+        byte = data[at + i]
+        value |= (byte & 0x7F) << 7 * i
+        if not byte & 0x80:
+            return value, at + i + 1
+    raise DamageError("expected a number, got one without an end")
 
 
 class Cursor:
@@ -110,13 +118,11 @@ class Cursor:
 
     def varint(self) -> int:
         """The next number; DamageError if it has no end."""
-        value = 0
-        for i in range(_VARINT_BYTES):
-            byte = self.take(1)[0]
-            value |= (byte & 0x7F) << 7 * i
-            if not byte & 0x80:
-                return value
-        raise DamageError("expected a number, got one without an end")
+        try:
+            value, self._at = _varint_at(self._data, self._at)
+        except NeedMoreError:
+            raise DamageError("expected a number, got its beginning") from None
+        return value
 
     def text(self) -> str:
         """The next text: a varint with its bytes, then UTF-8; DamageError if it is none."""

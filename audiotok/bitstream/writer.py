@@ -135,7 +135,12 @@ class AtokWriter:
         return tuple(taken)
 
     def _checked(self, codes: Tensor) -> np.ndarray:
-        if codes.ndim != 2 or codes.shape[0] != self.header.n_q or codes.is_floating_point():
+        if not isinstance(codes, Tensor):
+            raise TypeError(
+                f"expected codes as a torch.Tensor, got {type(codes).__name__}; see torch.as_tensor"
+            )
+        whole = not (codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool)
+        if codes.ndim != 2 or codes.shape[0] != self.header.n_q or not whole:
             raise AtokError(
                 f"expected integer codes [{self.header.n_q}, t], got {list(codes.shape)} {codes.dtype}"
             )

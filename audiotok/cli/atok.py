@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .common import number
+
 if TYPE_CHECKING:
     from ..bitstream import AtokHeader, EntropyModel
     from ..codec.config import CodecConfig
@@ -20,10 +22,10 @@ if TYPE_CHECKING:
 def add_rate_options(parser: argparse.ArgumentParser, required: bool = False) -> None:
     """--n-q and --bitrate: how many codebooks to keep."""
     group = parser.add_mutually_exclusive_group(required=required)
-    group.add_argument("--n-q", type=int, metavar="K", help="codebooks to keep (default: all)")
+    group.add_argument("--n-q", type=number(int), metavar="K", help="codebooks to keep (default: all)")
     group.add_argument(
         "--bitrate",
-        type=float,
+        type=number(float),
         metavar="KBPS",
         help="as many codebooks as fit, counted before entropy coding",
     )
@@ -53,7 +55,9 @@ def chosen_n_q(args: argparse.Namespace, book_sizes: Sequence[int], frame_rate: 
     Raises:
         ValueError: they ask for less than one codebook, or for more than there are.
     """
-    bits = [max(1, (size - 1).bit_length()) * frame_rate for size in book_sizes]
+    from ..bitstream.layers import raw_bits
+
+    bits = [raw_bits(size) * frame_rate for size in book_sizes]
     if args.bitrate is not None:
         fits = [n for n in range(1, len(bits) + 1) if sum(bits[:n]) <= args.bitrate * 1000 + 1e-6]
         if not fits:

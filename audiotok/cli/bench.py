@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .common import add_codec_option, add_model_options, load_chosen_codec
+from .common import add_codec_option, add_model_options, load_chosen_codec, number
 
 if TYPE_CHECKING:
     import torch
@@ -41,11 +41,22 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help=f"time transformers' codecs too, random weights: {','.join(_RIVALS)}, joined by commas",
     )  # fmt: skip
     parser.add_argument(
-        "--seconds", type=float, default=10.0, help="length of the test sound (default: %(default)s)"
+        "--seconds",
+        type=number(float, 0.1, 3600),
+        default=10.0,
+        help="length of the test sound (default: %(default)s)",
     )
-    parser.add_argument("--threads", type=int, default=1, help="threads torch may use (default: %(default)s)")
     parser.add_argument(
-        "--repeats", type=int, default=5, help="timed repeats, after one untimed (default: %(default)s)"
+        "--threads",
+        type=number(int, 1, 1024),
+        default=1,
+        help="threads torch may use (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--repeats",
+        type=number(int, 1),
+        default=5,
+        help="timed repeats, after one untimed (default: %(default)s)",
     )
     parser.add_argument(
         "--json", nargs="?", const="-", metavar="FILE", help="print JSON instead of the table, or write it to FILE too"
@@ -57,18 +68,14 @@ def run(args: argparse.Namespace) -> int:
     """Time, print the table, write the JSON."""
     import torch
 
-    from ..files import write_json
+    from ..files import writable_target, write_json
+    from ..machine import threads
 
-    for name in ("seconds", "threads", "repeats"):
-        if getattr(args, name) <= 0:
-            raise ValueError(f"expected --{name} above 0, got {getattr(args, name)}")
-    before = torch.get_num_threads()
-    torch.set_num_threads(args.threads)
-    try:
+    if args.json and args.json != "-":
+        writable_target(args.json)
+    with threads(args.threads):
         codec = load_chosen_codec(args.codec, args)
         report = measure(codec, args.against, seconds=args.seconds, repeats=args.repeats)
-    finally:
-        torch.set_num_threads(before)
     report["machine"] = {
         "device": str(codec.device), "dtype": args.dtype, "threads": args.threads, "cores": os.cpu_count(),
         "processor": _processor(), "torch": torch.__version__,

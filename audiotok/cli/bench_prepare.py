@@ -14,11 +14,11 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from .common import add_codec_option, add_model_options, load_chosen_codec
+from .common import add_codec_option, add_model_options, load_chosen_codec, number
 
 if TYPE_CHECKING:
     from ..codec.model import AudioCodec
@@ -40,16 +40,28 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("source", metavar="SOURCE", help="what audiotok prepare takes; its sound in files")
     parser.add_argument(
-        "--clips", type=int, default=2000, metavar="N", help="clips of 1 to 15 s (default 2000)"
+        "--clips", type=number(int, 1), default=2000, metavar="N", help="clips of 1 to 15 s (default 2000)"
     )
     parser.add_argument(
-        "--rival-clips", type=int, default=40, metavar="N", help="of these for datasets.map (default 40)"
+        "--rival-clips",
+        type=number(int, 0),
+        default=40,
+        metavar="N",
+        help="of these for datasets.map (default 40)",
     )
     parser.add_argument(
-        "--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="default: all cores"
+        "--workers",
+        type=number(int, 1, 1024),
+        default=os.cpu_count() or 1,
+        metavar="N",
+        help="default: all cores",
     )
-    parser.add_argument("--batch-s", type=float, default=64.0, metavar="S", help="default 64 s")
-    parser.add_argument("--turns", type=int, default=3, metavar="N", help="medians of so many (default 3)")
+    parser.add_argument(
+        "--batch-s", type=number(float, above=0), default=64.0, metavar="S", help="default 64 s"
+    )
+    parser.add_argument(
+        "--turns", type=number(int, 1), default=3, metavar="N", help="medians of so many (default 3)"
+    )
     parser.add_argument("--json", metavar="FILE", help="write the figures there too")
     add_codec_option(parser)
     add_model_options(parser)
@@ -58,11 +70,10 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> int:
     """Time, print the table, write the JSON."""
     from ..corpus import open_source
-    from ..files import write_json
+    from ..files import writable_target, write_json
 
-    for name in ("clips", "workers", "turns", "batch_s"):
-        if getattr(args, name) <= 0:
-            raise ValueError(f"expected --{name.replace('_', '-')} above 0, got {getattr(args, name)}")
+    if args.json:
+        writable_target(args.json)
     codec = load_chosen_codec(args.codec, args)
     # Not a stream: none was asked for.
     chosen = _Chosen(cast("Source", open_source(args.source)), args.clips)
@@ -234,6 +245,7 @@ def _map_rate(source: _Chosen, clips: int, threads: int) -> float:
     import torch
 
     from ..audio import resample
+    from ..machine import threads as running_on
     from .rivals import encodec
 
     rival = encodec()
@@ -248,25 +260,11 @@ def _map_rate(source: _Chosen, clips: int, threads: int) -> float:
 
     dataset = datasets.Dataset.from_dict({"audio": paths})
     datasets.disable_progress_bars()
-    return _with_threads(threads, lambda: _timed_map(dataset, encode, seconds))
-
-
-def _timed_map(dataset: Any, encode: Callable[[dict[str, Any]], dict[str, Any]], seconds: float) -> float:
-    encode(dataset[0])
-    began = time.perf_counter()
-    dataset.map(encode, keep_in_memory=True, load_from_cache_file=False, new_fingerprint="bench")
-    return seconds / (time.perf_counter() - began)
-
-
-def _with_threads(threads: int, work: Callable[[], float]) -> float:
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        return work()
-    finally:
-        torch.set_num_threads(before)
+    with running_on(threads):
+        encode(dataset[0])
+        began = time.perf_counter()
+        dataset.map(encode, keep_in_memory=True, load_from_cache_file=False, new_fingerprint="bench")
+        return seconds / (time.perf_counter() - began)
 
 
 def _print(figures: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from ..program import KNOWN_ERRORS as KNOWN_ERRORS
 from ..program import add_model_options as add_model_options
+from ..program import number as number
 from ..program import one_line as one_line
 from ..program import pick_device
 
@@ -27,6 +28,7 @@ def add_codec_option(parser: argparse.ArgumentParser, default: str | None = "def
     parser.add_argument(
         "--codec",
         default=default,
+        type=codec_name,
         metavar="NAME",
         help=f"a shipped codec, a folder or a hub id (default: {shown})",
     )
@@ -34,6 +36,13 @@ def add_codec_option(parser: argparse.ArgumentParser, default: str | None = "def
         parser.add_argument(
             "--exact", action="store_true", help="codes that are equal on every machine, at half the speed"
         )
+
+
+def codec_name(text: str) -> str:
+    """The argparse type of a codec's name: not empty, as the variable of a shell script may be."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("expected a codec's name, got an empty one; leave out --codec")
+    return text
 
 
 def add_output_options(parser: argparse.ArgumentParser) -> None:
@@ -79,11 +88,15 @@ def check_output(source: Path, target: Path, overwrite: bool, taken: Mapping[Pat
     Raises:
         FileExistsError: ``target`` is there and may not be replaced, is the input itself, or was written in
             this run for another input.
+        OSError: ``target`` is a folder, a device or a pipe, or its folder cannot be written.
     """
+    from ..files import writable_target
+
     if target in taken:
         raise FileExistsError(f"{source}: would write {target}, as {taken[target]} did; rename one of them")
     if target.exists() and source.exists() and target.samefile(source):
         raise FileExistsError(f"{target}: expected an output that is not the input; choose another name")
+    writable_target(target)
     if target.exists() and not overwrite:
         raise FileExistsError(f"{target}: exists already; pass --overwrite to replace it")
 

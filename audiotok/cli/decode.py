@@ -18,6 +18,7 @@ from .common import (
     cost,
     each,
     load_chosen_codec,
+    number,
     plan_outputs,
 )
 from .live import PIPE, binary_input, binary_output, sound_of, wants_pipe
@@ -43,7 +44,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         allow_abbrev=False,
     )
     parser.add_argument("paths", nargs="+", metavar="IN", help="code files, and OUT unless --out is given")
-    parser.add_argument("--n-q", type=int, metavar="K", help="codebooks to use (default: all in the file)")
+    parser.add_argument(
+        "--n-q", type=number(int, 1), metavar="K", help="codebooks to use (default: all in the file)"
+    )
     parser.add_argument("--raw", choices=("s16le", "f32le"), help="raw samples on standard output, not wav")
     add_codec_option(parser, default=None)
     add_model_options(parser)
@@ -108,8 +111,6 @@ def _decode_live(args: argparse.Namespace) -> None:
     fingerprint, rate = codec.codes_fingerprint, codec.config.sampling_rate
     model = model_of(codec, fingerprint)
     if source == PIPE:
-        if args.n_q is not None and args.n_q < 1:
-            raise ValueError(f"expected --n-q of at least 1, got {args.n_q}")
         blocks = sound_of(codec, fingerprint, binary_input(), args.n_q, model)
     else:
         blocks = _file_blocks(codec, fingerprint, model, Path(source), args.n_q)

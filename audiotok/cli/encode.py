@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..wav import MAX_CHANNELS, MAX_RATE_HZ, PCM_BYTES
 from .atok import (
     add_rate_options,
     add_writing_options,
@@ -25,6 +26,7 @@ from .common import (
     cost,
     each,
     load_chosen_codec,
+    number,
     plan_outputs,
 )
 from .live import PIPE, binary_input, binary_output, packets_of, wants_pipe
@@ -53,16 +55,25 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     add_writing_options(parser)
     parser.add_argument(
         "--raw",
-        choices=("u8", "s16le", "s24le", "s32le", "f32le", "f64le"),
+        choices=tuple(PCM_BYTES),
         help="standard input is raw samples of this format, not wav",
     )
     parser.add_argument(
-        "--rate", type=int, metavar="HZ", help="sampling rate of --raw (default: the codec's)"
+        "--rate",
+        type=number(int, 1, MAX_RATE_HZ),
+        metavar="HZ",
+        help="sampling rate of --raw (default: the codec's)",
     )
-    parser.add_argument("--channels", type=int, default=1, metavar="C", help="channels of --raw (default: 1)")
+    parser.add_argument(
+        "--channels",
+        type=number(int, 1, MAX_CHANNELS),
+        default=1,
+        metavar="C",
+        help="channels of --raw (default: 1)",
+    )
     parser.add_argument(
         "--packet-frames",
-        type=int,
+        type=number(int, 1),
         metavar="T",
         help="frames in a packet: more need fewer bytes, 1 is soonest (default: 2 s in files, 1 on standard output)",
     )
@@ -79,8 +90,6 @@ def run(args: argparse.Namespace) -> int:
     live = wants_pipe(args.paths, args.out, args.parser)
     if args.raw and args.paths[0] != PIPE:
         args.parser.error("--raw says what comes from standard input; pass - as IN")
-    if min(1 if n is None else n for n in (args.packet_frames, args.channels, args.rate)) < 1:
-        raise ValueError("expected --packet-frames, --channels and --rate of at least 1; check them")
     pairs = [] if live else plan_outputs(args.paths, args.out, SUFFIX, args.parser)
     codec = load_chosen_codec(args.codec, args)
     config = codec.config

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .common import add_codec_option, add_model_options, load_chosen_codec
+from .common import add_codec_option, add_model_options, load_chosen_codec, number
 
 if TYPE_CHECKING:
     from ..evaluate import Average, CodecReport
@@ -37,16 +37,21 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--split", default="test", help="rows of this split; 'all' for every row (default: %(default)s)"
     )
     parser.add_argument("--source", help="only rows whose source begins with this, for example librispeech")
-    parser.add_argument("--limit", type=int, help="at most this many rows, spread evenly")
+    parser.add_argument("--limit", type=number(int, 1), help="at most this many rows, spread evenly")
     parser.add_argument(
-        "--n-q", type=int, nargs="+", default=[], metavar="K", help="codebooks to decode from (default: all)"
+        "--n-q",
+        type=number(int, 1),
+        nargs="+",
+        default=[],
+        metavar="K",
+        help="codebooks to decode from (default: all)",
     )
     parser.add_argument(
-        "--opus", type=float, nargs="+", default=[], metavar="KBPS",
+        "--opus", type=number(float, above=0), nargs="+", default=[], metavar="KBPS",
         help="compare with Opus at these bitrates (needs opusenc and opusdec)",
     )  # fmt: skip
     parser.add_argument(
-        "--loss", type=float, nargs="+", default=[], metavar="SHARE",
+        "--loss", type=number(float, 0, 1), nargs="+", default=[], metavar="SHARE",
         help="lose these shares of 20 ms packets (0.05 = 5 %%): concealed, and with silence instead",
     )  # fmt: skip
     parser.add_argument(
@@ -54,12 +59,15 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="compare with the clip itself, or with the clip through the codec's sampling rate and back",
     )  # fmt: skip
     parser.add_argument(
-        "--visqol", type=int, nargs="*", metavar="K",
+        "--visqol", type=number(int, 1), nargs="*", metavar="K",
         help="score ViSQOL (speech mode) too: for these numbers of codebooks and all that is compared; "
         "without a K for every row",
     )  # fmt: skip
     parser.add_argument(
-        "--workers", type=int, default=2, help="processes that score; 0 = this one (default: %(default)s)"
+        "--workers",
+        type=number(int, 0, 1024),
+        default=2,
+        help="processes that score; 0 = this one (default: %(default)s)",
     )
     parser.add_argument(
         "--json", nargs="?", const="-", metavar="FILE",
@@ -73,12 +81,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Evaluate, print the table, write the JSON and the picture."""
     from ..evaluate import evaluate_codec, read_rows
-    from ..files import write_json
+    from ..files import writable_target, write_json
     from ..pictures import check_picture, draw_rate_distortion
 
     for name in (args.plot, None if args.json == "-" else args.json):
-        if name and not Path(name).absolute().parent.is_dir():
-            raise FileNotFoundError(f"cannot write {name}: its folder does not exist; create it first")
+        if name:
+            writable_target(name)
     if args.plot:
         check_picture(args.plot)
     rows = read_rows(args.data, None if args.split == "all" else args.split, args.source, args.limit)

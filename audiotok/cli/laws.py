@@ -10,7 +10,7 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from .common import add_codec_option, add_json_option, add_model_options, load_chosen_codec
+from .common import add_codec_option, add_json_option, add_model_options, load_chosen_codec, number
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,9 +27,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("files", nargs="*", metavar="SOUND", help="sound files (default: noise)")
     parser.add_argument(
-        "--cases", type=int, default=100, help="random cases of every law (default: %(default)s)"
+        "--cases",
+        type=number(int, 1),
+        default=100,
+        help="random cases of every law (default: %(default)s)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the cases (default: %(default)s)")
+    parser.add_argument("--seed", type=number(int, 0), default=0, help="of the cases (default: %(default)s)")
     add_codec_option(parser)
     add_model_options(parser)
     add_json_option(parser)
@@ -40,8 +43,6 @@ def run(args: argparse.Namespace) -> int:
     from ..audio import load_audio
     from ..codec.laws import LAWS, Agreement, check_case
 
-    if args.cases < 1:
-        raise ValueError(f"expected --cases of at least 1, got {args.cases}")
     codec = load_chosen_codec(args.codec, args)
     if not codec.streams:
         raise ValueError(

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from .common import add_codec_option, add_model_options, load_chosen_codec
+from .common import add_codec_option, add_model_options, load_chosen_codec, number
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -19,8 +19,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("corpus", metavar="DIR", help="a folder written by audiotok prepare")
     parser.add_argument("-o", "--out", metavar="HTML", help="the page (default: DIR/listen.html)")
-    parser.add_argument("--rows", type=int, default=20, metavar="N", help="how many (default 20)")
-    parser.add_argument("--seed", type=int, default=0, help="which (default 0)")
+    parser.add_argument("--rows", type=number(int, 1), default=20, metavar="N", help="how many (default 20)")
+    parser.add_argument("--seed", type=number(int, 0), default=0, help="which (default 0)")
     parser.add_argument("--split", metavar="NAME", help="only rows of this split")
     add_codec_option(parser)
     add_model_options(parser)
@@ -29,10 +29,10 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the page and print where it is."""
     from ..corpus import listen
+    from ..files import writable_target
 
-    if args.rows < 1:
-        raise ValueError(f"expected --rows of at least 1, got {args.rows}")
     out = Path(args.out) if args.out else Path(args.corpus) / "listen.html"
+    writable_target(out)
     codec = load_chosen_codec(args.codec, args)
     ids = listen(args.corpus, codec, out, rows=args.rows, seed=args.seed, split=args.split)
     print(f"{len(ids)} rows; open it in a browser", file=sys.stderr)

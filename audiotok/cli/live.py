@@ -23,6 +23,8 @@ PIPE = "-"
 _READ_BYTES = 1 << 16
 # A long gap is played in pieces, so that its length costs no memory.
 _GAP_FRAMES = 500
+MAX_GAP_S = 60.0
+"""A longer gap is not played to its end: silence for a week helps nobody, and a number can be wrong."""
 
 
 def wants_pipe(paths: list[str], out: str | None, parser: argparse.ArgumentParser) -> bool:
@@ -219,7 +221,16 @@ class _Listener:
         yield self._counted(self._session.flush(), 0)
 
     def _gap(self, frames: int, following: Tensor | None) -> Iterator[Tensor]:
-        """Sound for frames that did not come; ``following`` is [1, K, t], what came after them."""
+        """Sound for frames that did not come, of :data:`MAX_GAP_S` at most; ``following`` [1, K, t] came after them."""
+        rate = self._codec.config.frame_rate
+        most = round(MAX_GAP_S * rate)
+        if frames > most:
+            print(
+                f"stdin: {frames} frames did not come, {frames / rate:.0f} s; the first {MAX_GAP_S:g} s of them are "
+                "played as silence, the others are left out",
+                file=sys.stderr,
+            )
+            frames = most
         self.lost += frames
         while frames:
             count = min(frames, _GAP_FRAMES)

@@ -9,7 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from .common import add_codec_option, add_model_options, check_output, load_chosen_codec
+from .common import add_codec_option, add_model_options, check_output, load_chosen_codec, number
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -27,9 +27,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="FILE",
         help="the picture: .png, .svg or .pdf (default: IN's name with .png, here)",
     )
-    parser.add_argument("--n-q", type=int, metavar="K", help="codebooks to decode from (default: all)")
     parser.add_argument(
-        "--seconds", type=float, default=15.0, help="show at most the first so many (default: %(default)s)"
+        "--n-q", type=number(int), metavar="K", help="codebooks to decode from (default: all)"
+    )
+    parser.add_argument(
+        "--seconds",
+        type=number(float, above=0),
+        default=15.0,
+        help="show at most the first so many (default: %(default)s)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a picture that is there")
     add_codec_option(parser)
@@ -43,8 +48,6 @@ def run(args: argparse.Namespace) -> int:
     from ..audio import audio_blocks
     from ..pictures import check_picture, draw_clip
 
-    if args.seconds <= 0:
-        raise ValueError(f"expected --seconds above 0, got {args.seconds:g}")
     source = Path(args.source)
     target = Path(args.out) if args.out else Path(f"{source.stem}.png")
     check_picture(target)

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .common import add_codec_option, add_json_option, add_model_options, load_chosen_codec
+from .common import add_codec_option, add_json_option, add_model_options, load_chosen_codec, number
 
 if TYPE_CHECKING:
     from ..corpus import Progress, Shaping
@@ -42,12 +42,16 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     _add_sound_options(parser.add_argument_group("which sound is fit, and what is done to it"))
     _add_scale_options(parser.add_argument_group("at scale"))
     result = parser.add_argument_group("result")
-    result.add_argument("--n-q", type=int, metavar="K", help="codebooks to keep (default: all)")
-    result.add_argument("--rows-per-shard", type=int, default=1024, metavar="N", help="default 1024")
-    result.add_argument("--licence", default="", metavar="TEXT", help="of the source; goes into the manifest")
-    result.add_argument("--expect-rows", type=int, metavar="N", help="fail if another number of rows is kept")
+    result.add_argument("--n-q", type=number(int), metavar="K", help="codebooks to keep (default: all)")
     result.add_argument(
-        "--expect-hours", type=float, metavar="H", help="fail if the hours differ by over 1 %%"
+        "--rows-per-shard", type=number(int, 1), default=1024, metavar="N", help="default 1024"
+    )
+    result.add_argument("--licence", default="", metavar="TEXT", help="of the source; goes into the manifest")
+    result.add_argument(
+        "--expect-rows", type=number(int, 0), metavar="N", help="fail if another number of rows is kept"
+    )
+    result.add_argument(
+        "--expect-hours", type=number(float, 0), metavar="H", help="fail if the hours differ by over 1 %%"
     )
     add_codec_option(parser)
     add_model_options(parser)
@@ -82,8 +86,12 @@ def _add_source_options(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_sound_options(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--min-s", type=float, default=0.1, help="drop clips shorter than this (default 0.1)")
-    group.add_argument("--max-s", type=float, default=30.0, help="drop clips longer than this (default 30)")
+    group.add_argument(
+        "--min-s", type=number(float, 0), default=0.1, help="drop clips shorter than this (default 0.1)"
+    )
+    group.add_argument(
+        "--max-s", type=number(float, 0), default=30.0, help="drop clips longer than this (default 30)"
+    )
     group.add_argument("--allow-no-text", action="store_true", help="keep clips whatever their transcript is")
     group.add_argument(
         "--letters-per-s",
@@ -93,7 +101,9 @@ def _add_sound_options(group: argparse._ArgumentGroup) -> None:
         help="drop clips whose text has far fewer or more letters than their seconds allow (default 1,40)",
     )
     group.add_argument("--trim", action="store_true", help="cut silence at both ends down to 0.1 s")
-    group.add_argument("--level-db", type=float, metavar="DB", help="bring speech to this level, such as -26")
+    group.add_argument(
+        "--level-db", type=number(float), metavar="DB", help="bring speech to this level, such as -26"
+    )
     group.add_argument(
         "--tts", action="store_true", help=f"for text to speech: --trim --level-db {_TTS_LEVEL_DB:g}"
     )
@@ -102,7 +112,7 @@ def _add_sound_options(group: argparse._ArgumentGroup) -> None:
 def _add_scale_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--workers",
-        type=int,
+        type=number(int, 0),
         metavar="N",
         help="processes, one thread each (default 1; on a Ray cluster: all of it)",
     )
@@ -119,7 +129,11 @@ def _add_scale_options(group: argparse._ArgumentGroup) -> None:
         help="make this part only; audiotok merge joins parts of other folders",
     )
     group.add_argument(
-        "--batch-s", type=float, default=64.0, metavar="S", help="sound encoded at once (default 64 s)"
+        "--batch-s",
+        type=number(float, above=0),
+        default=64.0,
+        metavar="S",
+        help="sound encoded at once (default 64 s)",
     )
 
 
@@ -208,10 +222,10 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def _range(text: str) -> tuple[float, float]:
-    try:
-        low, high = map(float, text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected LOW,HIGH such as 1,40, got {text!r}") from None
+    parts = text.split(",")
+    if len(parts) != 2:
+        raise argparse.ArgumentTypeError(f"expected LOW,HIGH such as 1,40, got {text!r}")
+    low, high = map(number(float, 0), parts)
     return low, high
 
 

@@ -90,11 +90,13 @@ def _codec_kind(args: argparse.Namespace) -> tuple[Any, Any, type, type]:
         return seanet, seanet.config(), SeanetCodec, SeanetTrainer
     from ..codec.config import CodecConfig
     from ..codec.model import AudioCodec
+    from ..recipes import coerce_arguments
     from ..training.loop import CodecTrainer
     from ..training.recipe import load_codec_recipe
 
     recipe = load_codec_recipe(args.recipe, args.set)
-    return recipe, CodecConfig(**recipe.model), AudioCodec, CodecTrainer
+    model = coerce_arguments(CodecConfig, recipe.model, "model.")
+    return recipe, CodecConfig(**model), AudioCodec, CodecTrainer
 
 
 def _train_entropy(args: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from .common import KNOWN_ERRORS, add_model_options, load_chosen_codec, one_line
+from .common import KNOWN_ERRORS, add_model_options, codec_name, load_chosen_codec, number, one_line
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -27,16 +27,19 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "paths", nargs="+", metavar="PATH", help="code files, and folders written by audiotok prepare"
     )
     parser.add_argument(
-        "--codec", metavar="DIR", help="the folder of the codec that made them, if it is not shipped"
+        "--codec",
+        type=codec_name,
+        metavar="DIR",
+        help="the folder of the codec that made them, if it is not shipped",
     )
     parser.add_argument(
         "--samples",
-        type=int,
+        type=number(int, 0),
         default=8,
         metavar="N",
         help="rows of a corpus to decode (default 8; 0: no codec)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="which rows (default 0)")
+    parser.add_argument("--seed", type=number(int, 0), default=0, help="which rows (default 0)")
     add_model_options(parser)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from transformers.modeling_utils import PreTrainedAudioTokenizerBase
 from transformers.utils.generic import ModelOutput
 
-from ..wav import MAX_PEAK
+from .inputs import check_codes, check_count, check_tensor, check_wav_form, check_wav_range
 
 
 @dataclass
@@ -154,32 +153,18 @@ class Codec(PreTrainedAudioTokenizerBase):
     def _check_n_q(self, n_q: int | None) -> int:
         if n_q is None:
             return self.config.n_q
-        if not isinstance(n_q, int):
-            raise TypeError(f"expected n_q as int, got {type(n_q).__name__}")
+        check_count("n_q", n_q)
         if not 1 <= n_q <= self.config.n_q:
             raise ValueError(f"expected n_q in [1, {self.config.n_q}], got {n_q}")
         return n_q
 
     def _check_wav(self, wav: Tensor, padding_mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """Check and clean the input; returns the wav with zeros for padding, and each item's length [B] int64."""
-        _check_tensor("input_values", wav)
-        channels = self.config.audio_channels
-        if wav.ndim != 3 or wav.shape[0] < 1 or wav.shape[1] != channels or wav.shape[2] < 1:
-            advice = (
-                "average the channels of a multi-channel wav first"
-                if channels == 1
-                else "repeat the one channel of a mono wav"
-            )
-            raise ValueError(
-                f"expected input_values [B, {channels}, N] with B >= 1 and N >= 1, got {list(wav.shape)}; {advice}"
-            )
-        if not wav.is_floating_point():
-            raise ValueError(
-                f"expected float samples in [-1, 1], got {wav.dtype}; divide 16-bit samples by 32768"
-            )
+        check_wav_form("input_values", wav, 1, self.config.audio_channels)
         wav = wav.to(self.dtype)
         lengths = torch.full((wav.shape[0],), wav.shape[-1], device=wav.device)
         if padding_mask is not None:
+            check_tensor("padding_mask", padding_mask)
             if padding_mask.shape != (wav.shape[0], wav.shape[-1]):
                 raise ValueError(
                     f"expected padding_mask [B, N] = {[wav.shape[0], wav.shape[-1]]}, got {list(padding_mask.shape)}"
@@ -191,34 +176,18 @@ class Codec(PreTrainedAudioTokenizerBase):
                     "expected padding on the right only, got a padding_mask with padding before sound"
                 )
             wav = wav.masked_fill(~real[:, None], 0.0)
-        peak = float(wav.abs().max())  # NaN where a sample is
-        if not math.isfinite(peak):
-            raise ValueError("expected finite samples, got NaN or infinity; repair the wav first")
-        if peak > MAX_PEAK:
-            raise ValueError(f"expected samples in [-1, 1], got a peak of {peak:.3g}; scale the wav first")
+        check_wav_range(wav)
         return wav, lengths
 
     def _check_codes(self, codes: Tensor) -> Tensor:
-        _check_tensor("audio_codes", codes)
-        if codes.ndim != 3 or 0 in codes.shape or codes.shape[1] > self.config.n_q:
-            raise ValueError(
-                f"expected audio_codes [B, K, T] with B >= 1, 1 <= K <= {self.config.n_q} and T >= 1, "
-                f"got {list(codes.shape)}"
-            )
-        if codes.is_floating_point() or codes.dtype == torch.bool:
-            raise ValueError(f"expected integer audio_codes, got {codes.dtype}")
-        codes = codes.to(device=self.device, dtype=torch.int64)
-        low, high = int(codes.min()), int(codes.max())
-        if low < 0 or high >= self.config.codebook_size:
-            raise ValueError(
-                f"expected audio_codes in [0, {self.config.codebook_size}), got values from {low} to {high}"
-            )
-        return codes
+        codes = check_codes("audio_codes", codes, self.config.n_q, self.config.codebook_size)
+        return codes.to(self.device)
 
     def _check_num_samples(self, num_samples: int | None, frames: int) -> int:
         available = self.samples(frames)
         if num_samples is None:
             num_samples = available
+        check_count("num_samples", num_samples)
         if not 0 < num_samples <= available:
             raise ValueError(
                 f"expected num_samples in [1, {available}] for {frames} frames of "
@@ -289,11 +258,6 @@ class SingleCodec(Codec):
 def _rows(value: Any, rows: Tensor, frames: int) -> Any:
     """What an option says of some items: a tensor has a row for each item and a column for each frame."""
     return value[rows, :frames] if isinstance(value, Tensor) else value
-
-
-def _check_tensor(name: str, value: Any) -> None:
-    if not isinstance(value, Tensor):
-        raise TypeError(f"expected {name} as a torch.Tensor, got {type(value).__name__}; see torch.as_tensor")
 
 
 def fingerprint(numbers: Mapping[str, Any] | list[Any], tensors: Mapping[str, Tensor]) -> str:

@@ -7,14 +7,14 @@ and only where the two codewords are equally near within 1e-5; every other diffe
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..machine import threads
 from .model import AudioCodec
 
 TIE = 1e-5
@@ -117,7 +117,7 @@ def check_case(codec: AudioCodec, wavs: Sequence[Tensor], seed: int) -> dict[str
         frames = int(together.audio_codes_mask[i].sum())
         found["padding"] += compare(codec, piece, alone[i], together.audio_codes[i : i + 1, :, :frames])
 
-    with _threads(rng.randint(2, 8)):
+    with threads(rng.randint(2, 8)):
         found["threads"] += compare(codec, first, alone[0], _codes(codec, first))
     found["chunks"] += compare(codec, first, alone[0], _in_chunks(codec, first, rng))
     return found
@@ -146,13 +146,3 @@ def _in_chunks(codec: AudioCodec, wav: Tensor, rng: random.Random) -> Tensor:
         at += size
     found.append(session.flush().to(wav.device))
     return torch.cat(found, dim=-1)
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -15,6 +15,7 @@ from .base import Codec, CodecDecoderOutput, CodecEncoderOutput, fingerprint, we
 from .config import CodecConfig
 from .decoder import Decoder, PitchHead, SourceFilterHead
 from .encoder import Encoder, FilterBank
+from .inputs import check_tensor
 from .quantizer import ResidualVectorQuantizer
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ class AudioCodec(Codec):
             ``audio_codes_mask`` [B, T] bool.
 
         Raises:
-            TypeError: input_values is no tensor, or n_q no int.
+            TypeError: input_values or padding_mask is no tensor, or n_q no int.
             ValueError: input_values is not [B, 1, N] with B, N >= 1 or not of floats, holds NaN, infinity or samples
                 far beyond full scale, the mask has another shape or pads on the left, or n_q is out of range.
 
@@ -146,7 +147,7 @@ class AudioCodec(Codec):
             ``audio_values`` [B, 1, num_samples] float32.
 
         Raises:
-            TypeError: audio_codes is no tensor.
+            TypeError: audio_codes or padding_mask is no tensor, or num_samples no int.
             ValueError: codes of another shape, type or range, or num_samples that the codes do not cover.
         """
         codes = self._check_codes(audio_codes)
@@ -157,6 +158,12 @@ class AudioCodec(Codec):
             pulses, noise, _ = self.decoder.excite(*self.decoder.pitch.choose(self.decoder.pitch(latents)))
             wav = self.decoder.render(features, pulses, noise)[..., :num_samples]
         if padding_mask is not None:
+            check_tensor("padding_mask", padding_mask)
+            if padding_mask.ndim != 2 or len(padding_mask) != len(wav) or padding_mask.shape[1] < num_samples:
+                raise ValueError(
+                    f"expected padding_mask [B, N] with B = {len(wav)} and N >= {num_samples}, got "
+                    f"{list(padding_mask.shape)}"
+                )
             wav = wav * padding_mask[:, None, :num_samples].to(wav.dtype)
         return CodecDecoderOutput(audio_values=wav)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import inspect
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,11 @@ from transformers import (
     PreTrainedConfig,
 )
 from transformers.models.auto.modeling_auto import AutoModelForAudioTokenization
+from transformers.utils import logging
 
+from ..files import parse_json
+from ..hub import hub_answers, is_hub_id
+from ..machine import check_device
 from .base import Codec
 from .config import CodecConfig
 from .exact import ExactAudioCodec
@@ -54,7 +58,7 @@ def checkpoint_dir(name: str) -> Path:
         FileNotFoundError: no checkpoint has this name; the message lists those that exist.
     """
     folder = Path(str(files("audiotok") / "checkpoints" / name))
-    if "/" in name or name.startswith(".") or not folder.is_dir():
+    if not name or "/" in name or name.startswith(".") or not folder.is_dir():
         raise FileNotFoundError(
             f"no checkpoint {name!r}; shipped: {', '.join(shipped_checkpoints()) or 'none'}. "
             f"For a local folder write './{name}'."
@@ -73,7 +77,7 @@ def load_codec(
     Args:
         name_or_path: a shipped name (None: the default), a folder, or a hub id ``owner/name``. What it holds may be
             ours, or an EnCodec, DAC, Mimi or XCodec codec of transformers.
-        device: where to put it.
+        device: where to put it: "cpu", "cuda", "cuda:1"...
         dtype: of the decoder's trunk: float32 or bfloat16. Encoder and quantiser stay float32, because codes are
             defined there.
         exact: compute codes on integer grids: equal on every machine, batch, thread count and chunking. They mean the
@@ -85,20 +89,24 @@ def load_codec(
     Raises:
         FileNotFoundError: no such shipped name or folder.
         RuntimeError: exact, and the device does not compute exactly.
-        ValueError: the folder holds no codec, its weights are damaged or not all there, dtype is another, or exact is
-            asked of a codec that has no such mode.
+        ValueError: the folder holds no codec, its weights are damaged or not all there, dtype is another, exact is
+            asked of a codec that has no such mode, or this machine has no such device.
     """
     if dtype not in _DTYPES:
         raise ValueError(f"expected dtype in {sorted(_DTYPES)}, got {dtype!r}")
-    name = str(name_or_path or DEFAULT_CODEC)
-    local = Path(name)
+    check_device(device)
+    name = DEFAULT_CODEC if name_or_path is None else str(name_or_path)
+    local = Path(name).expanduser()
+    online = False
     if "/" not in name and not name.startswith("."):
         name = str(checkpoint_dir(name))
-    elif name.startswith((".", "/", "~")) or local.is_dir():
-        if not (local.expanduser() / "config.json").is_file():
+    elif local.is_dir() or not is_hub_id(name):
+        if not (local / "config.json").is_file():
             raise FileNotFoundError(f"expected a codec folder with config.json at {name}, found none")
-        name = str(local.expanduser())
-    codec = _open(name, exact)
+        name = str(local)
+    else:
+        online = hub_answers()
+    codec = _open(name, exact, online)
     codec.set_decoder_dtype(_DTYPES[dtype])
     codec.to(torch.device(device))  # type: ignore[arg-type]  # transformers wraps `to` without its types
     codec.eval()
@@ -107,17 +115,20 @@ def load_codec(
     return codec
 
 
-def _open(name: str, exact: bool) -> Codec:
+def _open(name: str, exact: bool, online: bool) -> Codec:
     """The codec of a folder or hub id, by the model_type of its config."""
-    kind = PreTrainedConfig.get_config_dict(name)[0].get("model_type")
+    config = _config_of(name, online)
+    kind = config.get("model_type")
     if kind == CodecConfig.model_type:
-        return _read(ExactAudioCodec if exact else AudioCodec, name)
+        _check_config(name, config, CodecConfig)
+        return _read(ExactAudioCodec if exact else AudioCodec, name, online)
     if exact:
         raise ValueError(
             f"{name}: expected a codec with an exact mode, got {kind!r}, which has none; leave it off"
         )
     if kind == SeanetConfig.model_type:
-        return _read(SeanetCodec, name)
+        _check_config(name, config, SeanetConfig)
+        return _read(SeanetCodec, name, online)
     # Here and not above: it brings the modelling code of transformers, which our own codecs do without.
     from .adapters import ADAPTED, NOT_ADAPTED, adapt
 
@@ -125,18 +136,42 @@ def _open(name: str, exact: bool) -> Codec:
         ours = (CodecConfig.model_type, SeanetConfig.model_type)
         why = f": {NOT_ADAPTED[kind]}" if kind in NOT_ADAPTED else ""
         raise ValueError(f"{name}: expected a codec ({', '.join([*ours, *ADAPTED])}), got {kind!r}{why}")
-    return adapt(_read(getattr(transformers, ADAPTED[kind]), name))
+    return adapt(_read(getattr(transformers, ADAPTED[kind]), name, online))
 
 
-def _read(family: Any, name: str) -> Any:
+def _config_of(name: str, online: bool) -> dict[str, Any]:
+    """What ``config.json`` says."""
+    try:
+        config = PreTrainedConfig.get_config_dict(name, local_files_only=not online)[0]
+        config.get("model_type")  # which a list, say, has not
+        return config
+    except OSError as error:
+        if online or Path(name).is_dir():
+            raise
+        raise FileNotFoundError(
+            f"{name}: no such folder, not kept on this machine, and the hub does not answer; name a codec's folder, or "
+            "go online"
+        ) from error
+    except (RecursionError, AttributeError) as error:
+        raise ValueError(
+            f"{name}: expected settings by name in config.json; fetch the codec again"
+        ) from error
+
+
+def _read(family: Any, name: str, online: bool) -> Any:
     """Weights that do not fit are an error here; ``from_pretrained`` would go on with random ones."""
+    here = {"local_files_only": not online}
+    level = logging.get_verbosity()
+    logging.set_verbosity(logging.CRITICAL)  # its report of what does not fit is an error of one line here
     try:
         # With loading info it returns a pair, which its annotation does not say.
-        pair: Any = family.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
+        pair: Any = family.from_pretrained(name, dtype=torch.float32, output_loading_info=True, **here)
         codec, loading = pair
     except (SafetensorError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).split()).split(" For details")[0]
         raise ValueError(f"{name}: weights that are damaged or of another codec ({reason})") from error
+    finally:
+        logging.set_verbosity(level)
     wrong = [f"{len(loading[key])} {key.split('_')[0]}" for key in _LOADING if loading.get(key)]
     if wrong:
         raise ValueError(
@@ -146,10 +181,25 @@ def _read(family: Any, name: str) -> Any:
         raise ValueError(f"{name}: weights hold NaN or infinity; fetch the codec again")
     stated = Path(name) / "provenance.json"
     if stated.is_file() and isinstance(codec, Codec):
-        expected = json.loads(stated.read_text(encoding="utf-8")).get("weights_fingerprint")
+        try:
+            expected = parse_json(stated.read_bytes())["weights_fingerprint"]
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(
+                f"{stated}: expected the fingerprint of the weights, got none ({error}); fetch the codec again"
+            ) from None
         if expected != codec.weights_fingerprint:
             raise ValueError(
                 f"{name}: expected weights {expected} by its provenance.json, got {codec.weights_fingerprint}; they "
                 "are damaged, or changed: then remove provenance.json"
             )
     return codec
+
+
+def _check_config(name: str, config: dict[str, Any], family: type[PreTrainedConfig]) -> None:
+    """ValueError where a value of a ``config.json`` is of another type than ours."""
+    usual = family()
+    for field in inspect.signature(family).parameters:
+        value, kind = config.get(field), type(getattr(usual, field, None))
+        fits = isinstance(value, int | float if kind is float else kind)
+        if field in config and kind is not type(None) and not fits:
+            raise ValueError(f"{name}: expected {field} of config.json to be {kind.__name__}, got {value!r}")

@@ -71,7 +71,8 @@ class SeanetCodec(SingleCodec):
         self.lookahead_samples = reflected if self.is_causal and config.pad_mode == "reflect" else 0
         self.segment_samples = config.segment_samples
         self.has_scale = config.normalize
-        self.streams = self.is_causal and config.pad_mode == "zero" and not config.lstm_layers
+        mono = config.audio_channels == 1
+        self.streams = mono and self.is_causal and config.pad_mode == "zero" and not config.lstm_layers
         self.post_init()
         # Not in _init_weights, which sees one module at a time. On the meta device the checkpoint brings the weights.
         if not self.decoder.last.conv.weight.is_meta:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .base import SingleCodec
 from .conceal import carry_on, fade
+from .inputs import check_wav_form, check_wav_range
 from .layers import StreamState
 from .quantizer import ResidualVectorQuantizer
 from .seanet import SEANetDecoder
@@ -45,10 +46,14 @@ class WholeEncoder:
             [1, K, t] int64; t may be 0.
 
         Raises:
+            TypeError: wav is no tensor.
+            ValueError: wav is not [1, C, n] of floats, or holds NaN, infinity or samples far beyond full scale.
             RuntimeError: the session was flushed.
         """
         if self._done:
             raise RuntimeError("this session was flushed; open another with codec.streaming_encoder()")
+        check_wav_form("wav", wav, 0, self._codec.config.audio_channels)
+        check_wav_range(wav)
         self._held.append(wav)
         self._size += wav.shape[-1]
         segment, found = self._codec.segment_samples, []

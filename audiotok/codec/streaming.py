@@ -15,6 +15,7 @@ from torch import Tensor
 from .conceal import carry_on, fade
 from .decoder import Decoder, DecoderFeatures
 from .excitation import PitchState
+from .inputs import check_codes, check_count, check_wav_form, check_wav_range
 from .layers import StreamState
 from .quantizer import ResidualVectorQuantizer
 
@@ -48,21 +49,22 @@ class StreamingEncoder:
         """Take the next samples, return the frames they complete.
 
         Args:
-            wav: [B, 1, n] float32, any n >= 0; B is the same in every call.
+            wav: [B, 1, n] float, any n >= 0, values in [-1, 1]; B is the same in every call.
 
         Returns:
             [B, K, t] int64; t may be 0.
 
         Raises:
-            ValueError: wav is not [B, 1, n], its B changed, or it holds NaN or infinity.
+            TypeError: wav is no tensor.
+            ValueError: wav is not [B, 1, n] of floats, its B changed, or it holds NaN, infinity or samples far beyond
+                full scale.
             RuntimeError: the session was flushed.
         """
         if self._done:
             raise _flushed("encoder")
-        if wav.ndim != 3 or wav.shape[1] != 1:
-            raise ValueError(f"expected wav [B, 1, n], got {list(wav.shape)}")
-        if not bool(torch.isfinite(wav).all()):
-            raise ValueError("expected finite samples, got NaN or infinity; repair the wav first")
+        check_wav_form("wav", wav, 0)
+        check_wav_range(wav)
+        wav = wav.float()
         if self._rest is not None:
             if wav.shape[0] != self._rest.shape[0]:
                 raise ValueError(f"expected a batch of {self._rest.shape[0]} as before, got {wav.shape[0]}")
@@ -119,16 +121,18 @@ class StreamingDecoder:
         """Take the next frames, return the sound that is complete.
 
         Args:
-            audio_codes: [B, K, t] int64 in [0, V), any t >= 0; B as in every call.
+            audio_codes: [B, K, t] int64 in [0, V), the first K codebooks, any t >= 0; B as in every call.
 
         Returns:
             [B, 1, n] float32.
 
         Raises:
-            ValueError: audio_codes is not [B, K, t], or its B changed.
+            TypeError: audio_codes is no tensor.
+            ValueError: audio_codes is not [B, K, t] of integers in range, or its B changed.
             RuntimeError: the session was flushed.
         """
-        batch = self._check(audio_codes)
+        audio_codes = self._check("audio_codes", audio_codes)
+        batch = audio_codes.shape[0]
         if audio_codes.shape[-1] == 0:
             return torch.zeros(batch, 1, 0, device=audio_codes.device)
         with torch.inference_mode():
@@ -154,14 +158,17 @@ class StreamingDecoder:
             [B, 1, n] float32.
 
         Raises:
-            ValueError: frames is below 1, following is not [B, K, t] with t >= 1, or its B is another.
+            TypeError: frames is no int, or following no tensor.
+            ValueError: frames is below 1, following is not [B, K, t] of codes with t >= 1, or its B is another.
             RuntimeError: the session was flushed.
         """
+        check_count("frames", frames)
         if frames < 1:
             raise ValueError(f"expected at least one lost frame, got {frames}")
         batch = self._batch or 1
         if following is not None:
-            batch = self._check(following)
+            following = self._check("following", following)
+            batch = following.shape[0]
             if following.shape[-1] == 0:
                 raise ValueError("expected at least one frame in following, got none; leave it out")
         elif self._done:
@@ -195,8 +202,11 @@ class StreamingDecoder:
             [B, 1, n] float32.
 
         Raises:
+            TypeError: ``num_samples`` is no int.
             ValueError: more than ``num_samples`` were given out already, or fewer exist.
         """
+        if num_samples is not None:
+            check_count("num_samples", num_samples)
         self._done = True
         rest = torch.zeros(1, 0) if self._overlap is None else self._overlap.clone()
         if num_samples is not None:
@@ -208,16 +218,15 @@ class StreamingDecoder:
             rest = rest[..., :wanted]
         return rest[:, None]
 
-    def _check(self, codes: Tensor) -> int:
-        """Refuse codes of another form than this session's; returns their B."""
+    def _check(self, name: str, codes: Tensor) -> Tensor:
+        """Refuse codes that are none, or of another batch than this session's; returns them as int64."""
         if self._done:
             raise _flushed("decoder")
-        if codes.ndim != 3:
-            raise ValueError(f"expected audio_codes [B, K, t], got {list(codes.shape)}")
+        codes = check_codes(name, codes, self._quantizer.n_q, self._quantizer.codebook_size, least=0)
         if self._batch not in (None, codes.shape[0]):
             raise ValueError(f"expected a batch of {self._batch} as before, got {codes.shape[0]}")
         self._batch = codes.shape[0]
-        return self._batch
+        return codes
 
     def _held_pitch(self, batch: int, frames: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """The pitch of the latest frame, in Hz and voiced or not, for frames that did not come: [B, frames] each."""

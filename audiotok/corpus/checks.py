@@ -8,19 +8,26 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import dataclass
+import math
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
 import torch
 
-from ..audio import UNKNOWN_FRAMES, resample
-from ..wav import MAX_PEAK
-from .rows import SourceRow
+from ..audio import UNKNOWN_FRAMES, resample, system_name
+from ..files import parse_json, write_aside
+from ..wav import MAX_PEAK, missing_bytes
+from .rows import SourceRow, printable
 from .shaping import Shaping, Sound, shape
 
 REASONS = {
+    "bad_row": "the row is damaged: not JSON, not Unicode, or with a field that is far too long",
+    "bad_name": "the file's name is not Unicode: rename the file",
     "missing_file": "the row names no file, or one that is not there",
     "outside_folder": "the file's name leads out of the corpus folder (--audio-root names another)",
     "duplicate": "a row before it has the same id",
@@ -36,6 +43,7 @@ REASONS = {
 }
 DROPPED = "dropped.jsonl"
 SILENCE_PEAK = 1e-3
+_DETAIL_CHARACTERS = 200
 # Samples at full scale count as cut off when so many follow each other: a single one is a peak that just fits.
 CLIPPED_RUN = 3
 CLIPPED_PEAK = 0.999
@@ -80,8 +88,10 @@ class Limits:
     def __post_init__(self) -> None:
         for name in ("s", "letters_per_s"):
             least, most = getattr(self, f"min_{name}"), getattr(self, f"max_{name}")
-            if not 0 <= least <= most:
-                raise ValueError(f"expected 0 <= min_{name} <= max_{name}, got {least} and {most}")
+            if not 0 <= least <= most < math.inf:
+                raise ValueError(
+                    f"expected 0 <= min_{name} <= max_{name}, both finite, got {least} and {most}"
+                )
         if not 0 <= self.max_clipped <= 1:
             raise ValueError(f"expected max_clipped in [0, 1], got {self.max_clipped}")
 
@@ -99,10 +109,12 @@ def inspect(row: SourceRow, limits: Limits) -> Header | Drop:
     problem = row.problem or (("no_text", "") if limits.need_text and not row.text else None)
     if problem is None and row.audio is None:
         problem = ("missing_file", "the row holds no sound")
-    if problem is None and isinstance(row.audio, Path) and not row.audio.is_file():
+    if problem is None and isinstance(row.audio, Path) and not os.path.isfile(row.audio):
         problem = ("missing_file", row.audio.name)
     if problem is not None or row.audio is None:
-        return Drop(row.index, row.id, *(problem or ("missing_file", "")))
+        reason, detail = problem or ("missing_file", "")
+        cut = "..." if len(detail) > _DETAIL_CHARACTERS else ""
+        return Drop(row.index, row.id, reason, detail[:_DETAIL_CHARACTERS] + cut)
     try:
         with _open(row) as file:
             frames = file.frames
@@ -152,7 +164,12 @@ def decode(row: SourceRow, limits: Limits, sampling_rate: int | None, shaping: S
 
 def _open(row: SourceRow) -> soundfile.SoundFile:
     audio = row.audio
-    file = soundfile.SoundFile(io.BytesIO(audio) if isinstance(audio, bytes) else str(audio))
+    assert audio is not None
+    if row.span is None:  # of a longer recording, what there is may hold the row
+        with io.BytesIO(audio) if isinstance(audio, bytes) else audio.open("rb") as stream:
+            if missing := missing_bytes(stream):
+                raise ValueError(f"{missing} bytes of sound are missing at the end")
+    file = soundfile.SoundFile(io.BytesIO(audio) if isinstance(audio, bytes) else system_name(audio))
     if not _RATES_HZ[0] <= file.samplerate <= _RATES_HZ[1]:
         rate = file.samplerate
         file.close()
@@ -243,7 +260,32 @@ def read_dropped(out: str | Path) -> list[Drop]:
     """
     path = Path(out) / DROPPED
     try:
-        with path.open(encoding="utf-8") as file:
-            return [Drop(**json.loads(line)) for line in file]
-    except (json.JSONDecodeError, TypeError) as error:
-        raise ValueError(f"{path}: damaged ({error}); delete the folder and prepare again") from None
+        with path.open("rb") as file:
+            return [parse_drop(parse_json(line)) for line in file]
+    except ValueError as error:
+        raise ValueError(f"{path}: damaged ({error}); run `audiotok prepare` again to restore it") from None
+
+
+def write_dropped(out: str | Path, drops: Iterable[Drop]) -> None:
+    """Write what :func:`read_dropped` reads; OSError where that is not possible."""
+    with write_aside(Path(out) / DROPPED) as aside, aside.open("w", encoding="utf-8") as file:
+        for drop in drops:
+            file.write(printable(json.dumps(asdict(drop), ensure_ascii=False)) + "\n")
+
+
+def parse_drop(values: Any) -> Drop:
+    """A dropped row from its JSON object.
+
+    Raises:
+        ValueError: it is none.
+    """
+    kinds = {field.name: int if field.name == "row" else str for field in fields(Drop)}
+    if (
+        not isinstance(values, dict)
+        or set(values) != set(kinds)
+        or not all(isinstance(values[name], kind) for name, kind in kinds.items())
+        or values["row"] < 0
+        or values["reason"] not in REASONS
+    ):
+        raise ValueError(f"expected a row with its reason, got {str(values)[:80]}")
+    return Drop(**values)

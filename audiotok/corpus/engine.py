@@ -8,7 +8,7 @@ split into parts and any interruption.
 from __future__ import annotations
 
 import copy
-import json
+import math
 import os
 import pickle
 from collections import Counter
@@ -21,8 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..codec.pretrained import load_codec
-from ..files import write_aside
-from .checks import DROPPED, Drop, Limits
+from .checks import Drop, Limits, write_dropped
 from .journal import Journal
 from .packing import CODES_DTYPE
 from .pipeline import run_sections
@@ -31,7 +30,7 @@ from .pool import Engine, Pool
 from .progress import Clock, Progress
 from .ray_pool import RayPool
 from .reporting import Tally, describe, write_pages
-from .rows import Source
+from .rows import Source, printable
 from .sections import IndexedSections, StreamSections
 from .server import RowServer, Task
 from .shaping import Shaping
@@ -184,15 +183,15 @@ def dry_run(
     if folder is not None:
         folder.mkdir(exist_ok=True)
         write_pages(folder, counts)
-        with write_aside(folder / DROPPED) as aside:
-            lines = (json.dumps(asdict(drop), ensure_ascii=False) + "\n" for drop in drops)
-            aside.write_text("".join(lines), encoding="utf-8")
+        write_dropped(folder, drops)
     return counts
 
 
 def _check(rows_per_shard: int, batch_s: float, engine: str, part: tuple[int, int] | None) -> None:
-    if rows_per_shard < 1 or not batch_s > 0:
-        raise ValueError(f"expected rows_per_shard >= 1 and batch_s > 0, got {rows_per_shard} and {batch_s}")
+    if rows_per_shard < 1 or not 0 < batch_s < math.inf:
+        raise ValueError(
+            f"expected rows_per_shard >= 1 and a finite batch_s > 0, got {rows_per_shard} and {batch_s}"
+        )
     if engine not in ENGINES:
         raise ValueError(f"expected an engine of {', '.join(ENGINES)}, got {engine!r}")
     if part is not None and not 1 <= part[0] <= part[1]:
@@ -252,7 +251,7 @@ def _plan(
         source=describe,
         options=options,
         plan=plan_digest(settings, listed),
-        licence=licence,
+        licence=printable(licence),
         versions={name: _version(name) for name in ("audiotok", "torch", "soundfile", "soxr", "datasets")},
     )
 

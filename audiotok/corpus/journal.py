@@ -7,20 +7,20 @@ written last, by whoever finds all shards done.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from ..files import write_aside, write_json
-from .checks import DROPPED, Drop, read_dropped
+from ..files import parse_json, write_aside, write_json
+from .checks import DROPPED, Drop, parse_drop, read_dropped, write_dropped
 from .reporting import REPORT_FILES, write_report
-from .shards import INDEX, Manifest, sha256, write_index, write_shard
+from .shards import INDEX, Manifest, read_index, sha256, write_index, write_shard
 
 PLAN = "plan.json"
 # What else may lie in the folder: what a dry run wrote there.
@@ -118,9 +118,8 @@ class Journal:
         """The shards that were written down as done, by number."""
         found = {}
         for path in sorted(self.folder.glob("[0-9]*.json")):
-            entry = json.loads(path.read_text(encoding="utf-8"))
-            entry["dropped"] = [Drop(**drop) for drop in entry["dropped"]]
-            found[int(path.stem)] = Done(**entry)
+            with suppress(ValueError):  # what is damaged is not done: it is made again
+                found[int(path.stem)] = _parse_done(parse_json(path.read_bytes()))
         return found
 
     def complete(self, plan: Manifest, shards: int) -> Manifest:
@@ -145,10 +144,8 @@ class Journal:
             for left in self._half_written():
                 left.unlink()
             write_index(self.out, [self.shards / shard["file"] for shard in manifest.shards])
-            with write_aside(self.out / DROPPED) as aside, aside.open("w", encoding="utf-8") as file:
-                for number in range(shards):
-                    for drop in sorted(done[number].dropped, key=lambda drop: drop.row):
-                        file.write(json.dumps(asdict(drop), ensure_ascii=False) + "\n")
+            in_order = (sorted(done[number].dropped, key=lambda drop: drop.row) for number in range(shards))
+            write_dropped(self.out, chain.from_iterable(in_order))
             write_report(self.out, manifest)
             manifest.save(self.out)
             (self.folder / PLAN).unlink()
@@ -184,21 +181,31 @@ class Journal:
     def _is_intact(self, manifest: Manifest) -> bool:
         """Whether nothing of a finished preparation is missing or damaged."""
         beside = all((self.out / name).is_file() for name in (INDEX, DROPPED, *REPORT_FILES))
+        try:
+            read_index(self.out, manifest.rows)
+            beside &= dict(Counter(drop.reason for drop in read_dropped(self.out))) == manifest.dropped
+        except (OSError, ValueError):
+            return False
         shards = ((self.shards / shard["file"], shard["sha256"]) for shard in manifest.shards)
         return beside and all(file.is_file() and sha256(file) == digest for file, digest in shards)
 
     def _reopen(self, manifest: Manifest, rows_per_shard: int) -> None:
         """Turn a finished preparation back into a journal, so that what is lost or damaged is made again."""
         dropped: dict[int, list[Drop]] = {}
-        for drop in read_dropped(self.out):
-            dropped.setdefault(drop.row // rows_per_shard, []).append(drop)
+        with suppress(OSError, ValueError):  # lost, or damaged: the shards that it speaks of are made again
+            for drop in read_dropped(self.out):
+                dropped.setdefault(drop.row // rows_per_shard, []).append(drop)
         shards = {int(Path(shard["file"]).stem): shard for shard in manifest.shards}
         self.folder.mkdir(exist_ok=True)
         for number in range(-(-manifest.source_rows // rows_per_shard)):
             shard = shards.get(number, {"rows": 0, "seconds": 0.0, "sha256": ""})
-            self._note(
-                number, Done(shard["rows"], shard["seconds"], shard["sha256"], dropped.get(number, []))
-            )
+            drops = dropped.get(number, [])
+            size = min(rows_per_shard, manifest.source_rows - number * rows_per_shard)
+            if (
+                shard["rows"] + len({drop.row for drop in drops}) == size
+                and len(drops) == size - shard["rows"]
+            ):
+                self._note(number, Done(shard["rows"], shard["seconds"], shard["sha256"], drops))
         (self.out / "manifest.json").unlink()
 
     def _file(self, number: int) -> Path:
@@ -248,7 +255,6 @@ def merge(parts: Sequence[str | Path], out: str | Path) -> Manifest:
         FileNotFoundError: a folder holds no part.
         ValueError: the parts are not of one plan, or some are missing.
     """
-    target = Journal(out)
     plans = []
     for part in map(Path, parts):
         if not (part / ".journal" / PLAN).is_file():
@@ -262,7 +268,12 @@ def merge(parts: Sequence[str | Path], out: str | Path) -> Manifest:
                 f"{part}: expected a part of the same source, codec and options as {parts[0]}; it is not"
             )
     plan = max(plans, key=lambda plan: plan.source_rows)
-    size = int(plan.options["rows_per_shard"])
+    size = plan.options.get("rows_per_shard")
+    if not isinstance(size, int) or size < 1:
+        raise ValueError(
+            f"{parts[0]}: its plan does not say how many rows a shard has; prepare the parts again"
+        )
+    target = Journal(out)
     target.begin(plan, size, alone=True)
     for part in parts:
         source = Journal(part)
@@ -279,6 +290,18 @@ def merge(parts: Sequence[str | Path], out: str | Path) -> Manifest:
             f"(the first is {missing[0]}); finish the parts, then merge again"
         )
     return manifest
+
+
+def _parse_done(values: Any) -> Done:
+    """A finished shard from its JSON object; ValueError if it is none."""
+    kinds: dict[str, Any] = {"rows": int, "seconds": int | float, "sha256": str, "dropped": list}
+    if not isinstance(values, dict) or set(values) != set(kinds):
+        raise ValueError(f"expected a finished shard, got {str(values)[:80]}")
+    for name, kind in kinds.items():
+        if not isinstance(values[name], kind):
+            raise ValueError(f"expected another {name} of a finished shard, got {str(values[name])[:80]}")
+    drops = [parse_drop(drop) for drop in values["dropped"]]
+    return Done(values["rows"], values["seconds"], values["sha256"], drops)
 
 
 def _bring(source: Path, target: Path) -> None:

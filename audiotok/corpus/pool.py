@@ -164,6 +164,7 @@ def _start(build: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     """Runs once in each worker process."""
     global _server
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # what the parent does about it, it inherited when forked
     threading.Thread(target=_die_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     _server = build(*arguments)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from .packing import unpack_codes
-from .shards import INDEX, SCHEMA, Manifest, check_shard
+from .shards import SCHEMA, Manifest, check_shard, read_index
 
 _OPEN_GROUPS = 64
 # Shards whose rows are shuffled together: enough for like lengths, few enough to be read within a second.
@@ -105,7 +105,7 @@ class PreparedCorpus:
     def frames(self) -> np.ndarray:
         """Length of every row in frames, [rows] int32, from the index: no shard is opened."""
         if self._frames is None:
-            index = self._read_index()
+            index = read_index(self.path, int(self._starts[-1]))
             frames = (
                 index["frames"].to_numpy() if index is not None else np.array(self._whole("frames"), np.int32)
             )
@@ -208,7 +208,7 @@ class PreparedCorpus:
 
     def _of_split(self, split: str) -> np.ndarray:
         """Numbers of the rows of a split."""
-        index = self._read_index()
+        index = read_index(self.path, int(self._starts[-1]))
         if index is not None:
             column = index["split"].combine_chunks()
             names = column.dictionary.to_pylist()
@@ -220,18 +220,6 @@ class PreparedCorpus:
             have = ", ".join(sorted(names)) or "no rows"
             raise ValueError(f"{self.path}: expected rows of split {split!r}, it has {have}")
         return np.flatnonzero(chosen)
-
-    def _read_index(self) -> pa.Table | None:
-        path = self.path / INDEX
-        if not path.is_file():  # a corpus of format 1 has none
-            return None
-        with pa.memory_map(str(path)) as source:
-            index = pa.ipc.open_file(source).read_all()
-        if index.num_rows != self._starts[-1]:
-            raise ValueError(
-                f"{path}: expected {self._starts[-1]} rows, got {index.num_rows}; run `audiotok prepare` again"
-            )
-        return index
 
     def _whole(self, name: str) -> list[Any]:
         return [v for file in self._files for v in pq.read_table(file, columns=[name]).column(0).to_pylist()]
@@ -252,7 +240,12 @@ class PreparedCorpus:
         if (shard, group) in self._groups:
             self._groups.move_to_end((shard, group))
         else:
-            self._groups[shard, group] = file.read_row_group(group)
+            try:
+                self._groups[shard, group] = file.read_row_group(group)
+            except (pa.ArrowException, OSError) as error:
+                raise ValueError(
+                    f"{self._files[shard]}: damaged ({error}); run `audiotok prepare` again to restore it"
+                ) from None
             if len(self._groups) > _OPEN_GROUPS:
                 self._groups.popitem(last=False)
         return self._groups[shard, group], row - int(starts[group])

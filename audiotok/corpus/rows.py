@@ -110,6 +110,11 @@ def find_columns(
     return names
 
 
+def printable(text: str) -> str:
+    """A text that is Unicode: what is none in it (half of a pair, bytes of a file's name) becomes an escape."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def inside(folder: Path, name: str, root: Path) -> tuple[str, tuple[str, str] | None]:
     """Where the file ``name`` of ``folder`` lies, or why it may not be read.
 

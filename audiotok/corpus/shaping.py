@@ -28,7 +28,7 @@ class Shaping:
         edge_s: seconds of silence that stay at each end.
 
     Raises:
-        ValueError: the level is not below 0 dB, or the edge is negative.
+        ValueError: the level is not below 0 dB, or the edge is negative or infinite.
     """
 
     trim: bool = False
@@ -38,7 +38,7 @@ class Shaping:
     def __post_init__(self) -> None:
         if self.level_db is not None and not -80 <= self.level_db < 0:
             raise ValueError(f"expected a level in [-80, 0) dB of full scale, got {self.level_db}")
-        if self.edge_s < 0:
+        if not 0 <= self.edge_s < math.inf:
             raise ValueError(f"expected edge_s >= 0, got {self.edge_s}")
 
 

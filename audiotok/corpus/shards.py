@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..files import write_aside, write_json
+from ..files import parse_json, write_aside, write_json
 from .packing import CODES_DTYPE, pack_codes, unpack_codes
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "Manifest",
     "check_shard",
     "pack_codes",
+    "read_index",
     "sha256",
     "unpack_codes",
     "write_index",
@@ -55,6 +57,20 @@ SCHEMA = pa.schema(
     ]
 )
 _ROW_GROUP = 256
+_KINDS: dict[str, Any] = {
+    "codes_fingerprint": str,
+    "codec": dict,
+    "source": str,
+    "options": dict,
+    "plan": str,
+    "licence": str,
+    "versions": dict,
+    "source_rows": int,
+    "rows": int,
+    "hours": int | float,
+    "dropped": dict,
+    "shards": list,
+}
 
 
 @dataclass(kw_only=True)
@@ -96,15 +112,37 @@ class Manifest:
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such file; expected a folder written by `audiotok prepare`")
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = parse_json(path.read_bytes())
             version = values.get("format_version")
             if version not in _READABLE:
                 raise ValueError(f"expected format_version {' or '.join(map(str, _READABLE))}, got {version}")
-            return cls(**values)
+            manifest = cls(**values)
+            manifest._check()
+            return manifest
         except (ValueError, TypeError, AttributeError) as error:
             raise ValueError(
-                f"{path}: not a manifest that this version reads ({error}); prepare again"
+                f"{path}: not a manifest that this version reads ({error}); move the folder away, then prepare again"
             ) from None
+
+    def _check(self) -> None:
+        """ValueError where a value is of another kind than :meth:`save` writes."""
+        for name, kind in _KINDS.items():
+            if not isinstance(value := getattr(self, name), kind):
+                raise ValueError(f"expected another {name}, got {str(value)[:40]!r}")
+        numbers = [self.codec.get(name) for name in ("n_q", "codebook_size", "hop_length", "sampling_rate")]
+        if not isinstance(self.codec.get("name"), str) or not all(isinstance(n, int) for n in numbers):
+            raise ValueError(f"expected a codec with its numbers, got {str(self.codec)[:80]}")
+        if not all(isinstance(count, int) for count in self.dropped.values()):
+            raise ValueError("expected dropped rows counted by reason")
+        for shard in self.shards:
+            if (
+                not isinstance(shard, dict)
+                or not re.fullmatch(r"\d{5,}\.parquet", str(shard.get("file")))
+                or not isinstance(shard.get("rows"), int)
+                or not isinstance(shard.get("sha256"), str)
+                or not isinstance(shard.get("seconds", 0.0), int | float)
+            ):
+                raise ValueError(f"expected shards with file, rows and hash, got {str(shard)[:80]}")
 
 
 def sha256(path: str | Path) -> str:
@@ -154,6 +192,25 @@ def write_index(folder: Path, shards: Iterable[Path]) -> None:
             writer.write_table(pa.Table.from_arrays([all_frames, column], schema=schema))
 
 
+def read_index(folder: Path, rows: int) -> pa.Table | None:
+    """What :func:`write_index` wrote: columns frames and split; None if there is no such file, as in format 1.
+
+    Raises:
+        ValueError: it is damaged, or not of so many rows.
+    """
+    path = folder / INDEX
+    if not path.is_file():
+        return None
+    try:
+        with pa.memory_map(str(path)) as source:
+            index = pa.ipc.open_file(source).read_all()
+        if index.num_rows != rows or index.column_names != ["frames", "split"]:
+            raise ValueError(f"expected frames and splits of {rows} rows, got {index.num_rows}")
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise ValueError(f"{path}: damaged ({error}); run `audiotok prepare` again to restore it") from None
+    return index
+
+
 def check_shard(file: Path, rows: int, fingerprint: str) -> None:
     """Refuse a shard that is not what the manifest says; only its last bytes are read.
 
@@ -165,9 +222,13 @@ def check_shard(file: Path, rows: int, fingerprint: str) -> None:
         raise FileNotFoundError(f"{file}: this shard is missing; run `audiotok prepare` again to restore it")
     try:
         metadata = pq.read_metadata(file)
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{file}: not a Parquet file ({error}); run `audiotok prepare` again") from None
-    bound = json.loads((metadata.metadata or {}).get(b"audiotok", b"{}"))
+        bound = parse_json((metadata.metadata or {}).get(b"audiotok", b"{}"))
+        if not isinstance(bound, dict):
+            raise ValueError("bound to nothing")
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise ValueError(
+            f"{file}: not a Parquet file of a preparation ({error}); run `audiotok prepare` again"
+        ) from None
     if metadata.num_rows != rows or bound.get("codes_fingerprint") != fingerprint:
         raise ValueError(
             f"{file}: expected {rows} rows of codec {fingerprint}, got {metadata.num_rows} of "

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ..bitstream.entropy import FILE_NAME, EntropyModel
 from ..bitstream.header import AtokHeader
-from ..bitstream.layers import LEARNT
+from ..bitstream.layers import LEARNT, raw_bits
 from ..bitstream.writer import AtokWriter
 from ..corpus import PreparedCorpus
 from ..files import write_json
@@ -247,7 +247,6 @@ def measure(model: EntropyModel, facts: dict[str, Any], clips: list[Tensor]) -> 
         saved_percent of the files against the raw codes alone; coded_over_model, the layers' bytes against the model's
         own cross-entropy; framing_percent, what of the files is not layers' information; bits of a code by book.
     """
-    raw_bits = (facts["codebook_size"] - 1).bit_length()
     header = AtokHeader(
         facts["name"], model.codes_fingerprint, facts["sampling_rate"], facts["hop_length"],
         (facts["codebook_size"],) * facts["n_q"], round(2.0 * facts["sampling_rate"] / facts["hop_length"]),
@@ -262,7 +261,7 @@ def measure(model: EntropyModel, facts: dict[str, Any], clips: list[Tensor]) -> 
         writer.close(clip.shape[1] * facts["hop_length"])
         file_bytes += len(file.getvalue())
         layer_bytes += writer.layer_bytes
-        raw_bytes += clip.numel() * raw_bits / 8
+        raw_bytes += clip.numel() * raw_bits(facts["codebook_size"]) / 8
         codes_count += clip.shape[1]
         for start in range(0, clip.shape[1], size):
             bits += model_bits(model, clip[:, start : start + size])

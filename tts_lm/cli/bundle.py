@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..voices import Voice
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -23,62 +29,84 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "--data", nargs="+", required=True, metavar="DIR", help="prepared corpora with the voices"
     )
     parser.add_argument(
-        "--voices", nargs="*", metavar="V", help="only these of the voices found (default: all)"
+        "--voices",
+        nargs="+",
+        metavar="V",
+        help="speakers to give a voice (default: the known ones; where there is none, every speaker)",
     )
-    parser.add_argument("--out", required=True, metavar="DIR", help="the folder to write")
+    parser.add_argument("--license", metavar="TEXT", help="of the recordings of speakers that are not known")
+    parser.add_argument(
+        "--attribution", metavar="TEXT", help="whose recordings they are, and where they are from"
+    )
+    parser.add_argument("--consent", metavar="TEXT", help="how the speakers agreed to being spoken with")
+    parser.add_argument(
+        "--out", required=True, metavar="DIR", help="the folder to write: new, empty, or a bundle to replace"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Put together; the folder goes to stdout."""
     import torch
     from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
 
     from audiotok import PreparedCorpus, build_tokenizer, checkpoint_dir, load_codec, store_half
 
-    from ..listener import Listener
-    from ..nar import NarModel
+    from ..folder import claim_folder, load_part, quiet_loading
+    from ..listener import Listener, ListenerConfig
+    from ..nar import NarConfig, NarModel
     from ..synthesizer import Synthesizer
     from ..verify import ListenerVerifier
-    from ..voices import choose_voices
+    from ..voices import choose_voices, voice_name
 
-    logging.disable_progress_bar()
     for folder in (args.ar, args.nar, args.verifier):
         if folder is not None and not (Path(folder) / "config.json").is_file():
             raise FileNotFoundError(f"expected a trained half with config.json in {folder}, found none")
-    codec = load_codec(args.codec)
+    with quiet_loading():
+        codec = load_codec(args.codec)
     shipped = "/" not in args.codec and not args.codec.startswith(".") and checkpoint_dir(args.codec).is_dir()
-    rows = []
-    for folder in args.data:
-        corpus = PreparedCorpus(folder)
+    corpora = [PreparedCorpus(folder) for folder in args.data]
+    for corpus in corpora:
         corpus.check(codec)
-        rows.extend(corpus)
-    found = {voice.name: voice for voice in choose_voices(rows, float(codec.config.frame_rate))}
-    missing = set(args.voices or found) - set(found)
-    if missing or not found:
-        raise ValueError(
-            f"expected voices in the corpora: {', '.join(sorted(missing)) or 'any'}; found {sorted(found)}"
-        )
-    voices = {name: voice for name, voice in found.items() if args.voices is None or name in args.voices}
-    voices = dict(sorted(voices.items(), key=lambda item: item[1].index))
+    names = [voice_name(speaker) for speaker in args.voices] if args.voices else None
+    found = choose_voices(chain.from_iterable(corpora), float(codec.config.frame_rate), names)
+    voices = [_stated(voice, args) for voice in found]
     config = codec.config
     text_model = checkpoint_dir("text-en") / "tokenizer.model"
     tokenizer = build_tokenizer(
         text_model, config.n_q, config.codebook_size, codes_fingerprint=codec.codes_fingerprint
     )
-    listener = Listener.from_pretrained(args.verifier) if args.verifier else None
+    listener = load_part(Listener, Path(args.verifier), ListenerConfig.model_type) if args.verifier else None
     synthesizer = Synthesizer(
-        AutoModelForCausalLM.from_pretrained(args.ar, dtype=torch.float32),
-        NarModel.from_pretrained(args.nar, dtype=torch.float32),
+        load_part(AutoModelForCausalLM, Path(args.ar), "llama", torch.float32),
+        load_part(NarModel, Path(args.nar), NarConfig.model_type, torch.float32),
         codec,
         tokenizer,
-        voices,
+        {voice.name: voice for voice in voices},
         args.codec if shipped else None,
         verifier=ListenerVerifier(listener) if listener is not None else None,
     )
-    synthesizer.save_pretrained(args.out)
+    folder = claim_folder(args.out)
+    synthesizer.save_pretrained(folder)
     for part in ("ar", "nar", *(["listener"] if listener is not None else [])):
-        store_half(Path(args.out) / part)
-    print(args.out)
-    print(f"voices: {', '.join(voices)}", file=sys.stderr)
+        store_half(folder / part)
+    print(folder)
+    print(f"voices: {', '.join(synthesizer.voices)}", file=sys.stderr)
     return 0
+
+
+def _stated(voice: Voice, args: argparse.Namespace) -> Voice:
+    """A voice whose card says what the options say, where the card did not know."""
+    from ..voices import NOT_STATED
+
+    given = {"license": args.license, "attribution": args.attribution, "consent": args.consent}
+    card = {
+        key: given.get(key) or value if value == NOT_STATED else value for key, value in voice.card.items()
+    }
+    missing = [key for key, value in card.items() if value == NOT_STATED]
+    if missing:
+        options = " ".join(f"--{key} TEXT" for key in missing)
+        print(
+            f"tts-lm: voice {voice.name}: its card says nothing of its {' and '.join(missing)}; {options}",
+            file=sys.stderr,
+        )
+    return replace(voice, card=card)

@@ -6,6 +6,8 @@ Knows no verb, and imports nothing heavy at module level. Its law: an option mea
 from __future__ import annotations
 
 import argparse
+import sys
+import time
 
 from audiotok import program
 
@@ -13,6 +15,39 @@ KNOWN_ERRORS = program.KNOWN_ERRORS
 add_model_options = program.add_model_options
 one_line = program.one_line
 pick_device = program.pick_device
+
+
+class Counter:
+    """ "sentence 12 of 40, 0:31 left" on stderr: rewritten on a terminal, else a line every ten seconds.
+
+    Args:
+        unit: what is counted.
+    """
+
+    def __init__(self, unit: str) -> None:
+        self._unit = unit
+        self._began = self._told = time.monotonic()
+        self._live = sys.stderr.isatty()
+        self._open = False
+
+    def __call__(self, done: int, total: int) -> None:
+        """Tell that so many are done."""
+        now = time.monotonic()
+        if now - self._told < (0.2 if self._live else 10.0):
+            return
+        self._told, self._open = now, self._live
+        left = int((now - self._began) * (total - done) / max(done, 1))
+        rest = f", {left // 60}:{left % 60:02} left" if done else ""
+        end = "" if self._live else "\n"
+        start = "\r\x1b[K" if self._live else ""
+        print(f"{start}tts-lm: {self._unit} {done} of {total}{rest}", end=end, file=sys.stderr, flush=True)
+
+    def __enter__(self) -> Counter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._open:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 def add_speaking_options(parser: argparse.ArgumentParser) -> None:

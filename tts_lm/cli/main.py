@@ -13,6 +13,7 @@ VERBS = {
     "train": ("train", "train a half of the language model, or continue training one"),
     "bundle": ("bundle", "two trained halves, a codec and voices -> one folder that speaks"),
     "eval": ("eval", "measure how well the speech is understood"),
+    "bench": ("bench", "measure how fast it speaks"),
 }
 PROGRAM = program.Program(
     "tts-lm",

@@ -8,8 +8,10 @@ import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from .common import (
+    Counter,
     add_model_options,
     add_sampling_options,
     add_speaking_options,
@@ -18,7 +20,14 @@ from .common import (
     sampling_settings,
 )
 
+if TYPE_CHECKING:
+    from ..synthesizer import Speech, Synthesizer
+    from ..voices import Voice
+
 _GROUP = 16  # lines of a file that are spoken at once
+_PIPE = "-"
+_CLIPS = (".wav", ".flac", ".ogg", ".opus", ".mp3")
+_PACKET_FRAMES = 50
 
 
 @dataclass(frozen=True)
@@ -34,14 +43,26 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
         "say",
         help="text -> a wav file",
-        description="Speak a text into a file, or every line of a file into a folder: 0001.wav, 0002.wav...",
+        description="Speak a text into a file, or to standard output while it is being made (-o -), or every line of a "
+        "file into a folder: 0001.wav, 0002.wav... What is written carries a comment that it was generated.",
         allow_abbrev=False,
     )
     parser.add_argument("text", nargs="?", metavar="TEXT", help="what to say")
-    parser.add_argument("-o", "--output", metavar="OUT", help="the sound file; its suffix decides the format")
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="OUT",
+        help="the file; its suffix decides the format: .wav, .flac, .ogg, .opus, or .atok for the codes; - streams wav",
+    )
     parser.add_argument("--file", metavar="LINES", help="say every line of this text file instead")
     parser.add_argument("--out", metavar="DIR", help="with --file: the folder to write into")
+    parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
     add_speaking_options(parser)
+    parser.add_argument(
+        "--voice-text",
+        metavar="TEXT",
+        help="with --voice CLIP.wav: exactly what is said in the clip (3 to 5 s)",
+    )
     add_sampling_options(parser)
     add_model_options(parser)
     parser.set_defaults(parser=parser)
@@ -53,42 +74,150 @@ def run(args: argparse.Namespace) -> int:
         args.parser.error("expected TEXT -o OUT, or --file LINES.txt --out DIR")
     if (args.text is None) == (args.file is None):
         args.parser.error("expected either TEXT -o OUT or --file LINES.txt --out DIR")
-    lines = (
-        _one(args.text, Path(args.output)) if args.file is None else _many(Path(args.file), Path(args.out))
-    )
     with warnings.catch_warnings():
         warnings.simplefilter("default", UserWarning)
         warnings.showwarning = _show_warning
+        if args.output == _PIPE:
+            return _stream(args)
+        lines = (
+            _one(args.text, Path(args.output))
+            if args.file is None
+            else _many(Path(args.file), Path(args.out))
+        )
         return _speak(args, lines)
 
 
-def _speak(args: argparse.Namespace, lines: list[_Line]) -> int:
-    from transformers.utils import logging
-
-    from audiotok import save_audio
+def _load(args: argparse.Namespace) -> tuple[Synthesizer, Voice, dict[str, Any]]:
+    """What speaks, in whose voice, and what its sound depends on."""
+    from audiotok import load_audio
 
     from ..synthesizer import Synthesizer
+
+    words: str | None = args.voice_text
+    clip = Path(args.voice) if args.voice and words is not None else None
+    if clip is None and args.voice and Path(args.voice).suffix.lower() in _CLIPS:
+        raise ValueError(f"expected the words of the clip {args.voice} too; add --voice-text")
+    if clip is None and words is not None:
+        raise ValueError("expected a clip for --voice-text; add --voice CLIP.wav")
+    synthesizer = Synthesizer.from_pretrained(args.model, pick_device(args.device), args.dtype)
+    if clip is None or words is None:
+        voice = synthesizer.voice(args.voice)
+    else:
+        voice = synthesizer.clone_voice(*load_audio(clip), words, clip.stem)
+        print(
+            f"tts-lm: speaking in the voice of {clip}; make sure that its speaker agrees. Little is learnt of a voice "
+            "from seconds: expect a likeness at best",
+            file=sys.stderr,
+        )
+    settings = {"model": args.model, "seed": args.seed, "dtype": args.dtype, "voice_text": args.voice_text}
+    return synthesizer, voice, settings | sampling_settings(args)
+
+
+def _speak(args: argparse.Namespace, lines: list[_Line]) -> int:
+    from ..marks import mark_of
 
     good = _speakable(lines)
     if not good:
         return 1
-    logging.disable_progress_bar()
-    synthesizer = Synthesizer.from_pretrained(args.model, pick_device(args.device), args.dtype)
-    settings = sampling_settings(args)
-    for start in range(0, len(good), _GROUP):
-        group = good[start : start + _GROUP]
+    synthesizer, voice, settings = _load(args)
+    marks = {line.target: mark_of(line.text, voice.name, settings) for line in good}
+    free = [line for line in good if _is_free(line.target, marks[line.target], args.overwrite)]
+    failed = len(lines) - len(free)
+    for start in range(0, len(free), _GROUP):
+        group = free[start : start + _GROUP]
         began = time.monotonic()
-        speeches = synthesizer.say_batch([line.text for line in group], args.voice, args.seed, **settings)
+        with Counter("sentence") as counter:
+            speeches = synthesizer.say_batch(
+                [line.text for line in group], voice, args.seed, counter, **sampling_settings(args)
+            )
         took = time.monotonic() - began
         for line, speech in zip(group, speeches, strict=True):
-            save_audio(line.target, speech.wav, speech.sampling_rate)
+            if not _write(line, speech, synthesizer, marks[line.target], args.overwrite):
+                failed += 1
+                continue
             print(line.target, flush=True)
             if speech.finish_reason != "eos":
                 note = f"ended by {speech.finish_reason}, not by itself; another --seed may do better"
                 print(f"tts-lm: {line.target.name}: {note}", file=sys.stderr)
         seconds = sum(speech.seconds for speech in speeches)
         print(f"tts-lm: {seconds:.1f} s of speech in {took:.1f} s", file=sys.stderr)
-    return 0 if len(good) == len(lines) else 1
+    return 1 if failed else 0
+
+
+def _stream(args: argparse.Namespace) -> int:
+    """Speak to standard output, every chunk when it is made."""
+    from ..marks import mark_of, pcm16, wav_head
+    from ..text import normalise
+
+    if sys.stdout.isatty():
+        raise ValueError(
+            "expected standard output to be a pipe or a file, got a terminal; add '| aplay' or '> OUT'"
+        )
+    normalise(args.text)  # what cannot be said is refused before anything is loaded
+    synthesizer, voice, settings = _load(args)
+    out, began, samples, latency = sys.stdout.buffer, time.monotonic(), 0, 0.0
+    head = wav_head(synthesizer.codec.config.sampling_rate, mark_of(args.text, voice.name, settings))
+    for chunk in synthesizer.stream(args.text, voice, args.seed, **sampling_settings(args)):
+        if not len(chunk.wav):
+            continue
+        out.write(head + pcm16(chunk.wav))
+        out.flush()
+        if head:
+            latency = time.monotonic() - began
+        head, samples = b"", samples + len(chunk.wav)
+    seconds = samples / synthesizer.codec.config.sampling_rate
+    took = time.monotonic() - began
+    print(
+        f"tts-lm: {seconds:.1f} s of speech in {took:.1f} s, the first after {1000 * latency:.0f} ms",
+        file=sys.stderr,
+    )
+    return 0
+
+
+def _is_free(target: Path, mark: str, overwrite: bool) -> bool:
+    """Whether a file may be written; a line on stderr if not. The same request again may, if it gives the same."""
+    from ..marks import read_mark
+
+    exact = target.suffix.lower() in (".wav", ".flac")
+    if overwrite or not target.exists() or (exact and read_mark(target) == mark):
+        return True
+    print(f"tts-lm: error: {target}: exists already; pass --overwrite to replace it", file=sys.stderr)
+    return False
+
+
+def _write(line: _Line, speech: Speech, synthesizer: Synthesizer, mark: str, overwrite: bool) -> bool:
+    """Write a speech with its mark; a file of the same request stays as it is, or is not replaced: then False."""
+    import torch
+
+    from audiotok import AtokHeader, load_audio, save_atok, save_audio
+
+    if line.target.exists() and not overwrite:
+        former, _ = load_audio(line.target)
+        if former.shape[-1] == len(speech.wav) and bool(
+            torch.isclose(former[0], speech.wav, atol=1e-4).all()
+        ):
+            return True
+        print(
+            f"tts-lm: error: {line.target}: exists already and was changed since; pass --overwrite to replace it",
+            file=sys.stderr,
+        )
+        return False
+    if line.target.suffix.lower() != ".atok":
+        save_audio(line.target, speech.wav, speech.sampling_rate, mark)
+        return True
+    config, (n_q, frames) = synthesizer.codec.config, speech.codes.shape
+    header = AtokHeader(
+        codec=config.codec_name,
+        codes_fingerprint=synthesizer.codec.codes_fingerprint,
+        sampling_rate=config.sampling_rate,
+        hop_length=config.hop_length,
+        book_sizes=(config.codebook_size,) * n_q,
+        packet_frames=_PACKET_FRAMES,
+        num_samples=frames * config.hop_length,
+        metadata={"generated": mark, "transcript": line.text},
+    )
+    save_atok(line.target, speech.codes, header)
+    return True
 
 
 def _speakable(lines: list[_Line]) -> list[_Line]:

@@ -32,4 +32,6 @@ def run(args: argparse.Namespace) -> int:
         else:
             print(f"{voice.name:10} {card.get('description', '')} ({card.get('license', 'license unknown')})")
             print(f"{'':10} {card.get('attribution', '')}")
+            if "consent" in card:
+                print(f"{'':10} consent: {card['consent']}")
     return 0

@@ -127,6 +127,7 @@ class _Run:
     def go(self, clips: Sequence[Clip], held_out: Sequence[Clip], log: Any) -> None:
         board = _board(self.out / "tensorboard")
         self.bare.train()
+        first = self.progress.step + 2  # the very first step is slower than the others
         while self._left() > 0:
             plan = plan_epoch(clips, self.recipe.data, self.recipe.seed, self.progress.epoch)
             ranks = self.accelerator.num_processes
@@ -135,6 +136,8 @@ class _Run:
                 # Every process takes a batch of its own; the last round starts over, so none is idle.
                 mine = (self.progress.batch * ranks + self.accelerator.process_index) % len(plan)
                 self._step([clips[i] for i in plan[mine]])
+                if self.progress.step == first:
+                    self._tell_pace(rounds)
                 if self.progress.step % self.recipe.log_every == 0:
                     self._log(log, board, self._means(rounds))
                 if time.monotonic() - self.saved > 60 * self.recipe.save_minutes:
@@ -145,6 +148,24 @@ class _Run:
         self._log(log, board, self._save(held_out))
         if board is not None:
             board.close()
+
+    def _tell_pace(self, rounds: int) -> None:
+        """Say at once that it runs, and for how long: the first line of the log is minutes away."""
+        if not self.accelerator.is_main_process:
+            return
+        self._left()
+        per_step = (self.progress.seconds - self.before) / 2
+        recipe, left = self.recipe, []
+        if recipe.max_steps:
+            left.append((recipe.max_steps - self.progress.step) * per_step)
+        if recipe.max_minutes:
+            left.append(60 * recipe.max_minutes - self.progress.seconds)
+        print(
+            f"two steps took {2 * per_step:.1f} s, an epoch has {rounds}; {max(min(left), 0) / 60:.0f} min left, "
+            f"a line every {recipe.log_every} steps, a checkpoint every {recipe.save_minutes:g} min",
+            file=sys.stderr,
+            flush=True,
+        )
 
     def _left(self) -> float:
         """Share of the budget that is left."""

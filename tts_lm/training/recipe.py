@@ -6,13 +6,26 @@ Knows nothing of models or data. The law it keeps: a recipe that loads has a bud
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from audiotok import load_recipe
 
 RECIPES = Path(__file__).parent.parent / "recipes"
+# What a number must be; those that are not named may be 0 or more.
+_POSITIVE = {
+    "hidden_size",
+    "layers",
+    "heads",
+    "intermediate_size",
+    "batch_tokens",
+    "max_seconds",
+    "grad_clip",
+}
+_POSITIVE |= {"log_every", "save_minutes"}
+_SHARES = {"drop_punctuation", "spell", "min_lr", "warmup", "betas", "ema", "dropout", "token_noise"}
 
 
 @dataclass(frozen=True)
@@ -125,9 +138,31 @@ def load_lm_recipe(name_or_path: str | Path, overrides: list[str] | tuple[str, .
 
     Raises:
         FileNotFoundError: neither a file nor a shipped name.
-        ValueError: an unknown key, a value of the wrong type, or no budget.
+        ValueError: an unknown key, a value of the wrong type or out of its range, or no budget.
     """
     recipe = load_recipe(Recipe, name_or_path, RECIPES, overrides)
+    _check(recipe, "")
     if not recipe.max_steps and not recipe.max_minutes:
         raise ValueError("expected max_steps or max_minutes, got neither; give the run a budget")
     return recipe
+
+
+def _check(settings: Any, where: str) -> None:
+    """Refuse numbers that are not finite or out of their range, before an hour was trained with them."""
+    for spec in fields(settings):
+        value = getattr(settings, spec.name)
+        if is_dataclass(value):
+            _check(value, f"{where}{spec.name}.")
+            continue
+        numbers = (
+            value.values() if isinstance(value, dict) else value if isinstance(value, tuple) else [value]
+        )
+        for number in numbers:
+            if isinstance(number, str):
+                continue
+            # A layer is counted from 0, although "layers" of a model are a number of them.
+            positive = spec.name in _POSITIVE and not isinstance(value, tuple)
+            share = spec.name in _SHARES
+            if not math.isfinite(number) or number < 0 or (positive and not number) or (share and number > 1):
+                rule = "above 0" if positive else "from 0 to 1" if share else "of at least 0"
+                raise ValueError(f"recipe: expected {where}{spec.name} to be a number {rule}, got {number}")

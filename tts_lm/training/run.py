@@ -17,8 +17,9 @@ from transformers import AutoModelForCausalLM
 
 from audiotok import PreparedCorpus, build_tokenizer, checkpoint_dir, load_codec
 
-from ..listener import Listener
-from ..nar import NarModel
+from ..folder import load_part
+from ..listener import Listener, ListenerConfig
+from ..nar import NarConfig, NarModel
 from ..shipped import find_checkpoint
 from .ar_task import ArTask
 from .carry import carry_ar, carry_nar, count_pairs, pair_rows
@@ -123,10 +124,11 @@ def _start(init: str | Path | None, kind: str, fingerprint: str) -> Any:
     folder = find_checkpoint(init)
     folder = folder / part if (folder / part).is_dir() else folder
     if kind == "ar":
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        model = load_part(AutoModelForCausalLM, folder, "llama")
         theirs = getattr(model.config, "audio", {}).get("codes_fingerprint")
     else:
-        model = {"nar": NarModel, "verifier": Listener}[kind].from_pretrained(folder, dtype=torch.float32)
+        family, config = {"nar": (NarModel, NarConfig), "verifier": (Listener, ListenerConfig)}[kind]
+        model = load_part(family, folder, config.model_type)
         theirs = model.config.codes_fingerprint
     if theirs != fingerprint:
         raise ValueError(

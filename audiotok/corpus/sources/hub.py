@@ -13,6 +13,7 @@ from typing import Any
 
 import datasets
 
+from ...hub import hub_answers, without_network
 from ..rows import SourceRow, find_columns
 
 _PIECE = 1024
@@ -166,7 +167,19 @@ def load_named(
         ValueError: it cannot be opened, or has no such split.
     """
     path, _, config = name.partition(":")
-    opened: Any = quietly(name, lambda: datasets.load_dataset(path, config or None, streaming=streaming))
+
+    def load() -> Any:
+        if hub_answers():
+            return datasets.load_dataset(path, config or None, streaming=streaming)
+        with without_network():
+            try:
+                return datasets.load_dataset(path, config or None, streaming=streaming)
+            except Exception as error:
+                raise ConnectionError(
+                    "no such folder, not kept on this machine, and the hub does not answer"
+                ) from error
+
+    opened: Any = quietly(name, load)
     if not streaming:
         return open_datasets(opened, columns, name)
     wanted = [part.strip() for part in split.split(",")] if split else list(opened)

@@ -1,22 +1,27 @@
 """Corpora whose rows stand in a table of text: CSV, TSV, JSON lines, LJSpeech, Common Voice, Kaldi.
 
-Knows nothing of sound. The law it keeps: nothing that a table says is run, and a table that is not UTF-8 is refused by
-name.
+Knows nothing of sound. The law it keeps: nothing that a table says is run; a table that is not UTF-8, or not of its
+form from the start, is refused by name; one bad row among good ones is a row with a problem.
 """
 
 from __future__ import annotations
 
 import csv
-import json
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ...files import parse_json
 from ..rows import find_columns
 from .table import Entry, TableSource, build_table
 
 TABLES = (".csv", ".tsv", ".jsonl", ".json")
+_Problem = tuple[str, str] | None
+# Far beyond what the csv module takes by itself, so that one such field does not end the reading.
+_LARGEST_FIELD = 1 << 30
+_KEPT_CHARACTERS = 200
 
 
 def read_metadata(path: Path, columns: Mapping[str, str], root: Path | None = None) -> TableSource:
@@ -78,20 +83,22 @@ def read_common_voice(folder: Path) -> TableSource:
     splits: dict[str, str] = {}
     for name, split in (("train", "train"), ("dev", "validation"), ("test", "test")):
         if (folder / f"{name}.tsv").is_file():
-            splits |= {row["path"]: split for row in _tsv(folder / f"{name}.tsv")}
+            splits |= {row["path"]: split for row, _ in _tsv(folder / f"{name}.tsv") if row["path"]}
 
     def entries() -> Iterator[Entry]:
-        for row in _tsv(folder / "validated.tsv"):
+        for row, problem in _tsv(folder / "validated.tsv"):
             known = {"path", "sentence", "client_id", "locale"}
             other = {key: value for key, value in row.items() if key not in known and isinstance(key, str)}
+            name = row["path"] or ""
             yield Entry(
-                row["path"],
-                f"clips/{row['path']}",
+                name,
+                f"clips/{name}" if name else "",
                 row.get("sentence") or "",
                 row.get("client_id") or "",
                 row.get("locale") or "",
-                splits.get(row["path"], "validated"),
+                splits.get(name, "validated"),
                 other=other,
+                problem=problem,
             )
 
     return build_table(entries(), folder, None, folder.name)
@@ -116,7 +123,10 @@ def read_kaldi(folder: Path, root: Path | None) -> TableSource:
                 try:
                     recording, first, last = rest.split()
                     start, end = float(first), float(last)
+                    if not 0 <= start < end < math.inf:
+                        raise ValueError("no span of time")
                 except ValueError:
+                    start = end = -1.0
                     problem = ("unreadable", f"segments: {rest}")
             file = recordings.get(recording, "")
             if file.endswith("|"):
@@ -129,14 +139,14 @@ def read_kaldi(folder: Path, root: Path | None) -> TableSource:
 
 def _columns(path: Path) -> list[str]:
     if path.suffix.lower() in (".jsonl", ".json"):
-        return list(dict.fromkeys(key for row in _json_rows(path) for key in row))
+        return list(dict.fromkeys(key for row, _ in _json_rows(path) for key in row))
     with path.open(encoding="utf-8-sig", newline="") as file:
         return list(csv.DictReader(file, delimiter=_delimiter(path)).fieldnames or ())
 
 
 def _entries(path: Path, names: Mapping[str, str | None]) -> Iterator[Entry]:
     used = set(names.values())
-    for row in _rows(path):
+    for row, problem in _rows(path):
 
         def value(field: str, row: Mapping[str, Any] = row) -> str:
             found = row.get(names[field] or "")
@@ -151,34 +161,60 @@ def _entries(path: Path, names: Mapping[str, str | None]) -> Iterator[Entry]:
             value("language"),
             value("split"),
             other=other,
+            problem=problem,
         )
 
 
-def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
+def _rows(path: Path) -> Iterator[tuple[Mapping[str, Any], _Problem]]:
     if path.suffix.lower() in (".jsonl", ".json"):
         yield from _json_rows(path)
         return
     with path.open(encoding="utf-8-sig", newline="") as file:
-        yield from csv.DictReader(file, delimiter=_delimiter(path))
+        yield from _csv_rows(csv.DictReader(file, delimiter=_delimiter(path)))
 
 
-def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
+def _json_rows(path: Path) -> Iterator[tuple[dict[str, Any], _Problem]]:
     for number, line in enumerate(_lines(path), 1):
-        row = json.loads(line)
-        if not isinstance(row, dict):
-            raise ValueError(
-                f"{path}: expected a JSON object on each line, got something else as object {number}"
-            )
-        yield row
+        try:
+            row = parse_json(line)
+            if not isinstance(row, dict):
+                raise ValueError("expected a JSON object on each line, got something else")
+            yield row, None
+        except ValueError as error:
+            if number == 1:  # no such table at all
+                raise ValueError(f"{path}: {error}, as object 1") from None
+            yield {}, ("bad_row", f"line {number}: {error}")
 
 
-def _tsv(path: Path) -> Iterator[dict[str, str]]:
+def _csv_rows(reader: csv.DictReader[str]) -> Iterator[tuple[dict[str, Any], _Problem]]:
+    """Rows; one with a field beyond what the csv module takes is cut down, and has a problem.
+
+    Raises:
+        csv.Error: a quote that does not end has swallowed the rows behind it.
+    """
+    most = csv.field_size_limit(_LARGEST_FIELD)  # of the process: given back at the end
+    try:
+        for row in reader:
+            fields = {name: field for name, field in row.items() if isinstance(field, str)}
+            longest = max(fields.values(), key=len, default="")
+            if len(longest) <= most:
+                yield row, None
+                continue
+            if "\n" in longest:
+                raise csv.Error(f"a quote before line {reader.line_num} that does not end")
+            cut = {name: field[:_KEPT_CHARACTERS] for name, field in fields.items()}
+            yield cut, ("bad_row", f"line {reader.line_num}: a field of {len(longest)} characters")
+    finally:
+        csv.field_size_limit(most)
+
+
+def _tsv(path: Path) -> Iterator[tuple[dict[str, Any], _Problem]]:
     """Rows of a Common Voice table: tabs between, and quotes that are only quotes."""
     with _readable(path), path.open(encoding="utf-8-sig", newline="") as file:
-        for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE):
-            if not row.get("path"):
-                raise ValueError(f"{path}: expected a column path with a file in each row")
-            yield row
+        reader = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+        if "path" not in (reader.fieldnames or ()):
+            raise ValueError(f"{path}: expected a column path, got {', '.join(reader.fieldnames or ())}")
+        yield from _csv_rows(reader)
 
 
 def _pairs(path: Path) -> Iterator[tuple[str, str]]:
@@ -202,7 +238,7 @@ def _delimiter(path: Path) -> str:
 def _readable(path: Path) -> Iterator[None]:
     try:
         yield
-    except (UnicodeDecodeError, csv.Error, json.JSONDecodeError) as error:
+    except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(
             f"{path}: expected UTF-8 metadata, got something else ({error}); repair the file"
         ) from None

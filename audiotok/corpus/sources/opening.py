@@ -6,13 +6,14 @@ one that is not recognised is refused with the list of those that are.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import datasets
 
-from ..rows import FIELDS
+from ...hub import is_hub_id
+from ..rows import FIELDS, printable
 from .hub import DatasetSource, StreamSource, load_named, matches, open_datasets, quietly
 from .metadata import TABLES, is_lj, read_common_voice, read_kaldi, read_lj, read_metadata
 from .table import TableSource
@@ -63,7 +64,18 @@ def open_source(
         FileNotFoundError: the path does not exist.
         ValueError: it is none of these, lacks a column that was asked for, or has no such split or language.
     """
-    columns = dict(columns or {})
+    if str(source) == "":  # as the variable of a shell script may be; a path of it would be this folder
+        raise FileNotFoundError("expected a folder, a file or OWNER/NAME of a data set, got an empty name")
+    language = None if language is None else printable(language)
+    opened = _open(source, layout, split, language, dict(columns or {}), audio_root, streaming)
+    opened.describe = printable(opened.describe)
+    return opened
+
+
+def _open(
+    source: Any, layout: str | None, split: str | None, language: str | None, columns: dict[str, str],
+    audio_root: str | Path | None, streaming: bool,
+) -> TableSource | DatasetSource | StreamSource:  # fmt: skip
     if unknown := set(columns) - set(FIELDS):
         raise ValueError(f"expected columns for {', '.join(FIELDS)}, got {', '.join(sorted(unknown))}")
     if layout is not None and layout not in LAYOUTS:
@@ -73,9 +85,9 @@ def open_source(
         return _select(open_datasets(source, columns, "a dataset in memory"), split, language)
     path = Path(source)
     if not path.exists():
-        far = os.path.isabs(source) or str(source).startswith(".") or str(source).count("/") > 1
-        if far or (path.suffix and path.suffix.lower() in (*TABLES, ".parquet", ".tar", ".flac", ".wav")):
-            raise FileNotFoundError(f"{source}: no such folder or file")
+        is_file = path.suffix.lower() in (*TABLES, ".parquet", ".tar", ".flac", ".wav")
+        if is_file or not is_hub_id(str(source).partition(":")[0]):
+            raise FileNotFoundError(f"{source}: no such folder or file, and no OWNER/NAME of a data set")
         named = load_named(str(source), streaming, columns, split, language or "")
         return named if isinstance(named, StreamSource) else _select(named, split, language)
     if streaming:

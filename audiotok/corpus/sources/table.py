@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import compute
 
-from ..rows import SourceRow, inside
+from ..rows import SourceRow, inside, printable
 
 _TEXT = ("id", "text", "speaker", "language", "split", "file", "fields", "reason", "detail")
 _SCHEMA = pa.schema(
@@ -156,23 +156,43 @@ def build_table(entries: Iterable[Entry], folder: Path, root: Path | None, descr
 
 def _values(entry: Entry, folder: Path, root: Path) -> dict[str, Any]:
     file, problem = inside(folder, entry.file, root)
-    reason, detail = entry.problem or problem or ("", "")
-    other = {name: value for name, value in entry.other.items() if value not in (None, "")}
-    return {
+    try:
+        other = {name: value for name, value in entry.other.items() if value not in (None, "")}
+        fields = json.dumps(other, ensure_ascii=False, default=str) if other else ""
+    except RecursionError:
+        fields, problem = "", ("bad_row", "nested without end")
+    if not _is_unicode(file):
+        file, problem = "", ("bad_name", entry.file)
+    said = {
         "id": entry.id or entry.file,
         "text": " ".join(entry.text.split()),
         "speaker": entry.speaker,
         "language": entry.language,
         "split": entry.split,
+        "fields": fields,
+    }
+    if problem is None and (wrong := [name for name, value in said.items() if not _is_unicode(value)]):
+        problem = ("bad_row", f"not Unicode: {', '.join(wrong)}")
+    reason, detail = entry.problem or problem or ("", "")
+    return {
+        **{name: printable(value) for name, value in said.items()},
         "file": file,
-        "fields": json.dumps(other, ensure_ascii=False, default=str) if other else "",
         "reason": reason,
-        "detail": detail,
+        "detail": printable(detail),
         "start": entry.start,
         "end": entry.end,
         "offset": entry.offset,
         "size": entry.size,
     }
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether a text can be stored: JSON can hold half of a pair, and a file's name bytes that mean nothing."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _size(root: Path, file: str) -> int:

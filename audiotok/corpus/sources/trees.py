@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..rows import find_columns
+from ..rows import find_columns, printable
 from .table import Entry, TableSource, build_table
 
 SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".sph", ".w64", ".caf"})
@@ -28,7 +28,12 @@ def read_vctk(folder: Path) -> TableSource:
     Raises:
         ValueError: there is no sound.
     """
-    sounds = next(folder / name for name in ("wav48_silence_trimmed", "wav48") if (folder / name).is_dir())
+    places = [folder / name for name in ("wav48_silence_trimmed", "wav48") if (folder / name).is_dir()]
+    if not places:
+        raise ValueError(
+            f"{folder}: expected a folder wav48_silence_trimmed or wav48 in it; another --layout?"
+        )
+    sounds = places[0]
 
     def entries() -> Iterator[Entry]:
         for path in _sounds(sounds):
@@ -67,7 +72,7 @@ def read_libri(folder: Path) -> TableSource:
     def entries() -> Iterator[Entry]:
         for path in _sounds(folder):
             parts = path.relative_to(folder).parts
-            subset = parts[-4] if len(parts) > 3 else folder.name
+            subset = parts[-4] if len(parts) > 3 else printable(folder.name)
             split = _SPLITS.get(subset.split("-")[0], "train")
             text, problem = transcript(path)
             file = path.relative_to(folder).as_posix()
@@ -93,7 +98,7 @@ def read_folder(folder: Path) -> TableSource:
             name = path.relative_to(folder)
             beside = next((b for s in (".txt", ".lab") if (b := path.with_suffix(s)).is_file()), None)
             text, problem = _text(beside) if beside else ("", None)
-            speaker = name.parts[0] if len(name.parts) > 1 else folder.resolve().name
+            speaker = name.parts[0] if len(name.parts) > 1 else printable(folder.resolve().name)
             yield Entry(name.as_posix(), name.as_posix(), text, speaker, problem=problem)
 
     return build_table(entries(), folder, None, folder.name)
@@ -138,6 +143,8 @@ def _text(path: Path) -> tuple[str, tuple[str, str] | None]:
         return (path.read_text(encoding="utf-8-sig") if path.is_file() else ""), None
     except UnicodeDecodeError:
         return "", ("no_text", f"{path.name} is not UTF-8")
+    except OSError as error:
+        return "", ("no_text", f"{path.name}: {error.strerror}")
 
 
 def _tar_rows(path: Path, folder: Path, columns: Mapping[str, str]) -> Iterator[Entry]:

@@ -1,0 +1,78 @@
+"""Names that are not here: paths fail at once and ask nobody; a hub that does not answer costs seconds."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from audiotok import hub, load_codec
+from audiotok.cli.main import main
+from audiotok.corpus import open_source
+
+QUICK_S = 6.0  # the hub's own client takes 28
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "missing",
+        "./foo/bar",
+        "/foo/bar",
+        "foo/bar/baz",
+        "foo/",
+        "~/foo",
+        "here/foo",
+        "foo bar/baz",
+        "a\\b/c",
+        "../a/b",
+    ],
+)
+def test_a_path_that_is_not_there_asks_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def ask() -> bool:
+        raise AssertionError("looked on the network")
+
+    for module in ("audiotok.codec.pretrained", "audiotok.corpus.sources.hub"):
+        monkeypatch.setattr(f"{module}.hub_answers", ask)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    with pytest.raises(FileNotFoundError, match="no such folder or file"):
+        open_source(name)
+    with pytest.raises(FileNotFoundError):
+        load_codec(name)
+
+
+def test_an_id_of_the_hub_is_told_from_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert hub.is_hub_id("kyutai/mimi") and hub.is_hub_id("a/b-c_d.2")
+    (tmp_path / "kyutai").mkdir()
+    assert not hub.is_hub_id("kyutai/mimi")
+
+
+def test_without_a_network_an_id_costs_seconds_and_one_line(
+    no_network: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    for words in (
+        ["info", "nobody/no-codec"],
+        ["prepare", "nobody/no-data:config", "--out", str(tmp_path / "out"), "--dry-run"],
+    ):
+        began = time.monotonic()
+        assert main(words) == 1
+        assert time.monotonic() - began < QUICK_S
+        errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("audiotok: error")]
+        assert len(errors) == 1 and "the hub does not answer" in errors[0] and "nobody/no-" in errors[0]
+    assert constants.HF_HUB_OFFLINE is False
+
+
+def test_training_data_that_is_not_there_fails_at_once(
+    no_network: list[object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "tiny", "--data", "nope", "--out", str(tmp_path / "run")]) == 1
+    assert "nope: no such folder or file" in capsys.readouterr().err and no_network == []

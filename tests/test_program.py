@@ -1,0 +1,155 @@
+"""The frame of both programs: SIGTERM tidies up, numbers are finite and within bounds, devices are of this machine."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from audiotok.cli.main import build_parser, main
+from audiotok.machine import check_device, threads
+from audiotok.program import Program, number, pick_device
+
+VERB = """
+from __future__ import annotations
+import os, signal, sys, time
+from audiotok import write_aside
+
+def add_parser(subparsers):
+    subparsers.add_parser("wait").add_argument("out")
+
+def run(args):
+    with write_aside(args.out) as aside:
+        aside.write_text("half")
+        if os.fork() == 0:  # a worker ends as if nothing were special about it
+            os.kill(os.getpid(), signal.SIGTERM)
+            os._exit(1)
+        assert os.WTERMSIG(os.wait()[1]) == signal.SIGTERM
+        print("ready", flush=True)
+        time.sleep(60)
+    return 0
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGTERM of POSIX systems")
+def test_sigterm_leaves_no_half_written_file(tmp_path: Path) -> None:
+    (tmp_path / "verbs").mkdir()
+    (tmp_path / "verbs" / "__init__.py").write_text("")
+    (tmp_path / "verbs" / "wait.py").write_text(VERB)
+    out = tmp_path / "out"
+    out.mkdir()
+    code = (
+        "import sys; from audiotok.program import Program; "
+        "sys.exit(Program('toy', '', '1', 'verbs', {'wait': ('wait', '')}).main())"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", code, "wait", str(out / "a.txt")],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+    )  # fmt: skip
+    assert child.stdout is not None and child.stdout.readline() == "ready\n"
+    assert [path.name[:3] for path in out.iterdir()] == [".a."]
+    child.send_signal(signal.SIGTERM)
+    assert (child.communicate(timeout=30)[1], child.returncode) == ("toy: terminated\n", 143)
+    assert list(out.iterdir()) == []
+
+
+def test_the_handler_of_whoever_runs_the_program_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def theirs(*_: object) -> None:
+        raise AssertionError
+
+    program = Program("toy", "", "1", "audiotok.cli", {"info": ("info", "")})
+    seen: list[object] = []
+    monkeypatch.setattr(
+        "audiotok.cli.info.run", lambda args: seen.append(signal.getsignal(signal.SIGTERM)) or 0
+    )
+    before = signal.signal(signal.SIGTERM, theirs)
+    try:
+        assert program.main(["info"]) == 0
+        assert signal.getsignal(signal.SIGTERM) is theirs
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert program.main(["info"]) == 0
+    assert seen[0] is theirs and callable(seen[1]) and seen[1] is not theirs
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize(
+    "text", ["nan", "inf", "-inf", "1e999", "-1", "0", "11", "", "ten", "1,0", "9" * 5000]
+)
+def test_numbers_are_finite_and_within_bounds(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="finite number above 0 and of at most 10, got"):
+        number(float, most=10, above=0)(text)
+    with pytest.raises(argparse.ArgumentTypeError, match="whole number of at least 1 and of at most 10, got"):
+        number(int, 1, 10)(text)
+
+
+def test_numbers_that_fit_are_taken() -> None:
+    assert number(float, most=10, above=0)("1e1") == 10.0
+    assert number(int)("-3") == -3 and number(int, 1, 10)("10") == 10
+    assert number(float)("-26") == -26.0
+
+
+def numeric_options() -> list[tuple[str, str]]:
+    """Verb and flag of every option of ``audiotok`` that takes a number."""
+    from audiotok.cli.main import VERBS
+
+    found = []
+    for verb in VERBS:
+        parser = build_parser(verb)
+        actions = parser._subparsers._group_actions[0].choices[verb]._actions  # type: ignore[union-attr]
+        found += [
+            (verb, action.option_strings[-1])
+            for action in actions
+            if action.option_strings and getattr(action.type, "__qualname__", "").startswith("number.")
+        ]
+        assert not [action for action in actions if action.type in (int, float)], "take number() instead"
+    return found
+
+
+def test_no_numeric_option_takes_what_is_no_number(capsys: pytest.CaptureFixture[str]) -> None:
+    options = numeric_options()
+    assert len(options) > 30
+    for verb, flag in options:
+        for text in ("nan", "inf"):
+            with pytest.raises(SystemExit) as left:
+                build_parser(verb).parse_args([verb, "x", "--out", "y", flag, text])
+            assert left.value.code == 2
+            assert f"argument {flag}: expected a" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["meta", "toaster", "cuda:99", "", "cpu:x"])
+def test_devices_that_are_not_here_are_refused(name: str) -> None:
+    for check in (check_device, pick_device):
+        with pytest.raises(ValueError, match=f"expected a device .* got '{name}'"):
+            check(name)
+    assert pick_device("cpu") == "cpu" and pick_device("auto") in ("cpu", "cuda")
+
+
+def test_threads_are_what_they_were() -> None:
+    before = torch.get_num_threads()
+    with pytest.raises(KeyError), threads(before + 2):
+        assert torch.get_num_threads() == before + 2
+        raise KeyError
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize("verb", ["encode", "decode", "info", "verify", "prepare", "plot"])
+def test_an_empty_codec_is_not_the_default_one(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main([verb, "a", "--out", "b", "--codec", ""])
+    assert left.value.code == 2 and "expected a codec's name, got an empty one" in capsys.readouterr().err
+
+
+def test_names_that_are_not_utf8_can_be_printed(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("audiotok.cli.info.run", lambda args: print(args.names[0]) or 0)
+    assert main(["info", "caf\udce9.wav"]) == 0
+    assert capsys.readouterr().out == "caf\\udce9.wav\n"

@@ -1,0 +1,100 @@
+"""``tts-lm bench``: tokens a second, first audio, real time and the seams of streaming, in one run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from .common import Counter, add_model_options, pick_device
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Declare the verb."""
+    parser = subparsers.add_parser(
+        "bench",
+        help="measure how fast it speaks",
+        description="Time the fast loop against generate() and a bare forward loop with a static cache, the first "
+        "sound of a stream, and seconds of work a second of speech; measure what streaming costs at its seams.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--model", metavar="NAME", help="a shipped model or a folder (default: the shipped default)"
+    )
+    parser.add_argument("--voice", metavar="V", help="a voice of `tts-lm voices` (default: the first)")
+    parser.add_argument("--text", metavar="TEXT", help="the sentence to say (default: one of 59 letters)")
+    parser.add_argument(
+        "--threads", type=int, default=1, metavar="N", help="CPU threads (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=5, metavar="N", help="turns of each (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--recordings",
+        metavar="DIR",
+        help="a folder with metadata.csv: the codec's own error, beside the seams'",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_model_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure and print."""
+    for name in ("threads", "rounds"):
+        if getattr(args, name) < 1:
+            raise ValueError(f"expected --{name} of at least 1, got {getattr(args, name)}")
+    import torch
+
+    from ..bench import SENTENCE, codec_error_db, seam_error_db, time_loops, time_speech
+    from ..evaluate import read_recordings
+    from ..sentences import plan_sentences
+    from ..synthesizer import Synthesizer
+    from ..text import character_ids
+
+    recordings = read_recordings(args.recordings, limit=20) if args.recordings else []
+    torch.set_num_threads(args.threads)
+    synthesizer = Synthesizer.from_pretrained(args.model, pick_device(args.device), args.dtype)
+    text, voice = args.text or SENTENCE, synthesizer.voice(args.voice)
+    tokenizer = synthesizer.tokenizer
+    [sentence, *_] = plan_sentences(
+        text, voice, 0, tokenizer, character_ids(tokenizer), synthesizer.frame_rate
+    )
+    with Counter("part") as counter:
+        loops = time_loops(synthesizer.ar, sentence.prompt, rounds=args.rounds)
+        counter(1, 3)
+        report = {f"loop/{name}": value for name, value in vars(loops).items()}
+        report |= {
+            f"speech/{name}": v for name, v in time_speech(synthesizer, text, voice, args.rounds).items()
+        }
+        counter(2, 3)
+        seam = seam_error_db(synthesizer, text, voice, range(args.rounds))
+    report |= {} if seam is None else {"seam/error_db": seam}
+    if recordings:
+        report["seam/codec_error_db"] = codec_error_db(synthesizer.codec, recordings)
+    if args.json:
+        print(
+            json.dumps({"threads": args.threads, "text": text} | {k: round(v, 4) for k, v in report.items()})
+        )
+        return 0
+    for name, meaning in _MEANING.items():
+        if name in report:
+            cpu = f"({report[name + '_cpu']:.3g} on a processor)" if name + "_cpu" in report else ""
+            print(f"{name:<28}{report[name]:>9.3g}  {meaning} {cpu}")
+    print(f"tts-lm: {args.threads} thread(s), medians of {args.rounds} turns", file=sys.stderr)
+    return 0
+
+
+_MEANING = {
+    "loop/fast": "tokens/s of this project's loop",
+    "loop/generate": "tokens/s of generate() of transformers",
+    "loop/static": "tokens/s of the bare forward pass with a StaticCache",
+    "loop/over_generate": "times generate()",
+    "loop/over_static": "times the bare forward pass",
+    "speech/first_audio_ms": "ms to the first sound of a stream",
+    "speech/first_audio_ms_worst": "ms, the worst turn",
+    "speech/rtf": "s of work a second of speech, as the model's own settings have it",
+    "speech/rtf_single": "the same with one reading a sentence",
+    "speech/rtf_stream": "the same, streamed",
+    "seam/error_db": "dB of mel between streamed and whole, same codes of codebook 0",
+    "seam/codec_error_db": "dB of mel between recordings and the codec's copy of them",
+}
