@@ -25,7 +25,6 @@ from audiotok.cli.atok import new_header
 from audiotok.cli.main import main
 from audiotok.codec.adapters import ADAPTED, NOT_ADAPTED, AdaptedCodec, adapt
 from audiotok.codec.base import Codec
-from audiotok.codec.pretrained import _open
 from tts_lm.training.recipe import load_lm_recipe
 from tts_lm.training.run import train_lm
 
@@ -311,7 +310,7 @@ def test_what_cannot_be_adapted_is_named(tmp_path: Path) -> None:
         (tmp_path / kind).mkdir()
         (tmp_path / kind / "config.json").write_text(json.dumps({"model_type": kind}))
         with pytest.raises(ValueError, match=f"got '{kind}': .*{reason}"):
-            _open(str(tmp_path / kind), exact=False)
+            load_codec(tmp_path / kind)
     small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     with pytest.raises(ValueError, match="expected a codec of encodec, dac, .*, got hubert"):
         adapt(transformers.HubertModel(transformers.HubertConfig(**small, conv_dim=[8] * 7)))
