@@ -77,6 +77,7 @@ def audio_blocks(
     Raises:
         FileNotFoundError: there is no such file.
         AudioError: as for :func:`load_audio`; a bad sample is found when its block is reached.
+        ValueError: ``block_s`` is not above 0, or not finite.
     """
     if not 0 < block_s < float("inf"):
         raise ValueError(f"expected blocks of a finite number of seconds above 0, got {block_s}")

@@ -34,7 +34,8 @@ def writable_target(path: str | Path) -> Path:
     Raises:
         FileNotFoundError: the folder does not exist.
         IsADirectoryError: it is a folder.
-        OSError: it is a device or a pipe, its links lead nowhere, or the folder cannot be written.
+        PermissionError: the folder cannot be written.
+        OSError: it is a device or a pipe, or its links lead to themselves.
     """
     target = _followed(Path(path))
     if target.is_dir():

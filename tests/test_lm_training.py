@@ -11,7 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lm_toys import FINGERPRINT, FRAME_RATE, N_Q, SIZE, hear, loud, toy_tokenizer, write_corpus
+from lm_toys import (
+    FINGERPRINT,
+    FRAME_RATE,
+    N_Q,
+    SIZE,
+    hear,
+    loud,
+    toy_synthesizer,
+    toy_tokenizer,
+    write_corpus,
+)
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from audiotok import PreparedCorpus
@@ -21,7 +31,7 @@ from tts_lm.nar import NarModel
 from tts_lm.pronounce import pronounce_text
 from tts_lm.sampling import FrameLimits, Sampling
 from tts_lm.text import TEXT_START, build_prompt, character_ids, normalise
-from tts_lm.training import loop
+from tts_lm.training import hearing, loop
 from tts_lm.training.ar_task import ArTask
 from tts_lm.training.attention import AttentionTeacher
 from tts_lm.training.batches import plan_epoch, sequence_length
@@ -91,6 +101,39 @@ def test_a_number_out_of_its_range_is_refused_before_training(override, message,
         main(["train", "ar", "--data", str(corpus), "--out", str(tmp_path / "run"), "--set", override]) == 1
     )
     assert message in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
+class Mute:
+    """A recogniser that hears nothing."""
+
+    def transcribe(self, wav: Any, sampling_rate: int) -> str:
+        return ""
+
+
+@pytest.mark.parametrize("kind", ["ar", "nar"])
+def test_a_half_in_training_is_heard_and_learns_the_same(tiny_codec, tmp_path, monkeypatch, kind):
+    fingerprint = tiny_codec.codes_fingerprint
+    toy_synthesizer(tiny_codec).save_pretrained(tmp_path / "whole")
+    (tmp_path / "lines.txt").write_text("Hello there.\nA cat.\n")
+    write_corpus(tmp_path / "corpus", rows=6, fingerprint=fingerprint, size=tiny_codec.config.codebook_size)
+    monkeypatch.setattr(hearing, "PocketSphinx", Mute)
+    monkeypatch.setattr(hearing.Hearing.__init__, "__defaults__", (Mute,))
+    told = recipe(kind, "max_steps=2")
+    spoken = {"speaker": tmp_path / "whole", "lines": tmp_path / "lines.txt"}
+    train_lm(told, [tmp_path / "corpus"], tmp_path / "heard", device="cpu", **spoken)
+    train_lm(told, [tmp_path / "corpus"], tmp_path / "unheard", device="cpu")
+    assert losses(tmp_path / "heard", "held_out/wer") == [1.0]
+    assert 0 <= losses(tmp_path / "heard", "held_out/ended")[0] <= 1
+    assert losses(tmp_path / "heard", f"{kind}/loss") == losses(tmp_path / "unheard", f"{kind}/loss")
+    with pytest.raises(ValueError, match="give --speaker and --lines"):
+        train_lm(told, [tmp_path / "corpus"], tmp_path / "x", lines=tmp_path / "lines.txt")
+    write_corpus(tmp_path / "other", rows=6)
+    with pytest.raises(ValueError, match="expected a model that speaks the codes 70ca1c0de5000000"):
+        train_lm(told, [tmp_path / "other"], tmp_path / "x", device="cpu", **spoken)
+    with pytest.raises(
+        ValueError, match="expected lines for a half that speaks, ar or nar; got 2 for 'verifier'"
+    ):
+        train_lm(recipe("verifier"), [tmp_path / "corpus"], tmp_path / "x", device="cpu", **spoken)
 
 
 def test_training_says_at_once_that_it_runs(corpus, tmp_path, capsys):

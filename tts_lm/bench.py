@@ -78,11 +78,12 @@ def time_loops(ar: Any, prompt: Sequence[int], tokens: int = 100, rounds: int = 
                 if turn:
                     found.append(said / (time.perf_counter() - began))
     fast, generate, static = speeds
-    return Loops(
-        *(statistics.median(found) for found in speeds),
-        statistics.median(mine / theirs for mine, theirs in zip(fast, generate, strict=True)),
-        statistics.median(mine / theirs for mine, theirs in zip(fast, static, strict=True)),
-    )
+    ratios = [
+        statistics.median(mine / theirs for mine, theirs in zip(fast, others, strict=True))
+        for others in (generate, static)
+    ]
+    middle = statistics.median
+    return Loops(middle(fast), middle(generate), middle(static), ratios[0], ratios[1])
 
 
 def time_speech(
@@ -104,7 +105,8 @@ def time_speech(
     found: dict[str, list[float]] = {}
     for seed in range(rounds + 1):
         row: dict[str, float] = {}
-        for name, settings in (("rtf", {}), ("rtf_single", {"best_of": 1}), ("rtf_stream", None)):
+        ways: dict[str, dict[str, Any] | None] = {"rtf": {}, "rtf_single": {"best_of": 1}, "rtf_stream": None}
+        for name, settings in ways.items():
             first, seconds, start = None, 0.0, _clocks()
             if settings is None:
                 for chunk in synthesizer.stream(text, voice, seed):

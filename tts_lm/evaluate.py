@@ -11,7 +11,7 @@ import re
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from audiotok import bootstrap_interval, load_audio, read_rows
 
+from .quality import Judge
 from .recognise import PocketSphinx, Recogniser, transcriber
 from .text import normalise, plain
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from audiotok import AudioCodec
 
     from .synthesizer import Synthesizer
+    from .voices import Voice
 
 Picks = np.ndarray[Any, Any]
 MS_PER_LETTER = (40.0, 110.0)
@@ -56,6 +58,8 @@ class Outcome:
     ms_per_letter: float | None = None
     ms_per_letter_in_range: float | None = None
     times_real_time: float | None = None
+    scores: dict[str, Rate] = field(default_factory=dict)
+    """Mean of each judge (tts_lm/quality.py) over the clips that it could judge."""
     details: list[dict[str, Any]] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
@@ -138,14 +142,54 @@ def read_recordings(
     return recordings[:limit]
 
 
+@dataclass(frozen=True)
+class PromptedLine:
+    """A line of a list in the style of seed-tts-eval: a text, and a clip in whose voice to say it."""
+
+    text: str
+    prompt: Path
+    prompt_text: str
+
+
+def read_prompted_lines(path: str | Path, limit: int | None = None) -> list[PromptedLine]:
+    """Read a list of ``name|prompt text|prompt file|text`` (and more columns, which are not read).
+
+    Args:
+        path: UTF-8; files are sought from its folder.
+        limit: the first so many.
+
+    Raises:
+        FileNotFoundError: no such list, or a prompt of it is missing.
+        ValueError: a line has fewer columns, or there is no line.
+    """
+    path = Path(path)
+    out = []
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+        if not line.strip():
+            continue
+        columns = line.split("|")
+        if len(columns) < 4:
+            raise ValueError(
+                f"{path}, line {number}: expected name|prompt text|prompt file|text, got {len(columns)} columns"
+            )
+        prompt = path.parent / columns[2].strip()
+        if not prompt.is_file():
+            raise FileNotFoundError(f"{path}, line {number}: expected the prompt {prompt}, found none")
+        out.append(PromptedLine(columns[3].strip(), prompt, columns[1].strip()))
+    if not out:
+        raise ValueError(f"{path}: expected lines name|prompt text|prompt file|text, the file is empty")
+    return out[:limit]
+
+
 def evaluate_lines(
     synthesizer: Synthesizer,
     lines: Sequence[str],
     *,
     name: str = "model",
-    voice: str | None = None,
+    voice: str | Callable[[int], Voice] | None = None,
     seed: int = 0,
     recogniser: Callable[[], Recogniser] = PocketSphinx,
+    judges: Mapping[str, Judge] | None = None,
     workers: int = 2,
     progress: Callable[[int, int], None] | None = None,
 ) -> Outcome:
@@ -155,9 +199,10 @@ def evaluate_lines(
         synthesizer: ``say(text, voice=, seed=)`` gives ``.wav [N]``, ``.sampling_rate``, ``.finish_reason``.
         lines: sentences; each has something to say.
         name: the outcome's name in the table.
-        voice: passed on; None is the default voice.
+        voice: passed on; None is the default voice; a function gives line i its own.
         seed: line i is spoken with seed + i.
         recogniser: makes a recogniser; called once in every worker, so it must be picklable when workers > 0.
+        judges: what else scores each clip (tts_lm/quality.py), by name.
         workers: processes that transcribe while this one speaks; 0 does both here, one after the other.
         progress: called with (lines done, lines).
     """
@@ -167,7 +212,8 @@ def evaluate_lines(
         for index, line in enumerate(lines):
             start = time.perf_counter()
             try:
-                speech = synthesizer.say(line, voice=voice, seed=seed + index)
+                whose = voice(index) if callable(voice) else voice
+                speech = synthesizer.say(line, voice=whose, seed=seed + index)
             except ValueError as error:
                 spoken.append(
                     {"finish_reason": "error", "error": str(error), "duration_s": 0.0, "taken_s": 0.0}
@@ -183,7 +229,7 @@ def evaluate_lines(
             )
             yield speech.wav, speech.sampling_rate
 
-    outcome = _compare(name, lines, clips(), recogniser, workers, progress)
+    outcome = _compare(name, lines, clips(), recogniser, workers, progress, judges)
     for detail, line, facts in zip(outcome.details, lines, spoken, strict=True):
         letters = len(re.findall("[a-z]", spoken_form(line)))
         detail.update(facts, ms_per_letter=1000 * facts["duration_s"] / letters)
@@ -203,6 +249,7 @@ def evaluate_recordings(
     *,
     name: str = "recordings",
     recogniser: Callable[[], Recogniser] = PocketSphinx,
+    judges: Mapping[str, Judge] | None = None,
     workers: int = 2,
     progress: Callable[[int, int], None] | None = None,
 ) -> Outcome:
@@ -213,6 +260,7 @@ def evaluate_recordings(
         codec: None for the recordings untouched.
         name: the outcome's name in the table.
         recogniser: as for :func:`evaluate_lines`.
+        judges: as for :func:`evaluate_lines`.
         workers: as for :func:`evaluate_lines`.
         progress: called with (clips done, clips).
     """
@@ -227,7 +275,7 @@ def evaluate_recordings(
                     wav = codec(wav[None].to(codec.device)).audio_values[0].float().cpu()
             yield wav[0], sampling_rate
 
-    return _compare(name, [text for _, text in recordings], clips(), recogniser, workers, progress)
+    return _compare(name, [text for _, text in recordings], clips(), recogniser, workers, progress, judges)
 
 
 def difference(first: Outcome, second: Outcome, seed: int = 0) -> Rate:
@@ -258,8 +306,9 @@ def _compare(
     recogniser: Callable[[], Recogniser],
     workers: int,
     progress: Callable[[int, int], None] | None,
+    judges: Mapping[str, Judge] | None,
 ) -> Outcome:
-    """Transcribe every clip and count its errors against its text."""
+    """Transcribe and judge every clip, and count its errors against its text."""
     try:
         import jiwer
     except ModuleNotFoundError as error:
@@ -267,8 +316,15 @@ def _compare(
             "expected the package 'jiwer', which is missing; pip install 'audiotok[eval]'", name="jiwer"
         ) from error
     details: list[dict[str, Any]] = []
+    judged: list[dict[str, float]] = []
+
+    def heard_by_judges() -> Iterator[tuple[Tensor, int]]:
+        for index, (wav, rate) in enumerate(clips):
+            judged.append({what: judge(index, wav, rate) for what, judge in (judges or {}).items()})
+            yield wav, rate
+
     with transcriber(recogniser, workers) as transcribe:
-        for text, heard in zip(texts, transcribe(clips), strict=True):
+        for text, heard in zip(texts, transcribe(heard_by_judges()), strict=True):
             reference, hypothesis = spoken_form(text), spoken_form(heard)
             words, letters = (
                 jiwer.process_words(reference, hypothesis),
@@ -288,7 +344,16 @@ def _compare(
             if progress:
                 progress(len(details), len(texts))
     wer, cer = (_rate([(d[f"{unit}_errors"], d[f"{unit}s"]) for d in details]) for unit in ("word", "letter"))
-    return Outcome(name, len(details), wer, cer, details=details)
+    scores = {}
+    for what in judges or {}:
+        found = np.array([row[what] for row in judged])
+        for detail, score in zip(details, found.tolist(), strict=True):
+            detail[what] = None if np.isnan(score) else score
+        found = found[~np.isnan(found)]
+        if len(found):
+            low, high = bootstrap_interval([len(found)], lambda picks, found=found: found[picks].mean(axis=1))
+            scores[what] = Rate(float(found.mean()), low, high)
+    return Outcome(name, len(details), wer, cer, scores=scores, details=details)
 
 
 def _rate(counts: Sequence[tuple[int, int]], seed: int = 0) -> Rate:

@@ -6,12 +6,13 @@ order of the clips nor the number of workers changes a result.
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -85,6 +86,28 @@ class PocketSphinx:
         self._decoder.end_utt()
         hypothesis = self._decoder.hyp()
         return hypothesis.hypstr if hypothesis else ""
+
+
+def find_recogniser(name: str) -> Callable[[], Recogniser]:
+    """The maker of recognisers that ``--recogniser`` means.
+
+    Args:
+        name: ``pocketsphinx``, or ``module:factory`` of one's own: a class or function without arguments that gives
+            something with ``transcribe(wav, sampling_rate) -> str``.
+
+    Raises:
+        ValueError: it is neither, there is no such module or factory, or it cannot be called.
+    """
+    if name == "pocketsphinx":
+        return PocketSphinx
+    module, colon, factory = name.partition(":")
+    try:
+        found: Any = getattr(importlib.import_module(module), factory) if colon else None
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"expected a recogniser module:factory, got {name!r} ({error})") from None
+    if not callable(found):
+        raise ValueError(f"expected a recogniser, pocketsphinx or module:factory, got {name!r}")
+    return cast(Callable[[], Recogniser], found)
 
 
 _own: dict[Callable[[], Recogniser], Recogniser] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from importlib.resources import files
+from logging import CRITICAL
 from pathlib import Path
 from typing import Any
 
@@ -160,12 +161,13 @@ def _config_of(name: str, online: bool) -> dict[str, Any]:
 
 def _read(family: Any, name: str, online: bool) -> Any:
     """Weights that do not fit are an error here; ``from_pretrained`` would go on with random ones."""
-    here = {"local_files_only": not online}
     level = logging.get_verbosity()
-    logging.set_verbosity(logging.CRITICAL)  # its report of what does not fit is an error of one line here
+    logging.set_verbosity(CRITICAL)  # its report of what does not fit is an error of one line here
     try:
         # With loading info it returns a pair, which its annotation does not say.
-        pair: Any = family.from_pretrained(name, dtype=torch.float32, output_loading_info=True, **here)
+        pair: Any = family.from_pretrained(
+            name, dtype=torch.float32, output_loading_info=True, local_files_only=not online
+        )
         codec, loading = pair
     except (SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split()).split(" For details")[0]

@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .common import (
@@ -22,6 +23,8 @@ from .common import (
 
 if TYPE_CHECKING:
     from ..evaluate import Outcome, Rate
+    from ..quality import Judge
+    from ..voices import Voice
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -30,16 +33,35 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "eval",
         help="word error rate of the speech, with a recogniser",
         allow_abbrev=False,
-        description="Read lines aloud, transcribe them with pocketsphinx, report word and letter errors.",
+        description="Read lines aloud, transcribe them, report word and letter errors, and what judges say.",
     )
     add_speaking_options(parser)
     parser.add_argument(
-        "--lines", required=True, metavar="FILE", help="sentences, one a line (TSV: last column)"
+        "--lines",
+        required=True,
+        metavar="FILE",
+        help="sentences, one a line (TSV: last column); a .lst in the style of seed-tts-eval "
+        "(name|prompt text|prompt file|text) is said in the voices of its prompts",
     )
     parser.add_argument(
         "--limit", type=int, default=100, help="read the first so many (default: %(default)s)"
     )
-    parser.add_argument("--lowercase", action="store_true", help="read them in lower case, unpunctuated, too")
+    parser.add_argument(
+        "--lower", "--lowercase", action="store_true", help="read them in lower case, unpunctuated, too"
+    )
+    parser.add_argument(
+        "--recogniser",
+        default="pocketsphinx",
+        metavar="R",
+        help="pocketsphinx, or module:factory of one's own (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--judge",
+        nargs="+",
+        default=[],
+        choices=("similarity", "dnsmos"),
+        help="score each clip, too: likeness to the voice's own recordings (--ceiling) or prompts, DNSMOS",
+    )
     parser.add_argument(
         "--ceiling", metavar="DIR", help="recordings to compare with: a folder with metadata.csv"
     )
@@ -60,44 +82,67 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate, print the table, write the JSON."""
-    from audiotok import write_json
+    from audiotok import load_audio
 
     from ..evaluate import (
         careless_form,
-        difference,
         evaluate_lines,
         evaluate_recordings,
         read_lines,
+        read_prompted_lines,
         read_recordings,
     )
+    from ..recognise import find_recogniser
     from ..synthesizer import Synthesizer
 
-    lines = read_lines(args.lines, args.limit)
+    listed = read_prompted_lines(args.lines, args.limit) if args.lines.endswith(".lst") else []
+    lines = [line.text for line in listed] or read_lines(args.lines, args.limit)
     recordings = read_recordings(args.ceiling, args.ceiling_source) if args.ceiling else []
+    options = {"workers": args.workers, "recogniser": find_recogniser(args.recogniser)}
+    judges, own_judges = _judges(
+        args.judge, [line.prompt for line in listed], [path for path, _ in recordings]
+    )
     synthesizer = Synthesizer.from_pretrained(args.model, device=pick_device(args.device), dtype=args.dtype)
     if changed := sampling_settings(args):
         synthesizer.sampling = replace(synthesizer.sampling, **changed)
+
+    def prompted(index: int) -> Voice:
+        line = listed[index]
+        return synthesizer.clone_voice(*load_audio(line.prompt), line.prompt_text, line.prompt.stem)
+
     forms = {"as written": lines}
-    if args.lowercase:
+    if args.lower:
         forms["careless"] = [careless_form(line) for line in lines]
-    options = {"workers": args.workers}
     outcomes = [
         evaluate_lines(
             synthesizer,
             form,
             name=name,
-            voice=args.voice,
+            voice=prompted if listed else args.voice,
             seed=args.seed,
             progress=_progress(name),
+            judges=judges,
             **options,
         )
         for name, form in forms.items()
     ]
     codecs = {"ceiling: through codec": synthesizer.codec, "recordings": None} if recordings else {}
     outcomes += [
-        evaluate_recordings(recordings, codec, name=name, progress=_progress(name), **options)
+        evaluate_recordings(
+            recordings, codec, name=name, progress=_progress(name), judges=own_judges, **options
+        )
         for name, codec in codecs.items()
     ]
+    _report(args, outcomes, changed)
+    return 0
+
+
+def _report(args: argparse.Namespace, outcomes: Sequence[Outcome], changed: Mapping[str, float]) -> None:
+    """Print the table or the JSON, and write the JSON where that is asked for."""
+    from audiotok import write_json
+
+    from ..evaluate import difference
+
     gaps = {
         f"{first.name} - {second.name}": difference(first, second)
         for index, first in enumerate(outcomes)
@@ -108,25 +153,46 @@ def run(args: argparse.Namespace) -> int:
         "voice": args.voice,
         "seed": args.seed,
         "sampling_changed": changed,
-        "recogniser": "pocketsphinx en-us",
+        "recogniser": args.recogniser,
         "outcomes": [outcome.as_dict() for outcome in outcomes],
         "wer_differences": {name: vars(gap) for name, gap in gaps.items()},
     }
     if args.json == "-":
         print(json.dumps(report))
-        return 0
-    print_table(outcomes, gaps)
+        return
+    print_table(outcomes, gaps, args.recogniser)
     if args.json:
         write_json(args.json, report)
         print(f"wrote {args.json}", file=sys.stderr)
-    return 0
 
 
-def print_table(outcomes: Sequence[Outcome], gaps: Mapping[str, Rate]) -> None:
+def _judges(
+    names: Sequence[str], prompts: Sequence[Path], recordings: Sequence[Path]
+) -> tuple[dict[str, Judge], dict[str, Judge]]:
+    """The judges of what the model says, and those of the recordings."""
+    from ..quality import Cleanness, Likeness, PromptLikeness, SpeakerEar
+
+    judges: dict[str, Judge] = {}
+    own: dict[str, Judge] = {}
+    if "similarity" in names:
+        if not prompts and not recordings:
+            raise ValueError(
+                "expected recordings of the voice to be like; add --ceiling DIR --ceiling-source S"
+            )
+        ear = SpeakerEar()
+        judges["similarity"] = PromptLikeness(ear, prompts) if prompts else Likeness(ear, recordings)
+        if recordings:
+            own["similarity"] = Likeness(ear, recordings, leave_out=True)
+    if "dnsmos" in names:
+        judges["dnsmos"] = own["dnsmos"] = Cleanness()
+    return judges, own
+
+
+def print_table(
+    outcomes: Sequence[Outcome], gaps: Mapping[str, Rate], recogniser: str = "pocketsphinx"
+) -> None:
     """Print outcomes, and differences of word error rates, on stdout; rates in percent."""
-    print(
-        "rates in % with 95 % bootstrap intervals over lines; recogniser: pocketsphinx, its own en-us models"
-    )
+    print(f"rates in % with 95 % bootstrap intervals over lines; recogniser: {recogniser}")
     print(f"{'':<24}{'lines':>6}{'WER':>22}{'CER':>22}{'ms/letter':>11}{'x real time':>13}  finished by")
     for outcome in outcomes:
         pace = "" if outcome.ms_per_letter is None else f"{outcome.ms_per_letter:.0f}"
@@ -138,6 +204,9 @@ def print_table(outcomes: Sequence[Outcome], gaps: Mapping[str, Rate]) -> None:
             f"{outcome.name:<24}{outcome.lines:>6}{_percent(outcome.wer):>22}{_percent(outcome.cer):>22}"
             f"{pace:>11}{speed:>13}  {reasons}"
         )
+    for outcome in outcomes:
+        for what, score in outcome.scores.items():
+            print(f"{what} of {outcome.name}: {score.rate:.3f} [{score.low:.3f}, {score.high:.3f}]")
     for name, gap in gaps.items():
         print(f"WER of {name}: {_percent(gap)} points")
 

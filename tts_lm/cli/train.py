@@ -35,6 +35,14 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         help="the sources of --data prepared with the codec of --init: carry it over to the new codes",
     )
     parser.add_argument(
+        "--speaker",
+        metavar="NAME",
+        help="at every checkpoint, speak --lines with the other parts of this model",
+    )
+    parser.add_argument(
+        "--lines", metavar="FILE", help="what to say then, ten of it; pocketsphinx counts errors"
+    )
+    parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override: optim.lr=1e-3"
     )
     parser.add_argument(
@@ -53,7 +61,16 @@ def run(args: argparse.Namespace) -> int:
     overrides = [*args.set, *([f"dtype={args.dtype}"] if args.dtype else [])]
     recipe = load_lm_recipe(args.recipe, overrides)
     folder = train_lm(
-        recipe, args.data, args.out, args.alignments, args.init, args.device, args.codec, args.carry
+        recipe,
+        args.data,
+        args.out,
+        args.alignments,
+        args.init,
+        args.device,
+        args.codec,
+        args.carry,
+        args.speaker,
+        args.lines,
     )
     print(folder)
     print(f"{recipe.kind} trained", file=sys.stderr)

@@ -10,7 +10,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -55,6 +55,7 @@ def train(
     recipe: Recipe,
     out: str | Path,
     device: str = "auto",
+    hear: Callable[[Path], dict[str, float]] | None = None,
 ) -> Path:
     """Train until the budget is spent, from the last checkpoint in ``out`` if there is one.
 
@@ -66,6 +67,7 @@ def train(
         out: run folder: ``recipe.json``, ``log.jsonl``, ``tensorboard/`` (where tensorboard is installed),
             ``last/`` (to resume) and ``model/`` (the moving average, to use; written at every checkpoint).
         device: ``cpu``, or ``auto`` for what accelerate finds.
+        hear: called with the exported model at every checkpoint; what it gives is logged.
 
     Returns:
         The folder of the model.
@@ -83,7 +85,7 @@ def train(
     bare = task.model
     average = MovingAverage(bare, recipe.optim.ema)
     progress = load_state(out / "last", bare, optimizer.optimizer, average) or Progress()
-    run = _Run(task, objective, optimizer, average, accelerator, recipe, out, progress)
+    run = _Run(task, objective, optimizer, average, accelerator, recipe, out, progress, hear)
     with write_aside(out / "recipe.json") as aside:
         aside.write_text(json.dumps(recipe_dict(recipe), indent=2) + "\n", encoding="utf-8")
     with (out / "log.jsonl").open("a", encoding="utf-8") as log:
@@ -114,7 +116,9 @@ class _Run:
         recipe: Recipe,
         out: Path,
         progress: Progress,
+        hear: Callable[[Path], dict[str, float]] | None,
     ) -> None:
+        self.hear = hear
         self.task, self.objective, self.bare, self.optimizer = task, objective, task.model, optimizer
         self.average, self.accelerator, self.recipe = average, accelerator, recipe
         self.out, self.progress = out, progress
@@ -229,6 +233,8 @@ class _Run:
                 totals[f"held_out/{name}"] = totals.get(f"held_out/{name}", 0.0) + float(value) / len(groups)
         self.bare.train()
         self.average.swap(self.bare)
+        if self.hear is not None:
+            totals |= self.hear(self.out / "model")
         self.saved = self.lap = time.monotonic()
         self.positions = 0
         return totals

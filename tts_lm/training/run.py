@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM
 
 from audiotok import PreparedCorpus, build_tokenizer, checkpoint_dir, load_codec
 
+from ..evaluate import read_lines
 from ..folder import load_part
 from ..listener import Listener, ListenerConfig
 from ..nar import NarConfig, NarModel
@@ -24,6 +25,7 @@ from ..shipped import find_checkpoint
 from .ar_task import ArTask
 from .carry import carry_ar, carry_nar, count_pairs, pair_rows
 from .clips import read_clips
+from .hearing import Hearing
 from .loop import Task, train
 from .nar_task import NarTask
 from .recipe import Recipe
@@ -31,6 +33,7 @@ from .verifier_task import VerifierTask
 
 _PARTS = {"ar": "ar", "nar": "nar", "verifier": "listener"}  # folders of a bundle
 _CARRIED_FRAMES = 200_000
+_HEARD_LINES = 10
 
 
 def train_lm(
@@ -42,6 +45,8 @@ def train_lm(
     device: str = "auto",
     codec: str | None = None,
     carry: Sequence[str | Path] = (),
+    speaker: str | Path | None = None,
+    lines: str | Path | None = None,
 ) -> Path:
     """Train one half of the language model, or the verifier.
 
@@ -55,6 +60,8 @@ def train_lm(
         codec: the corpora's codec, by name or folder; a new NAR half starts from its codewords.
         carry: the sources of ``data``, in the same order, prepared with the codec that ``init`` was trained on: it is
             carried over to the new codes before training.
+        speaker: a whole model, by name or folder: at every checkpoint the half speaks with its other parts.
+        lines: a file of what it says then, of which the first ten are taken; pocketsphinx listens.
 
     Returns:
         The folder of the model.
@@ -63,6 +70,14 @@ def train_lm(
         FileNotFoundError: something named is not there.
         ValueError: the corpora or the start are of different codecs, or there is nothing to learn from.
     """
+    hear = None
+    if speaker is not None and lines is not None:
+        fingerprint = PreparedCorpus(data[0]).manifest.codes_fingerprint
+        hear = Hearing(recipe.kind, speaker, read_lines(lines, _HEARD_LINES), fingerprint)
+    elif speaker is not None or lines is not None:
+        raise ValueError(
+            "expected both a model to speak with and lines to say, got one; give --speaker and --lines"
+        )
     clips, held_out = read_clips(data, alignments, recipe.data.max_seconds)
     if recipe.kind == "verifier":
         clips, held_out = ([clip for clip in some if clip.aligned] for some in (clips, held_out))
@@ -98,7 +113,7 @@ def train_lm(
         task = VerifierTask(recipe, tokenizer, start)
     else:
         task = NarTask(recipe, tokenizer, clips, start, codebooks)
-    return train(task, clips, held_out, recipe, out, device)
+    return train(task, clips, held_out, recipe, out, device, hear)
 
 
 def _carry_over(
