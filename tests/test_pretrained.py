@@ -46,7 +46,7 @@ def overwrite(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (config(model_type="llama"), "expected a codec of model_type 'audiotok_codec', got 'llama'"),
+        (config(model_type="llama"), "expected a codec .audiotok_codec, .*, mimi, .*, got 'llama'"),
         (config(sampling_rate=0), "CodecConfig.sampling_rate=0 must be a whole number, 1 or more"),
         (config(leaky_slope=0.25), "they are damaged, or changed: then remove provenance.json"),
         (config(n_q=3), "weights that are damaged or of another codec"),

@@ -9,7 +9,7 @@ import argparse
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .common import number
 
@@ -102,17 +102,27 @@ def new_header(
     pairs = [text.partition("=") for text in meta]
     if any(not equals or not key for key, equals, _ in pairs):
         raise ValueError(f"expected --meta KEY=TEXT, got {list(meta)}; write for example speaker=Ada")
+    # A scale stands for a segment, and a packet holds whole ones.
+    each = getattr(config, "scale_frames", 0)
+    size = packet_frames or min(MAX_PACKET_FRAMES, max(1, round(PACKET_S * config.frame_rate)))
     return AtokHeader(
         codec=config.codec_name,
         codes_fingerprint=codes_fingerprint,
         sampling_rate=config.sampling_rate,
         hop_length=config.hop_length,
         book_sizes=(config.codebook_size,) * n_q,
-        packet_frames=packet_frames or min(MAX_PACKET_FRAMES, max(1, round(PACKET_S * config.frame_rate))),
+        packet_frames=-(-size // each) * each if each else size,
+        scale_frames=each,
+        channels=config.audio_channels,
         coding=ADAPTIVE if model is None else LEARNT,
         model_fingerprint="" if model is None else model.fingerprint,
         metadata={key: value for key, _, value in pairs},
     )
+
+
+def scales_of(session: Any) -> list[float]:
+    """The scales that an encoding session has for what it gave; none of a codec without."""
+    return session.take_scales() if hasattr(session, "take_scales") else []
 
 
 def warn(path: object, damage: Iterable[str]) -> None:

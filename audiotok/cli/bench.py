@@ -176,7 +176,8 @@ def print_table(report: dict[str, Any]) -> None:
             f"one streaming step of {report['frame_ms']:g} ms: encode {step['encode']:.2f} ms, "
             f"decode {step['decode']:.2f} ms, both {step['both']:.2f} ms (medians)"
         )
-    print(f"algorithmic latency {report['algorithmic_latency_ms']:g} ms")
+    latency = report["algorithmic_latency_ms"]
+    print("algorithmic latency: all of a sound" if latency is None else f"algorithmic latency {latency:g} ms")
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -233,7 +234,7 @@ def _timed(task: Callable[[], object], device: torch.device) -> float:
 
 def _streaming_step_ms(codec: AudioCodec, steps: int = 100, warm_up: int = 10) -> dict[str, float] | None:
     """Median milliseconds of one frame through live sessions; None for a codec that cannot stream."""
-    if not codec.is_causal:
+    if not codec.streams:
         return None
     encoder, decoder = codec.streaming_encoder(), codec.streaming_decoder()
     hop = codec.config.hop_length

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .atok import model_of, warn
 from .common import (
@@ -172,7 +172,8 @@ def _decoded(codec: AudioCodec, file: AtokReader, n_q: int | None, label: str) -
     import torch
     from tqdm import tqdm
 
-    session, header = codec.streaming_decoder(), file.header
+    session: Any = codec.streaming_decoder()
+    header = file.header
     left = file.frames * header.hop_length
     if header.num_samples is not None:
         left = min(left, header.num_samples)
@@ -181,6 +182,8 @@ def _decoded(codec: AudioCodec, file: AtokReader, n_q: int | None, label: str) -
     ) as progress:
         for block in file.blocks(n_q):
             codes, at = block.codes[None].to(codec.device), 0
+            if block.scales is not None:
+                session.add_scales(block.scales)
             whole, counts = torch.unique_consecutive(block.present, return_counts=True)
             for present, count in zip(whole.tolist(), counts.tolist(), strict=True):
                 after = codes[..., at + count : at + count + 1]
@@ -190,6 +193,6 @@ def _decoded(codec: AudioCodec, file: AtokReader, n_q: int | None, label: str) -
                     wav = session.conceal(count, after if after.shape[-1] else None)
                 at += count
                 left -= (wav := wav[0, :, :left]).shape[-1]
-                yield wav.float()
+                yield wav.float().mean(dim=0, keepdim=True)
             progress.update(codes.shape[-1])
-        yield session.flush()[0, :, :left].float()
+        yield session.flush()[0, :, :left].float().mean(dim=0, keepdim=True)

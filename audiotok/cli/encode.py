@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..wav import MAX_CHANNELS, MAX_RATE_HZ, PCM_BYTES
-from .atok import add_rate_options, add_writing_options, chosen_n_q, model_of, new_header
+from .atok import (
+    add_rate_options,
+    add_writing_options,
+    chosen_n_q,
+    model_of,
+    new_header,
+    scales_of,
+)
 from .common import (
     add_codec_option,
     add_model_options,
@@ -182,9 +189,12 @@ def encode_blocks(
         writer = AtokWriter(file, header, model)
         for block in blocks:
             num_samples += block.shape[-1]
-            writer.write(session.push(block[None].to(codec.device))[0])
+            codes = session.push(codec.spread(block[None]))[0]
+            writer.write(codes, scales_of(session))
             progress.update(round(block.shape[-1] / header.sampling_rate))
-        writer.close(num_samples, session.flush()[0])
+        codes = session.flush()[0]
+        writer.write(codes, scales_of(session))
+        writer.close(num_samples)
     seconds, size = num_samples / header.sampling_rate, target.stat().st_size
     what = f"{target}: {seconds:.2f} s, {writer.frames} frames x {header.n_q} codebooks in {size} bytes"
     print(f"{what}{cost(seconds, started)}", file=sys.stderr)

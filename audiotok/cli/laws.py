@@ -44,6 +44,10 @@ def run(args: argparse.Namespace) -> int:
     from ..codec.laws import LAWS, Agreement, check_case
 
     codec = load_chosen_codec(args.codec, args)
+    if not codec.streams:
+        raise ValueError(
+            f"expected a codec whose sound may come in pieces, got {codec.config.codec_name}, which does not stream"
+        )
     rate = codec.config.sampling_rate
     wavs = [load_audio(path, rate)[0] for path in args.files] or _noises(rate)
     found = dict.fromkeys(LAWS, Agreement())

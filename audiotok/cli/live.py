@@ -86,15 +86,23 @@ class _Pipe(io.BytesIO):
 def packets_of(
     codec: AudioCodec, header: AtokHeader, model: EntropyModel | None, blocks: Iterable[Tensor]
 ) -> Iterator[bytes]:
-    """Sound in blocks [1, n] -> an ``.atok`` stream, each packet as soon as its frames are complete."""
+    """Sound in blocks [1, n] -> an ``.atok`` stream, each packet as soon as its frames are complete.
+
+    Raises:
+        ValueError: the codec has scales.
+    """
     from ..bitstream import AtokWriter
 
+    if codec.has_scale:
+        raise ValueError(
+            f"{codec.config.codec_name} codes segments with a scale each, which pipes do not carry; write a file"
+        )
     pipe, num_samples = _Pipe(), 0
     session = codec.streaming_encoder(header.n_q)
     writer = AtokWriter(pipe, header, model)
     for block in blocks:
         num_samples += block.shape[-1]
-        for frame in session.push(block[None].to(codec.device))[0].split(header.packet_frames, dim=1):
+        for frame in session.push(codec.spread(block[None]))[0].split(header.packet_frames, dim=1):
             writer.write(frame)
             if data := pipe.take():
                 yield data
@@ -232,7 +240,7 @@ class _Listener:
 
     def _counted(self, wav: Tensor, frames: int) -> Tensor:
         """[1, 1, n] -> [1, n], without what lies beyond the sound's end."""
-        wav = wav[0].cpu()
+        wav = wav[0].mean(dim=0, keepdim=True).cpu()
         if self._num_samples is not None:
             wav = wav[:, : max(0, self._num_samples - self.given)]
         self.frames += frames

@@ -63,10 +63,13 @@ def run(args: argparse.Namespace) -> int:
     if next(blocks, None) is not None:
         print(f"{source}: the first {args.seconds:g} s are shown; --seconds shows more", file=sys.stderr)
     with torch.inference_mode():
-        codes = codec.encode(wav[None].to(codec.device), n_q=n_q).audio_codes
+        out = codec.encode(codec.spread(wav[None]), n_q=n_q)
+        codes = out.audio_codes
         assert codes is not None
-        decoded = codec.decode(codes, num_samples=wav.shape[-1]).audio_values
+        gains = {"audio_scales": out.audio_scales} if codec.has_scale else {}
+        decoded = codec.decode(codes, num_samples=wav.shape[-1], **gains).audio_values
         assert decoded is not None
+        decoded = decoded.mean(dim=1, keepdim=True)
     bitrate_bps = config.bitrate_bps * n_q / config.n_q
     draw_clip(
         target,

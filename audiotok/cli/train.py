@@ -52,19 +52,19 @@ def run(args: argparse.Namespace) -> int:
 
     if is_entropy_recipe(args.recipe):
         return _train_entropy(args)
-    from ..codec.config import CodecConfig
     from ..codec.pretrained import load_codec
     from ..recipes import recipe_dict
     from ..training.gather import check_apart, gather
-    from ..training.loop import CodecTrainer
-    from ..training.recipe import load_codec_recipe
 
-    recipe = load_codec_recipe(args.recipe, args.set)
+    recipe, config, family, trainer = _codec_kind(args)
     if args.print_config:
         print(json.dumps(recipe_dict(recipe), indent=2))
         return 0
     init = load_codec(args.init) if args.init else None
-    config = init.config if init else CodecConfig(**recipe.model)
+    if init is not None:
+        if not isinstance(init, family):
+            raise ValueError(f"expected --init to name a {family.__name__}, got a {type(init).__name__}")
+        config = init.config
     packed = Path(args.out) / "packed"
     packed.mkdir(parents=True, exist_ok=True)
     alignments = Path(args.alignments) if args.alignments else None
@@ -76,9 +76,28 @@ def run(args: argparse.Namespace) -> int:
     print(f"{len(train)} clips to train on, {len(validation)} to judge by", file=sys.stderr)
     if args.pack_only:
         return 0
-    CodecTrainer(recipe, train, validation, args.out, init, args.device, args.dtype).run()
+    trainer(recipe, train, validation, args.out, init, args.device, args.dtype).run()
     print(Path(args.out) / "codec")
     return 0
+
+
+def _codec_kind(args: argparse.Namespace) -> tuple[Any, Any, type, type]:
+    """The recipe, the codec's configuration, the codec's class and what trains it."""
+    from ..training.seanet_recipe import is_seanet_recipe, load_seanet_recipe
+
+    if is_seanet_recipe(args.recipe):
+        from ..codec.seanet_codec import SeanetCodec
+        from ..training.seanet_loop import SeanetTrainer
+
+        seanet = load_seanet_recipe(args.recipe, args.set)
+        return seanet, seanet.config(), SeanetCodec, SeanetTrainer
+    from ..codec.config import CodecConfig
+    from ..codec.model import AudioCodec
+    from ..training.loop import CodecTrainer
+    from ..training.recipe import load_codec_recipe
+
+    recipe = load_codec_recipe(args.recipe, args.set)
+    return recipe, CodecConfig(**recipe.model), AudioCodec, CodecTrainer
 
 
 def _train_entropy(args: argparse.Namespace) -> int:

@@ -27,18 +27,20 @@ def check_count(name: str, value: Any) -> None:
         raise TypeError(f"expected {name} as int, got {type(value).__name__}")
 
 
-def check_wav_form(name: str, wav: Tensor, least: int) -> None:
-    """Refuse what is not [B, 1, N] of floats with B >= 1 and N >= ``least``.
+def check_wav_form(name: str, wav: Tensor, least: int, channels: int = 1) -> None:
+    """Refuse what is not [B, C, N] of floats with B >= 1, C = ``channels`` and N >= ``least``.
 
     Raises:
         TypeError: it is no tensor.
         ValueError: its shape or type is another.
     """
     check_tensor(name, wav)
-    if wav.ndim != 3 or wav.shape[0] < 1 or wav.shape[1] != 1 or wav.shape[2] < least:
+    if wav.ndim != 3 or wav.shape[0] < 1 or wav.shape[1] != channels or wav.shape[2] < least:
+        advice = "repeat the channel of a mono wav"
+        if channels == 1:
+            advice = "average the channels of a multi-channel wav first"
         raise ValueError(
-            f"expected {name} [B, 1, N] with B >= 1 and N >= {least}, got {list(wav.shape)}; average the channels of a "
-            "multi-channel wav first"
+            f"expected {name} [B, {channels}, N] with B >= 1 and N >= {least}, got {list(wav.shape)}; {advice}"
         )
     if not wav.is_floating_point():
         raise ValueError(

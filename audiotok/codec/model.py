@@ -5,21 +5,17 @@ Knows nothing of text. Laws kept (tests/test_codec.py): length, causality, strea
 
 from __future__ import annotations
 
-import hashlib
-import json
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers.modeling_utils import PreTrainedAudioTokenizerBase
-from transformers.utils.generic import ModelOutput
 
+from .base import Codec, CodecDecoderOutput, CodecEncoderOutput, fingerprint, weights_of
 from .config import CodecConfig
 from .decoder import Decoder, PitchHead, SourceFilterHead
 from .encoder import Encoder, FilterBank
-from .inputs import check_codes, check_count, check_tensor, check_wav_form, check_wav_range
+from .inputs import check_tensor
 from .quantizer import ResidualVectorQuantizer
 
 if TYPE_CHECKING:
@@ -29,43 +25,6 @@ if TYPE_CHECKING:
 _CODES_FIELDS = (
     "sampling_rate hop_length n_q codebook_size codebook_dim encoder_banks encoder_dim encoder_dilations leaky_slope"
 ).split()
-
-
-@dataclass
-class CodecEncoderOutput(ModelOutput):
-    """What :meth:`AudioCodec.encode` returns.
-
-    Attributes:
-        audio_codes: [B, K, T] int64 in [0, V).
-        audio_codes_mask: [B, T] bool, False where a frame is padding.
-    """
-
-    audio_codes: Tensor | None = None
-    audio_codes_mask: Tensor | None = None
-
-
-@dataclass
-class CodecDecoderOutput(ModelOutput):
-    """What :meth:`AudioCodec.decode` returns.
-
-    Attributes:
-        audio_values: [B, 1, N] float32.
-    """
-
-    audio_values: Tensor | None = None
-
-
-@dataclass
-class CodecOutput(ModelOutput):
-    """What :meth:`AudioCodec.forward` returns.
-
-    Attributes:
-        audio_codes: [B, K, T] int64.
-        audio_values: [B, 1, N] float32, as long as the input.
-    """
-
-    audio_codes: Tensor | None = None
-    audio_values: Tensor | None = None
 
 
 def build_encoder(config: CodecConfig) -> Encoder:
@@ -102,35 +61,21 @@ def build_decoder(config: CodecConfig) -> Decoder:
     )
 
 
-class AudioCodec(PreTrainedAudioTokenizerBase):
+class AudioCodec(Codec):
     """A causal RVQ codec for speech: wav -> codes -> wav.
 
     Args:
         config: its numbers.
-
-    Attributes:
-        is_causal: codes of frame t depend on samples before ``(t + 1) * hop_length`` only.
-        lookahead_samples: samples beyond that which they depend on.
-        segment_samples: samples of an independently coded segment; None codes the signal as one.
-        has_scale: whether a gain travels beside the codes.
-        is_exact: whether codes are computed on integer grids.
     """
 
     config_class = CodecConfig
     base_model_prefix = "codec"
-    main_input_name = "input_values"
-
-    is_causal = True
-    lookahead_samples = 0
-    segment_samples = None
-    has_scale = False
-    is_exact = False
 
     config: CodecConfig
 
     def __init__(self, config: CodecConfig) -> None:
         super().__init__(config)
-        self.encoder = build_encoder(config)
+        self.encoder: Encoder = build_encoder(config)
         self.quantizer = ResidualVectorQuantizer(config.n_q, config.codebook_size, config.codebook_dim)
         self.decoder = build_decoder(config)
         self.post_init()
@@ -206,15 +151,7 @@ class AudioCodec(PreTrainedAudioTokenizerBase):
             ValueError: codes of another shape, type or range, or num_samples that the codes do not cover.
         """
         codes = self._check_codes(audio_codes)
-        available = codes.shape[-1] * self.config.hop_length
-        if num_samples is None:
-            num_samples = available
-        check_count("num_samples", num_samples)
-        if not 0 < num_samples <= available:
-            raise ValueError(
-                f"expected num_samples in [1, {available}] for {codes.shape[-1]} frames of "
-                f"{self.config.hop_length} samples, got {num_samples}"
-            )
+        num_samples = self._check_num_samples(num_samples, codes.shape[-1])
         with torch.no_grad():
             latents = self.quantizer.decode(codes)
             features = self.decoder.features(latents)
@@ -230,15 +167,6 @@ class AudioCodec(PreTrainedAudioTokenizerBase):
             wav = wav * padding_mask[:, None, :num_samples].to(wav.dtype)
         return CodecDecoderOutput(audio_values=wav)
 
-    def forward(
-        self, input_values: Tensor, padding_mask: Tensor | None = None, n_q: int | None = None
-    ) -> CodecOutput:
-        """Encode and decode: [B, 1, N] -> codes [B, K, T] and wav [B, 1, N]. Arguments and errors as in encode."""
-        codes = self.encode(input_values, padding_mask, n_q).audio_codes
-        assert codes is not None
-        wav = self.decode(codes, num_samples=input_values.shape[-1], padding_mask=padding_mask).audio_values
-        return CodecOutput(audio_codes=codes, audio_values=wav)
-
     def streaming_encoder(self, n_q: int | None = None) -> StreamingEncoder:
         """A session that encodes one stream piece by piece; see :class:`~audiotok.codec.streaming.StreamingEncoder`."""
         from .streaming import StreamingEncoder
@@ -250,6 +178,10 @@ class AudioCodec(PreTrainedAudioTokenizerBase):
         from .streaming import StreamingDecoder
 
         return StreamingDecoder(self.decoder, self.quantizer)
+
+    def set_decoder_dtype(self, dtype: torch.dtype) -> None:
+        """Compute the decoder's trunk in another precision."""
+        self.decoder.set_trunk_dtype(dtype)
 
     def coders(self) -> tuple[Encoder, ResidualVectorQuantizer]:
         """The modules that make codes of a wav; what else the codec's weights are for does not matter to them."""
@@ -266,53 +198,10 @@ class AudioCodec(PreTrainedAudioTokenizerBase):
     def codes_fingerprint(self) -> str:
         """16 hex digits of what makes codes: encoder, quantiser and their numbers, in float32."""
         config = {field: getattr(self.config, field) for field in _CODES_FIELDS}
-        return _fingerprint(config, {"encoder": self.encoder, "quantizer": self.quantizer})
+        return fingerprint(config, weights_of({"encoder": self.encoder, "quantizer": self.quantizer}))
 
     @property
     def weights_fingerprint(self) -> str:
         """16 hex digits of every weight, in float32."""
         config = {field: getattr(self.config, field) for field in _CODES_FIELDS}
-        return _fingerprint(config, {"codec": self})
-
-    def _check_n_q(self, n_q: int | None) -> int:
-        if n_q is None:
-            return self.config.n_q
-        check_count("n_q", n_q)
-        if not 1 <= n_q <= self.config.n_q:
-            raise ValueError(f"expected n_q in [1, {self.config.n_q}], got {n_q}")
-        return n_q
-
-    def _check_wav(self, wav: Tensor, padding_mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Check and clean the input; returns the wav with zeros for padding, and each item's length [B] int64."""
-        check_wav_form("input_values", wav, 1)
-        wav = wav.to(self.dtype)
-        lengths = torch.full((wav.shape[0],), wav.shape[-1], device=wav.device)
-        if padding_mask is not None:
-            check_tensor("padding_mask", padding_mask)
-            if padding_mask.shape != (wav.shape[0], wav.shape[-1]):
-                raise ValueError(
-                    f"expected padding_mask [B, N] = {[wav.shape[0], wav.shape[-1]]}, got {list(padding_mask.shape)}"
-                )
-            real = padding_mask.bool()
-            lengths = real.sum(dim=-1)
-            if bool((real[:, 1:] & ~real[:, :-1]).any()):
-                raise ValueError(
-                    "expected padding on the right only, got a padding_mask with padding before sound"
-                )
-            wav = wav.masked_fill(~real[:, None], 0.0)
-        check_wav_range(wav)
-        return wav, lengths
-
-    def _check_codes(self, codes: Tensor) -> Tensor:
-        codes = check_codes("audio_codes", codes, self.config.n_q, self.config.codebook_size)
-        return codes.to(self.device)
-
-
-def _fingerprint(config: dict[str, Any], modules: dict[str, nn.Module]) -> str:
-    """SHA-256 over numbers and weights, cut to 16 hex digits; independent of device and storage type."""
-    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
-    for prefix, module in modules.items():
-        for name, value in sorted(module.state_dict().items()):
-            digest.update(f"{prefix}.{name}{list(value.shape)}".encode())
-            digest.update(value.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
+        return fingerprint(config, weights_of({"codec": self}))

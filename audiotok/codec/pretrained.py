@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -23,9 +24,12 @@ from transformers.utils import logging
 from ..files import parse_json
 from ..hub import hub_answers, is_hub_id
 from ..machine import check_device
+from .base import Codec
 from .config import CodecConfig
 from .exact import ExactAudioCodec
 from .model import AudioCodec
+from .seanet_codec import SeanetCodec
+from .seanet_config import SeanetConfig
 
 DEFAULT_CODEC = "default"
 _LOADING = ("missing_keys", "unexpected_keys", "mismatched_keys")
@@ -33,11 +37,12 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def register() -> None:
-    """Tell the Auto classes of transformers about this codec. Safe to call again."""
-    AutoConfig.register(CodecConfig.model_type, CodecConfig, exist_ok=True)
-    AutoModel.register(CodecConfig, AudioCodec, exist_ok=True)
-    AutoModelForAudioTokenization.register(CodecConfig, AudioCodec, exist_ok=True)
-    AutoFeatureExtractor.register(CodecConfig, EncodecFeatureExtractor, exist_ok=True)
+    """Tell the Auto classes of transformers about our codecs. Safe to call again."""
+    for config, codec in ((CodecConfig, AudioCodec), (SeanetConfig, SeanetCodec)):
+        AutoConfig.register(config.model_type, config, exist_ok=True)
+        AutoModel.register(config, codec, exist_ok=True)
+        AutoModelForAudioTokenization.register(config, codec, exist_ok=True)
+        AutoFeatureExtractor.register(config, EncodecFeatureExtractor, exist_ok=True)
 
 
 def shipped_checkpoints() -> list[str]:
@@ -67,11 +72,12 @@ def load_codec(
     device: str | torch.device = "cpu",
     dtype: str = "float32",
     exact: bool = False,
-) -> AudioCodec:
-    """Load a codec, ready to encode and decode.
+) -> Any:
+    """Load a codec, ready to encode and decode: ours, or a codec of transformers behind the same face.
 
     Args:
-        name_or_path: a shipped name (None: the default), a folder, or a hub id ``owner/name``.
+        name_or_path: a shipped name (None: the default), a folder, or a hub id ``owner/name``. What it holds may be
+            ours, or an EnCodec, DAC, Mimi or XCodec codec of transformers.
         device: where to put it: "cpu", "cuda", "cuda:1"...
         dtype: of the decoder's trunk: float32 or bfloat16. Encoder and quantiser stay float32, because codes are
             defined there.
@@ -79,13 +85,13 @@ def load_codec(
             same sounds, under the same ``codes_fingerprint``, but are not all the codes of the float mode.
 
     Returns:
-        The codec in evaluation mode; ``is_exact`` says which mode.
+        The codec (:class:`~audiotok.codec.base.Codec`) in evaluation mode; ``is_exact`` says which mode.
 
     Raises:
         FileNotFoundError: no such shipped name or folder.
         RuntimeError: exact, and the device does not compute exactly.
-        ValueError: the folder holds no codec of ours, its weights are damaged or not all there, dtype is another, or
-            this machine has no such device.
+        ValueError: the folder holds no codec, its weights are damaged or not all there, dtype is another, exact is
+            asked of a codec that has no such mode, or this machine has no such device.
     """
     if dtype not in _DTYPES:
         raise ValueError(f"expected dtype in {sorted(_DTYPES)}, got {dtype!r}")
@@ -101,18 +107,45 @@ def load_codec(
         name = str(local)
     else:
         online = hub_answers()
-    codec = _read(ExactAudioCodec if exact else AudioCodec, name, online)
-    codec.decoder.set_trunk_dtype(_DTYPES[dtype])
+    codec = _open(name, exact, online)
+    codec.set_decoder_dtype(_DTYPES[dtype])
     codec.to(torch.device(device))  # type: ignore[arg-type]  # transformers wraps `to` without its types
-    codec.eval().coders()  # lays the grids of the exact mode now, so that what is wrong with them shows here
+    codec.eval()
+    if isinstance(codec, ExactAudioCodec):
+        codec.coders()  # lays the grids now, so that what is wrong with them shows here
     return codec
 
 
-def _read(family: type[AudioCodec], name: str, online: bool) -> AudioCodec:
-    """Weights that do not fit are an error here; ``from_pretrained`` would go on with random ones."""
+def _open(name: str, exact: bool, online: bool) -> Codec:
+    """The codec of a folder or hub id, by the model_type of its config."""
+    config = _config_of(name, online)
+    kind = config.get("model_type")
+    if kind == CodecConfig.model_type:
+        _check_config(name, config, CodecConfig)
+        return _read(ExactAudioCodec if exact else AudioCodec, name, online)
+    if exact:
+        raise ValueError(
+            f"{name}: expected a codec with an exact mode, got {kind!r}, which has none; leave it off"
+        )
+    if kind == SeanetConfig.model_type:
+        _check_config(name, config, SeanetConfig)
+        return _read(SeanetCodec, name, online)
+    # Here and not above: it brings the modelling code of transformers, which our own codecs do without.
+    from .adapters import ADAPTED, NOT_ADAPTED, adapt
+
+    if kind not in ADAPTED:
+        ours = (CodecConfig.model_type, SeanetConfig.model_type)
+        why = f": {NOT_ADAPTED[kind]}" if kind in NOT_ADAPTED else ""
+        raise ValueError(f"{name}: expected a codec ({', '.join([*ours, *ADAPTED])}), got {kind!r}{why}")
+    return adapt(_read(getattr(transformers, ADAPTED[kind]), name, online))
+
+
+def _config_of(name: str, online: bool) -> dict[str, Any]:
+    """What ``config.json`` says."""
     try:
         config = PreTrainedConfig.get_config_dict(name, local_files_only=not online)[0]
-        _check_config(name, config)
+        config.get("model_type")  # which a list, say, has not
+        return config
     except OSError as error:
         if online or Path(name).is_dir():
             raise
@@ -124,6 +157,10 @@ def _read(family: type[AudioCodec], name: str, online: bool) -> AudioCodec:
         raise ValueError(
             f"{name}: expected settings by name in config.json; fetch the codec again"
         ) from error
+
+
+def _read(family: Any, name: str, online: bool) -> Any:
+    """Weights that do not fit are an error here; ``from_pretrained`` would go on with random ones."""
     level = logging.get_verbosity()
     logging.set_verbosity(CRITICAL)  # its report of what does not fit is an error of one line here
     try:
@@ -145,7 +182,7 @@ def _read(family: type[AudioCodec], name: str, online: bool) -> AudioCodec:
     if not all(bool(torch.isfinite(value).all()) for value in codec.state_dict().values()):
         raise ValueError(f"{name}: weights hold NaN or infinity; fetch the codec again")
     stated = Path(name) / "provenance.json"
-    if stated.is_file():
+    if stated.is_file() and isinstance(codec, Codec):
         try:
             expected = parse_json(stated.read_bytes())["weights_fingerprint"]
         except (ValueError, TypeError, KeyError) as error:
@@ -160,13 +197,11 @@ def _read(family: type[AudioCodec], name: str, online: bool) -> AudioCodec:
     return codec
 
 
-def _check_config(name: str, config: dict[str, Any]) -> None:
-    """ValueError where a ``config.json`` is of another model, or a value of it of another type than ours."""
-    if (kind := config.get("model_type")) != CodecConfig.model_type:
-        raise ValueError(f"{name}: expected a codec of model_type {CodecConfig.model_type!r}, got {kind!r}")
-    usual = CodecConfig()
-    for field in inspect.signature(CodecConfig).parameters:
+def _check_config(name: str, config: dict[str, Any], family: type[PreTrainedConfig]) -> None:
+    """ValueError where a value of a ``config.json`` is of another type than ours."""
+    usual = family()
+    for field in inspect.signature(family).parameters:
         value, kind = config.get(field), type(getattr(usual, field, None))
         fits = isinstance(value, int | float if kind is float else kind)
-        if field in config and not fits:
+        if field in config and kind is not type(None) and not fits:
             raise ValueError(f"{name}: expected {field} of config.json to be {kind.__name__}, got {value!r}")

@@ -7,13 +7,13 @@ Where frames are missing, the decoder carries on by itself (conceal.py).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from .conceal import carry_on, fade
 from .decoder import Decoder, DecoderFeatures
-from .encoder import Encoder
 from .excitation import PitchState
 from .inputs import check_codes, check_count, check_wav_form, check_wav_range
 from .layers import StreamState
@@ -24,13 +24,18 @@ class StreamingEncoder:
     """Encodes a batch of streams that advance together.
 
     Args:
-        encoder, quantizer: of a codec; shared, never changed.
+        encoder: of a codec, whatever turns a wav [B, 1, n] and a stream's state into latents; shared, never changed.
+        quantizer: the same codec's.
         hop_length: samples per frame.
         n_q: codebooks to keep.
     """
 
     def __init__(
-        self, encoder: Encoder, quantizer: ResidualVectorQuantizer, hop_length: int, n_q: int
+        self,
+        encoder: Callable[[Tensor, StreamState], Tensor],
+        quantizer: ResidualVectorQuantizer,
+        hop_length: int,
+        n_q: int,
     ) -> None:
         self._encoder = encoder
         self._quantizer = quantizer

@@ -81,9 +81,10 @@ def _section(row: dict[str, Any], codec: AudioCodec) -> str:
     config = codec.config
     codes = row["codes"]
     # Cut to the row's own length: the last frame may be longer than the sound.
-    num_samples = min(round(row["seconds"] * config.sampling_rate), codes.shape[1] * config.hop_length)
+    num_samples = min(round(row["seconds"] * config.sampling_rate), codec.samples(codes.shape[1]))
+    gains = {"audio_scales": torch.tensor([row["scales"]])} if codec.has_scale else {}
     with torch.inference_mode():
-        wav = codec.decode(codes[None].to(codec.device), num_samples=num_samples).audio_values
+        wav = codec.decode(codes[None].to(codec.device), num_samples=num_samples, **gains).audio_values
     assert wav is not None
     sound = io.BytesIO()
     samples = wav[0, 0].float().clamp(-1, 1).cpu().numpy()

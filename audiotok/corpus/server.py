@@ -68,7 +68,9 @@ class RowServer:
     def _encode(self, codec: AudioCodec, sounds: list[Sound]) -> list[dict[str, Any]]:
         lengths = torch.tensor([sound.wav.shape[1] for sound in sounds])
         longest = int(lengths.max())
-        padded = torch.zeros(len(sounds), 1, longest)
+        padded = torch.zeros(
+            len(sounds), codec.config.audio_channels, longest
+        )  # a mono clip on every channel
         for place, sound in zip(padded, sounds, strict=True):
             place[:, : sound.wav.shape[1]] = sound.wav
         mask = None
@@ -76,11 +78,13 @@ class RowServer:
             mask = (torch.arange(longest) < lengths[:, None]).to(self.task.device)
         found = codec.encode(padded.to(self.task.device), padding_mask=mask, n_q=self.task.n_q)
         assert found.audio_codes is not None
-        hop = codec.config.hop_length
         made = []
-        for codes, sound in zip(found.audio_codes.cpu(), sounds, strict=True):
-            frames = -(-sound.wav.shape[1] // hop)
-            made.append({"frames": frames, "codes": pack_codes(codes[:, :frames]), "n_q": self.task.n_q})
+        for i, (codes, sound) in enumerate(zip(found.audio_codes.cpu(), sounds, strict=True)):
+            frames = codec.frames(sound.wav.shape[1])
+            row = {"frames": frames, "codes": pack_codes(codes[:, :frames]), "n_q": self.task.n_q}
+            if found.audio_scales is not None:
+                row["scales"] = found.audio_scales[i, : -(-frames // codec.scale_frames)].tolist()
+            made.append(row)
         return made
 
 

@@ -184,7 +184,8 @@ def _check_sound(folder: Path, codec: AudioCodec, samples: int, seed: int, verdi
     for number in np.sort(chosen):
         row = corpus.row(int(number))
         with torch.inference_mode():
-            wav = codec.decode(row["codes"][None].to(codec.device)).audio_values
+            gains: dict[str, Any] = {"audio_scales": torch.tensor([row["scales"]])} if codec.has_scale else {}
+            wav = codec.decode(row["codes"][None].to(codec.device), **gains).audio_values
         assert wav is not None
         verdict.decoded += 1
         if not bool(torch.isfinite(wav).all()):

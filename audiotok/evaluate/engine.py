@@ -102,12 +102,14 @@ def evaluate_codec(
                 wav, sampling_rate = load_audio(row.path)
                 seconds += wav.shape[-1] / sampling_rate
                 at_codec = resample(wav, sampling_rate, config.sampling_rate)
-                codes = codec.encode(at_codec[None].to(codec.device)).audio_codes
+                out = codec.encode(codec.spread(at_codec[None]))
+                codes = out.audio_codes
                 assert codes is not None
+                gains: dict[str, Any] = {"audio_scales": out.audio_scales} if codec.has_scale else {}
                 usage.add(codes[0])
                 if index not in kept.done:
                     seed = zlib.crc32(row.path.name.encode())  # the same losses in every run and selection
-                    yield _job(codec, wav, sampling_rate, at_codec, codes, conditions, seed)
+                    yield _job(codec, wav, sampling_rate, at_codec, codes, gains, conditions, seed)
 
         todo = [index for index in range(len(rows)) if index not in kept.done]
         results = dict(kept.done)
@@ -157,7 +159,7 @@ def _check_losses(losses: Sequence[float], codec: AudioCodec) -> None:
     for loss in losses:
         if not 0 < loss < 1:
             raise ValueError(f"expected a share of lost packets above 0 and below 1, got {loss:g}")
-    if losses and not codec.is_causal:
+    if losses and not codec.streams:
         raise ValueError("expected a codec that streams to lose packets of, got one that does not")
 
 
@@ -202,22 +204,23 @@ def _job(
     sampling_rate: int,
     at_codec: Tensor,
     codes: Tensor,
+    gains: dict[str, Any],
     conditions: Sequence[Condition],
     seed: int,
 ) -> Job:
-    """A clip [1, N], the same at the codec's rate, and its codes [1, K, T], as the conditions' sounds."""
+    """A clip [1, N], the same at the codec's rate, its codes [1, K, T] and scales, as the conditions' sounds."""
     attempts = []
     for condition in conditions:
         sound = wav
         if condition.n_q is not None:
             kept = codes[:, : condition.n_q]
             if condition.loss is None:
-                audio = codec.decode(kept).audio_values
+                audio = codec.decode(kept, **gains).audio_values
             else:
                 lost = random_losses(codes.shape[-1], condition.loss, seed)
                 audio = decode_with_losses(codec, kept, lost, conceal=bool(condition.conceal))
             assert audio is not None
-            decoded = audio[0, :, : at_codec.shape[-1]].float().cpu()
+            decoded = audio[0, :, : at_codec.shape[-1]].float().mean(dim=0, keepdim=True).cpu()
             sound = _back(decoded, codec.config.sampling_rate, sampling_rate, wav.shape[-1])
         elif condition.name == "resample":
             sound = _back(at_codec, codec.config.sampling_rate, sampling_rate, wav.shape[-1])

@@ -6,9 +6,7 @@ batch; and codes are those of the first ``n_q`` codebooks of the codec's full se
 
 from __future__ import annotations
 
-import hashlib
 import inspect
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ..audio import load_audio, resample
+from ..codec.base import Codec
 
 Audio = str | Path | Tensor | np.ndarray | Sequence[float] | Mapping[str, Any]
 
@@ -129,6 +128,10 @@ def encode_wav(codec: PreTrainedModel, wav: Tensor, n_q: int) -> Tensor:
         [K, T] int64 on the CPU.
     """
     values = wav[None].to(codec.device)
+    if isinstance(codec, Codec):
+        codes = codec.encode(values, n_q=n_q).audio_codes
+        assert codes is not None
+        return codes[0].cpu()
     codec_: Any = codec
     options: dict[str, Any] = {}
     if "bandwidth" in inspect.signature(codec_.encode).parameters:
@@ -151,6 +154,10 @@ def decode_codes(codec: PreTrainedModel, codes: Tensor) -> Tensor:
     """
     codec_: Any = codec
     codes = codes[None].to(codec.device)
+    if isinstance(codec, Codec):
+        wav = codec.decode(codes).audio_values
+        assert wav is not None
+        return wav[0].float().cpu()
     parameters = inspect.signature(codec_.decode).parameters
     if "audio_scales" in parameters:
         out = codec_.decode(codes[None], [None])
@@ -168,12 +175,7 @@ def _fingerprint(codec: Any) -> str:
     """The codec's own, or 16 hex digits over its numbers and all weights but the decoder's."""
     if hasattr(codec, "codes_fingerprint"):
         return codec.codes_fingerprint
-    config = codec.config
-    numbers = [config.model_type, *(getattr(config, name, None) for name in ("codebook_size", "hop_length"))]
-    numbers.append(_first(config, "sampling_rate", "sample_rate"))
-    digest = hashlib.sha256(json.dumps(numbers, default=int).encode())
-    for name, value in sorted(codec.state_dict().items()):
-        if "decoder" not in name:
-            digest.update(f"{name}{list(value.shape)}".encode())
-            digest.update(value.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
+    # Here and not above: it brings the modelling code that only such a codec has loaded already.
+    from ..codec.adapters import foreign_fingerprint
+
+    return foreign_fingerprint(codec)

@@ -1,6 +1,7 @@
-"""Judges of sound: complex STFTs at several resolutions.
+"""Judges of sound: complex STFTs at several resolutions, and the wave itself at several rates.
 
-Source: EnCodec's MS-STFT discriminator (arXiv:2210.13438, section 3.4), narrow enough for a CPU.
+Sources: EnCodec's MS-STFT discriminator (arXiv:2210.13438, section 3.4), narrow enough for a CPU; SoundStream's
+discriminator of the wave (arXiv:2107.03312, section III-D), which is MelGAN's (arXiv:1910.06711).
 """
 
 from __future__ import annotations
@@ -17,15 +18,16 @@ class STFTDiscriminator(nn.Module):
     Args:
         n_fft: samples of a window; hops are a quarter.
         channels: of every hidden layer.
+        audio_channels: of the sound.
     """
 
     window: Tensor
 
-    def __init__(self, n_fft: int, channels: int) -> None:
+    def __init__(self, n_fft: int, channels: int, audio_channels: int = 1) -> None:
         super().__init__()
         self.n_fft = n_fft
         self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
-        shapes = [(2, (3, 9), (1, 1), (1, 1))]
+        shapes = [(2 * audio_channels, (3, 9), (1, 1), (1, 1))]
         shapes += [(channels, (3, 9), (1, 2), (dilation, 1)) for dilation in (1, 2, 4)]
         self.layers = nn.ModuleList(
             [
@@ -45,11 +47,16 @@ class STFTDiscriminator(nn.Module):
         self.verdict = weight_norm(nn.Conv2d(channels, 1, (3, 3), padding=(1, 1)))
 
     def forward(self, wav: Tensor) -> list[Tensor]:
-        """[B, 1, N] -> features of each layer, then the verdict, [B, 1, frames, bins']."""
+        """[B, C, N] -> features of each layer, then the verdict, [B, 1, frames, bins']."""
         spectrum = torch.stft(
-            wav[:, 0], self.n_fft, self.n_fft // 4, window=self.window, normalized=True, return_complex=True
-        )
-        x = torch.stack([spectrum.real, spectrum.imag], dim=1).transpose(2, 3)
+            wav.flatten(0, 1),
+            self.n_fft,
+            self.n_fft // 4,
+            window=self.window,
+            normalized=True,
+            return_complex=True,
+        ).unflatten(0, wav.shape[:2])
+        x = torch.cat([spectrum.real, spectrum.imag], dim=1).transpose(2, 3)
         features = []
         for layer in self.layers:
             x = F.leaky_relu(layer(x), 0.2)
@@ -58,12 +65,57 @@ class STFTDiscriminator(nn.Module):
 
 
 class MultiResolutionDiscriminator(nn.Module):
-    """One :class:`STFTDiscriminator` per resolution."""
+    """One :class:`STFTDiscriminator` per resolution, and one :class:`WaveDiscriminator` per rate.
 
-    def __init__(self, resolutions: tuple[int, ...] = (1024, 512, 256), channels: int = 16) -> None:
+    Args:
+        resolutions: samples of the windows.
+        channels: of the hidden layers; the wave's judges grow from them.
+        audio_channels: of the sound.
+        wave_rates: by how much the sound is slowed down for each judge of the wave; SoundStream has (1, 2, 4).
+    """
+
+    def __init__(
+        self,
+        resolutions: tuple[int, ...] = (1024, 512, 256),
+        channels: int = 16,
+        audio_channels: int = 1,
+        wave_rates: tuple[int, ...] = (),
+    ) -> None:
         super().__init__()
-        self.parts = nn.ModuleList([STFTDiscriminator(n_fft, channels) for n_fft in resolutions])
+        spectra = [STFTDiscriminator(n_fft, channels, audio_channels) for n_fft in resolutions]
+        waves = [WaveDiscriminator(rate, channels, audio_channels) for rate in wave_rates]
+        self.parts = nn.ModuleList([*spectra, *waves])
 
     def forward(self, wav: Tensor) -> list[list[Tensor]]:
-        """[B, 1, N] -> features and verdict per resolution."""
+        """[B, C, N] -> features and verdict per resolution and rate."""
         return [part(wav) for part in self.parts]
+
+
+class WaveDiscriminator(nn.Module):
+    """Strided grouped convolutions over the wave.
+
+    Args:
+        rate: the sound is slowed down by this much first, by averages.
+        channels: of the first layer; each of four strides of 4 has up to four times as many, 16 times at most.
+        audio_channels: of the sound.
+    """
+
+    def __init__(self, rate: int, channels: int, audio_channels: int = 1) -> None:
+        super().__init__()
+        self.rate = rate
+        widths = [channels * min(4**level, 16) for level in range(5)]
+        layers = [nn.Conv1d(audio_channels, channels, 15, padding=7)]
+        for before, after in zip(widths, widths[1:], strict=False):
+            layers.append(nn.Conv1d(before, after, 41, stride=4, groups=max(1, before // 4), padding=20))
+        layers.append(nn.Conv1d(widths[-1], widths[-1], 5, padding=2))
+        self.layers = nn.ModuleList([weight_norm(layer) for layer in layers])
+        self.verdict = weight_norm(nn.Conv1d(widths[-1], 1, 3, padding=1))
+
+    def forward(self, wav: Tensor) -> list[Tensor]:
+        """[B, C, N] -> features of each layer, then the verdict, [B, 1, n]."""
+        x = F.avg_pool1d(wav, self.rate) if self.rate > 1 else wav
+        features = []
+        for layer in self.layers:
+            x = F.leaky_relu(layer(x), 0.2)
+            features.append(x)
+        return [*features, self.verdict(x)]

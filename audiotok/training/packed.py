@@ -120,7 +120,7 @@ def write_packed(
         sampling_rate: Hz.
 
     Returns:
-        The number of clips.
+        The number of clips; of none no pack is written.
     """
     stem = Path(stem)
     rows, pcm, offsets, phones = [], [], [0], []
@@ -131,6 +131,8 @@ def write_packed(
         words = (alignments or {}).get(row["id"])
         frames = -(-len(samples) // hop_length)
         phones.append(phone_labels(words, frames, hop_length / sampling_rate))
+    if not rows:
+        return 0
     tensors = {"pcm": np.concatenate(pcm), "offsets": np.asarray(offsets, dtype=np.int64)}
     if alignments:
         tensors["phones"] = np.concatenate(phones)

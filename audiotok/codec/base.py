@@ -1,0 +1,278 @@
+"""The face that every codec shows: what goes in and comes out, what it declares, who may read its codes.
+
+Knows nothing of how codes are made. The laws it keeps: what enters an encoder or a decoder was checked and its error
+says what to do; a fingerprint does not depend on device or storage type.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_utils import PreTrainedAudioTokenizerBase
+from transformers.utils.generic import ModelOutput
+
+from .inputs import check_codes, check_count, check_tensor, check_wav_form, check_wav_range
+
+
+@dataclass
+class CodecEncoderOutput(ModelOutput):
+    """What :meth:`Codec.encode` returns.
+
+    Attributes:
+        audio_codes: [B, K, T] int64 in [0, V).
+        audio_codes_mask: [B, T] bool, False where a frame is padding.
+        audio_scales: [B, segments] float32, the gain of each segment, of a codec that ``has_scale``; else None.
+    """
+
+    audio_codes: Tensor | None = None
+    audio_codes_mask: Tensor | None = None
+    audio_scales: Tensor | None = None
+
+
+@dataclass
+class CodecDecoderOutput(ModelOutput):
+    """What :meth:`Codec.decode` returns.
+
+    Attributes:
+        audio_values: [B, C, N] float32.
+    """
+
+    audio_values: Tensor | None = None
+
+
+@dataclass
+class CodecOutput(ModelOutput):
+    """What :meth:`Codec.forward` returns.
+
+    Attributes:
+        audio_codes: [B, K, T] int64.
+        audio_values: [B, C, N] float32, as long as the input.
+        audio_scales: [B, segments] float32, or None.
+    """
+
+    audio_codes: Tensor | None = None
+    audio_values: Tensor | None = None
+    audio_scales: Tensor | None = None
+
+
+class Codec(PreTrainedAudioTokenizerBase):
+    """wav -> codes -> wav. Its ``config`` says ``n_q``, ``codebook_size``, ``hop_length``, ``frame_rate``,
+    ``sampling_rate``, ``audio_channels``, ``bitrate_bps`` and ``codec_name``.
+
+    Attributes:
+        is_causal: codes of frame t depend on samples before ``(t + 1) * hop_length + lookahead_samples`` only.
+        lookahead_samples: samples beyond its end on which a frame depends.
+        segment_samples: samples of an independently coded segment; None codes the signal as one.
+        has_scale: whether a gain of each segment travels beside the codes.
+        is_exact: whether codes are computed on integer grids.
+        streams: whether sound and codes may come in pieces with the result of one go, in bounded memory.
+    """
+
+    main_input_name = "input_values"
+
+    is_causal = True
+    lookahead_samples = 0
+    segment_samples: int | None = None
+    has_scale = False
+    is_exact = False
+    streams = True
+
+    config: Any
+
+    def frames(self, num_samples: int) -> int:
+        """T, the frames that ``num_samples`` samples make."""
+        return -(-num_samples // self.config.hop_length)
+
+    def samples(self, frames: int) -> int:
+        """N, the samples that ``frames`` frames decode to."""
+        return frames * self.config.hop_length
+
+    @property
+    def scale_frames(self) -> int:
+        """Frames that one scale is for; 0 of a codec without scales."""
+        return getattr(self.config, "scale_frames", 0)
+
+    def spread(self, wav: Tensor) -> Tensor:
+        """A mono wav [B, 1, N] as this codec takes it: [B, C, N], the same on every channel, on its device."""
+        return wav.expand(-1, self.config.audio_channels, -1).to(self.device)
+
+    @abstractmethod
+    def encode(self, input_values: Tensor, *args: Any, **kwargs: Any) -> CodecEncoderOutput:
+        """Turn a waveform [B, C, N] into codes [B, K, T]."""
+
+    @abstractmethod
+    def decode(self, audio_codes: Tensor, *args: Any, **kwargs: Any) -> CodecDecoderOutput:
+        """Turn codes [B, K, T] into a waveform [B, C, N]."""
+
+    def forward(
+        self, input_values: Tensor, padding_mask: Tensor | None = None, n_q: int | None = None
+    ) -> CodecOutput:
+        """Encode and decode: [B, C, N] -> codes [B, K, T] and wav [B, C, N]. Arguments and errors as in encode."""
+        out = self.encode(input_values, padding_mask, n_q)
+        assert out.audio_codes is not None
+        gains = {} if out.audio_scales is None else {"audio_scales": out.audio_scales}
+        wav = self.decode(
+            out.audio_codes, num_samples=input_values.shape[-1], padding_mask=padding_mask, **gains
+        )
+        return CodecOutput(out.audio_codes, wav.audio_values, out.audio_scales)
+
+    @abstractmethod
+    def streaming_encoder(self, n_q: int | None = None) -> Any:
+        """A session that encodes one stream piece by piece; where the codec does not stream, at the end."""
+
+    @abstractmethod
+    def streaming_decoder(self) -> Any:
+        """A session that decodes one stream piece by piece; where the codec does not stream, at the end."""
+
+    @abstractmethod
+    def set_decoder_dtype(self, dtype: torch.dtype) -> None:
+        """Compute the decoder in another precision; codes are made in float32 always."""
+
+    @property
+    @abstractmethod
+    def algorithmic_latency_ms(self) -> float | None:
+        """Delay that no computer removes; None of a codec that is given all of a sound."""
+
+    @property
+    @abstractmethod
+    def codes_fingerprint(self) -> str:
+        """16 hex digits of what makes codes: who has another must not read them."""
+
+    @property
+    @abstractmethod
+    def weights_fingerprint(self) -> str:
+        """16 hex digits of every weight, in float32."""
+
+    def _check_n_q(self, n_q: int | None) -> int:
+        if n_q is None:
+            return self.config.n_q
+        check_count("n_q", n_q)
+        if not 1 <= n_q <= self.config.n_q:
+            raise ValueError(f"expected n_q in [1, {self.config.n_q}], got {n_q}")
+        return n_q
+
+    def _check_wav(self, wav: Tensor, padding_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Check and clean the input; returns the wav with zeros for padding, and each item's length [B] int64."""
+        check_wav_form("input_values", wav, 1, self.config.audio_channels)
+        wav = wav.to(self.dtype)
+        lengths = torch.full((wav.shape[0],), wav.shape[-1], device=wav.device)
+        if padding_mask is not None:
+            check_tensor("padding_mask", padding_mask)
+            if padding_mask.shape != (wav.shape[0], wav.shape[-1]):
+                raise ValueError(
+                    f"expected padding_mask [B, N] = {[wav.shape[0], wav.shape[-1]]}, got {list(padding_mask.shape)}"
+                )
+            real = padding_mask.bool()
+            lengths = real.sum(dim=-1)
+            if bool((real[:, 1:] & ~real[:, :-1]).any()):
+                raise ValueError(
+                    "expected padding on the right only, got a padding_mask with padding before sound"
+                )
+            wav = wav.masked_fill(~real[:, None], 0.0)
+        check_wav_range(wav)
+        return wav, lengths
+
+    def _check_codes(self, codes: Tensor) -> Tensor:
+        codes = check_codes("audio_codes", codes, self.config.n_q, self.config.codebook_size)
+        return codes.to(self.device)
+
+    def _check_num_samples(self, num_samples: int | None, frames: int) -> int:
+        available = self.samples(frames)
+        if num_samples is None:
+            num_samples = available
+        check_count("num_samples", num_samples)
+        if not 0 < num_samples <= available:
+            raise ValueError(
+                f"expected num_samples in [1, {available}] for {frames} frames of "
+                f"{self.config.hop_length} samples, got {num_samples}"
+            )
+        return num_samples
+
+
+class SingleCodec(Codec):
+    """A codec whose codes depend on where the sound ends: padding must not be heard, so items of other lengths than
+    their neighbours are coded one by one.
+    """
+
+    def encode(
+        self,
+        input_values: Tensor,
+        padding_mask: Tensor | None = None,
+        n_q: int | None = None,
+        **options: Any,
+    ) -> CodecEncoderOutput:
+        """Turn a waveform into residual codes.
+
+        Args:
+            input_values: wav, [B, C, N] float, at ``config.sampling_rate`` Hz, values in [-1, 1]. Any N >= 1.
+            padding_mask: [B, N] bool or int, false where a sample is padding on the right; None means no padding.
+            n_q: codebooks to keep, 1 <= n_q <= config.n_q; None keeps all. Fewer = coarser, same T.
+            options: of this family.
+
+        Returns:
+            ``audio_codes`` [B, K, T] int64 in [0, V) with K = n_q and T = ``frames(N)``, ``audio_codes_mask`` [B, T]
+            bool, and ``audio_scales`` [B, segments] float32 where the codec ``has_scale``.
+
+        Raises:
+            TypeError: input_values is no tensor, or n_q no int.
+            ValueError: input_values is not [B, C, N] with B, N >= 1 or not of floats, holds NaN, infinity or samples
+                far beyond full scale, the mask has another shape or pads on the left, or n_q is out of range.
+        """
+        n_q = self._check_n_q(n_q)
+        wav, lengths = self._check_wav(input_values, padding_mask)
+        total = self.frames(wav.shape[-1])
+        codes = torch.zeros(len(wav), n_q, total, dtype=torch.int64, device=wav.device)
+        mask = torch.zeros(len(wav), total, dtype=torch.bool, device=wav.device)
+        segments = -(-total // self.scale_frames) if self.has_scale else 0
+        scales = torch.ones(len(wav), segments, device=wav.device)
+        for length in lengths.unique().tolist():
+            rows = (lengths == length).nonzero()[:, 0]
+            frames = self.frames(length)
+            if not frames:
+                continue
+            chosen = {key: _rows(value, rows, frames) for key, value in options.items()}
+            with torch.no_grad():
+                found, gains = self.encode_item(wav[rows, :, :length], n_q, **chosen)
+            codes[rows, :, :frames] = found
+            mask[rows, :frames] = True
+            if gains is not None:
+                scales[rows, : gains.shape[1]] = gains
+        return CodecEncoderOutput(codes, mask, scales if self.has_scale else None)
+
+    @abstractmethod
+    def encode_item(self, wav: Tensor, n_q: int) -> tuple[Tensor, Tensor | None]:
+        """Codes [B, n_q, T] and scales [B, segments] or None of wavs [B, C, N] of one length; checks nothing."""
+
+    @abstractmethod
+    def encode_segment(self, wav: Tensor, n_q: int) -> tuple[Tensor, Tensor | None]:
+        """The same of one segment [B, C, n], of a codec that has ``segment_samples``."""
+
+
+def _rows(value: Any, rows: Tensor, frames: int) -> Any:
+    """What an option says of some items: a tensor has a row for each item and a column for each frame."""
+    return value[rows, :frames] if isinstance(value, Tensor) else value
+
+
+def fingerprint(numbers: Mapping[str, Any] | list[Any], tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over numbers and weights [any shape], cut to 16 hex digits; independent of device and storage type."""
+    digest = hashlib.sha256(json.dumps(numbers, sort_keys=True).encode())
+    for name, value in tensors.items():
+        digest.update(f"{name}{list(value.shape)}".encode())
+        digest.update(value.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def weights_of(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """Every tensor [any shape] of some modules by name, the modules in their order and each one's tensors by name."""
+    return {
+        f"{prefix}.{name}": value
+        for prefix, module in modules.items()
+        for name, value in sorted(module.state_dict().items())
+    }

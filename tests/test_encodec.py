@@ -1,0 +1,248 @@
+"""EnCodec of our own: on the weights of transformers' EncodecModel it gives the same codes and the same sound."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import encodec_toys as toys
+import pytest
+import torch
+from torch import Tensor
+from transformers import EncodecModel
+
+from audiotok.codec import convert
+from audiotok.codec.laws import TIE
+from audiotok.codec.pretrained import load_codec
+from audiotok.codec.seanet_codec import SeanetCodec
+from audiotok.codec.seanet_config import PRESETS, SeanetConfig, seanet_preset
+from audiotok.codec.segments import overlap_add, segment_starts
+
+PRESET = pytest.mark.parametrize("preset", ["24k", "48k"])
+
+
+def pair(preset: str, changes: dict[str, dict[str, Any]] = toys.SMALL) -> tuple[EncodecModel, SeanetCodec]:
+    theirs = toys.random_encodec(changes[preset])
+    return theirs, convert.convert_encodec(theirs)
+
+
+@torch.no_grad()
+def is_tie(codec: SeanetCodec, wav: Tensor, ours: Tensor, theirs: Tensor, frame: int) -> bool:
+    """Whether two codings [K, T] of a sound [1, C, N] part at two codewords equally near in this frame."""
+    size = codec.config.segment_samples
+    latents = []
+    for start in segment_starts(wav.shape[-1], codec.config.segment_stride):
+        piece = wav[..., start : start + size] if size else wav
+        scale = piece.mean(1).square().mean(-1).sqrt() + 1e-8 if codec.has_scale else 1.0
+        latents.append(codec.encoder(piece / scale)[0])
+    target = torch.cat(latents, dim=-1)[:, frame].double()
+    level = int((ours[:, frame] != theirs[:, frame]).nonzero()[0])
+    books = codec.quantizer.codebooks.double()
+    target = target - sum(books[k, ours[k, frame]] for k in range(level))
+    near, far = sorted(
+        float((books[level, codes[level, frame]] - target).square().sum()) for codes in (ours, theirs)
+    )
+    return far - near < TIE * far
+
+
+def compare(theirs: EncodecModel, ours: SeanetCodec, inputs: int, sizes: tuple[int, ...]) -> dict[str, float]:
+    """Code many sounds with both; counts what differs."""
+    found = {"frames": 0, "ties": 0, "failures": 0, "audio": 0.0}
+    used = [set() for _ in range(ours.config.n_q)]
+    for size in sizes:
+        for number in range(inputs):
+            wav = toys.sounds(1, size, ours.config.audio_channels, 1000 * size + number)
+            codes, scales, padded = toys.their_codes(theirs, wav)
+            got = ours.encode(wav)
+            assert got.audio_codes is not None and got.audio_codes.shape == codes.shape
+            for book, row in zip(used, codes[0].tolist(), strict=True):
+                book.update(row)
+            apart = (codes != got.audio_codes)[0].any(0).nonzero()[:, 0].tolist()
+            ties = sum(is_tie(ours, wav, got.audio_codes[0], codes[0], t) for t in apart)
+            found["frames"] += codes.shape[-1]
+            found["ties"] += ties
+            found["failures"] += len(apart) - ties
+            if number % 10 == 0:
+                out = theirs.encode(wav, bandwidth=max(theirs.config.target_bandwidths))
+                sound = theirs.decode(out.audio_codes, out.audio_scales, last_frame_pad_length=padded)[0]
+                again = ours.decode(codes, audio_scales=got.audio_scales).audio_values
+                assert again is not None and again.shape == sound.shape
+                found["audio"] = max(found["audio"], float((again - sound).abs().max()))
+            if ours.has_scale:
+                torch.testing.assert_close(got.audio_scales, torch.cat(scales, dim=1))
+    found["fewest"] = min(map(len, used))
+    return found
+
+
+@PRESET
+@torch.no_grad()
+def test_encodec_weights_give_the_same_codes_and_sound(preset: str) -> None:
+    theirs, ours = pair(preset)
+    found = compare(theirs, ours, 10, (801, 4_800, 20_007))
+    assert found["failures"] == 0 and found["fewest"] > 100 and found["audio"] < 1e-4, found
+
+
+@pytest.mark.slow
+@PRESET
+@torch.no_grad()
+def test_encodec_of_the_papers_size_gives_the_same_codes_and_sound(preset: str) -> None:
+    theirs, ours = pair(preset, toys.PAPER)
+    rate = ours.config.sampling_rate
+    found = compare(theirs, ours, 100, (rate // 4 + 7, rate // 2, 3 * rate // 2 - 11))
+    print(f"{preset}: {found}")
+    assert found["failures"] == 0 and found["fewest"] > 100 and found["audio"] < 1e-4, found
+
+
+@pytest.mark.slow
+@PRESET
+@torch.no_grad()
+def test_ours_is_at_least_as_fast(preset: str) -> None:
+    """One thread, the same weights, turn by turn; the best of some turns each, for others use this computer too."""
+    theirs, ours = pair(preset, toys.PAPER)
+    wav = toys.sounds(1, 4 * ours.config.sampling_rate, ours.config.audio_channels, 0)
+    out = theirs.encode(wav, bandwidth=6.0)
+    got = ours.encode(wav, n_q=out.audio_codes.shape[2])
+    assert got.audio_codes is not None
+    tasks: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
+        "encode": (
+            lambda: theirs.encode(wav, bandwidth=6.0),
+            lambda: ours.encode(wav, n_q=out.audio_codes.shape[2]),
+        ),
+        "decode": (
+            lambda: theirs.decode(
+                out.audio_codes, out.audio_scales, last_frame_pad_length=out.last_frame_pad_length
+            ),
+            lambda: ours.decode(got.audio_codes, audio_scales=got.audio_scales),
+        ),
+    }
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for name, sides in tasks.items():
+            best = [float("inf")] * 2
+            for _ in range(9):
+                for side, task in enumerate(sides):
+                    started = time.perf_counter()
+                    task()
+                    best[side] = min(best[side], time.perf_counter() - started)
+            print(f"{preset} {name}: theirs {4 / best[0]:.1f} x real time, ours {4 / best[1]:.1f}")
+            assert best[1] <= best[0], (name, best)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@PRESET
+def test_length_and_layers_laws(preset: str) -> None:
+    _, codec = pair(preset)
+    hop = codec.config.hop_length
+    for size in (1, hop - 1, hop, hop + 1, 3_200, 3_168 + 1, 9_000):
+        wav = toys.sounds(1, size, codec.config.audio_channels, size)
+        out = codec(wav)
+        assert out.audio_codes.shape[-1] == codec.frames(size) and out.audio_values.shape == wav.shape
+        assert codec.samples(codec.frames(size)) >= size
+        some = codec.encode(wav, n_q=2)
+        assert torch.equal(some.audio_codes, out.audio_codes[:, :2])
+        codec.decode(some.audio_codes, audio_scales=some.audio_scales)
+    if codec.segment_samples is None:
+        assert codec.frames(9_000) == -(-9_000 // hop)
+
+
+@PRESET
+def test_an_items_codes_and_sound_do_not_depend_on_its_padding(preset: str) -> None:
+    _, codec = pair(preset)
+    lengths = (5_000, 7_777, 5_000, 130)
+    wav = toys.sounds(4, 7_777, codec.config.audio_channels, 3)
+    mask = torch.arange(7_777) < torch.tensor(lengths)[:, None]
+    together = codec.encode(wav, padding_mask=mask)
+    assert together.audio_codes is not None and together.audio_codes_mask is not None
+    for i, length in enumerate(lengths):
+        alone = codec.encode(wav[i : i + 1, :, :length])
+        frames = int(together.audio_codes_mask[i].sum())
+        assert frames == codec.frames(length)
+        assert torch.equal(alone.audio_codes[0], together.audio_codes[i, :, :frames])
+        assert not together.audio_codes[i, :, frames:].any()
+        if codec.has_scale:
+            segments = alone.audio_scales.shape[1]
+            torch.testing.assert_close(alone.audio_scales[0], together.audio_scales[i, :segments])
+
+
+@PRESET
+def test_a_session_in_pieces_equals_one_go(preset: str) -> None:
+    _, codec = pair(preset)
+    wav = toys.sounds(1, 10_007, codec.config.audio_channels, 5)
+    whole = codec(wav)
+    encoder, decoder = codec.streaming_encoder(), codec.streaming_decoder()
+    cuts = [0, 1, 700, 3_168, 3_200, 3_201, 9_900, 10_007]
+    pieces = [encoder.push(wav[..., start:stop]) for start, stop in zip(cuts, cuts[1:], strict=False)] + [
+        encoder.flush()
+    ]
+    codes = torch.cat(pieces, dim=-1)
+    assert torch.equal(codes, whole.audio_codes)
+    if codec.has_scale:
+        decoder.add_scales(torch.tensor(encoder.take_scales()))
+        assert pieces[-3].shape[-1] > 0  # segments come as soon as they are whole
+    heard = [decoder.push(codes[..., t : t + 3]) for t in range(0, codes.shape[-1], 3)]
+    sound = torch.cat([*heard, decoder.flush()], dim=-1)
+    torch.testing.assert_close(sound[..., : wav.shape[-1]], whole.audio_values, atol=1e-5, rtol=0)
+
+
+def test_the_24k_preset_looks_ahead_only_as_far_as_it_says() -> None:
+    _, codec = pair("24k")
+    wav = toys.sounds(1, 6_000, 1, 8)
+    hop, ahead = codec.config.hop_length, codec.lookahead_samples
+    codes = codec.encode(wav).audio_codes
+    for frame in (1, 3, 12):
+        changed = wav.clone()
+        changed[..., frame * hop + ahead :] = 0.3
+        assert torch.equal(codec.encode(changed).audio_codes[..., :frame], codes[..., :frame])
+    changed = wav.clone()
+    changed[..., hop : hop + ahead] = 0.3
+    assert not torch.equal(codec.encode(changed).audio_codes[..., :1], codes[..., :1])  # it does look ahead
+
+
+def test_segments_come_back_as_they_went() -> None:
+    wav = torch.randn(2, 2, 1_000)
+    pieces = [wav[..., start : start + 320] for start in segment_starts(1_000, 300)]
+    torch.testing.assert_close(overlap_add(pieces, 300), wav)
+
+
+def test_a_converted_codec_opens_from_its_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], no_network: list[object]
+) -> None:
+    theirs, ours = pair("48k")
+    theirs.save_pretrained(tmp_path / "theirs")
+    assert convert.main([str(tmp_path / "theirs"), str(tmp_path / "ours"), "--name", "music"]) == 0
+    back = load_codec(tmp_path / "ours")
+    assert capsys.readouterr().out.strip() == back.codes_fingerprint == ours.codes_fingerprint
+    assert back.weights_fingerprint == ours.weights_fingerprint and back.config.codec_name == "music"
+    assert no_network == []
+
+
+def test_a_config_of_no_encodec_is_refused() -> None:
+    config = toys.random_encodec(toys.SMALL["24k"]).config
+    config.trim_right_ratio = 0.5
+    with pytest.raises(ValueError, match="EncodecConfig.trim_right_ratio: expected 1.0, got 0.5"):
+        convert.convert_config(config)
+
+
+@pytest.mark.parametrize(
+    ("preset", "changes"), [("encodec-24k", toys.PAPER["24k"]), ("encodec-48k", toys.PAPER["48k"])]
+)
+def test_presets_are_the_papers_numbers(preset: str, changes: dict[str, Any]) -> None:
+    from transformers import EncodecConfig
+
+    theirs = convert.convert_config(EncodecConfig(**changes), preset)
+    assert theirs.to_diff_dict() == seanet_preset(preset).to_diff_dict()
+    assert theirs.bitrate_bps == 24_000
+
+
+def test_wrong_numbers_of_a_preset_are_named() -> None:
+    assert set(PRESETS) == {"soundstream", "encodec-24k", "encodec-48k"}
+    with pytest.raises(ValueError, match="no preset 'encodec'; there are soundstream"):
+        seanet_preset("encodec")
+    with pytest.raises(ValueError, match="unknown argument filter; the nearest is filters"):
+        seanet_preset("soundstream", filter=3)
+    with pytest.raises(ValueError, match="SeanetConfig.pad_mode='wrap' must be zero or reflect"):
+        SeanetConfig(pad_mode="wrap")

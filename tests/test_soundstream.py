@@ -1,0 +1,391 @@
+"""SoundStream of our own, and how codecs of the papers are trained: what each part of the training keeps."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from audiotok.cli.main import main
+from audiotok.codec.pretrained import load_codec
+from audiotok.codec.quantizer import ResidualVectorQuantizer
+from audiotok.codec.seanet_codec import SeanetCodec
+from audiotok.codec.seanet_config import PRESETS, seanet_preset
+from audiotok.training.balancer import Balancer
+from audiotok.training.noise import NOISES, at_snr, make_noise, noisy_batch
+from audiotok.training.packed import PackedClips, write_packed
+from audiotok.training.seanet_loop import SeanetTrainer
+from audiotok.training.seanet_losses import MultiScaleSpectralLoss, si_sdr_db
+from audiotok.training.seanet_recipe import SeanetRecipe, is_seanet_recipe, load_seanet_recipe
+from audiotok.training.seanet_step import SeanetTrainingModel, build_judge, judge_loss, make_batch
+
+SMALL = ["model.sampling_rate=8000", "model.filters=4", "model.n_q=4", "model.codebook_size=32"]
+SMALL += ["model.codebook_dim=16", "batch=3", "crop_frames=20", "kmeans_crops=16", "log_every=1"]
+SMALL += ["judge_channels=2", "warmup_steps=5", "eval_every=1000", "lr=1e-3"]
+SEGMENT = ["model.segment_samples=3200"]
+
+
+def small_recipe(name: str, *overrides: str) -> SeanetRecipe:
+    segment = SEGMENT if name == "encodec-48k" else []
+    return load_seanet_recipe(name, [*SMALL, *segment, *overrides])
+
+
+def small_codec(name: str = "soundstream") -> SeanetCodec:
+    torch.manual_seed(0)
+    codec = SeanetCodec(small_recipe(name).config()).eval()
+    if codec.encoder.film is not None:
+        nn.init.normal_(codec.encoder.film.linear.weight, std=0.3)
+    codec.quantizer.codebooks.mul_(0.05)
+    return codec
+
+
+@pytest.fixture
+def pack(tmp_path: Path, make_speech: Callable[..., Tensor]) -> PackedClips:
+    clips = [({"id": str(i)}, make_speech(1.0 + 0.1 * i, 8_000, seed=i)[0].numpy()) for i in range(5)]
+    write_packed(tmp_path / "pack", clips, sampling_rate=8_000)
+    return PackedClips(tmp_path / "pack", 320)
+
+
+def logged(folder: Path, key: str) -> list[float]:
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [line[key] for line in lines if key in line]
+
+
+# ---- the codec
+
+
+def test_the_preset_is_the_papers() -> None:
+    config = seanet_preset("soundstream")
+    assert (config.filters, config.strides, config.dilations) == (32, [2, 4, 5, 8], [1, 3, 9])
+    assert config.frame_rate == 75 and config.bitrate_bps == 6_000 and config.residual_kernel_size == 7
+    with torch.device("meta"):
+        codec = SeanetCodec(config)
+    units = [m for stage in codec.encoder.stages for m in stage][:4]
+    assert [unit.dilated.conv.dilation[0] for unit in units[:3]] == [1, 3, 9] and units[3].conv.stride == (2,)
+    assert codec.streams and codec.is_causal and codec.lookahead_samples == 0 and not codec.has_scale
+
+
+def test_it_streams_to_the_same_codes_and_sound(make_speech: Callable[..., Tensor]) -> None:
+    codec = small_codec()
+    wav = make_speech(1.3, 8_000)[None, :, :10_000]
+    whole = codec(wav)
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        cuts = [0, *sorted(rng.integers(0, 10_000, 9).tolist()), 10_000]
+        encoder, decoder = codec.streaming_encoder(), codec.streaming_decoder()
+        pieces = [encoder.push(wav[..., a:b]) for a, b in zip(cuts, cuts[1:], strict=False)]
+        codes = torch.cat([*pieces, encoder.flush()], dim=-1)
+        assert torch.equal(codes, whole.audio_codes)
+        frames = [decoder.push(codes[..., t : t + 1 + seed]) for t in range(0, codes.shape[-1], 1 + seed)]
+        sound = torch.cat([*frames, decoder.flush()], dim=-1)[..., :10_000]
+        torch.testing.assert_close(sound, whole.audio_values, atol=1e-5, rtol=0)
+
+
+def test_codes_do_not_depend_on_what_comes_later(make_speech: Callable[..., Tensor]) -> None:
+    codec = small_codec()
+    wav = make_speech(1.0, 8_000)[None]
+    changed = wav.clone()
+    changed[..., 10 * 320 :] = 0.2
+    before, after = (codec.encode(x).audio_codes for x in (wav, changed))
+    assert torch.equal(before[..., :10], after[..., :10]) and not torch.equal(before, after)
+
+
+def test_a_frames_flag_changes_that_frame_and_no_earlier_one(make_speech: Callable[..., Tensor]) -> None:
+    """Denoising is switched frame by frame, at no latency; and streams as it does at once."""
+    codec = small_codec()
+    wav = make_speech(1.0, 8_000)[None]
+    off, on = (codec.encode(wav, denoise=wanted).audio_codes for wanted in (False, True))
+    assert not torch.equal(off, on)
+    switched = torch.zeros(1, off.shape[-1], dtype=torch.bool)
+    switched[:, 12:] = True
+    codes = codec.encode(wav, denoise=switched).audio_codes
+    assert torch.equal(codes[..., :12], off[..., :12])
+    # Two frames of the last convolution still see the flag as it was.
+    assert torch.equal(codes[..., 14:], on[..., 14:])
+    session = codec.streaming_encoder(denoise=True)
+    pieces = [session.push(wav[..., :3_000]), session.push(wav[..., 3_000:]), session.flush()]
+    assert torch.equal(torch.cat(pieces, dim=-1), on)
+    with pytest.raises(ValueError, match="encodec-24k does not denoise; train one with denoises: true"):
+        small_codec("encodec-24k").encode(wav, denoise=True)
+
+
+def test_lost_frames_are_carried_over(make_speech: Callable[..., Tensor]) -> None:
+    codec = small_codec()
+    codes = codec.encode(make_speech(1.0, 8_000)[None]).audio_codes
+    session = codec.streaming_decoder()
+    first = session.push(codes[..., :10])
+    gap = session.conceal(8)
+    assert (
+        first.shape[-1] == 3_200
+        and gap.shape[-1] == 8 * 320
+        and session.push(codes[..., 18:20]).shape[-1] == 640
+    )
+    assert gap[..., :160].abs().max() > 0 and gap[..., -320:].abs().max() == 0  # held, then faded
+
+
+# ---- the quantiser
+
+
+def test_planted_dead_codes_come_back_to_life() -> None:
+    """32 of 64 codewords far from every latent, and long unused: after 100 steps all of them are in use."""
+    torch.manual_seed(0)
+    quantizer = ResidualVectorQuantizer(2, 64, 8)
+    quantizer.init_from(torch.randn(2_000, 8))
+    quantizer.codebooks[:, :32] = 1e3
+    quantizer.start_averages(512 * 0.75)
+    quantizer.usage[:, :32] = 0.0
+    quantizer.sums[:, :32] = 0.0
+    quantizer.train()
+    for _ in range(100):
+        quantizer(torch.randn(4, 8, 128), torch.tensor([2, 2, 2, 1]))
+    quantizer.eval()
+    codes = quantizer.encode(torch.randn(1, 8, 20_000))
+    for k in range(2):
+        counts = torch.bincount(codes[0, k], minlength=64)
+        assert int((counts[:32] == 0).sum()) == 0 and quantizer.codebooks[k, :32].norm(dim=1).max() < 10
+
+
+def test_the_commitment_loss_reaches_the_latents_from_every_level() -> None:
+    torch.manual_seed(0)
+    quantizer = ResidualVectorQuantizer(6, 32, 8).eval()
+    quantizer.init_from(torch.randn(1_000, 8))
+    latents = torch.randn(2, 8, 50, requires_grad=True)
+    lengths = []
+    for k in range(6):
+        # What level k adds: the loss with k + 1 levels, less that with k.
+        with_it, without = (quantizer(latents, torch.full((2,), n)).commitment for n in (k + 1, k))
+        (gradient,) = torch.autograd.grad(with_it - without, latents)
+        lengths.append(float(gradient.norm()))
+    assert min(lengths) > 0.1 * max(lengths) > 0
+
+
+def test_a_level_starts_on_what_the_levels_before_it_leave_over() -> None:
+    torch.manual_seed(0)
+    latents = torch.randn(3_000, 8)
+    quantizer = ResidualVectorQuantizer(3, 32, 8)
+    quantizer.init_from(latents)
+    residual = latents
+    for k in range(3):
+        book = quantizer.codebooks[k]
+        away = torch.cdist(residual, book)
+        # Each codeword is the mean of the residuals that choose it: k-means of this residual and of no other.
+        index = away.argmin(1)
+        means = torch.stack([residual[index == v].mean(0) for v in range(32)])
+        assert float((means - book).norm() / book.norm()) < 0.2
+        before, residual = residual, residual - book[index]
+        assert residual.square().mean() < 0.8 * before.square().mean()
+
+
+# ---- losses, balancer, noise
+
+
+def test_the_balancer_gives_each_loss_its_share() -> None:
+    """However large the losses are and whatever they do: the law of the paper, on losses of our choice."""
+    torch.manual_seed(0)
+    weights = {"a": 1.0, "b": 3.0, "c": 0.0}
+    balancer = Balancer(weights, decay=0.9)
+    shares: dict[str, list[float]] = {"a": [], "b": []}
+    for step in range(200):
+        wav = torch.randn(2, 1, 100, requires_grad=True)
+        scale = 1e3 * (1 + 0.5 * np.sin(step / 30))
+        losses = {"a": scale * (wav - 1).abs().mean(), "b": 1e-3 * wav.square().mean(), "c": wav.sum()}
+        gradient = balancer.gradient(losses, wav)
+        for name, share in balancer.shares.items():
+            shares[name].append(share)
+    assert abs(np.mean(shares["a"]) / 0.25 - 1) < 0.05 and abs(np.mean(shares["b"]) / 0.75 - 1) < 0.05
+    assert gradient.shape == wav.shape and 0.3 < float(gradient.flatten(1).norm(dim=1).mean()) < 1.1
+    plain = Balancer(weights, balance=False)
+    summed = plain.gradient(losses, wav)
+    (expected,) = torch.autograd.grad(losses["a"] + 3 * losses["b"], wav)
+    torch.testing.assert_close(summed, expected)
+    again = Balancer(weights, decay=0.9)
+    again.load_state_dict(balancer.state_dict())
+    after = [each.gradient({"b": wav.square().mean()}, wav) for each in (again, balancer)]
+    torch.testing.assert_close(*after)
+    with pytest.raises(KeyError):
+        balancer.gradient({"d": wav.sum()}, wav)
+
+
+def test_losses_are_least_where_the_sounds_agree(make_speech: Callable[..., Tensor]) -> None:
+    wav = make_speech(0.5, 8_000)[None]
+    loss = MultiScaleSpectralLoss(8_000, 64, log_weights=True)
+    levels = [float(loss(wav + gain * torch.randn(wav.shape), wav)) for gain in (0.0, 0.01, 0.1)]
+    assert levels[0] < 1e-2 < levels[1] < levels[2]
+    noise = torch.randn(wav.shape)
+    noise *= wav.std() / noise.std()
+    assert abs(float(si_sdr_db(0.3 * (wav + 0.1 * noise), wav)) - 20) < 0.5
+
+
+@pytest.mark.parametrize("kind", NOISES)
+def test_noise_stands_at_the_ratio_that_is_asked_for(kind: str, make_speech: Callable[..., Tensor]) -> None:
+    speech = make_speech(1.0, 8_000)[0].numpy()
+    voices = np.stack([make_speech(1.0, 8_000, seed=s)[0].numpy() for s in range(1, 4)])
+    noise, same, other = (make_noise(kind, voices, 8_000, np.random.default_rng(s)) for s in (0, 0, 1))
+    assert np.array_equal(noise, same) and not np.array_equal(noise, other) and noise.dtype == np.float32
+    mix = at_snr(0.1 * speech, noise, 5.0)
+    left = mix - 0.1 * speech
+    ratio = 10 * np.log10(np.mean((0.1 * speech) ** 2) / np.mean(left**2))
+    assert abs(ratio - 5.0) < 0.1 or np.abs(mix).max() > 0.98
+
+
+def test_a_noisy_batch_is_clean_where_it_is_wanted(make_speech: Callable[..., Tensor]) -> None:
+    clean = torch.stack([make_speech(0.8, 8_000, seed=s) for s in range(24)])
+    batch = noisy_batch(clean, clean[:4], 320, 8_000, seed=1, step=2)
+    keep = batch.wanted.repeat_interleave(320, dim=1)
+    assert torch.equal(torch.where(keep, clean[:, 0], batch.wav[:, 0]), batch.target[:, 0])
+    rows = {tuple(sorted(set(row.tolist()))) for row in batch.wanted}
+    assert rows == {(False,), (True,), (False, True)}  # all three ways
+    assert 0 < sum(torch.equal(a, b) for a, b in zip(batch.wav, clean, strict=True)) < 24
+    again = noisy_batch(clean, clean[:4], 320, 8_000, seed=1, step=2)
+    assert torch.equal(again.wav, batch.wav) and not torch.equal(
+        noisy_batch(clean, clean[:4], 320, 8_000, seed=1, step=3).wav, batch.wav
+    )
+
+
+def test_quantizer_dropout_draws_what_the_recipe_names() -> None:
+    recipe = small_recipe("encodec-24k")
+    model = SeanetTrainingModel(small_codec("encodec-24k"), recipe)
+    drawn = torch.cat([model.levels(8, step) for step in range(50)])
+    assert set(drawn.tolist()) == {2, 4} and torch.equal(model.levels(8, 3), model.levels(8, 3))
+    model.recipe = dataclasses.replace(recipe, levels=(), full_levels_share=0.0)
+    assert set(torch.cat([model.levels(8, step) for step in range(50)]).tolist()) == {1, 2, 3, 4}
+
+
+# ---- training
+
+
+@pytest.mark.parametrize("name", list(PRESETS))
+def test_a_run_that_is_killed_resumes_to_the_same_losses(
+    name: str, pack: PackedClips, tmp_path: Path
+) -> None:
+    recipe = small_recipe(name, "steps=8", "quantize_from=2", "adversarial_from=4", "save_every_s=0")
+    SeanetTrainer(recipe, pack, pack, tmp_path / "whole", device="cpu").run()
+    trainer = SeanetTrainer(recipe, pack, pack, tmp_path / "cut", device="cpu")
+    save = trainer.save
+
+    def save_and_stop() -> None:
+        save()
+        if trainer.step == 5:
+            raise KeyboardInterrupt
+
+    trainer.save = save_and_stop  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run()
+    resumed = SeanetTrainer(recipe, pack, pack, tmp_path / "cut", device="cpu")
+    assert resumed.step == 5
+    resumed.run()
+    for key in ("spectral/multi_scale", "vq/commitment", "adv/gen"):
+        whole, cut = (logged(tmp_path / folder, key) for folder in ("whole", "cut"))
+        assert len(whole) >= 4
+        np.testing.assert_allclose(cut, whole, rtol=2e-3, atol=1e-4)
+    codecs = [load_codec(tmp_path / folder / "codec") for folder in ("whole", "cut")]
+    assert isinstance(codecs[0], SeanetCodec)
+    assert logged(tmp_path / "whole", "eval/si_sdr_db")
+    if name == "soundstream":
+        assert logged(tmp_path / "whole", "eval/si_sdr_db") == pytest.approx(
+            logged(tmp_path / "cut", "eval/si_sdr_db"), abs=0.5
+        )
+
+
+def test_the_judges_judge_and_learn(pack: PackedClips) -> None:
+    recipe = small_recipe("soundstream")
+    torch.manual_seed(0)
+    for channels in (1, 2):
+        judge = build_judge(recipe, channels)
+        assert len(judge.parts) == 1 + 3
+        real, fake = 0.3 * torch.randn(2, channels, 4_000).cumsum(-1).tanh(), torch.randn(2, channels, 4_000)
+        optimizer = torch.optim.Adam(judge.parameters(), lr=3e-3, betas=(0.5, 0.9))
+        losses = []
+        for _ in range(25):
+            loss = judge_loss(judge, fake, real)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(float(loss.detach()))
+        assert losses[-1] < 0.8 * losses[0]
+
+
+def test_stereo_crops_are_panned(pack: PackedClips) -> None:
+    recipe = small_recipe("encodec-48k")
+    codec = small_codec("encodec-48k")
+    crops = pack.crops(0, 0, 6, 10, 0.0).wav
+    batch = make_batch(crops, crops, codec, recipe, 7)
+    assert batch.wav.shape == (6, 2, 3_200) and float(batch.wav.abs().max()) <= 1.0
+    assert not torch.allclose(batch.wav[:, 0], batch.wav[:, 1])
+    assert torch.equal(batch.wav, make_batch(crops, crops, codec, recipe, 7).wav)
+
+
+def test_recipes_are_told_apart_and_checked(capsys: pytest.CaptureFixture[str]) -> None:
+    assert all(is_seanet_recipe(name) for name in PRESETS)
+    assert not any(is_seanet_recipe(name) for name in ("tiny", "speech-16k", "entropy", "no-such"))
+    for name in PRESETS:
+        assert load_seanet_recipe(name).config().codec_name == name
+    with pytest.raises(
+        ValueError, match="preset encodec-24k: unknown argument filter; the nearest is filters"
+    ):
+        load_seanet_recipe("encodec-24k", ["model.filter=3"])
+    assert main(["train", "encodec-48k", "--data", "x", "--out", "y", "--print-config"]) == 0
+    assert json.loads(capsys.readouterr().out)["balance"] is True
+
+
+def test_audiotok_train_takes_a_papers_recipe(tmp_path: Path, make_speech: Callable[..., Tensor]) -> None:
+    import soundfile
+
+    (tmp_path / "in").mkdir()
+    for index in range(3):
+        soundfile.write(tmp_path / "in" / f"{index}.wav", make_speech(0.9, seed=index)[0].numpy(), 16_000)
+    overrides = [*SMALL, "steps=2", "noise=false"]
+    flags = [part for text in overrides for part in ("--set", text)]
+    data = ["--data", str(tmp_path / "in"), "--validation", str(tmp_path / "in"), "--device", "cpu"]
+    assert main(["train", "soundstream", *data, "--out", str(tmp_path / "run"), *flags]) == 0
+    codec = load_codec(tmp_path / "run" / "codec")
+    assert codec.config.sampling_rate == 8_000 and codec.config.codec_name == "soundstream"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(PRESETS))
+def test_a_preset_overfits_one_clip(name: str, tmp_path: Path, make_speech: Callable[..., Tensor]) -> None:
+    """An eighth of the width, everything else as the paper has it; a minute or two each."""
+    overrides = [
+        "model.filters=8", "model.n_q=8", "model.codebook_size=64", "batch=1", "crop_frames=45", "max_gain_db=0",
+        "quantize_from=100", "kmeans_crops=48", "lr=2e-3", "warmup_steps=20", "full_levels_share=1.0",
+        "adversarial_from=100000", "judge_channels=2", "noise=false", "steps=400", "eval_every=200",
+        f"wave={100 if name == 'soundstream' else 1}",
+    ]  # fmt: skip
+    recipe = load_seanet_recipe(name, overrides)
+    config = recipe.config()
+    wav = make_speech(1.0 if config.segment_samples else 0.6, config.sampling_rate)[0].numpy()
+    write_packed(tmp_path / "p", [({"id": "a"}, wav)], None, config.hop_length, config.sampling_rate)
+    clip = PackedClips(tmp_path / "p", config.hop_length)
+    SeanetTrainer(recipe, clip, clip, tmp_path / "run", device="cpu").run()
+    found = logged(tmp_path / "run", "eval/si_sdr_db")
+    print(f"{name}: SI-SDR {found} dB")
+    assert found[-1] >= 10.0
+
+
+@pytest.mark.slow
+def test_the_balancer_keeps_shares_over_a_real_run(
+    tmp_path: Path, make_speech: Callable[..., Tensor]
+) -> None:
+    """Of EnCodec's four losses, with its judges, over 200 steps: each share is its weight within 5 %."""
+    overrides = ["steps=240", "quantize_from=10", "adversarial_from=0", "log_every=1", "lr=3e-4"]
+    recipe = small_recipe("encodec-24k", *overrides, "judge_windows=[512, 256, 128]", "judge_channels=4")
+    clips = [({"id": str(i)}, make_speech(1.5, 8_000, seed=i)[0].numpy()) for i in range(6)]
+    write_packed(tmp_path / "p", clips, sampling_rate=8_000)
+    pack = PackedClips(tmp_path / "p", 320)
+    SeanetTrainer(recipe, pack, pack, tmp_path / "run", device="cpu").run()
+    whole = recipe.wave + recipe.spectral + recipe.adversarial + recipe.feature
+    wanted = {
+        "wave/l1": recipe.wave, "spectral/multi_scale": recipe.spectral,
+        "adv/gen": recipe.adversarial, "adv/feature": recipe.feature,
+    }  # fmt: skip
+    for key, weight in wanted.items():
+        share = float(np.mean(logged(tmp_path / "run", f"share/{key}")[-200:]))
+        print(f"{key}: share {share:.4f}, weight {weight / whole:.4f}")
+        assert abs(share / (weight / whole) - 1) < 0.05, key
