@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from . import program
-    from .audio import AudioError, load_audio, resample, save_audio
+    from .audio import SOUND_SUFFIXES, AudioError, load_audio, resample, save_audio
     from .bitstream import AtokError, AtokHeader, AtokReader, AtokWriter, open, save_atok
     from .codec.config import CodecConfig
     from .codec.model import AudioCodec
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "SOUND_SUFFIXES": "audio",
     "AudioError": "audio",
     "load_audio": "audio",
     "resample": "audio",
@@ -79,6 +80,7 @@ _HOME = {
 _MODULES = ("program",)  # public as a whole
 
 __all__ = [
+    "SOUND_SUFFIXES",
     "AtokError",
     "AtokHeader",
     "AtokReader",

@@ -31,6 +31,7 @@ _FORMATS = {
     ".ogg": ("OGG", "OPUS"),
     ".opus": ("OGG", "OPUS"),
 }
+SOUND_SUFFIXES = tuple(_FORMATS)  # of the files that save_audio writes
 _OPUS_RATES = (8000, 12000, 16000, 24000, 48000)
 # The size fields of a WAV header have 32 bits; some bytes are left for the header itself.
 _LARGEST_WAV_BYTES = (1 << 32) - 1024

@@ -305,6 +305,14 @@ def test_truncated_equals_encoded_so(run, clip, tmp_path):
     )
 
 
+@pytest.mark.parametrize(("said", "comment"), [("yes", "Generated speech, not a recording"), ("no", "")])
+def test_a_mark_of_generated_speech_comes_back_with_the_sound(run, clip, tmp_path, said, comment):
+    assert run("encode", clip, tmp_path / "a.atok", "--meta", f"generated={said}")[0] == 0
+    assert run("decode", tmp_path / "a.atok", tmp_path / "a.wav")[0] == 0
+    with soundfile.SoundFile(tmp_path / "a.wav") as file:
+        assert file.comment == comment
+
+
 def test_a_codecs_own_model_makes_smaller_files_that_need_it(run, clip, tmp_path, tiny_codec, tiny_codec_dir):
     model = atok_toys.toy_model(n_q=4, codebook_size=64, fingerprint=tiny_codec.codes_fingerprint)
     model.save(tiny_codec_dir / "entropy.safetensors")

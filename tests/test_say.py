@@ -75,6 +75,11 @@ def test_lines_that_are_there_are_not_replaced_and_the_others_are_spoken(model, 
     assert (out / "0001.wav").read_text() == "precious"
 
 
+def test_a_kind_of_file_that_cannot_be_written_is_refused_before_anything_is_loaded(tmp_path, capsys):
+    assert main(["say", "Hi.", "-o", str(tmp_path / "a.mp3"), "--model", str(tmp_path / "none")]) == 1
+    assert "expected a name ending in .wav, .flac, .ogg, .opus, .atok, got .mp3" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg"])
 def test_a_file_says_that_it_was_generated(model, tmp_path, suffix):
     target = tmp_path / f"a{suffix}"

@@ -116,7 +116,7 @@ def _decode_live(args: argparse.Namespace) -> None:
         blocks = _file_blocks(codec, fingerprint, model, Path(source), args.n_q)
     if target != PIPE:
         check_output(Path(source), Path(target), args.overwrite, {})
-        save_audio_blocks(target, blocks, rate)
+        save_audio_blocks(target, blocks, rate, None if source == PIPE else mark_of(Path(source)))
         return
     write = binary_output()
     head = wav_head(rate) if args.raw is None else b""
@@ -143,9 +143,26 @@ def decode_file(
     from ..audio import save_audio_blocks
 
     started, rate = time.perf_counter(), codec.config.sampling_rate
-    written = save_audio_blocks(target, _file_blocks(codec, codes_fingerprint, model, source, n_q), rate)
+    blocks = _file_blocks(codec, codes_fingerprint, model, source, n_q)
+    written = save_audio_blocks(target, blocks, rate, mark_of(source))
     seconds = written / rate
     print(f"{target}: {seconds:.2f} s at {rate} Hz{cost(seconds, started)}", file=sys.stderr)
+
+
+def mark_of(source: Path) -> str | None:
+    """What a code file says of generated speech, for the comment of the sound; None where it is a recording.
+
+    Raises:
+        AtokError: it is no code file.
+        OSError: it cannot be read.
+    """
+    from ..bitstream import AtokReader
+
+    with AtokReader(source) as file:
+        said = file.header.metadata.get("generated", "no")
+    if said.strip().lower() in ("", "no", "false", "0"):
+        return None
+    return said if len(said) > len("yes") else "Generated speech, not a recording"
 
 
 def _file_blocks(

@@ -81,8 +81,8 @@ class AudioCodec(Codec):
         self.post_init()
         # Not in _init_weights: transformers skips modules that hold no tensor of their own. On the meta device the
         # checkpoint brings the filters.
-        for bank in self.encoder.banks:
-            if not bank.sums.weight.is_meta:
+        for bank in self.encoder.modules():
+            if isinstance(bank, FilterBank) and not bank.sums.weight.is_meta:
                 bank.init_filters()
 
     def _init_weights(self, module: nn.Module) -> None:

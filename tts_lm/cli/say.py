@@ -238,10 +238,17 @@ def _speakable(lines: list[_Line]) -> list[_Line]:
 
 
 def _one(text: str, target: Path) -> list[_Line]:
+    from audiotok import SOUND_SUFFIXES
+
     if not target.parent.is_dir():
         raise FileNotFoundError(f"cannot write {target}: the folder {target.parent} does not exist")
     if target.is_dir():
         raise IsADirectoryError(f"cannot write {target}: it is a folder; name a file in it")
+    known = (*SOUND_SUFFIXES, ".atok")
+    if target.suffix.lower() not in known:
+        raise ValueError(
+            f"cannot write {target}: expected a name ending in {', '.join(known)}, got {target.suffix or 'no suffix'}"
+        )
     return [_Line(text, target, "")]
 
 
