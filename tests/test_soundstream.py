@@ -337,12 +337,12 @@ def test_recipes_are_told_apart_and_checked(capsys: pytest.CaptureFixture[str]) 
 def test_audiotok_train_takes_a_papers_recipe(tmp_path: Path, make_speech: Callable[..., Tensor]) -> None:
     import soundfile
 
-    (tmp_path / "in").mkdir()
-    for index in range(3):
-        soundfile.write(tmp_path / "in" / f"{index}.wav", make_speech(0.9, seed=index)[0].numpy(), 16_000)
+    for index, folder in enumerate(["in", "in", "held"]):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        soundfile.write(tmp_path / folder / f"{index}.wav", make_speech(0.9, seed=index)[0].numpy(), 16_000)
     overrides = [*SMALL, "steps=2", "noise=false"]
     flags = [part for text in overrides for part in ("--set", text)]
-    data = ["--data", str(tmp_path / "in"), "--validation", str(tmp_path / "in"), "--device", "cpu"]
+    data = ["--data", str(tmp_path / "in"), "--validation", str(tmp_path / "held"), "--device", "cpu"]
     assert main(["train", "soundstream", *data, "--out", str(tmp_path / "run"), *flags]) == 0
     codec = load_codec(tmp_path / "run" / "codec")
     assert codec.config.sampling_rate == 8_000 and codec.config.codec_name == "soundstream"
