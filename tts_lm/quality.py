@@ -37,7 +37,7 @@ class SpeakerEar:
     def __init__(self) -> None:
         try:
             with _PkgResources():
-                from resemblyzer import VoiceEncoder
+                from resemblyzer import VoiceEncoder  # pyright: ignore[reportMissingImports]
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError(
                 f"expected the package 'resemblyzer' for speaker similarity, {error.name!r} is missing; "
@@ -114,7 +114,7 @@ class Cleanness:
 
     def __init__(self) -> None:
         try:
-            from speechmos import dnsmos
+            from speechmos import dnsmos  # pyright: ignore[reportMissingImports]
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError(
                 f"expected the package 'speechmos' for DNSMOS, {error.name!r} is missing; "
