@@ -40,7 +40,8 @@ class AttentionTeacher:
         ):
             raise ValueError(
                 f"expected attention.layers below {config.num_hidden_layers} and 1 to "
-                f"{config.num_key_value_heads} heads, got layers {list(layers)} and {heads} heads; change the recipe"
+                f"{config.num_key_value_heads} heads, got layers {list(layers)} and {heads} heads; "
+                "--set attention.layers=[0] suits the smallest, --set attention.weight=0 goes without"
             )
         self.heads = heads
         self.width = width
