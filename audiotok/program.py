@@ -14,12 +14,13 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
+from .files import writable_target
 from .machine import check_device
 
 # What a user's input or machine can cause; anything else is our bug and keeps its traceback.
@@ -140,6 +141,23 @@ def number(
         return value
 
     return parse
+
+
+def add_overwrite_option(parser: argparse.ArgumentParser, what: str) -> None:
+    """--overwrite, without which no file is replaced."""
+    parser.add_argument("--overwrite", action="store_true", help=f"replace {what}")
+
+
+def check_reports(names: Iterable[str | None], overwrite: bool) -> None:
+    """Find out before the work whether reports can be written; None and "-" are none.
+
+    Raises:
+        FileExistsError: one is there already, and ``overwrite`` was not asked for.
+        OSError: as :func:`audiotok.files.writable_target`.
+    """
+    for name in names:
+        if name and name != "-" and writable_target(name).exists() and not overwrite:
+            raise FileExistsError(f"{name}: exists already; pass --overwrite to replace it")
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:

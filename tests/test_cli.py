@@ -461,3 +461,17 @@ def test_names_and_texts_that_are_not_utf8(run, clip, tmp_path):
     assert "caf\\udce9.wav" in run("info", odd)[1]
     result = run("encode", odd, tmp_path / "b.atok", "--meta", "speaker=\udce9")
     assert_one_line_error(result, "expected metadata of the header to be texts by name, in Unicode")
+
+
+def test_a_file_of_which_nothing_is_whole_is_not_truncated(run, clip, tmp_path):
+    assert run("encode", clip, tmp_path / "a.atok")[0] == 0
+    whole = (tmp_path / "a.atok").read_bytes()
+    (tmp_path / "cut.atok").write_bytes(whole[: len(whole) // 2])
+    result = run("truncate", tmp_path / "cut.atok", tmp_path / "b.atok", "--n-q", 2, codec=None)
+    assert_one_line_error(result, "expected packets, got none", "copy it again")
+    assert not (tmp_path / "b.atok").exists()
+
+
+def test_rate_and_channels_are_those_of_raw_samples(run, clip, tmp_path):
+    assert run("encode", clip, tmp_path / "a.atok", "--rate", 8000)[0] == 2
+    assert not (tmp_path / "a.atok").exists()

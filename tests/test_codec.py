@@ -218,3 +218,17 @@ def test_bad_codes_are_refused(tiny_codec: AudioCodec) -> None:
 def test_config_names_field_value_and_rule() -> None:
     with pytest.raises(ValueError, match=r"CodecConfig.hop_length=300 must be a multiple"):
         CodecConfig(hop_length=300)
+
+
+@pytest.mark.parametrize("banks", [[], [5], [{}], [{"window": 64, "snapshots": 0}]])
+def test_filter_banks_that_are_none_are_refused(banks: list) -> None:
+    with pytest.raises(ValueError, match=r"CodecConfig\.encoder_banks"):
+        CodecConfig(encoder_banks=banks)
+
+
+@pytest.mark.parametrize(
+    "tensor", [torch.zeros(1, 1, 640, device="meta"), torch.zeros(1, 1, 640).to_sparse()]
+)
+def test_tensors_without_their_numbers_are_refused(tiny_codec: AudioCodec, tensor: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match="expected .* with its numbers"):
+        tiny_codec.encode(tensor)

@@ -484,3 +484,12 @@ def test_eval_verb_of_tts_lm_prints_ceilings_and_writes_json(
     assert report["outcomes"][1]["finish_reasons"] == {"eos": 1, "error": 1}
     assert tts_lm(["eval", "--lines", str(tmp_path / "none.tsv")]) == 1
     assert "tts-lm: error: expected a file of sentences" in capsys.readouterr().err
+
+
+def test_a_journal_replaces_no_other_file(tmp_path: Path) -> None:
+    from audiotok.evaluate.journal import Journal
+
+    (tmp_path / "precious").write_text("precious")
+    with pytest.raises(FileExistsError, match="expected results of an earlier run"):
+        Journal(tmp_path / "precious", {"clips": 1})
+    assert (tmp_path / "precious").read_text() == "precious"

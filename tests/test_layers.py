@@ -15,7 +15,7 @@ AUDIOTOK = {
     "files": set(),
     "hub": set(),
     "machine": set(),
-    "program": {"machine"},
+    "program": {"files", "machine"},
     "pictures": {"files"},
     "wav": set(),
     "audio": {"files", "wav"},

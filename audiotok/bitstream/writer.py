@@ -192,7 +192,7 @@ def truncate(source: str | Path, target: str | Path, n_q: int) -> list[str]:
         what was found damaged in ``source`` and is therefore missing in ``target``.
 
     Raises:
-        AtokError: the source is no such file, or has fewer codebooks.
+        AtokError: the source is no such file, has fewer codebooks, or nothing in it is whole.
         OSError: the target cannot be written.
     """
     with AtokReader(source) as reader, write_aside(target) as aside, open(aside, "wb") as file:
@@ -204,5 +204,9 @@ def truncate(source: str | Path, target: str | Path, n_q: int) -> list[str]:
             sizes += [0] * (packet.number - len(sizes))
             sizes.append(len(data))
             file.write(data)
+        if reader.damage and not any(sizes):
+            raise AtokError(
+                f"{source}: expected packets, got none ({'; '.join(reader.damage)}); copy it again"
+            )
         file.write(Tail(header, reader.frames, tuple(sizes)).to_bytes())
         return reader.damage

@@ -17,7 +17,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .common import add_codec_option, add_model_options, load_chosen_codec, number
+from .common import (
+    add_codec_option,
+    add_model_options,
+    add_overwrite_option,
+    check_reports,
+    load_chosen_codec,
+    number,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -62,17 +69,17 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--json", nargs="?", const="-", metavar="FILE", help="print JSON instead of the table, or write it to FILE too"
     )  # fmt: skip
     add_model_options(parser)
+    add_overwrite_option(parser, "what --json names")
 
 
 def run(args: argparse.Namespace) -> int:
     """Time, print the table, write the JSON."""
     import torch
 
-    from ..files import writable_target, write_json
+    from ..files import write_json
     from ..machine import threads
 
-    if args.json and args.json != "-":
-        writable_target(args.json)
+    check_reports([args.json], args.overwrite)
     with threads(args.threads):
         codec = load_chosen_codec(args.codec, args)
         report = measure(codec, args.against, seconds=args.seconds, repeats=args.repeats)

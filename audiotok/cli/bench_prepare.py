@@ -18,7 +18,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from .common import add_codec_option, add_model_options, load_chosen_codec, number
+from .common import (
+    add_codec_option,
+    add_model_options,
+    add_overwrite_option,
+    check_reports,
+    load_chosen_codec,
+    number,
+)
 
 if TYPE_CHECKING:
     from ..codec.model import AudioCodec
@@ -63,6 +70,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "--turns", type=number(int, 1), default=3, metavar="N", help="medians of so many (default 3)"
     )
     parser.add_argument("--json", metavar="FILE", help="write the figures there too")
+    add_overwrite_option(parser, "what --json names")
     add_codec_option(parser)
     add_model_options(parser)
 
@@ -70,10 +78,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> int:
     """Time, print the table, write the JSON."""
     from ..corpus import open_source
-    from ..files import writable_target, write_json
+    from ..files import write_json
 
-    if args.json:
-        writable_target(args.json)
+    check_reports([args.json], args.overwrite)
     codec = load_chosen_codec(args.codec, args)
     # Not a stream: none was asked for.
     chosen = _Chosen(cast("Source", open_source(args.source)), args.clips)

@@ -90,6 +90,8 @@ def run(args: argparse.Namespace) -> int:
     live = wants_pipe(args.paths, args.out, args.parser)
     if args.raw and args.paths[0] != PIPE:
         args.parser.error("--raw says what comes from standard input; pass - as IN")
+    if args.raw is None and (args.rate or args.channels != 1):
+        args.parser.error("--rate and --channels tell of --raw; a file or a wav tells them itself")
     pairs = [] if live else plan_outputs(args.paths, args.out, SUFFIX, args.parser)
     codec = load_chosen_codec(args.codec, args)
     config = codec.config

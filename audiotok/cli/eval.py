@@ -13,7 +13,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .common import add_codec_option, add_model_options, load_chosen_codec, number
+from .common import (
+    add_codec_option,
+    add_model_options,
+    add_overwrite_option,
+    check_reports,
+    load_chosen_codec,
+    number,
+)
 
 if TYPE_CHECKING:
     from ..evaluate import Average, CodecReport
@@ -63,6 +70,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="score ViSQOL (speech mode) too: for these numbers of codebooks and all that is compared; "
         "without a K for every row",
     )  # fmt: skip
+    add_overwrite_option(parser, "what --json and --plot name")
     parser.add_argument(
         "--workers",
         type=number(int, 0, 1024),
@@ -81,12 +89,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Evaluate, print the table, write the JSON and the picture."""
     from ..evaluate import evaluate_codec, read_rows
-    from ..files import writable_target, write_json
+    from ..files import write_json
     from ..pictures import check_picture, draw_rate_distortion
 
-    for name in (args.plot, None if args.json == "-" else args.json):
-        if name:
-            writable_target(name)
+    check_reports([args.json, args.plot], args.overwrite)
     if args.plot:
         check_picture(args.plot)
     rows = read_rows(args.data, None if args.split == "all" else args.split, args.source, args.limit)

@@ -106,12 +106,24 @@ class CodecConfig(PreTrainedConfig):
             "codebook_dim",
             "encoder_dim",
             "decoder_dim",
+            "decoder_layers",
+            "decoder_kernel",
+            "decoder_ffn_ratio",
+            "pitch_dim",
+            "f0_bins",
         ):
             if not isinstance(getattr(self, field), int) or getattr(self, field) < 1:
                 raise ValueError(
                     f"CodecConfig.{field}={getattr(self, field)!r} must be a whole number, 1 or more"
                 )
+        for bank in self.encoder_banks:
+            sizes = [bank.get(key) for key in ("window", "snapshots")] if isinstance(bank, dict) else [None]
+            if not all(isinstance(size, int) and size >= 1 for size in sizes):
+                raise ValueError(
+                    f"CodecConfig.encoder_banks: expected dicts with window and snapshots of 1 or more, got {bank!r}"
+                )
         rules = [
+            ("encoder_banks", bool(self.encoder_banks), "must name a filter bank"),
             ("audio_channels", self.audio_channels == 1, "must be 1: this family is mono"),
             ("hop_length", self.hop_length % self.synthesis_hop == 0, "must be a multiple of synthesis_hop"),
             ("n_fft", self.n_fft == 2 * self.synthesis_hop, "must be twice synthesis_hop"),

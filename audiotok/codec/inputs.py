@@ -16,9 +16,18 @@ from ..wav import MAX_PEAK
 
 
 def check_tensor(name: str, value: Any) -> None:
-    """TypeError unless ``value`` is a tensor."""
+    """Refuse what is no tensor of numbers.
+
+    Raises:
+        TypeError: it is no tensor.
+        ValueError: it holds no numbers, as on the meta device, or not all of them.
+    """
     if not isinstance(value, Tensor):
         raise TypeError(f"expected {name} as a torch.Tensor, got {type(value).__name__}; see torch.as_tensor")
+    if value.is_meta or value.layout != torch.strided:
+        raise ValueError(
+            f"expected {name} with its numbers, got one on {value.device}, {value.layout}; see Tensor.to_dense"
+        )
 
 
 def check_count(name: str, value: Any) -> None:

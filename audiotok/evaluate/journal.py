@@ -21,6 +21,9 @@ class Journal:
         path: the file; None keeps nothing.
         run: what makes results comparable, JSON-plain. A file that names another run is started anew.
 
+    Raises:
+        FileExistsError: ``path`` is a file that is no journal.
+
     Attributes:
         done: clip number -> result, as found in the file.
     """
@@ -32,6 +35,10 @@ class Journal:
             return
         lines = _whole_lines(Path(path))
         header = json.loads(json.dumps({"run": run}))
+        if Path(path).is_file() and Path(path).stat().st_size and not (lines and "run" in lines[0]):
+            raise FileExistsError(
+                f"{path}: expected results of an earlier run, got another file; move it away"
+            )
         if lines and lines[0] == header:
             self.done = {line["clip"]: line["result"] for line in lines[1:]}
         # Written anew: what a kill left of its last line must not stand before the next one.

@@ -13,6 +13,8 @@ from audiotok import program
 
 KNOWN_ERRORS = program.KNOWN_ERRORS
 add_model_options = program.add_model_options
+add_overwrite_option = program.add_overwrite_option
+check_reports = program.check_reports
 one_line = program.one_line
 pick_device = program.pick_device
 

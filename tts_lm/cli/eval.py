@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING
 
 from .common import (
     add_model_options,
+    add_overwrite_option,
     add_sampling_options,
     add_speaking_options,
+    check_reports,
     pick_device,
     sampling_settings,
 )
@@ -77,6 +79,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="FILE",
         help="print JSON, line by line, instead of the table, or write it to FILE too",
     )
+    add_overwrite_option(parser, "what --json names")
     add_model_options(parser)
 
 
@@ -95,6 +98,7 @@ def run(args: argparse.Namespace) -> int:
     from ..recognise import find_recogniser
     from ..synthesizer import Synthesizer
 
+    check_reports([args.json], args.overwrite)
     listed = read_prompted_lines(args.lines, args.limit) if args.lines.endswith(".lst") else []
     lines = [line.text for line in listed] or read_lines(args.lines, args.limit)
     recordings = read_recordings(args.ceiling, args.ceiling_source) if args.ceiling else []
