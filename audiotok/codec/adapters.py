@@ -13,10 +13,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import EncodecModel, PreTrainedConfig, PreTrainedModel
+from transformers import EncodecModel, PreTrainedModel
 
 from .base import CodecDecoderOutput, SingleCodec, fingerprint
 from .convert import convert_encodec
+from .grid import GridConfig
 from .sessions import WholeDecoder, WholeEncoder
 
 ADAPTED: dict[str, str] = {
@@ -41,7 +42,7 @@ NOT_ADAPTED: dict[str, str] = {
 _MOST_PADDING = 8  # frames of zeros that may follow a sound until an encoder gives all of its frames
 
 
-class AdaptedConfig(PreTrainedConfig):
+class AdaptedConfig(GridConfig):
     """The facts of an adapted codec in our words; never stored, for they are read off its own config.
 
     Args:
@@ -53,7 +54,6 @@ class AdaptedConfig(PreTrainedConfig):
     """
 
     model_type = "audiotok_adapted"
-    attribute_map = {"num_codebooks": "n_q", "num_quantizers": "n_q"}
 
     def __init__(self, theirs: Any = None, codec_name: str = "unnamed", **kwargs: Any) -> None:
         self.codec_name = codec_name
@@ -67,21 +67,6 @@ class AdaptedConfig(PreTrainedConfig):
             self.n_q and self.codebook_size and self.sampling_rate and self.hop_length
         ):
             raise ValueError(f"expected a codec with residual codebooks of one size, got {theirs.model_type}")
-
-    @property
-    def frame_rate(self) -> float:
-        """Frames per second, Hz; never rounded (theirs is)."""
-        return self.sampling_rate / self.hop_length
-
-    @property
-    def bits_per_frame(self) -> float:
-        """Bits of one frame with all codebooks, before entropy coding."""
-        return self.n_q * (self.codebook_size - 1).bit_length()
-
-    @property
-    def bitrate_bps(self) -> float:
-        """Bits per second with all codebooks, before entropy coding."""
-        return self.bits_per_frame * self.frame_rate
 
 
 def _first(config: Any, *names: str) -> Any:

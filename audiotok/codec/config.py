@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import PreTrainedConfig
+from .grid import GridConfig
 
 # Short windows for when a sound begins, middling ones for its colour, long ones for the harmonics of a low voice.
 DEFAULT_BANKS: list[dict[str, Any]] = [
@@ -14,7 +14,7 @@ DEFAULT_BANKS: list[dict[str, Any]] = [
 ]
 
 
-class CodecConfig(PreTrainedConfig):
+class CodecConfig(GridConfig):
     """Configuration of :class:`~audiotok.codec.model.AudioCodec`.
 
     Args:
@@ -47,7 +47,6 @@ class CodecConfig(PreTrainedConfig):
     """
 
     model_type = "audiotok_codec"
-    attribute_map = {"num_codebooks": "n_q", "num_quantizers": "n_q"}
 
     def __init__(
         self,
@@ -143,18 +142,3 @@ class CodecConfig(PreTrainedConfig):
         for field, holds, rule in rules:
             if not holds:
                 raise ValueError(f"CodecConfig.{field}={getattr(self, field)!r} {rule}")
-
-    @property
-    def frame_rate(self) -> float:
-        """Frames per second, Hz; never rounded."""
-        return self.sampling_rate / self.hop_length
-
-    @property
-    def bits_per_frame(self) -> float:
-        """Bits of one frame with all codebooks, before entropy coding."""
-        return self.n_q * (self.codebook_size - 1).bit_length()
-
-    @property
-    def bitrate_bps(self) -> float:
-        """Bits per second with all codebooks, before entropy coding."""
-        return self.bits_per_frame * self.frame_rate

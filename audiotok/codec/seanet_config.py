@@ -9,10 +9,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from transformers import PreTrainedConfig
+from .grid import GridConfig
 
 
-class SeanetConfig(PreTrainedConfig):
+class SeanetConfig(GridConfig):
     """Configuration of :class:`~audiotok.codec.seanet_codec.SeanetCodec`.
 
     Args:
@@ -45,7 +45,6 @@ class SeanetConfig(PreTrainedConfig):
     """
 
     model_type = "audiotok_seanet"
-    attribute_map = {"num_codebooks": "n_q", "num_quantizers": "n_q"}
 
     def __init__(
         self,
@@ -148,21 +147,6 @@ class SeanetConfig(PreTrainedConfig):
     def scale_frames(self) -> int:
         """Frames that one scale is for; 0 without scales."""
         return (self.segment_samples or 0) // self.hop_length if self.normalize else 0
-
-    @property
-    def frame_rate(self) -> float:
-        """Frames per second of a segment, Hz; never rounded. Where segments overlap, a file has some more."""
-        return self.sampling_rate / self.hop_length
-
-    @property
-    def bits_per_frame(self) -> float:
-        """Bits of one frame with all codebooks, before entropy coding."""
-        return self.n_q * (self.codebook_size - 1).bit_length()
-
-    @property
-    def bitrate_bps(self) -> float:
-        """Bits per second with all codebooks, before entropy coding; scales not counted."""
-        return self.bits_per_frame * self.frame_rate
 
 
 _ENCODEC: dict[str, Any] = {
