@@ -60,6 +60,8 @@ class DataRecipe:
     """How often an epoch shows the rows of a voice (name: times); others count ``other_weight``."""
     other_weight: float = 1.0
     """How often an epoch shows the rows of voices that ``weights`` does not name."""
+    joined: float = 0.0
+    """AR: two clips of one speaker joined into one, so many per clip, each no longer than ``max_seconds``."""
     prompt_frames: int = 125
     """NAR: most frames of the voice prompt, taken from another clip of the speaker."""
 

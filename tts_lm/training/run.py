@@ -24,7 +24,7 @@ from ..nar import NarConfig, NarModel
 from ..shipped import find_checkpoint
 from .ar_task import ArTask
 from .carry import carry_ar, carry_nar, count_pairs, pair_rows
-from .clips import read_clips
+from .clips import join_clips, read_clips
 from .hearing import Hearing
 from .loop import Task, train
 from .nar_task import NarTask
@@ -108,6 +108,7 @@ def train_lm(
         _carry_over(start, recipe.kind, carry, data, codebooks)
     if recipe.kind == "ar":
         frame_rate = facts["sampling_rate"] / facts["hop_length"]
+        clips += join_clips(clips, recipe.data.joined, int(recipe.data.max_seconds * frame_rate), recipe.seed)
         task = ArTask(recipe, tokenizer, frame_rate, start)
     elif recipe.kind == "verifier":
         task = VerifierTask(recipe, tokenizer, start)
