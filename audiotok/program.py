@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -25,6 +25,7 @@ from .machine import check_device
 
 # What a user's input or machine can cause; anything else is our bug and keeps its traceback.
 KNOWN_ERRORS = (ValueError, TypeError, OSError, ImportError, MemoryError)
+SHELLS = ("bash", "zsh", "tcsh")  # that shtab writes completions for
 
 
 class Terminated(BaseException):
@@ -55,11 +56,20 @@ class Program:
         Args:
             verb: the verb that will be run, or None for the help of all.
         """
+        return self._parser([verb])
+
+    def _parser(self, whole: Collection[str | None]) -> argparse.ArgumentParser:
+        """The parser, with all options of the verbs in ``whole``."""
         parser = argparse.ArgumentParser(prog=self.name, description=self.description, allow_abbrev=False)
         parser.add_argument("--version", action="version", version=f"{self.name} {self.version}")
+        parser.add_argument(
+            "--print-completion",
+            choices=SHELLS,
+            help="print what makes this shell complete verbs, options and files, and stop",
+        )
         subparsers = parser.add_subparsers(dest="verb", metavar="VERB", title="verbs")
         for name, (module, help_text) in self.verbs.items():
-            if name == verb:
+            if name in whole:
                 import_module(f".{module}", self.package).add_parser(subparsers)
             else:
                 subparsers.add_parser(name, help=help_text)
@@ -79,15 +89,19 @@ class Program:
             # A file's name need not be UTF-8, nor what the terminal takes; stderr is so by itself.
             sys.stdout.reconfigure(errors="backslashreplace")
         arguments = list(sys.argv[1:] if argv is None else argv)
-        verb = next((word for word in arguments if not word.startswith("-")), None)
-        parser = self.build_parser(verb if verb in self.verbs else None)
+        typed = next((word for word in arguments if not word.startswith("-")), None)
+        parser = self.build_parser(typed if typed in self.verbs else None)
         args = parser.parse_args(arguments)
-        if args.verb is None:
+        verb: str | None = args.verb
+        if verb is None and args.print_completion is None:
             parser.print_help()
             return 0
         try:
             with _sigterm_raises():
-                return import_module(f".{self.verbs[args.verb][0]}", self.package).run(args)
+                if verb is None or args.print_completion is not None:
+                    print(completion(self._parser(self.verbs), args.print_completion))
+                    return 0
+                return import_module(f".{self.verbs[verb][0]}", self.package).run(args)
         except BrokenPipeError:
             # The reader of our stdout has gone (| head): point it elsewhere, or the flush at exit complains.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -101,6 +115,34 @@ class Program:
         except Terminated:
             print(f"{self.name}: terminated", file=sys.stderr)
             return 143
+
+
+def completion(parser: argparse.ArgumentParser, shell: str) -> str:
+    """A script that makes a shell complete a program's verbs, options, choices and file names.
+
+    Args:
+        parser: of the program, with all options of all verbs.
+        shell: one of :data:`SHELLS`.
+
+    Returns:
+        the script, to be sourced.
+
+    Raises:
+        ModuleNotFoundError: shtab is not installed.
+    """
+    try:
+        import shtab
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(
+            'shell completion needs the extra "completion": pip install "audiotok[completion]"'
+        ) from None
+    groups = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    for verb in groups[0].choices.values():
+        for action in verb._actions:
+            numeric = getattr(action.type, "__qualname__", "").startswith("number.")
+            if action.nargs != 0 and action.choices is None and not numeric:
+                action.complete = shtab.FILE  # type: ignore[attr-defined]
+    return str(shtab.complete(parser, shell))
 
 
 def one_line(error: BaseException) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import audiotok
 from audiotok.cli.main import build_parser, main
 from audiotok.machine import check_device, threads
 from audiotok.program import Program, number, pick_device
@@ -165,3 +168,53 @@ def test_a_report_replaces_nothing_unasked(
     assert main([verb, *source, "--json", str(precious)]) == 1
     assert "precious.wav: exists already; pass --overwrite" in capsys.readouterr().err
     assert precious.read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    ("module", "name"), [("audiotok.cli.main", "audiotok"), ("tts_lm.cli.main", "tts-lm")]
+)
+def test_both_programs_say_their_version(module: str, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        importlib.import_module(module).main(["--version"])
+    assert left.value.code == 0 and capsys.readouterr().out == f"{name} {audiotok.__version__}\n"
+
+
+COMPLETIONS = {  # what bash offers for the last word
+    "audiotok": {
+        "en": ["encode"],
+        "prepare --la": ["--layout", "--language"],
+        "prepare --engine ": ["local", "ray"],
+        "encode --codec ta": ["tape.wav"],
+    },
+    "tts-lm": {"sa": ["say"], "say --dtype ": ["float32", "bfloat16"], "say --file ta": ["tape.wav"]},
+}
+ASK = r"""
+source /dev/stdin
+ask=$(complete -p "$1" | sed 's/.*-F \([^ ]*\).*/\1/')
+COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); $ask; printf '%s\n' "${COMPREPLY[@]}"
+"""
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="bash completes")
+@pytest.mark.parametrize(
+    ("module", "name"), [("audiotok.cli.main", "audiotok"), ("tts_lm.cli.main", "tts-lm")]
+)
+def test_bash_completes_verbs_options_choices_and_files(
+    module: str, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("shtab", reason="the extra completion")
+    (tmp_path / "tape.wav").touch()
+    assert importlib.import_module(module).main(["--print-completion", "bash"]) == 0
+    script = capsys.readouterr().out
+    for typed, offered in COMPLETIONS[name].items():
+        command = ["bash", "-c", ASK, "bash", name, *typed.split(" ")]
+        done = subprocess.run(command, input=script, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        assert (done.stdout.split(), done.stderr) == (offered, "")
+
+
+def test_without_its_extra_completion_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "shtab", None)
+    assert main(["--print-completion", "zsh"]) == 1
+    assert 'pip install "audiotok[completion]"' in capsys.readouterr().err
