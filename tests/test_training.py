@@ -21,6 +21,7 @@ from audiotok.training.gather import check_apart, gather
 from audiotok.training.loop import CodecTrainer
 from audiotok.training.losses import mel_filters, pitch_loss
 from audiotok.training.packed import PHONES, PackedClips, phone_labels, write_packed
+from audiotok.training.perceptual import Disturbance, Unintelligibility
 from audiotok.training.pitch import track_pitch
 from audiotok.training.recipe import CodecRecipe, load_codec_recipe
 from audiotok.training.release import release
@@ -216,3 +217,42 @@ def test_a_plain_folder_has_nothing_to_judge_by(
     save_audio(tmp_path / "0.flac", make_speech(0.5, seed=0), 16_000)
     with pytest.raises(ValueError, match="of the split validation; give --split or --validation"):
         gather(str(tmp_path), tmp_path / "validation", 16_000, 320, "validation", None)
+
+
+def _noisy(clip: torch.Tensor, snr_db: float) -> torch.Tensor:
+    noise = torch.randn(clip.shape, generator=torch.Generator().manual_seed(0))
+    return clip + noise * clip.std() / noise.std() * 10 ** (-snr_db / 20)
+
+
+@pytest.mark.parametrize("loss", [Disturbance, Unintelligibility])
+def test_what_is_heard_costs_nothing_when_nothing_changed_and_more_the_more_did(
+    loss: type[torch.nn.Module], make_speech: Callable[..., torch.Tensor]
+) -> None:
+    clip = make_speech(2.0)[None]
+    judge = loss(16_000)
+    costs = [float(judge(wav, clip)) for wav in (clip, _noisy(clip, 20), _noisy(clip, 10), _noisy(clip, 0))]
+    assert costs[0] < 0.01
+    assert costs == sorted(costs) and costs[3] > costs[1] + 0.1
+    assert abs(float(judge(0.5 * clip, clip))) < 0.01  # quieter is not worse
+
+
+def test_unintelligibility_is_one_less_stoi(make_speech: Callable[..., torch.Tensor]) -> None:
+    pystoi = pytest.importorskip("pystoi", reason="the judge that the loss follows comes with audiotok[eval]")
+    clip = make_speech(3.0)[None]
+    for snr_db in (15, 5):
+        heard = _noisy(clip, snr_db)
+        wanted = 1.0 - pystoi.stoi(clip[0, 0].numpy(), heard[0, 0].numpy(), 16_000)
+        assert float(Unintelligibility(16_000)(heard, clip)) == pytest.approx(wanted, abs=0.03)
+
+
+def test_losses_of_hearing_pull_towards_the_recording(make_speech: Callable[..., torch.Tensor]) -> None:
+    clip = make_speech(1.0)[None]
+    for judge in (Disturbance(16_000), Unintelligibility(16_000)):
+        wav = _noisy(clip, 10).requires_grad_()
+        cost = judge(wav, clip)
+        (gradient,) = torch.autograd.grad(cost, wav)
+        assert torch.isfinite(gradient).all()
+        step = 0.003 * clip.std() * gradient / gradient.std()
+        assert float(judge(wav.detach() - step, clip)) < float(cost.detach())
+    with pytest.raises(ValueError, match="16000 Hz"):
+        Disturbance(24_000)

@@ -51,6 +51,10 @@ class CodecRecipe:
     """Train the decoder only: codes stay what they are."""
     spectral: float = 1.0
     """Weight of the log-spectral loss."""
+    disturbance: float = 0.0
+    """Weight of what PESQ would subtract (16 kHz only)."""
+    unintelligibility: float = 0.0
+    """Weight of 1 - STOI."""
     commitment: float = 0.25
     """Weight of the commitment loss."""
     pitch: float = 0.1

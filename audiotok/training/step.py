@@ -16,6 +16,7 @@ from .losses import (
     pitch_loss,
 )
 from .packed import PHONES, Batch
+from .perceptual import Disturbance, Unintelligibility
 from .pitch import track_pitch
 from .recipe import CodecRecipe
 
@@ -51,6 +52,9 @@ class TrainingModel(nn.Module):
         self.recipe = recipe
         self.probe = PhoneProbe(codec.config.codebook_dim)
         self.spectral = SpectralLoss(codec.config.sampling_rate)
+        rate = codec.config.sampling_rate
+        self.disturbance = Disturbance(rate) if recipe.disturbance > 0 else None
+        self.unintelligibility = Unintelligibility(rate) if recipe.unintelligibility > 0 else None
         self.quantizing = False
 
     def train(self, mode: bool = True) -> TrainingModel:
@@ -96,6 +100,11 @@ class TrainingModel(nn.Module):
             pitch = decoder.pitch(latents)
             wav = self._render(features, pitch, batch.wav, step, losses)
             losses["spectral/log_l1"] = self.spectral(wav, batch.wav) * recipe.spectral
+            if self.disturbance is not None:
+                losses["heard/disturbance"] = self.disturbance(wav, batch.wav) * recipe.disturbance
+            if self.unintelligibility is not None:
+                lost = self.unintelligibility(wav, batch.wav)
+                losses["heard/unintelligibility"] = lost * recipe.unintelligibility
         return losses, wav, codes
 
     def _render(
