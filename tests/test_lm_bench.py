@@ -22,9 +22,13 @@ def test_it_reports_every_figure(tiny_codec, tmp_path, capsys):
         assert main(command) == 0
     finally:
         torch.set_num_threads(threads)
-    assert {"loop/over_generate", "loop/over_static", "speech/first_audio_ms", "speech/rtf_cpu"} <= set(
-        report
-    )
+    assert {
+        "loop/over_generate",
+        "loop/over_static",
+        "speech/first_audio_ms",
+        "speech/rtf_cpu",
+        "speech/batch_speedup",
+    } <= set(report)
     assert all(value > 0 for name, value in report.items() if name.startswith(("loop/", "speech/")))
     table = capsys.readouterr().out
     assert "times generate()" in table and "on a processor" in table
@@ -57,6 +61,6 @@ def test_the_seams_of_a_stream_that_is_filled_as_the_whole_cost_nothing(tiny_cod
     plain._decoder._logits = ends_after_a_while  # type: ignore[method-assign]
     spread = seam_error_db(plain, "Hello there.", None, [0, 1])
     assert spread is not None and 0 <= spread < 60
-    plain.nar.fill = lambda first, *_, **__: first[:, None].expand(-1, tiny_codec.config.n_q, -1)  # type: ignore
+    plain._filler.fill = lambda first, *_, **__: first[:, None].expand(-1, tiny_codec.config.n_q, -1)  # type: ignore
     steps[0] = 0
     assert seam_error_db(plain, "Hello there.", None, [0, 1]) == pytest.approx(0, abs=1e-3)

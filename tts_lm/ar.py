@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
+from .products import Product
 from .sampling import FinishReason, FrameLimits, Sampling, draw, find_loop, find_silence, row_noise
 from .step import NumpyStep, fuse
 
@@ -123,7 +124,7 @@ class ArDecoder:
         rows = model.lm_head.weight.detach()
         # The answer's vocabulary: V codes, then </audio>. The last norm's weight is in it.
         rows = torch.cat((rows[low : low + self.audio["codebook_size"]], rows[self.end : self.end + 1]))
-        self.head = (rows * core.norm.weight.detach()).t().contiguous()
+        self.head = Product((rows * core.norm.weight.detach()).t().contiguous())
         positions = torch.arange(self.limit, device=self.embedding.device)[None]
         cos, sin = core.rotary_emb(self.embedding[:1, None].float(), positions)
         # One rotation for each pair of numbers that are turned together.
@@ -217,7 +218,7 @@ class ArDecoder:
         shape = (layer, 2, 1, self.kv_heads, length, self.size)
         cache = torch.zeros(shape, dtype=self.embedding.dtype, device=batch.device)
         x = self._forward(batch, positions, cache, None)
-        qkv = (self._norm(x) @ self.layers[layer].qkv).view(length, self.heads + 2 * self.kv_heads, self.size)
+        qkv = self.layers[layer].qkv(self._norm(x)).view(length, self.heads + 2 * self.kv_heads, self.size)
         key_head = self.heads + head * self.kv_heads // self.heads
         query, key = (self._rotate(qkv[:, index], self.turn[:length]) for index in (head, key_head))
         scores = (query @ key.t()).float()
@@ -242,7 +243,7 @@ class ArDecoder:
         heads, kv = self.heads, self.kv_heads
         # A cache of fewer layers runs only those.
         for layer, (keys, values) in zip(self.layers, cache, strict=False):
-            qkv = (self._norm(x) @ layer.qkv).view(batch, length, heads + 2 * kv, self.size).transpose(1, 2)
+            qkv = layer.qkv(self._norm(x)).view(batch, length, heads + 2 * kv, self.size).transpose(1, 2)
             turned, value = self._rotate(qkv[:, : heads + kv], turn), qkv[:, heads + kv :]
             keys[row, :, positions] = turned[:, heads:].transpose(1, 2)
             values[row, :, positions] = value.transpose(1, 2)
@@ -255,16 +256,16 @@ class ArDecoder:
                 scale=1.0,  # it is in the weights
                 enable_gqa=heads != kv,
             )
-            x = x + mixed.transpose(1, 2).reshape(batch, length, -1) @ layer.out
-            half, up = (self._norm(x) @ layer.gate_up).chunk(2, dim=-1)
-            x = x + (half * (1 + torch.tanh(half)) * up) @ layer.down
+            x = x + layer.out(mixed.transpose(1, 2).reshape(batch, length, -1))
+            half, up = layer.gate_up(self._norm(x)).chunk(2, dim=-1)
+            x = x + layer.down(half * (1 + torch.tanh(half)) * up)
         return x
 
     def _logits(self, normed: Tensor) -> Tensor:
         """[B, D], normed, to [B, V + 1] float32."""
         if self.fast is not None:
-            return torch.from_numpy(normed.numpy() @ self.head.numpy())
-        return (normed @ self.head).float()
+            return torch.from_numpy(self.head.rows(normed.numpy()))
+        return self.head(normed).float()
 
 
 class _Rows:
@@ -342,7 +343,7 @@ class _Rows:
                 done[index] = True
                 self.answers[prompt] = Answer(torch.from_numpy(said[index, :frames].copy()), reason)
         if done.any():
-            self._keep(np.nonzero(~done)[0])
+            self._drop(done, step)
 
     def _advance(self, step: int) -> Tensor:
         """Feed what was said at ``step``; logits of the next."""
@@ -362,9 +363,15 @@ class _Rows:
             [(keys, values) for keys, values in self.cache.numpy()] if self.decoder.fast is not None else []
         )
 
-    def _keep(self, rows: np.ndarray) -> None:
-        index = torch.from_numpy(rows).to(self.lengths.device)
-        self.alive = self.alive[rows]
-        self.lengths, self.shortest = self.lengths[index], self.shortest[index]
-        self.noise, self.said, self.cache = self.noise[index], self.said[index], self.cache[:, :, index]
+    def _drop(self, done: np.ndarray, step: int) -> None:
+        """Let rows go: the last ones that are left take their places, so that little of the cache is copied."""
+        left = int((~done).sum())
+        holes, movers = np.nonzero(done[:left])[0], left + np.nonzero(~done[left:])[0]
+        for hole, mover in zip(holes, movers, strict=True):
+            reach = int(self.lengths[mover]) + step
+            self.cache[:, :, hole, :, :reach] = self.cache[:, :, mover, :, :reach]
+            for rows in (self.alive, self.lengths, self.shortest, self.noise, self.said):
+                rows[hole] = rows[mover]
+        self.alive, self.lengths, self.shortest = self.alive[:left], self.lengths[:left], self.shortest[:left]
+        self.noise, self.said, self.cache = self.noise[:left], self.said[:left], self.cache[:, :, :left]
         self.blocks = self._blocks()

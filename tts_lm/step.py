@@ -5,7 +5,7 @@ a step here and a step there are one generation, with the numbers of the stock m
 
 Why numpy: a step of a small model is 25 products of a matrix and a vector with a hundred small operations between them.
 Its BLAS runs those products at 2.4 times the speed of torch's on this project's machines (AMD EPYC, one thread), and a
-small operation costs a fraction.
+small operation costs a fraction. Products of several rows go the way of tts_lm/products.py.
 """
 
 from __future__ import annotations
@@ -17,21 +17,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-Array = np.ndarray[Any, Any]
+from .products import Array, Product
 
 
 @dataclass(frozen=True)
 class FusedLayer:
-    """The weights of one block, [in, out]: products that share an input are joined, and what only multiplies (norms'
+    """The weights of one block: products that share an input are joined, and what only multiplies (norms'
     weights, the scale of the scores, the half in silu) is in them. The two numbers that a rotation turns together
     stand side by side in queries and keys, so that a rotation is a complex product."""
 
-    qkv: Tensor
-    out: Tensor
-    gate_up: Tensor
-    down: Tensor
+    qkv: Product
+    out: Product
+    gate_up: Product
+    down: Product
 
 
 def fuse(layer: Any, heads: int, kv_heads: int, size: int) -> FusedLayer:
@@ -51,12 +50,13 @@ def fuse(layer: Any, heads: int, kv_heads: int, size: int) -> FusedLayer:
     )
     qkv = torch.cat((query * size**-0.5, key, attention.v_proj.weight.detach()))
     gate_up = torch.cat((feed.gate_proj.weight * 0.5, feed.up_proj.weight)).detach()
-    return FusedLayer(
-        (qkv * layer.input_layernorm.weight.detach()).t().contiguous(),
-        attention.o_proj.weight.detach().t().contiguous(),
-        (gate_up * layer.post_attention_layernorm.weight.detach()).t().contiguous(),
-        feed.down_proj.weight.detach().t().contiguous(),
+    weights = (
+        qkv * layer.input_layernorm.weight.detach(),
+        attention.o_proj.weight.detach(),
+        gate_up * layer.post_attention_layernorm.weight.detach(),
+        feed.down_proj.weight.detach(),
     )
+    return FusedLayer(*(Product(weight.t().contiguous()) for weight in weights))
 
 
 class NumpyStep:
@@ -70,7 +70,7 @@ class NumpyStep:
     """
 
     def __init__(self, layers: Sequence[FusedLayer], heads: int, kv_heads: int, eps: float) -> None:
-        self._layers = [tuple(weight.numpy() for weight in vars(layer).values()) for layer in layers]
+        self._layers = list(layers)
         self.heads, self.kv_heads, self.eps = heads, kv_heads, eps
 
     def __call__(
@@ -94,8 +94,8 @@ class NumpyStep:
         if int(positions.min()) + 1 < reach:  # rows that are shorter than the longest
             place = (np.arange(batch), slice(None), positions)
             hidden = (np.arange(reach) > positions[:, None])[:, None, None]
-        for (qkv, out, gate_up, down), (keys, values) in zip(self._layers, cache, strict=True):
-            mixed = (self.norm(x) @ qkv).reshape(batch, heads + 2 * kv, size)
+        for layer, (keys, values) in zip(self._layers, cache, strict=True):
+            mixed = layer.qkv.rows(self.norm(x)).reshape(batch, heads + 2 * kv, size)
             turned = (mixed[:, : heads + kv].view(np.complex64) * turn).view(np.float32)
             keys[place], values[place] = turned[:, heads:], mixed[:, heads + kv :]
             query = turned[:, :heads].reshape(batch, kv, heads // kv, size)
@@ -105,14 +105,14 @@ class NumpyStep:
             scores -= scores.max(axis=-1, keepdims=True)
             np.exp(scores, out=scores)
             scores /= scores.sum(axis=-1, keepdims=True)
-            x = x + (scores @ values[:, :, :reach]).reshape(batch, heads * size) @ out
-            both = self.norm(x) @ gate_up
+            x = x + layer.out.rows((scores @ values[:, :, :reach]).reshape(batch, heads * size))
+            both = layer.gate_up.rows(self.norm(x))
             half = both[:, : both.shape[1] // 2]
             gate = np.tanh(half)  # silu(2 h) = h (1 + tanh h), which cannot overflow
             gate += 1
             gate *= half
             gate *= both[:, both.shape[1] // 2 :]
-            x += gate @ down
+            x += layer.down.rows(gate)
         return self.norm(x)
 
     def norm(self, x: Array) -> Array:

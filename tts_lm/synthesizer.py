@@ -31,6 +31,7 @@ from .folder import (
 )
 from .listener import Listener, ListenerConfig
 from .nar import NarConfig, NarModel
+from .products import pack_linears
 from .sampling import FinishReason, Sampling
 from .sentences import REASONS, Progress, Sentence, answer_sentences, check_seeds, plan_sentences
 from .shipped import find_checkpoint
@@ -59,6 +60,15 @@ class Speech:
     def seconds(self) -> float:
         """Length."""
         return self.wav.shape[-1] / self.sampling_rate
+
+
+@dataclass(frozen=True)
+class Said:
+    """A sentence that was spoken."""
+
+    codes: Tensor
+    """[K, T] int64."""
+    finish_reason: FinishReason
 
 
 class Synthesizer:
@@ -110,6 +120,7 @@ class Synthesizer:
         self.device = next(nar.parameters()).device
         self.frame_rate = float(codec.config.frame_rate)
         self._decoder = ArDecoder(ar)
+        self._filler = pack_linears(self.nar)
         self.verifier: Verifier = verifier or GazeVerifier(self._decoder)
         self._characters = character_ids(tokenizer)
         self._silent = self._codes_of_silence()
@@ -240,22 +251,34 @@ class Synthesizer:
         """
         if isinstance(texts, str) or not isinstance(texts, Sequence):
             raise TypeError(f"expected a list of texts, got {type(texts).__name__}; use say() for one text")
-        settings = replace(self.sampling, **sampling)
-        speaker = self.voice(voice)
+        replace(self.sampling, **sampling)  # refused before any text is looked at
         seeds = check_seeds(seed, len(texts))
-        pieces = [self._sentences(text, speaker, one) for text, one in zip(texts, seeds, strict=True)]
-        flat = [sentence for sentences in pieces for sentence in sentences]
-        answers = self._answers(flat, settings, progress)
-        said = [
-            self._fill(sentence, answer.codes, speaker, settings.n_q)
-            for sentence, answer in zip(flat, answers, strict=True)
+        plans = [self.plan(text, voice, one) for text, one in zip(texts, seeds, strict=True)]
+        said = iter(self.speak([sentence for plan in plans for sentence in plan], progress, **sampling))
+        return [self.join([next(said) for _ in plan]) for plan in plans]
+
+    def plan(self, text: str, voice: str | Voice | None = None, seed: int = 0) -> list[Sentence]:
+        """The sentences of a text, for :meth:`speak`. Args, errors: as :meth:`say`."""
+        speaker, [one] = self.voice(voice), check_seeds(seed, 1)
+        return plan_sentences(text, speaker, one, self.tokenizer, self._characters, self.frame_rate)
+
+    def speak(self, sentences: Sequence[Sentence], progress: Progress = None, **sampling: Any) -> list[Said]:
+        """Speak sentences of many texts and voices at once; each comes out as it would alone.
+
+        Args:
+            sentences: of :meth:`plan`, in any order.
+            progress: as for :meth:`say`.
+            **sampling: as for :meth:`say`.
+
+        Raises:
+            TypeError, ValueError: as :meth:`say`.
+        """
+        settings = replace(self.sampling, **sampling)
+        answers = self._answers(sentences, settings, progress)
+        return [
+            Said(self._fill(sentence, answer.codes, settings.n_q), answer.finish_reason)
+            for sentence, answer in zip(sentences, answers, strict=True)
         ]
-        speeches, at = [], 0
-        for sentences in pieces:
-            here = slice(at, at + len(sentences))
-            speeches.append(self._join(said[here], [answer.finish_reason for answer in answers[here]]))
-            at += len(sentences)
-        return speeches
 
     def stream(
         self, text: str, voice: str | Voice | None = None, seed: int = 0, **sampling: Any
@@ -278,9 +301,7 @@ class Synthesizer:
             TypeError, ValueError: as :meth:`say`, at once.
         """
         settings = replace(self.sampling, **({"best_of": 1} | sampling))
-        speaker = self.voice(voice)
-        sentences = self._sentences(text, speaker, check_seeds(seed, 1)[0])
-        return self._stream(sentences, speaker, settings)
+        return self._stream(self.plan(text, voice, seed), settings)
 
     def clone_voice(self, wav: Tensor, sampling_rate: int, text: str, name: str = "clip") -> Voice:
         """The voice of a clip, to give to :meth:`say`.
@@ -299,7 +320,7 @@ class Synthesizer:
         """
         return clone_voice(wav, sampling_rate, text, self.codec, name)
 
-    def _stream(self, sentences: list[Sentence], voice: Voice, sampling: Sampling) -> Iterator[SpeechChunk]:
+    def _stream(self, sentences: list[Sentence], sampling: Sampling) -> Iterator[SpeechChunk]:
         for number, sentence in enumerate(sentences):
             said: FirstCodes
             if sampling.best_of > 1:
@@ -316,20 +337,18 @@ class Synthesizer:
                 )
 
             def fill(first: Tensor, sentence: Sentence = sentence) -> Tensor:
-                return self._fill(sentence, first, voice, sampling.n_q)
+                return self._fill(sentence, first, sampling.n_q)
 
             yield from stream_sentence(said, fill, self.codec)
 
-    def _sentences(self, text: str, voice: Voice, seed: int) -> list[Sentence]:
-        return plan_sentences(text, voice, seed, self.tokenizer, self._characters, self.frame_rate)
-
-    def _answers(self, sentences: list[Sentence], sampling: Sampling, progress: Progress) -> list[Answer]:
+    def _answers(self, sentences: Sequence[Sentence], sampling: Sampling, progress: Progress) -> list[Answer]:
         return answer_sentences(self._decoder, sentences, sampling, self.verifier, self._silent, progress)
 
-    def _fill(self, sentence: Sentence, first: Tensor, voice: Voice, n_q: int) -> Tensor:
+    def _fill(self, sentence: Sentence, first: Tensor, n_q: int) -> Tensor:
         """Codes [K, T] of a sentence, or of its beginning, from codebook 0 [T]."""
+        voice = sentence.voice
         longest = int(PROMPT_SECONDS * self.frame_rate)  # what the NAR half has learnt from
-        return self.nar.fill(
+        return self._filler.fill(
             first[None].to(self.device),
             torch.tensor([[self._characters[c] for c in sentence.spoken]], device=self.device),
             torch.tensor([voice.index], device=self.device),
@@ -337,17 +356,19 @@ class Synthesizer:
             n_q=n_q or None,
         )[0]
 
-    def _join(self, sentences: list[Tensor], reasons: list[FinishReason]) -> Speech:
+    def join(self, said: Sequence[Said]) -> Speech:
+        """The sentences of one text as one speech, with pauses between them."""
         rate = self.codec.config.sampling_rate
         pause = torch.zeros(int(PAUSE_SECONDS * rate))
         wavs: list[Tensor] = []
         with torch.inference_mode():
-            for codes in sentences:
+            for sentence in said:
                 if wavs:
                     wavs.append(pause)
-                wavs.append(self.codec.decode(codes[None]).audio_values[0, 0].float().cpu())
+                wavs.append(self.codec.decode(sentence.codes[None]).audio_values[0, 0].float().cpu())
         wav = torch.cat(wavs).clamp(-1.0, 1.0).clone()
-        return Speech(wav, rate, torch.cat(sentences, dim=1).cpu(), max(reasons, key=REASONS.index))
+        codes = torch.cat([sentence.codes for sentence in said], dim=1).cpu()
+        return Speech(wav, rate, codes, max((one.finish_reason for one in said), key=REASONS.index))
 
     def voice(self, voice: str | Voice | None = None) -> Voice:
         """The voice that :meth:`say` takes for ``voice``.

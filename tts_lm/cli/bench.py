@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
             raise ValueError(f"expected --{name} of at least 1, got {getattr(args, name)}")
     import torch
 
-    from ..bench import SENTENCE, codec_error_db, seam_error_db, time_loops, time_speech
+    from ..bench import SENTENCE, codec_error_db, seam_error_db, time_batch, time_loops, time_speech
     from ..evaluate import read_recordings
     from ..sentences import plan_sentences
     from ..synthesizer import Synthesizer
@@ -61,12 +61,14 @@ def run(args: argparse.Namespace) -> int:
     )
     with Counter("part") as counter:
         loops = time_loops(synthesizer.ar, sentence.prompt, rounds=args.rounds)
-        counter(1, 3)
+        counter(1, 4)
         report = {f"loop/{name}": value for name, value in vars(loops).items()}
         report |= {
             f"speech/{name}": v for name, v in time_speech(synthesizer, text, voice, args.rounds).items()
         }
-        counter(2, 3)
+        counter(2, 4)
+        report["speech/batch_speedup"] = time_batch(synthesizer, text, voice, args.rounds)
+        counter(3, 4)
         seam = seam_error_db(synthesizer, text, voice, range(args.rounds))
     report |= {} if seam is None else {"seam/error_db": seam}
     if recordings:
@@ -95,6 +97,7 @@ _MEANING = {
     "speech/rtf": "s of work a second of speech, as the model's own settings have it",
     "speech/rtf_single": "the same with one reading a sentence",
     "speech/rtf_stream": "the same, streamed",
+    "speech/batch_speedup": "times faster: eight readings at once against one after the other",
     "seam/error_db": "dB of mel between streamed and whole, same codes of codebook 0",
     "seam/codec_error_db": "dB of mel between recordings and the codec's copy of them",
 }
