@@ -44,6 +44,8 @@ class Sentence:
     """Where in the prompt it begins."""
     limits: FrameLimits
     seed: int
+    voice: Voice
+    """Who speaks."""
     row: int
     """Its number in the text; with the seed it is what the noise depends on."""
 
@@ -74,7 +76,7 @@ def plan_sentences(
         ids = [characters[c] for c in before + spoken]
         limits = frame_limits(len(spoken.replace(" ", "")), frame_rate)
         prompt = build_prompt(tokenizer, ids, voice.index) + heard
-        out.append(Sentence(spoken, prompt, TEXT_START + len(before), limits, seed, row))
+        out.append(Sentence(spoken, prompt, TEXT_START + len(before), limits, seed, voice, row))
     return out
 
 
