@@ -12,8 +12,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import program
-    from .audio import SOUND_SUFFIXES, AudioError, load_audio, resample, save_audio
+    from . import onnx, pictures, program
+    from .audio import SOUND_SUFFIXES, AudioError, audio_blocks, load_audio, resample, save_audio
     from .bitstream import AtokError, AtokHeader, AtokReader, AtokWriter, open, save_atok
     from .codec.config import CodecConfig
     from .codec.model import AudioCodec
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from .corpus import PreparedCorpus, prepare
     from .evaluate import bootstrap_interval, read_rows
     from .files import write_aside, write_json
+    from .metrics import MetricError, pesq
+    from .onnx.export import export_onnx
+    from .onnx.runtime import OnnxCodec, load_onnx
     from .recipes import load_recipe, recipe_dict
     from .state import store_half
     from .tokens.build import build_tokenizer, load_tokenizer
@@ -38,6 +41,7 @@ __version__ = "0.1.0"
 _HOME = {
     "SOUND_SUFFIXES": "audio",
     "AudioError": "audio",
+    "audio_blocks": "audio",
     "load_audio": "audio",
     "resample": "audio",
     "save_audio": "audio",
@@ -57,6 +61,11 @@ _HOME = {
     "read_rows": "evaluate",
     "write_aside": "files",
     "write_json": "files",
+    "MetricError": "metrics",
+    "pesq": "metrics",
+    "export_onnx": "onnx.export",
+    "OnnxCodec": "onnx.runtime",
+    "load_onnx": "onnx.runtime",
     "load_recipe": "recipes",
     "recipe_dict": "recipes",
     "store_half": "state",
@@ -77,7 +86,7 @@ _HOME = {
     "AudioTextTokenizer": "tokens.tokenizer",
 }
 
-_MODULES = ("program",)  # public as a whole
+_MODULES = ("onnx", "pictures", "program")  # public as a whole
 
 __all__ = [
     "SOUND_SUFFIXES",
@@ -94,19 +103,27 @@ __all__ = [
     "CodecConfig",
     "FrameReader",
     "LayoutError",
+    "MetricError",
+    "OnnxCodec",
     "PreparedCorpus",
     "Repaired",
     "__version__",
+    "audio_blocks",
     "bootstrap_interval",
     "build_tokenizer",
     "checkpoint_dir",
+    "export_onnx",
     "extend_tokenizer",
     "flatten",
     "load_audio",
     "load_codec",
+    "load_onnx",
     "load_recipe",
     "load_tokenizer",
+    "onnx",
     "open",
+    "pesq",
+    "pictures",
     "prepare",
     "program",
     "read_rows",

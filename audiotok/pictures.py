@@ -50,7 +50,7 @@ def check_picture(path: str | Path) -> None:
 def draw_clip(
     path: str | Path,
     wav: np.ndarray[Any, Any],
-    decoded: np.ndarray[Any, Any],
+    decoded: np.ndarray[Any, Any] | None,
     codes: np.ndarray[Any, Any],
     sampling_rate: int,
     codebook_size: int,
@@ -61,8 +61,8 @@ def draw_clip(
     Args:
         path: .png, .svg or .pdf.
         wav: the clip, [N] in [-1, 1].
-        decoded: what the codec made of it, [N].
-        codes: [K, T] in [0, V), T frames over the same time.
+        decoded: what the codec made of it, [N]; None where there is no before and after, as of generated speech.
+        codes: [K, T] in [0, V), T frames over the same time; -1 leaves a place empty.
         sampling_rate: of both wavs, in Hz.
         codebook_size: V.
         title: above it all.
@@ -74,29 +74,30 @@ def draw_clip(
     """
     check_picture(path)
     seconds = len(wav) / sampling_rate
-    figure = _figure(11, 8.5)
-    axes = figure.subplots(4, 1, sharex=True, height_ratios=(1.0, 1.6, 1.6, 1.1))
+    sounds = [(wav, "before"), (decoded, "after")] if decoded is not None else [(wav, "wav")]
+    figure = _figure(11, 5.1 + 1.7 * len(sounds))
+    axes = figure.subplots(2 + len(sounds), 1, sharex=True, height_ratios=(1.0, *[1.6] * len(sounds), 1.1))
     figure.suptitle(title, fontsize=11)
     _draw_wave(axes[0], wav, seconds)
-    before, after = (_spectrogram_db(sound, sampling_rate) for sound in (wav, decoded))
+    images = [_spectrogram_db(sound, sampling_rate) for sound, _ in sounds]
     # One colour scale for both: a codec that loses level must look as if it did.
-    top = before.max()
-    for axis, image, label in ((axes[1], before, "before"), (axes[2], after, "after")):
+    top = images[0].max()
+    for axis, image, (_, label) in zip(axes[1:-1], images, sounds, strict=True):
         drawn = axis.imshow(
             image - top, origin="lower", aspect="auto", extent=(0, seconds, 0, sampling_rate / 2000),
             cmap="magma", vmin=-_RANGE_DB, vmax=0,
         )  # fmt: skip
         axis.set_ylabel(f"{label}, kHz")
-    figure.colorbar(drawn, ax=list(axes[1:3]), label="dB", pad=0.01, fraction=0.03)
+    figure.colorbar(drawn, ax=list(axes[1:-1]), label="dB", pad=0.01, fraction=0.03)
     books = len(codes)
-    grid = axes[3].imshow(
-        codes, aspect="auto", interpolation="nearest", extent=(0, seconds, books - 0.5, -0.5),
+    grid = axes[-1].imshow(
+        np.ma.masked_less(codes, 0), aspect="auto", interpolation="nearest", extent=(0, seconds, books - 0.5, -0.5),
         cmap="viridis", vmin=0, vmax=codebook_size - 1,
     )  # fmt: skip
-    axes[3].set_yticks(range(books))
-    axes[3].set_ylabel("codebook")
-    axes[3].set_xlabel("seconds")
-    figure.colorbar(grid, ax=axes[3], label="code", pad=0.01, fraction=0.03)
+    axes[-1].set_yticks(range(books))
+    axes[-1].set_ylabel("codebook")
+    axes[-1].set_xlabel("seconds")
+    figure.colorbar(grid, ax=axes[-1], label="code", pad=0.01, fraction=0.03)
     _save(figure, path)
 
 

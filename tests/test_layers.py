@@ -23,6 +23,7 @@ AUDIOTOK = {
     "state": {"files"},
     "recipes": {"files"},
     "codec": {"files", "hub", "wav", "machine"},
+    "onnx": {"files", "wav", "codec"},
     "tokens": {"files", "audio", "codec"},
     "bitstream": {"files"},
     "corpus": {"files", "hub", "wav", "audio", "codec", "tokens"},

@@ -18,6 +18,7 @@ VERBS = {
     "merge": ("merge", "parts of a preparation -> the whole"),
     "listen": ("listen", "a page to hear random rows of a prepared corpus"),
     "train": ("train", "train a codec, or continue training one"),
+    "export": ("export", "a codec as ONNX files, which run without torch"),
     "plot": ("plot", "a picture of a clip, before and after, with its codes"),
     "eval": ("eval", "measure a codec's quality, beside Opus"),
     "bench": ("bench", "measure a codec's speed"),

@@ -10,8 +10,10 @@ from audiotok import __version__, program
 VERBS = {
     "say": ("say", "text -> a wav file"),
     "voices": ("voices", "who can speak"),
+    "demo": ("demo", "a page to speak with, and to look into the codec"),
     "train": ("train", "train a half of the language model, or continue training one"),
     "bundle": ("bundle", "two trained halves, a codec and voices -> one folder that speaks"),
+    "export": ("export", "the NAR half as ONNX, which runs without torch"),
     "eval": ("eval", "measure how well the speech is understood"),
     "bench": ("bench", "measure how fast it speaks"),
 }
