@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from ..bitstream import AtokReader, EntropyModel
     from ..codec.model import AudioCodec
 
+# Decoded at a time: with more, buffers of many megabytes come and go and the heap grows by the hour; no faster either.
+_PUSHED_FRAMES = 200
+
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Declare the verb."""
@@ -205,11 +208,12 @@ def _decoded(codec: AudioCodec, file: AtokReader, n_q: int | None, label: str) -
             for present, count in zip(whole.tolist(), counts.tolist(), strict=True):
                 after = codes[..., at + count : at + count + 1]
                 if present:
-                    wav = session.push(codes[..., at : at + count])
+                    wavs = map(session.push, codes[..., at : at + count].split(_PUSHED_FRAMES, dim=-1))
                 else:
-                    wav = session.conceal(count, after if after.shape[-1] else None)
+                    wavs = iter([session.conceal(count, after if after.shape[-1] else None)])
                 at += count
-                left -= (wav := wav[0, :, :left]).shape[-1]
-                yield wav.float().mean(dim=0, keepdim=True)
+                for wav in wavs:
+                    left -= (wav := wav[0, :, :left]).shape[-1]
+                    yield wav.float().mean(dim=0, keepdim=True)
             progress.update(codes.shape[-1])
         yield session.flush()[0, :, :left].float().mean(dim=0, keepdim=True)
