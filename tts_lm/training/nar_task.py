@@ -70,8 +70,7 @@ class NarTask:
         self._by_speaker: dict[str, list[Clip]] = defaultdict(list)
         for clip in clips:
             self._by_speaker[clip.speaker].append(clip)
-        # The lower levels carry most of the sound.
-        chances = 1.0 / np.sqrt(np.arange(1, self.n_q))
+        chances = np.arange(1, self.n_q) ** -recipe.data.level_power
         self._chances = chances / chances.sum()
 
     def collate(self, clips: Sequence[Clip], rng: np.random.Generator, training: bool) -> dict[str, Tensor]:

@@ -62,6 +62,8 @@ class DataRecipe:
     """How often an epoch shows the rows of voices that ``weights`` does not name."""
     joined: float = 0.0
     """AR: two clips of one speaker joined into one, so many per clip, each no longer than ``max_seconds``."""
+    level_power: float = 0.5
+    """NAR: level k is learnt with chance k^-power; the lower ones carry most of the sound."""
     prompt_frames: int = 125
     """NAR: most frames of the voice prompt, taken from another clip of the speaker."""
 
