@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from tts_lm.training import hearing, loop
 from tts_lm.training.ar_task import ArTask
 from tts_lm.training.attention import AttentionTeacher
 from tts_lm.training.batches import plan_epoch, sequence_length
-from tts_lm.training.clips import Clip, read_clips, render
+from tts_lm.training.clips import Clip, join_clips, read_clips, render
 from tts_lm.training.nar_task import NarTask
 from tts_lm.training.recipe import DataRecipe, Recipe, load_lm_recipe
 from tts_lm.training.run import train_lm
@@ -193,6 +194,26 @@ def test_corpora_of_two_codecs_are_refused(corpus, tmp_path):
     write_corpus(tmp_path / "other", rows=4, fingerprint="0ther0c0dec00000")
     with pytest.raises(ValueError, match="expected corpora of one codec, got codes .*0ther0c0dec00000"):
         read_clips([corpus, tmp_path / "other"])
+
+
+def test_joined_clips_are_two_of_one_speaker_whole_and_in_time(clips):
+    two = [replace(clip, speaker=("ann", "ben")[i % 2]) for i, clip in enumerate(clips)]
+    by_id = {clip.id: clip for clip in two}
+    longest = 2 * max(clip.frames for clip in two) - 1
+    joined = join_clips(two, 1.0, longest, seed=0)
+    assert len(two) - 2 <= len(joined) <= len(two)
+    for clip in joined:
+        first, second = (by_id[name] for name in clip.id.split(" + "))
+        assert first.speaker == second.speaker == clip.speaker and clip.frames <= longest
+        assert np.array_equal(clip.codes, np.concatenate([first.codes, second.codes], axis=1))
+        assert [w.letters for w in clip.words] == [w.letters for w in first.words + second.words]
+        text, spoken = render(clip, np.random.default_rng(0), 0.0, 0.0)
+        assert text == " ".join(render(c, np.random.default_rng(0), 0.0, 0.0)[0] for c in (first, second))
+        if first.aligned and second.aligned:
+            assert spoken is not None and spoken[first.frames] > spoken[first.frames - 1]
+    assert [c.id for c in joined] == [c.id for c in join_clips(two, 1.0, longest, seed=0)]
+    assert 0 < len(join_clips(two, 0.3, longest, seed=0)) < len(joined)
+    assert join_clips(two, 1.0, 1, seed=0) == []
 
 
 # ---- batches
