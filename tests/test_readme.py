@@ -1,96 +1,49 @@
-"""The README's code runs, offline, as it stands there.
+"""The README's code runs, offline, as it stands there, and the Chinese README is its equal.
 
-Blocks marked ``python`` and ``sh`` are run in a new folder with the network refused. Blocks marked ``bash``
-install things or need data: their ``audiotok`` and ``tts-lm`` lines are parsed; ``.ci/run`` runs the two
-that install.
+Blocks marked ``python`` and ``sh`` are executed, each in a new folder with the network refused; trainings and
+benchmarks in tiny form (``tests/pages.py`` says how). Blocks marked ``bash`` are not: the two that install are what
+``.ci/run`` runs on a clean clone, and the third needs a cluster or a GPU (``test_pages.py`` runs its like on the
+cluster page). That the lines of all blocks are ones the programs take is tested in ``test_pages.py``, for every page.
 """
 
 from __future__ import annotations
 
-import os
+import io
 import re
-import shlex
-import subprocess
-import sys
+import tokenize
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import soundfile
+from pages import ROOT, Block, read_blocks
+from test_pages import reader
 
-ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
-PROGRAMS = {"audiotok": "audiotok.cli.main", "tts-lm": "tts_lm.cli.main"}
-
-_NO_NETWORK = """
-import socket
-
-def _refuse(self, address, *_):
-    if self.family != socket.AF_UNIX:
-        raise OSError(f"the network is refused here: {address}")
-
-socket.socket.connect = _refuse
-socket.socket.connect_ex = _refuse
-"""
+CHINESE = (ROOT / "README.zh.md").read_text(encoding="utf-8")
+BLOCKS = read_blocks(ROOT / "README.md")
+PYTHON = [block for block in BLOCKS if block.language == "python"]
+SHELL = [block for block in BLOCKS if block.language == "sh"]
+__all__ = ["reader"]
 
 
-def blocks(language: str) -> list[str]:
-    return [text for name, text in BLOCKS if name == language]
+def first_line(block: Block) -> str:
+    return block.text.splitlines()[0]
 
 
-@pytest.fixture
-def offline(tmp_path) -> dict[str, str]:
-    """Environment of a process that finds the programs and this checkout, and no network."""
-    (tmp_path / "bin").mkdir()
-    for program, module in PROGRAMS.items():
-        script = tmp_path / "bin" / program
-        script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m {module} "$@"\n')
-        script.chmod(0o755)
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site" / "sitecustomize.py").write_text(_NO_NETWORK)
-    return {
-        **os.environ,
-        "PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": f"{tmp_path / 'site'}{os.pathsep}{ROOT}",
-    }
+@pytest.mark.parametrize("block", PYTHON, ids=first_line)
+def test_python_runs(block, reader, capsys):
+    reader().work_through(block)
+    assert capsys.readouterr().out.strip()
 
 
-def run(command: list[str], folder: Path, environment: dict[str, str]) -> str:
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-@pytest.mark.parametrize("code", blocks("python"), ids=lambda code: code.splitlines()[0])
-def test_python_runs(code, tmp_path, offline):
-    assert run([sys.executable, "-c", code], tmp_path, offline).strip()
-
-
-@pytest.mark.parametrize("script", blocks("sh"), ids=lambda script: script.splitlines()[0])
-def test_shell_runs(script, tmp_path, offline):
-    run(["bash", "-euo", "pipefail", "-c", script], tmp_path, offline)
-    written = [word for word in shlex.split(script) if word.endswith(".wav")]
-    for name in written:
-        assert soundfile.info(tmp_path / name).samplerate == 16_000
-
-
-def test_every_command_is_one_the_programs_take():
-    from audiotok.cli.main import build_parser as audiotok_parser
-    from audiotok.training.entropy import is_entropy_recipe, load_entropy_recipe
-    from audiotok.training.recipe import load_codec_recipe
-    from tts_lm.cli.main import build_parser as tts_lm_parser
-    from tts_lm.training.recipe import load_lm_recipe
-
-    parsers = {"audiotok": audiotok_parser, "tts-lm": tts_lm_parser}
-    lines = [re.sub(r" [<>] \S+", "", line) for _, text in BLOCKS for line in re.split(r"\n|&& ?|\| ?", text)]
-    commands = [shlex.split(line) for line in lines if line.strip().split(" ")[0] in parsers]
-    assert len(commands) >= 10
-    for program, verb, *rest in commands:
-        args = parsers[program](verb).parse_args([verb, *rest])
-        if verb == "train":
-            recipe = {"audiotok": load_codec_recipe, "tts-lm": load_lm_recipe}[program]
-            recipe = load_entropy_recipe if is_entropy_recipe(args.recipe) else recipe
-            assert recipe(args.recipe, args.set).seed >= 0
+@pytest.mark.parametrize("block", SHELL, ids=first_line)
+def test_shell_runs(block, reader):
+    reader("data/generate.py" in block.text).work_through(block)
+    for name in re.findall(r"[\w-]+\.(?:wav|png|atok)\b", block.text):
+        assert Path(name).stat().st_size > 100
+        if name.endswith(".wav"):
+            assert soundfile.info(name).samplerate == 16_000
 
 
 def test_the_first_screen_speaks_and_shows_code():
@@ -103,7 +56,7 @@ def test_the_first_screen_speaks_and_shows_code():
 
 
 def test_paths_named_in_the_tree_exist():
-    (tree,) = blocks("")
+    (tree,) = (block.text for block in BLOCKS if not block.language)
     folder = ""
     for line in tree.splitlines():
         first = line.split()[0]
@@ -124,6 +77,70 @@ def test_no_machine_or_index_is_named():
         re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in text.splitlines() if not line.startswith("#")
     )
     assert "torch==2.13.0" in text.splitlines()
-    assert not re.search(
-        r"https?://|--(extra-)?index|--find-links", text + (ROOT / "pyproject.toml").read_text()
+    for name in ("pyproject.toml", "Dockerfile", ".pre-commit-config.yaml"):
+        text += (ROOT / name).read_text(encoding="utf-8")
+    assert not re.search(r"https?://|--(extra-)?index|--find-links", text)
+
+
+# ---- the Chinese README
+
+
+def code(block: Block) -> str:
+    """A block without its comments."""
+    if block.language == "python":
+        tokens = tokenize.generate_tokens(io.StringIO(block.text).readline)
+        kept = [token.string for token in tokens if token.type not in (tokenize.COMMENT, tokenize.NL)]
+        return " ".join(kept)
+    return block.text
+
+
+def sections(page: str) -> list[str]:
+    """The parts of a page between its headings, without blocks of code."""
+    return re.split(
+        r"^## .*$", re.sub(r"^```.*?^```$", "", page, flags=re.MULTILINE | re.DOTALL), flags=re.MULTILINE
     )
+
+
+def numbers(text: str) -> list[str]:
+    """Numbers of a text, links left out: 1,024 and 1024 are one."""
+    text = re.sub(r"\]\([^)]*\)", "]", text)
+    return [found.replace(",", "").rstrip(".") for found in re.findall(r"\d[\d,]*(?:\.\d+)*", text)]
+
+
+def rows(section: str) -> list[list[list[str]]]:
+    """The numbers of a section's tables, cell by cell."""
+    return [
+        [numbers(cell) for cell in line.split("|")] for line in section.splitlines() if line.startswith("|")
+    ]
+
+
+def prose(section: str) -> Counter[str]:
+    """The numbers of a section outside tables; a translation may turn their order round."""
+    return Counter(numbers("\n".join(line for line in section.splitlines() if not line.startswith("|"))))
+
+
+def test_the_chinese_readme_has_the_same_code():
+    theirs = read_blocks(ROOT / "README.zh.md")
+    assert [block.language for block in theirs] == [block.language for block in BLOCKS]
+    for ours, other in zip(BLOCKS, theirs, strict=True):
+        assert code(other) == code(ours), f"{other} is not {ours}"
+
+
+def test_the_chinese_readme_has_the_same_numbers():
+    pairs = list(zip(sections(README), sections(CHINESE), strict=True))
+    assert sum(len(prose(ours)) for ours, _ in pairs) > 30
+    for ours, theirs in pairs:
+        where = ours.strip().splitlines()[0][:60]
+        for line, (want, got) in enumerate(zip(rows(ours), rows(theirs), strict=True), 1):
+            assert got == want, (
+                f"README.zh.md, the table below {where!r}, line {line}: {got}, README.md has {want}"
+            )
+        assert prose(theirs) == prose(ours), (
+            f"README.zh.md, the section of {where!r}: only there {sorted((prose(theirs) - prose(ours)).elements())}, "
+            f"only in README.md {sorted((prose(ours) - prose(theirs)).elements())}"
+        )
+
+
+def test_the_chinese_readme_links_to_the_same_pages():
+    links = [set(re.findall(r"\]\(([^)]+)\)", page)) for page in (README, CHINESE)]
+    assert links[0] ^ links[1] == {"README.md", "README.zh.md"}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -44,24 +46,29 @@ assert tried == [], tried
 """
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> Path:
-    """The wheel of this checkout, built without a network."""
-    folder = tmp_path_factory.mktemp("wheel")
+def build(target: str, source: Path, folder: Path) -> Path:
+    """A wheel or an sdist of a source tree, built without a network."""
     subprocess.run(
-        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)],
-        cwd=ROOT,
+        [sys.executable, "-m", "hatchling", "build", "-t", target, "-d", str(folder)],
+        cwd=source,
         check=True,
         capture_output=True,
     )
-    (built,) = folder.glob("*.whl")
+    (built,) = folder.iterdir()
     return built
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """The wheel of this checkout."""
+    return build("wheel", ROOT, tmp_path_factory.mktemp("wheel"))
 
 
 def test_the_wheel_holds_the_packages_and_nothing_else(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"audiotok", "tts_lm"}
-    assert "audiotok/py.typed" in names and not [name for name in names if "__pycache__" in name]
+    assert {"audiotok/py.typed", "tts_lm/py.typed"} <= set(names)
+    assert not [name for name in names if "__pycache__" in name]
     held = {
         name.split("/")[1]
         for name in names
@@ -69,6 +76,74 @@ def test_the_wheel_holds_the_packages_and_nothing_else(wheel):
     }
     assert held <= {"checkpoints", "training", "recipes"}
     assert wheel.stat().st_size < 60e6
+
+
+def test_the_wheel_says_what_it_is(wheel):
+    import audiotok
+
+    archive = zipfile.ZipFile(wheel)
+    (metadata, entries) = (
+        archive.read(name).decode()
+        for suffix in ("METADATA", "entry_points.txt")
+        for name in archive.namelist()
+        if name.endswith(f".dist-info/{suffix}")
+    )
+    headers = metadata.split("\n\n")[0].splitlines()
+    assert f"Version: {audiotok.__version__}" in headers and "Classifier: Typing :: Typed" in headers
+    extras = {line.removeprefix("Provides-Extra: ") for line in headers if line.startswith("Provides-Extra")}
+    assert {"eval", "plot", "ray", "align", "completion", "test", "dev"} <= extras
+    assert "audiotok = audiotok.cli.main:main" in entries and "tts-lm = tts_lm.cli.main:main" in entries
+    licences = [name for name in archive.namelist() if ".dist-info/licenses/" in name]
+    assert [name.split("/licenses/")[1] for name in licences] == ["LICENSE", "tts_lm/PRONUNCIATIONS.LICENSE"]
+
+
+def test_the_sdist_has_the_whole_checkout_and_makes_the_same_wheel(wheel, tmp_path):
+    sdist = build("sdist", ROOT, tmp_path / "sdist")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(tmp_path / "source", filter="data")
+    (source,) = (tmp_path / "source").iterdir()
+    for name in (
+        "README.zh.md",
+        "CONTRIBUTING.md",
+        "Dockerfile",
+        "docs/tutorial.md",
+        "data/README.md",
+        "tests/pages.py",
+    ):
+        assert (source / name).is_file(), f"{name} is missing from the sdist"
+    again = build("wheel", source, tmp_path / "wheel")
+    contents = [
+        {
+            info.filename: info.CRC
+            for info in zipfile.ZipFile(built).infolist()
+            if not info.filename.endswith("RECORD")
+        }
+        for built in (wheel, again)
+    ]
+    assert contents[0] == contents[1]
+
+
+def test_what_the_dockerfile_copies_is_there_and_its_commands_exist():
+    """No image is built here: that needs a daemon and a package index. What can go stale is looked at instead."""
+    lines = (ROOT / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", " ").splitlines()
+    let_in = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    copied = [
+        word
+        for line in lines
+        if line.startswith("COPY ") and "--from" not in line
+        for word in line.split()[1:-1]
+    ]
+    assert set(copied) == let_in and [name for name in copied if not (ROOT / name).exists()] == []
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    (extras,) = (line.removeprefix("ARG EXTRAS=") for line in lines if line.startswith("ARG EXTRAS="))
+    assert set(extras.split(",")) <= set(project["optional-dependencies"])
+    needed = {project["readme"], *project["license-files"]}
+    assert [name for name in needed if not any(name.split("/")[0] == place for place in copied)] == []
+    runs = [line for line in lines if line.startswith(("RUN ", "CMD "))]
+    assert all(
+        "tts-lm" in line or "venv" in line or "pip install" in line or "useradd" in line for line in runs
+    )
+    assert "tts-lm" in project["scripts"]
 
 
 def test_the_installed_wheel_speaks_offline_after_it_was_moved(wheel, tmp_path):

@@ -1,0 +1,24 @@
+# The two programs with the shipped weights; building needs a package index, running needs no network:
+#     docker build -t audiotok .
+#     docker run --rm --network none --user "$(id -u)" -v "$PWD:/work" audiotok tts-lm say "The garden is quiet." -o hello.wav
+# For a CPU build of torch give the index that has it: --build-arg PIP_INDEX_URL=...
+FROM python:3.12-slim AS build
+ARG PIP_INDEX_URL
+ARG PIP_EXTRA_INDEX_URL
+ARG EXTRAS=completion
+WORKDIR /src
+COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY audiotok audiotok
+COPY tts_lm tts_lm
+RUN python -m venv /opt/audiotok
+RUN /opt/audiotok/bin/pip install --no-cache-dir -c constraints.txt ".[${EXTRAS}]"
+
+FROM python:3.12-slim
+COPY --from=build /opt/audiotok /opt/audiotok
+# Whoever runs it may have no home here; nothing is looked for on a hub.
+ENV PATH=/opt/audiotok/bin:$PATH HF_HUB_OFFLINE=1 HF_HOME=/tmp/huggingface MPLCONFIGDIR=/tmp/matplotlib
+RUN useradd --create-home speaker
+USER speaker
+WORKDIR /work
+RUN tts-lm say "Ready." -o /tmp/ready.wav && rm /tmp/ready.wav
+CMD ["tts-lm", "--help"]
