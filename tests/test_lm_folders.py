@@ -186,6 +186,39 @@ def test_a_voice_of_another_codec_is_named(folder, codes):
         Synthesizer.from_pretrained(folder)
 
 
+@pytest.mark.parametrize("part", ["ar", "nar", "listener", "codec"])
+def test_a_flipped_bit_is_refused_by_name(folder, part):
+    """One that loads and is finite: only its checksum tells."""
+    path = folder / part / "model.safetensors"
+    tensors = load_file(path)
+    name = next(
+        name for name, value in sorted(tensors.items()) if value.is_floating_point() and value.numel() > 4
+    )
+    bits = tensors[name].view(torch.int32)
+    bits.view(-1)[1] ^= 1
+    save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(
+        ValueError, match=rf"{part}/model.safetensors: expected a file with CRC-32C .* damaged"
+    ):
+        Synthesizer.from_pretrained(folder)
+
+
+def test_the_seal_covers_the_parts_and_leaves_voices_free(folder):
+    sums = json.loads((folder / "synthesizer.json").read_text())["crc32c"]
+    assert {name.split("/")[0] for name in sums} == {"ar", "nar", "listener", "tokenizer", "codec"}
+    for suffix in (".json", ".safetensors"):
+        (folder / "voices" / f"bdl{suffix}").unlink()
+    assert list(Synthesizer.from_pretrained(folder).voices) == ["kathleen"]
+    _edit(crc32c=sums | {"../other": "00000000"})(folder / "synthesizer.json")
+    with pytest.raises(ValueError, match="expected crc32c of files of its parts, got '../other'"):
+        Synthesizer.from_pretrained(folder)
+    _edit(crc32c=[1])(folder / "synthesizer.json")
+    with pytest.raises(ValueError, match="expected crc32c to be an object"):
+        Synthesizer.from_pretrained(folder)
+    _edit(crc32c={})(folder / "synthesizer.json")  # as folders of before
+    Synthesizer.from_pretrained(folder)
+
+
 def test_loading_says_nothing(folder, capfd):
     from transformers.utils import logging
 
@@ -231,6 +264,14 @@ def test_a_bundle_with_ones_own_voice(tiny_codec, tiny_codec_dir, tmp_path, caps
     assert "consent: asked, 3 May" in capsys.readouterr().out
     target = tmp_path / "a.wav"
     assert main(["say", "Hi.", "-o", str(target), "--voice", "anna_k", "--model", str(tmp_path / "out")]) == 0
+    capsys.readouterr()
+    # Halves out of a whole model; settings are kept, and what is on disk is sealed as it is.
+    again = ["bundle", "--ar", str(tmp_path / "out"), "--nar", str(tmp_path / "out"), *command[5:-1]]
+    for settings in (["--n-q", "3", "--best-of", "2"], ["--rolling", "1.5"]):
+        assert main([*again, str(tmp_path / "again"), *data, *settings]) == 0
+    sampling = Synthesizer.from_pretrained(tmp_path / "again").sampling
+    assert (sampling.n_q, sampling.best_of, sampling.rolling) == (3, 2, 1.5)
+    assert main([*again, str(tmp_path / "again"), *data, "--best-of", "0"]) == 1
     capsys.readouterr()
     assert main([*command, *data, "--voices", "Cleo"]) == 1
     assert "by cleo in the corpora; found the speakers anna_k, bo" in capsys.readouterr().err

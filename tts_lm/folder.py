@@ -2,6 +2,9 @@
 
 Knows nothing of speaking. The laws it keeps: nothing is sought on the network; a part that is damaged is named before
 it is used, never replaced by random weights; a folder of something else is never written into.
+
+The card holds a checksum (CRC-32C) of every file of the parts, so that a flipped bit in weights that load all the same
+is refused by the file's name. Cards of before have none; voices are not in it, as they may be added.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import torch
 from transformers.utils import logging
 
@@ -21,6 +25,7 @@ from audiotok import load_tokenizer, write_json
 CARD = "synthesizer.json"
 FORMAT_VERSION = 1
 _PARTS = ("ar", "nar", "tokenizer", "voices")
+_SEALED = ("ar", "nar", "listener", "tokenizer", "codec")
 _WEIGHTS = "model.safetensors"
 _MISFITS = ("missing_keys", "unexpected_keys", "mismatched_keys")
 
@@ -79,7 +84,45 @@ def read_card(folder: Path) -> dict[str, Any]:
         )
     if not isinstance(card.get("sampling", {}), dict):
         raise ValueError(f"{path}: expected sampling to be an object, got {card['sampling']!r}")
+    if not isinstance(card.get("crc32c", {}), dict):
+        raise ValueError(f"{path}: expected crc32c to be an object, got {card['crc32c']!r}")
     return card
+
+
+def seal_folder(folder: Path, card: dict[str, Any]) -> None:
+    """Write a synthesizer's card, with the checksums of the files of its parts as they are now.
+
+    Args:
+        folder: of the parts.
+        card: of :func:`read_card`, or a new one.
+    """
+    files = [path for part in _SEALED for path in sorted((folder / part).rglob("*")) if path.is_file()]
+    sums = {path.relative_to(folder).as_posix(): _checksum(path) for path in files}
+    write_json(folder / CARD, card | {"crc32c": sums})
+
+
+def check_seal(folder: Path, card: dict[str, Any]) -> None:
+    """Compare the files of a synthesizer with the checksums in its card.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: a file is not the one that was written.
+    """
+    for name, expected in card.get("crc32c", {}).items():
+        if name.split("/")[0] not in _SEALED or ".." in name.split("/"):
+            raise ValueError(f"{folder / CARD}: expected crc32c of files of its parts, got {name!r}")
+        path = folder / name
+        if not path.is_file():
+            raise FileNotFoundError(f"expected {path}, found none; fetch or bundle the model again")
+        if (found := _checksum(path)) != expected:
+            raise ValueError(
+                f"{path}: expected a file with CRC-32C {expected}, got {found}: it is damaged or another one; "
+                "fetch or bundle the model again"
+            )
+
+
+def _checksum(path: Path) -> str:
+    return f"{int(google_crc32c.value(path.read_bytes())):08x}"
 
 
 def load_part(family: Any, folder: Path, model_type: str, dtype: torch.dtype = torch.float32) -> Any:

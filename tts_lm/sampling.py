@@ -17,6 +17,7 @@ from torch import Tensor
 
 FinishReason = Literal["eos", "length", "loop", "silence"]
 
+MAX_ROLLING_SECONDS = 5.0
 _LOOP_SECONDS = 1.0
 _LOOP_PERIOD_SECONDS = 0.4
 _LOOP_TURNS = 4
@@ -35,6 +36,8 @@ class Sampling:
         ratio: a code that fills more than this share of the window is drawn again from all codes.
         n_q: codebooks that the NAR half fills, 0 = all. Its guesses at high levels may cost more than they give.
         best_of: readings of each sentence to choose from, by how well they follow the text (tts_lm/verify.py).
+        rolling: seconds of the sentence before that the AR half goes on from, at most; 0 = each sentence begins from
+            the prompt of its voice alone (tts_lm/rolling.py).
 
     Raises:
         TypeError: a value is not a number, or not a whole one where it must be.
@@ -48,6 +51,7 @@ class Sampling:
     ratio: float = 0.1
     n_q: int = 0
     best_of: int = 1
+    rolling: float = 0.0
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -63,10 +67,12 @@ class Sampling:
             "ratio": self.ratio >= 0,
             "n_q": self.n_q >= 0,
             "best_of": self.best_of >= 1,
+            "rolling": 0 <= self.rolling <= MAX_ROLLING_SECONDS,
         }
         for name, fits in ranges.items():
             if not fits:
-                rule = {"top_p": "> 0 and <= 1", "best_of": ">= 1"}.get(name, ">= 0")
+                bounded = f">= 0 and <= {MAX_ROLLING_SECONDS:g}"
+                rule = {"top_p": "> 0 and <= 1", "best_of": ">= 1", "rolling": bounded}.get(name, ">= 0")
                 raise ValueError(f"expected {name} {rule}, got {getattr(self, name)}")
 
 

@@ -32,3 +32,20 @@ def find_checkpoint(name_or_path: str | Path | None = None) -> Path:
         return folder
     names = ", ".join(sorted(p.name for p in CHECKPOINTS.glob("*") if p.is_dir())) or "none"
     raise FileNotFoundError(f"no language model {name!r}: expected a folder or a shipped name ({names})")
+
+
+def find_part(name_or_path: str | Path, part: str) -> Path:
+    """The folder of one part of a language model.
+
+    Args:
+        name_or_path: the part's own folder, or a whole model, by shipped name or folder.
+        part: ``ar``, ``nar`` or ``listener``.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or neither it nor its part holds a ``config.json``.
+    """
+    folder = find_checkpoint(name_or_path)
+    for place in (folder / part, folder):
+        if (place / "config.json").is_file():
+            return place
+    raise FileNotFoundError(f"expected a trained half with config.json in {folder}, found none")

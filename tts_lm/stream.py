@@ -5,12 +5,13 @@ out once, in order; the levels of a chunk are filled with all that was said befo
 
 The NAR half looks both ways. Of a sentence that is still being said it sees the beginning, so the last frames of a
 chunk lack what follows: ``AHEAD`` frames are waited for, which are filled again with the next chunk. The chunks grow,
-so that the first sound comes soon and the passes over the growing beginning stay few.
+so that the first sound comes soon and the passes over the growing beginning stay few. Silence is kept back until sound
+follows it, so that what ends a sentence can be cut (tts_lm/endings.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from .ar import Answer
+from .endings import Ending
 from .sampling import FinishReason
 
 FIRST_FRAMES = 8
@@ -41,7 +43,9 @@ class SpeechChunk:
     """How its sentence ended, with the last piece of it."""
 
 
-def stream_sentence(said: FirstCodes, fill: Callable[[Tensor], Tensor], codec: Any) -> Iterator[SpeechChunk]:
+def stream_sentence(
+    said: FirstCodes, fill: Callable[[Tensor], Tensor], codec: Any
+) -> Generator[SpeechChunk, None, Answer]:
     """Speak one sentence.
 
     Args:
@@ -51,33 +55,61 @@ def stream_sentence(said: FirstCodes, fill: Callable[[Tensor], Tensor], codec: A
 
     Yields:
         Chunks; the last has the finish reason.
+
+    Returns:
+        The answer, with the silence at its end.
     """
-    session, rate = codec.streaming_decoder(), codec.config.sampling_rate
+    sound = _Sound(codec)
     first: list[int] = []
     given, size = 0, FIRST_FRAMES
-    answer: Answer | None = None
-
-    def piece(end: int) -> tuple[Tensor, Tensor]:
-        codes = fill(torch.tensor(first))[:, given:end]
-        return codes.cpu(), _clip(session.push(codes[None]))
-
-    while answer is None:
+    while True:
         try:
             first.append(next(said))
         except StopIteration as stopped:
-            answer = stopped.value
-            assert answer is not None
+            answer: Answer = stopped.value
             break
         if len(first) >= given + size + AHEAD:
-            codes, wav = piece(given + size)
+            chunk = sound.push(fill(torch.tensor(first))[:, given : given + size])
             given, size = given + size, min(2 * size, MOST_FRAMES)
-            yield SpeechChunk(wav, rate, codes)
+            if len(chunk.wav):
+                yield chunk
     first = answer.codes.tolist()
-    codes, wav = torch.zeros(0, 0, dtype=torch.int64), torch.zeros(0)
-    if len(first) > given:
-        codes, wav = piece(len(first))
-    tail = _clip(session.flush()) if given or len(first) else torch.zeros(0)
-    yield SpeechChunk(torch.cat((wav, tail)), rate, codes, answer.finish_reason)
+    rest = (
+        fill(torch.tensor(first))[:, given:] if len(first) > given else torch.zeros(0, 0, dtype=torch.int64)
+    )
+    yield sound.push(rest, answer.finish_reason)
+    return answer
+
+
+class _Sound:
+    """Codes of a sentence to sound, a piece at a time, and silence kept back."""
+
+    def __init__(self, codec: Any) -> None:
+        config = codec.config
+        self._session = codec.streaming_decoder()
+        self._rate, self._hop = config.sampling_rate, config.hop_length
+        self._ending = Ending(config.hop_length, config.frame_rate)
+        self._codes, self._wav = torch.zeros(0, 0, dtype=torch.int64), torch.zeros(0)  # kept back
+        self._frames = self._samples = 0  # given out
+        self._begun = False
+
+    def push(self, codes: Tensor, reason: FinishReason | None = None) -> SpeechChunk:
+        """Codes [K, t] to a chunk of what stays, whatever follows. With a reason they are the last ones."""
+        wav = torch.zeros(0)
+        if codes.shape[1]:
+            wav = _clip(self._session.push(codes[None]))
+            codes = codes.cpu()
+            self._codes = torch.cat((self._codes, codes), dim=1) if self._codes.numel() else codes
+            self._begun = True
+        if reason is not None and self._begun:
+            wav = torch.cat((wav, _clip(self._session.flush())))
+        self._wav = torch.cat((self._wav, wav))
+        kept = self._ending.push(wav)
+        frames, samples = max(0, kept - self._frames), max(0, kept * self._hop - self._samples)
+        chunk = SpeechChunk(self._wav[:samples], self._rate, self._codes[:, :frames], reason)
+        self._codes, self._wav = self._codes[:, frames:], self._wav[samples:]
+        self._frames, self._samples = self._frames + chunk.codes.shape[1], self._samples + len(chunk.wav)
+        return chunk
 
 
 def whole_answer(answer: Answer) -> FirstCodes:

@@ -7,7 +7,7 @@ other codes is refused (binding); a sentence said beside others, or alone, is th
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,60 +15,34 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from audiotok import load_codec, write_json
+from audiotok import load_codec
 
 from .ar import Answer, ArDecoder, save_ar
 from .clone import clone_voice
 from .folder import (
     CARD,
     FORMAT_VERSION,
+    check_seal,
     claim_folder,
     drop_part,
     load_part,
     load_text_side,
     quiet_loading,
     read_card,
+    seal_folder,
 )
 from .listener import Listener, ListenerConfig
 from .nar import NarConfig, NarModel
 from .products import pack_linears
-from .sampling import FinishReason, Sampling
-from .sentences import REASONS, Progress, Sentence, answer_sentences, check_seeds, plan_sentences
+from .rolling import Rolling, answer_in_turns
+from .sampling import Sampling
+from .sentences import Progress, Sentence, answer_sentences, check_seeds, plan_sentences
 from .shipped import find_checkpoint
+from .speech import PAUSE_SECONDS, Said, Speech, join_sentences
 from .stream import FirstCodes, SpeechChunk, stream_sentence, whole_answer
 from .text import character_ids
 from .verify import GazeVerifier, ListenerVerifier, Verifier
 from .voices import PROMPT_SECONDS, Voice, load_voices, save_voices
-
-PAUSE_SECONDS = 0.2
-
-
-@dataclass(frozen=True)
-class Speech:
-    """What was said."""
-
-    wav: Tensor
-    """[N] float32 in [-1, 1]."""
-    sampling_rate: int
-    """Hz."""
-    codes: Tensor
-    """[K, T] int64, K the codebooks that were filled; without the pauses between sentences."""
-    finish_reason: FinishReason
-    """``eos`` when every sentence came to its end by itself, else the worst of theirs."""
-
-    @property
-    def seconds(self) -> float:
-        """Length."""
-        return self.wav.shape[-1] / self.sampling_rate
-
-
-@dataclass(frozen=True)
-class Said:
-    """A sentence that was spoken."""
-
-    codes: Tensor
-    """[K, T] int64."""
-    finish_reason: FinishReason
 
 
 class Synthesizer:
@@ -170,6 +144,7 @@ class Synthesizer:
             verifier = ListenerVerifier(listener.to(device))
         voices = load_voices(folder / "voices", codec.config.n_q, codec.config.codebook_size)
         tokenizer = load_text_side(folder / "tokenizer")
+        check_seal(folder, card)
         return cls(ar, nar, codec, tokenizer, voices, card["codec"], sampling, verifier)
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -197,7 +172,7 @@ class Synthesizer:
             "codes_fingerprint": self.codec.codes_fingerprint,
             "sampling": vars(self.sampling),
         }
-        write_json(folder / CARD, card)
+        seal_folder(folder, card)
 
     def say(
         self,
@@ -211,7 +186,7 @@ class Synthesizer:
 
         Args:
             text: English; long texts are spoken sentence by sentence, each from the same prompt of the voice, so that
-                it cannot drift.
+                it cannot drift, and with ``rolling`` from the end of the one before, too.
             voice: a name of ``self.voices``, or what :meth:`clone_voice` made of a clip; None is the
                 first of ``self.voices``.
             seed: another seed reads it another way; the same one, the same.
@@ -251,10 +226,17 @@ class Synthesizer:
         """
         if isinstance(texts, str) or not isinstance(texts, Sequence):
             raise TypeError(f"expected a list of texts, got {type(texts).__name__}; use say() for one text")
-        replace(self.sampling, **sampling)  # refused before any text is looked at
+        settings = replace(self.sampling, **sampling)
         seeds = check_seeds(seed, len(texts))
         plans = [self.plan(text, voice, one) for text, one in zip(texts, seeds, strict=True)]
-        said = iter(self.speak([sentence for plan in plans for sentence in plan], progress, **sampling))
+        flat = [sentence for plan in plans for sentence in plan]
+        if not settings.rolling:
+            said = iter(self.speak(flat, progress, **sampling))
+        else:
+            answers = answer_in_turns(
+                plans, lambda turn: self._answers(turn, settings, None), self._rolling(settings), progress
+            )
+            said = iter(self._said(flat, answers, settings))
         return [self.join([next(said) for _ in plan]) for plan in plans]
 
     def plan(self, text: str, voice: str | Voice | None = None, seed: int = 0) -> list[Sentence]:
@@ -265,6 +247,8 @@ class Synthesizer:
     def speak(self, sentences: Sequence[Sentence], progress: Progress = None, **sampling: Any) -> list[Said]:
         """Speak sentences of many texts and voices at once; each comes out as it would alone.
 
+        Each begins from its voice: a rolling prompt goes from sentence to sentence in :meth:`say` and :meth:`stream`.
+
         Args:
             sentences: of :meth:`plan`, in any order.
             progress: as for :meth:`say`.
@@ -274,11 +258,7 @@ class Synthesizer:
             TypeError, ValueError: as :meth:`say`.
         """
         settings = replace(self.sampling, **sampling)
-        answers = self._answers(sentences, settings, progress)
-        return [
-            Said(self._fill(sentence, answer.codes, settings.n_q), answer.finish_reason)
-            for sentence, answer in zip(sentences, answers, strict=True)
-        ]
+        return self._said(sentences, self._answers(sentences, settings, progress), settings)
 
     def stream(
         self, text: str, voice: str | Voice | None = None, seed: int = 0, **sampling: Any
@@ -321,7 +301,13 @@ class Synthesizer:
         return clone_voice(wav, sampling_rate, text, self.codec, name)
 
     def _stream(self, sentences: list[Sentence], sampling: Sampling) -> Iterator[SpeechChunk]:
-        for number, sentence in enumerate(sentences):
+        rate, rolling = self.codec.config.sampling_rate, self._rolling(sampling)
+        before: tuple[Sentence, Answer] | None = None
+        for sentence in sentences:
+            if before is not None:
+                sentence = rolling(sentence, *before)
+                pause = torch.zeros(int(PAUSE_SECONDS * rate))
+                yield SpeechChunk(pause, rate, torch.zeros(0, 0, dtype=torch.int64))
             said: FirstCodes
             if sampling.best_of > 1:
                 [answer] = self._answers([sentence], sampling, None)
@@ -330,16 +316,23 @@ class Synthesizer:
                 said = self._decoder.stream(
                     sentence.prompt, sentence.limits, (sentence.seed, sentence.row), sampling, self._silent
                 )
-            if number:
-                pause = torch.zeros(int(PAUSE_SECONDS * self.codec.config.sampling_rate))
-                yield SpeechChunk(
-                    pause, self.codec.config.sampling_rate, torch.zeros(0, 0, dtype=torch.int64)
-                )
 
             def fill(first: Tensor, sentence: Sentence = sentence) -> Tensor:
                 return self._fill(sentence, first, sampling.n_q)
 
-            yield from stream_sentence(said, fill, self.codec)
+            before = sentence, (yield from stream_sentence(said, fill, self.codec))
+
+    def _rolling(self, sampling: Sampling) -> Rolling:
+        frames = int(sampling.rolling * self.frame_rate)
+        return Rolling(frames, self.verifier, self.tokenizer, self._characters)
+
+    def _said(
+        self, sentences: Sequence[Sentence], answers: Sequence[Answer], sampling: Sampling
+    ) -> list[Said]:
+        return [
+            Said(self._fill(sentence, answer.codes, sampling.n_q), answer.finish_reason)
+            for sentence, answer in zip(sentences, answers, strict=True)
+        ]
 
     def _answers(self, sentences: Sequence[Sentence], sampling: Sampling, progress: Progress) -> list[Answer]:
         return answer_sentences(self._decoder, sentences, sampling, self.verifier, self._silent, progress)
@@ -358,17 +351,7 @@ class Synthesizer:
 
     def join(self, said: Sequence[Said]) -> Speech:
         """The sentences of one text as one speech, with pauses between them."""
-        rate = self.codec.config.sampling_rate
-        pause = torch.zeros(int(PAUSE_SECONDS * rate))
-        wavs: list[Tensor] = []
-        with torch.inference_mode():
-            for sentence in said:
-                if wavs:
-                    wavs.append(pause)
-                wavs.append(self.codec.decode(sentence.codes[None]).audio_values[0, 0].float().cpu())
-        wav = torch.cat(wavs).clamp(-1.0, 1.0).clone()
-        codes = torch.cat([sentence.codes for sentence in said], dim=1).cpu()
-        return Speech(wav, rate, codes, max((one.finish_reason for one in said), key=REASONS.index))
+        return join_sentences(said, self.codec)
 
     def voice(self, voice: str | Voice | None = None) -> Voice:
         """The voice that :meth:`say` takes for ``voice``.

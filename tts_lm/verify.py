@@ -100,6 +100,27 @@ class ListenerVerifier:
         logits = self.listener(reading.codes[None].to(self.listener.device))[0]
         return float(shortfall(logits.float().log_softmax(-1).cpu().numpy(), words).sum()) / len(words)
 
+    @torch.inference_mode()
+    def word_starts(self, reading: Reading) -> list[tuple[int, int]]:
+        """Where on the best walk each word begins.
+
+        Returns:
+            (number of the word in ``spoken.split()``, its first frame), in order, of words that have sounds; none
+            where there are fewer frames than sounds.
+        """
+        written = [(index, sounds_of(word)) for index, word in enumerate(reading.spoken.split())]
+        words = [(index, sounds[0]) for index, sounds in written if sounds]
+        if not words or len(reading.codes) < sum(len(sounds) for _, sounds in words):
+            return []
+        logits = self.listener(reading.codes[None].to(self.listener.device))[0]
+        states = np.array([SILENCE, *(s for _, word in words for s in (*word, SILENCE))])
+        path = walk(logits.float().log_softmax(-1).cpu().numpy()[:, states], states == SILENCE)
+        firsts = np.cumsum([1, *(len(word) + 1 for _, word in words[:-1])])
+        return [
+            (index, int(np.searchsorted(path, first)))
+            for (index, _), first in zip(words, firsts, strict=True)
+        ]
+
 
 def sounds_of(spoken: str) -> list[list[int]]:
     """The classes of a text's sounds, word by word.

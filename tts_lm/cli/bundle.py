@@ -9,6 +9,8 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .common import add_sampling_options, sampling_settings
+
 if TYPE_CHECKING:
     from ..voices import Voice
 
@@ -18,12 +20,15 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
         "bundle",
         help="two trained halves, a codec and voices -> one folder that speaks",
-        description="Put results of `tts-lm train` together; voice prompts are cut from prepared corpora.",
+        description="Put results of `tts-lm train` together; voice prompts are cut from prepared corpora. Sampling "
+        "settings that are not given stay those of the bundle that is replaced.",
         allow_abbrev=False,
     )
-    parser.add_argument("--ar", required=True, metavar="DIR", help="RUN/model of the AR half")
-    parser.add_argument("--nar", required=True, metavar="DIR", help="RUN/model of the NAR half")
-    parser.add_argument("--verifier", metavar="DIR", help="RUN/model of the verifier (default: by gaze)")
+    parser.add_argument(
+        "--ar", required=True, metavar="DIR", help="RUN/model of the AR half, or a model whose to take"
+    )
+    parser.add_argument("--nar", required=True, metavar="DIR", help="the same of the NAR half")
+    parser.add_argument("--verifier", metavar="DIR", help="the same of the verifier (default: by gaze)")
     parser.add_argument("--codec", default="default", metavar="NAME", help="a shipped codec or a folder")
     parser.add_argument(
         "--data", nargs="+", required=True, metavar="DIR", help="prepared corpora with the voices"
@@ -39,6 +44,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "--attribution", metavar="TEXT", help="whose recordings they are, and where they are from"
     )
     parser.add_argument("--consent", metavar="TEXT", help="how the speakers agreed to being spoken with")
+    add_sampling_options(parser)
     parser.add_argument(
         "--out", required=True, metavar="DIR", help="the folder to write: new, empty, or a bundle to replace"
     )
@@ -51,16 +57,17 @@ def run(args: argparse.Namespace) -> int:
 
     from audiotok import PreparedCorpus, build_tokenizer, checkpoint_dir, load_codec, store_half
 
-    from ..folder import claim_folder, load_part, quiet_loading
+    from ..folder import CARD, claim_folder, load_part, quiet_loading, read_card, read_json, seal_folder
     from ..listener import Listener, ListenerConfig
     from ..nar import NarConfig, NarModel
+    from ..sampling import Sampling
+    from ..shipped import find_part
     from ..synthesizer import Synthesizer
     from ..verify import ListenerVerifier
     from ..voices import choose_voices, voice_name
 
-    for folder in (args.ar, args.nar, args.verifier):
-        if folder is not None and not (Path(folder) / "config.json").is_file():
-            raise FileNotFoundError(f"expected a trained half with config.json in {folder}, found none")
+    ar, nar = find_part(args.ar, "ar"), find_part(args.nar, "nar")
+    verifier = find_part(args.verifier, "listener") if args.verifier else None
     with quiet_loading():
         codec = load_codec(args.codec)
     shipped = "/" not in args.codec and not args.codec.startswith(".") and checkpoint_dir(args.codec).is_dir()
@@ -75,20 +82,23 @@ def run(args: argparse.Namespace) -> int:
     tokenizer = build_tokenizer(
         text_model, config.n_q, config.codebook_size, codes_fingerprint=codec.codes_fingerprint
     )
-    listener = load_part(Listener, Path(args.verifier), ListenerConfig.model_type) if args.verifier else None
+    listener = load_part(Listener, verifier, ListenerConfig.model_type) if verifier else None
+    former = read_json(Path(args.out) / CARD).get("sampling", {}) if (Path(args.out) / CARD).is_file() else {}
     synthesizer = Synthesizer(
-        load_part(AutoModelForCausalLM, Path(args.ar), "llama", torch.float32),
-        load_part(NarModel, Path(args.nar), NarConfig.model_type, torch.float32),
+        load_part(AutoModelForCausalLM, ar, "llama", torch.float32),
+        load_part(NarModel, nar, NarConfig.model_type, torch.float32),
         codec,
         tokenizer,
         {voice.name: voice for voice in voices},
         args.codec if shipped else None,
+        Sampling(**former | sampling_settings(args)),
         verifier=ListenerVerifier(listener) if listener is not None else None,
     )
     folder = claim_folder(args.out)
     synthesizer.save_pretrained(folder)
     for part in ("ar", "nar", *(["listener"] if listener is not None else [])):
         store_half(folder / part)
+    seal_folder(folder, read_card(folder))
     print(folder)
     print(f"voices: {', '.join(synthesizer.voices)}", file=sys.stderr)
     return 0

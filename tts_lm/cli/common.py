@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from typing import Any
 
 from audiotok import program
 
@@ -64,16 +65,23 @@ def add_speaking_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_sampling_options(parser: argparse.ArgumentParser) -> None:
-    """--temperature, --top-p and --best-of: how codes are drawn; the model's own settings where not given."""
+    """--temperature, --top-p, --best-of...: how codes are drawn; the model's own settings where not given."""
     parser.add_argument("--temperature", type=float, metavar="X", help="0 = always the likeliest code")
     parser.add_argument("--top-p", type=float, metavar="X", help="probability mass to choose from, up to 1")
     parser.add_argument(
         "--ratio", type=float, metavar="X", help="share of the last frames that one code may fill"
     )
     parser.add_argument("--best-of", type=int, metavar="N", help="readings of each sentence to choose from")
+    parser.add_argument("--n-q", type=int, metavar="N", help="codebooks that are filled, 0 = all")
+    parser.add_argument(
+        "--rolling",
+        type=float,
+        metavar="S",
+        help="a sentence goes on from so many seconds of the one before, 0 = from the voice alone",
+    )
 
 
-def sampling_settings(args: argparse.Namespace) -> dict[str, float]:
+def sampling_settings(args: argparse.Namespace) -> dict[str, Any]:
     """The sampling options that were given, as fields of ``Sampling``."""
-    names = ("temperature", "top_p", "ratio", "best_of")
+    names = ("temperature", "top_p", "ratio", "best_of", "n_q", "rolling")
     return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
