@@ -8,6 +8,7 @@ from torch import Tensor
 
 from audiotok.bitstream import AtokHeader, EntropyModel
 from audiotok.bitstream.layers import LEARNT
+from audiotok.bitstream.stepping import LAG, Steps
 
 FINGERPRINT = "0123456789abcdef"
 
@@ -48,12 +49,13 @@ def toy_codes(model: EntropyModel, frames: int, packet_frames: int, seed: int = 
     for start in range(0, frames, packet_frames):
         length = min(packet_frames, frames - start)
         codes = np.zeros((1, model.n_q, length), np.int64)
-        for k in range(model.n_q):
-            steps = model.steps(k, codes[:, :k])
-            for t in range(length):
-                chances = (steps.freqs()[0].astype(np.float64) + 1) / (1 << 24)
-                codes[0, k, t] = rng.choice(model.codebook_size, p=chances)
-                steps.see(codes[:, k, t])
+        steps = Steps(model, 1, model.n_q, length)
+        for step in range(steps.count):
+            books = steps.books
+            chances = (steps.freqs()[:, 0].astype(np.float64) + 1) / (1 << 24)
+            drawn = np.array([rng.choice(model.codebook_size, p=chance) for chance in chances])
+            codes[0, books, step - LAG * np.array(books)] = drawn
+            steps.see(drawn[:, None])
         packets.append(codes[0])
     return torch.from_numpy(np.concatenate(packets, axis=1))
 

@@ -87,6 +87,39 @@ def test_a_damaged_header_is_rebuilt_from_its_copy(check):
         assert damage == ["the header is damaged; its copy at the end was used"]
 
 
+@pytest.mark.parametrize("coding", [RAW, LEARNT])
+def test_bytes_missing_or_too_many_at_the_very_end_are_found(check, coding):
+    """They cost nothing, for the index is whole; all the same the file is not what was written."""
+    data, codes = make(coding)
+    changed = {f"{count} bytes are missing": data[:-count] for count in (1, 2, 3, 4)}
+    for more in (b"\0", b"ATOK", data[-4:], data[:999], data):
+        changed[f"{len(more)} bytes too many"] = data + more
+    changed["last 4 bytes are damaged"] = data[:-4] + bytes([data[-4] ^ 1]) + data[-3:]
+    for expected, broken in changed.items():
+        present, damage = check(broken, codes)
+        assert bool(present.all()) and any(expected in words for words in damage), (expected, damage)
+    assert check(data, codes)[1] == []
+
+
+def test_packets_must_cover_the_length(check):
+    """Whole packets and index are not enough where the header tells of more sound, or the index of more frames."""
+    data, codes = make()
+    header = atok_toys.toy_header(MODEL, num_samples=SAMPLES)
+    longer = atok_toys.toy_header(MODEL, num_samples=SAMPLES + 320)
+    start = len(head_bytes(header))
+    sizes = tuple(size for _, size, _ in PacketScanner().feed(data))
+    end = start + sum(sizes)
+    too_short = head_bytes(longer) + data[start:end] + Tail(longer, FRAMES, sizes).to_bytes()
+    assert any(
+        "the end is missing from 1.86 s on, of 1.88 s" in words for words in check(too_short, codes)[1]
+    )
+    lying = head_bytes(header) + data[start:end] + Tail(header, FRAMES + 3, sizes).to_bytes()
+    assert any(
+        "expected 16 frames, got 13" in words
+        for words in check(lying, torch.nn.functional.pad(codes, (0, 3)))[1]
+    )
+
+
 def test_header_and_copy_damaged_is_refused(check):
     data, codes = make()
     broken = bytearray(data)

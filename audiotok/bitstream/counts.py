@@ -29,26 +29,28 @@ def spread(weights: np.ndarray) -> np.ndarray:
     """Share TOTAL out in proportion to weights, at least 1 to each.
 
     Args:
-        weights: [..., V] float64 integers >= 0 with a sum in [1, 2^36]; V <= LARGEST_BOOK.
+        weights: [..., V] int64, or float64 integers, >= 0 with a sum in [1, 2^36]; V <= LARGEST_BOOK.
 
     Returns:
-        [..., V] float64 integers >= 1 that sum to TOTAL: the steps of floor(cumulative * (TOTAL - V) / sum), plus 1.
+        [..., V] float32 integers >= 1 that sum to TOTAL: the steps of floor(cumulative * (TOTAL - V) / sum), plus 1.
         Exact: numerators are below 2^53, and a rounded quotient cannot cross an integer that is at least 1 / sum away.
     """
-    edges = np.cumsum(weights, axis=-1)
-    share = float(TOTAL - weights.shape[-1])
-    total = edges[..., -1:].copy()
-    edges *= share
-    edges /= total
-    np.floor(edges, out=edges)
-    edges[..., 1:] -= edges[..., :-1].copy()
-    edges += 1.0
-    return edges
+    sums = np.add.accumulate(weights, axis=-1)
+    shares = sums * float(TOTAL - weights.shape[-1])
+    shares /= sums[..., -1:]
+    edges = np.floor(shares, out=shares).astype(np.float32)
+    counts = np.empty_like(edges)
+    counts[..., 0] = edges[..., 0]
+    np.subtract(edges[..., 1:], edges[..., :-1], out=counts[..., 1:])
+    counts += 1.0
+    return counts
 
 
 def frequencies(counts: np.ndarray) -> np.ndarray:
-    """Counts [..., V] -> what the coder takes, [..., V] float32, exact."""
-    return (counts * 256.0 - 1.0).astype(np.float32)
+    """Counts [..., V] float32 -> what the coder takes, [..., V] float32, exact."""
+    freqs = counts * np.float32(256.0)
+    freqs -= 1.0
+    return freqs
 
 
 def encode(symbols: np.ndarray, freqs: np.ndarray) -> bytes:

@@ -41,6 +41,7 @@ AHEAD, BEHIND = 2, 2
 
 _LIMIT = 1 << 24
 _TABLE_LIMIT = 1 << 16
+_LARGEST = np.float32(127.0)
 _TENSORS = ("emb", "w1", "b1", "w2", "b2", "w3", "b3", "out", "bias", "exp_table")
 
 
@@ -83,16 +84,10 @@ class EntropyModel:
         for name in _TENSORS:
             digest.update(self.tensors[name].astype("<i4").tobytes())
         self.fingerprint = digest.hexdigest()[:8]
-        self.exp_table = self.tensors["exp_table"].astype(np.float64)
         # One row more, of zeros, for frames outside the packet.
         self.emb = np.pad(self.tensors["emb"].astype(np.float32), ((0, 0), (0, 1), (0, 0)))
+        self.layers = Layers(self.tensors, shifts)
         self._books: dict[int, _Book] = {}
-
-    def book(self, k: int) -> _Book:
-        """The arithmetic of book k, its weights as float32 integers; made on first use."""
-        if k not in self._books:
-            self._books[k] = _Book(self, k)
-        return self._books[k]
 
     def freqs(self, k: int, codes: np.ndarray) -> np.ndarray:
         """Frequencies of every code of book k, all frames in one go.
@@ -104,22 +99,16 @@ class EntropyModel:
         Returns:
             [P, T, V] float32, as :func:`~audiotok.bitstream.counts.frequencies` makes them.
         """
-        book = self.book(k)
+        if k not in self._books:
+            self._books[k] = _Book(self, k)
+        book = self._books[k]
         first = book.outside(codes[:, :k])
         own = book.of_own[codes[:, k]]  # [P, T, BEHIND, H1]
         for back in range(1, BEHIND + 1):
             first[:, back:] += own[:, : own.shape[1] - back, back - 1]
-        hidden = book.first(first)
-        return book.last(np.concatenate([_earlier(hidden, tap) for tap in (0, *self.taps)], axis=-1))
-
-    def steps(self, k: int, lower: np.ndarray) -> BookSteps:
-        """Frequencies of book k frame by frame, for a decoder; equal to :meth:`freqs`.
-
-        Args:
-            k: the book.
-            lower: [P, k, T] integers in [0, V), the books below; V marks frames after a packet's end.
-        """
-        return BookSteps(self, k, lower)
+        hidden = clip(first, 0.0)
+        taps = [_earlier(hidden, tap) for tap in (0, *self.taps)]
+        return self.layers.last(np.concatenate(taps, axis=-1), k)
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file, whole or not at all; OSError where that is not possible."""
@@ -212,79 +201,75 @@ class EntropyModel:
                     )
 
 
+class Layers:
+    """The layers of all books as float32, which have the shifts in them: a power of two only moves the point.
+
+    Args:
+        tensors, shifts: of :class:`EntropyModel`.
+    """
+
+    def __init__(self, tensors: Mapping[str, np.ndarray], shifts: tuple[int, int, int, int]) -> None:
+        def scaled(name: str, shift: int) -> np.ndarray:
+            return np.ldexp(tensors[name].astype(np.float32), -shift)
+
+        s1, s2, s3, s4 = shifts
+        self.w1, self.b1 = scaled("w1", s1), scaled("b1", s1)[:, None]
+        self.w2, self.b2 = scaled("w2", s2), scaled("b2", s2)[:, None]
+        self.w3, self.b3 = scaled("w3", s3), scaled("b3", s3)[:, None]
+        self.out = np.ascontiguousarray(scaled("out", s4).transpose(0, 2, 1))
+        self.bias = scaled("bias", s4)[:, None]
+        self.exp_table = tensors["exp_table"].astype(np.int64)
+
+    def last(self, hidden: np.ndarray, books: int | slice) -> np.ndarray:
+        """h1 of this and the tapped frames -> frequencies.
+
+        Args:
+            hidden: [..., (1 + taps) H1] of one book, or [books, P, (1 + taps) H1].
+            books: which.
+
+        Returns:
+            [..., V] or [books, P, V] float32.
+        """
+        h2 = hidden @ self.w2[books]
+        h2 += self.b2[books]
+        q = clip(h2, 0.0) @ self.w3[books]
+        q += self.b3[books]
+        z = clip(q, -127.0) @ self.out[books]
+        z += self.bias[books]
+        np.subtract(np.maximum.reduce(z, axis=-1, keepdims=True), z, out=z)
+        # The cast cuts the fraction off, which is the floor: z is not negative. Beyond the table its last entry counts.
+        return frequencies(spread(self.exp_table.take(z.astype(np.intp), mode="clip")))
+
+
+def clip(sums: np.ndarray, low: float) -> np.ndarray:
+    """clip(floor(sums), low, 127), in place."""
+    np.floor(sums, out=sums)
+    np.maximum(sums, np.float32(low), out=sums)
+    return np.minimum(sums, _LARGEST, out=sums)
+
+
 class _Book:
-    """One book's weights as float32, and the layers on them."""
+    """One book's arithmetic on all frames at once."""
 
     def __init__(self, model: EntropyModel, k: int) -> None:
-        t = {name: model.tensors[name][k].astype(np.float32) for name in _TENSORS if name != "exp_table"}
-        self._model, self._k, self._t = model, k, t
+        self._model, self._k = model, k
+        self._w1, self._b1 = model.layers.w1[k], model.layers.b1[k]
         e = model.width
-        ahead = (2 + AHEAD) * e
         # What the book's own code adds to the sums of later frames, as a table: [V + 1, BEHIND, H1].
-        parts = t["w1"][ahead:].reshape(BEHIND, e, -1)
+        parts = self._w1[(2 + AHEAD) * e :].reshape(BEHIND, e, -1)
         self.of_own = np.stack([model.emb[k] @ part for part in parts], axis=1)
-        self._out = np.ascontiguousarray(t["out"].T)
 
     def outside(self, lower: np.ndarray) -> np.ndarray:
         """What does not depend on the book itself: b1 and the lower books' part of x W1, [P, k, T] -> [P, T, H1]."""
         packets, k, frames = lower.shape
-        first = np.broadcast_to(self._t["b1"], (packets, frames, self._t["b1"].shape[-1])).copy()
+        first = np.broadcast_to(self._b1, (packets, frames, self._b1.shape[-1])).copy()
         if k:
             each = [self._model.emb[j][lower[:, j]] for j in range(k)]
             low = np.add.reduce(each)
             views = [low, each[-1], *(_earlier(low, -i) for i in range(1, AHEAD + 1))]
             views += [_earlier(low, i) for i in range(1, BEHIND + 1)]
-            first += np.concatenate(views, axis=-1) @ self._t["w1"]
+            first += np.concatenate(views, axis=-1) @ self._w1
         return first
-
-    def first(self, sums: np.ndarray) -> np.ndarray:
-        """x W1 + b1 -> h1, in place."""
-        return _rescale(sums, self._model.shifts[0], 0.0)
-
-    def last(self, hidden: np.ndarray) -> np.ndarray:
-        """h1 of this and the tapped frames, [..., (1 + taps) H1] -> frequencies [..., V] float32."""
-        t, (_, s2, s3, s4) = self._t, self._model.shifts
-        h2 = _rescale(hidden @ t["w2"] + t["b2"], s2, 0.0)
-        q = _rescale(h2 @ t["w3"] + t["b3"], s3, -127.0)
-        z = q @ self._out
-        z += t["bias"]
-        np.subtract(z.max(axis=-1, keepdims=True), z, out=z)
-        z *= np.float32(2.0**-s4)
-        table = self._model.exp_table
-        # The cast cuts the fraction off, which is the floor: z is not negative.
-        index = np.minimum(z.astype(np.int32), len(table) - 1)
-        return frequencies(spread(table.take(index)))
-
-
-class BookSteps:
-    """Frequencies of one book, frame after frame; see :meth:`EntropyModel.steps`."""
-
-    def __init__(self, model: EntropyModel, k: int, lower: np.ndarray) -> None:
-        self._book, self._taps = model.book(k), model.taps
-        self._sums = self._book.outside(lower)  # [P, T, H1]; frames behind t have become h1
-        self._nothing = np.zeros_like(self._sums[:, 0])
-        self._at = 0
-
-    def freqs(self) -> np.ndarray:
-        """Of the present frame: [P, V] float32."""
-        t, sums = self._at, self._sums
-        sums[:, t] = self._book.first(sums[:, t])
-        parts = [sums[:, t]] + [sums[:, t - tap] if t >= tap else self._nothing for tap in self._taps]
-        return self._book.last(np.concatenate(parts, axis=-1))
-
-    def see(self, codes: np.ndarray) -> None:
-        """Take the codes [P] of the present frame (V: the packet has ended) and go to the next."""
-        own = self._book.of_own[codes]
-        later = self._sums[:, self._at + 1 : self._at + 1 + BEHIND]
-        later += own[:, : later.shape[1]]
-        self._at += 1
-
-
-def _rescale(sums: np.ndarray, shift: int, low: float) -> np.ndarray:
-    """clip(floor(sums / 2^shift), low, 127), in place; exact, because a power of two only moves the point."""
-    sums *= np.float32(2.0**-shift)
-    np.floor(sums, out=sums)
-    return np.clip(sums, np.float32(low), np.float32(127.0), out=sums)
 
 
 def _earlier(x: np.ndarray, frames: int) -> np.ndarray:

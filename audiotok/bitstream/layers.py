@@ -14,6 +14,7 @@ import numpy as np
 
 from .counts import LARGEST_BOOK, Adaptive, Decoder, encode, frequencies
 from .entropy import EntropyModel
+from .stepping import LAG, Steps
 
 RAW, ADAPTIVE, LEARNT = 0, 1, 2
 CODINGS = ("raw", "adaptive", "learnt")
@@ -21,6 +22,8 @@ CODINGS = ("raw", "adaptive", "learnt")
 
 # Packets that are worked on together. More are faster per packet and take more memory: V x T x 12 bytes each.
 _TOGETHER = 16
+# A learnt model takes so few one by one: a product of a matrix with one row is another, faster routine than with two.
+_FEW = 3
 
 
 def raw_bits(codebook_size: int) -> int:
@@ -61,18 +64,27 @@ class LayerCoder:
     def encode(self, packets: Sequence[np.ndarray]) -> list[list[bytes]]:
         """Packets of codes [K', T] (K' the same, T may differ) -> K' layers each."""
         done: list[list[bytes]] = []
-        for group in _groups(packets):
+        for group in _groups(packets, _TOGETHER):
             done += self._encode_group(group)
         return done
 
-    def decode(self, packets: Sequence[tuple[int, Sequence[bytes]]]) -> list[np.ndarray | LayerError]:
-        """Packets of (T, layers) -> codes [K', T] int64 each, K' being the number of layers, the same in all.
+    def decode(
+        self, packets: Sequence[tuple[int, Sequence[bytes]]], wanted: Sequence[int] | None = None
+    ) -> list[np.ndarray | LayerError]:
+        """Layers -> codes.
 
-        A packet whose layers are damaged gives the error in place of its codes.
+        Args:
+            packets: (T, layers) each, with K' layers, the same number in all.
+            wanted: frames that are wanted of each, from its first on, at most T; None: all.
+
+        Returns:
+            codes [K', wanted] int64 of each; the error in their place where layers are damaged.
         """
+        wanted = [frames for frames, _ in packets] if wanted is None else wanted
+        size = 1 if self.coding == LEARNT and len(packets) <= _FEW else _TOGETHER
         done: list[np.ndarray | LayerError] = []
-        for group in _groups(packets):
-            done += self._decode_group(group)
+        for group, ends in zip(_groups(packets, size), _groups(wanted, size), strict=True):
+            done += self._decode_group(group, ends)
         return done
 
     def _encode_group(self, group: Sequence[np.ndarray]) -> list[list[bytes]]:
@@ -100,31 +112,37 @@ class LayerCoder:
             steps.see(np.minimum(padded[:, k, t], size - 1))
         return list(freqs)
 
-    def _decode_group(self, group: Sequence[tuple[int, Sequence[bytes]]]) -> list[np.ndarray | LayerError]:
+    def _decode_group(
+        self, group: Sequence[tuple[int, Sequence[bytes]]], wanted: Sequence[int]
+    ) -> list[np.ndarray | LayerError]:
         lengths = [frames for frames, _ in group]
         n_q = len(group[0][1])
         codes = np.empty((len(group), n_q, max(lengths)), np.int64)
         codes[:] = np.array(self.book_sizes[:n_q])[:, None]
         errors: dict[int, LayerError] = {}
-        for k in range(n_q):
-            coded: dict[int, Decoder] = {}
-            for p, (frames, layers) in enumerate(group):
+        coded: dict[tuple[int, int], Decoder] = {}
+        for p, (frames, layers) in enumerate(group):
+            for k, layer in enumerate(layers):
                 try:
-                    if len(layers[k]) >= self.raw_bytes(k, frames):
-                        codes[p, k, :frames] = self._unpack(k, layers[k], frames)
+                    if len(layer) >= self.raw_bytes(k, frames):
+                        codes[p, k, :frames] = self._unpack(k, layer, frames)
                     else:
-                        coded[p] = self._open(k, layers[k])
+                        coded[k, p] = self._open(k, layer)
                 except ValueError as error:
                     errors.setdefault(p, LayerError(f"codebook {k}: {error}"))
                     codes[p, k, :frames] = 0
-            if coded:
-                self._decode_book(k, codes, lengths, coded)
-            for p, decoder in coded.items():
-                if decoder.is_damaged:
-                    errors.setdefault(
-                        p, LayerError(f"codebook {k}: expected coded codes, got bytes that mean none")
-                    )
-        return [errors.get(p, codes[p, :, :frames]) for p, frames in enumerate(lengths)]
+        if self.coding == LEARNT and coded:
+            self._decode_learnt(codes, lengths, wanted, coded)
+        for k in range(n_q if self.coding != LEARNT else 0):
+            self._decode_adaptive(
+                k, codes, wanted, {p: coded[k, p] for p in range(len(group)) if (k, p) in coded}
+            )
+        for (k, p), decoder in coded.items():
+            if decoder.is_damaged:
+                errors.setdefault(
+                    p, LayerError(f"codebook {k}: expected coded codes, got bytes that mean none")
+                )
+        return [errors.get(p, codes[p, :, :frames]) for p, frames in enumerate(wanted)]
 
     def _open(self, k: int, data: bytes) -> Decoder:
         if self.coding == RAW or self.book_sizes[k] > LARGEST_BOOK:
@@ -139,23 +157,41 @@ class LayerCoder:
             raise LayerError(f"expected codes below {self.book_sizes[k]}, got {codes.max()}")
         return codes
 
-    def _decode_book(
-        self, k: int, codes: np.ndarray, lengths: Sequence[int], coded: dict[int, Decoder]
+    def _decode_learnt(
+        self,
+        codes: np.ndarray,
+        lengths: Sequence[int],
+        wanted: Sequence[int],
+        coded: dict[tuple[int, int], Decoder],
+    ) -> None:
+        """Fill in what is in ``coded``, by (book, packet): all books and packets together, step by step."""
+        assert self.model is not None
+        n_q = codes.shape[1]
+        steps = Steps(self.model, len(codes), n_q, max(lengths))
+        for step in range(min(steps.count, max(wanted) + LAG * (n_q - 1))):
+            books, freqs = steps.books, steps.freqs()
+            now = np.empty((len(books), len(codes)), np.int64)
+            for i, k in enumerate(books):
+                t = step - LAG * k
+                for p, frames in enumerate(lengths):
+                    if t < frames and (decoder := coded.get((k, p))) is not None:
+                        codes[p, k, t] = decoder.next(freqs[i, p : p + 1])
+                now[i] = codes[:, k, t]
+            steps.see(now)
+
+    def _decode_adaptive(
+        self, k: int, codes: np.ndarray, wanted: Sequence[int], coded: dict[int, Decoder]
     ) -> None:
         """Fill in book k of the packets in ``coded``, frame by frame, all of them together."""
-        rows = np.array(sorted(coded, key=lambda p: -lengths[p]))
-        learnt = self.coding == LEARNT and self.model is not None
-        steps = self.model.steps(k, codes[rows, :k]) if learnt else None  # type: ignore[union-attr]
-        counts = None if learnt else Adaptive(len(rows), self.book_sizes[k])
-        for t in range(lengths[rows[0]]):
-            freqs = steps.freqs() if steps else frequencies(counts.counts())  # type: ignore[union-attr]
+        rows = np.array(sorted(coded, key=lambda p: -wanted[p]), dtype=np.int64)
+        counts = Adaptive(len(rows), self.book_sizes[k])
+        for t in range(wanted[rows[0]] if len(rows) else 0):
+            freqs = frequencies(counts.counts())
             for i, p in enumerate(rows):
-                if t >= lengths[p]:
-                    break  # the longest come first
+                if t >= wanted[p]:
+                    break  # those of which most is wanted come first
                 codes[p, k, t] = coded[p].next(freqs[i : i + 1])
-            (steps or counts).see(  # type: ignore[union-attr]
-                codes[rows, k, t] if steps else np.minimum(codes[rows, k, t], self.book_sizes[k] - 1)
-            )
+            counts.see(np.minimum(codes[rows, k, t], self.book_sizes[k] - 1))
 
 
 def _pack(codes: np.ndarray, bits: int) -> bytes:
@@ -178,5 +214,5 @@ def _pad(group: Sequence[np.ndarray], book_sizes: Sequence[int]) -> np.ndarray:
     return padded
 
 
-def _groups(items: Sequence) -> Iterator[Sequence]:
-    return (items[start : start + _TOGETHER] for start in range(0, len(items), _TOGETHER))
+def _groups(items: Sequence, size: int) -> Iterator[Sequence]:
+    return (items[start : start + size] for start in range(0, len(items), size))

@@ -174,12 +174,13 @@ class PacketScanner:
     Attributes:
         header: None until it has come.
         tail: None until it has come.
+        tail_end: bytes up to the end of its frame, counted as :class:`Found` does; None until it has come.
         damaged_bytes: bytes so far that belong to no whole packet.
         packets: whole packets so far.
     """
 
     def __init__(self, header: AtokHeader | None = None) -> None:
-        self.header, self.tail = header, None
+        self.header, self.tail, self.tail_end = header, None, None
         self.damaged_bytes = self.packets = 0
         self._held = bytearray()
         self._at = 0  # of the first byte held
@@ -229,7 +230,7 @@ class PacketScanner:
             try:
                 if self._held[0] == TAIL_MARK:
                     body, end = frame_at(self._held, 0, TAIL_MARK, self._largest_tail())
-                    self.tail = Tail.from_body(body)
+                    self.tail, self.tail_end = Tail.from_body(body), self._at + end
                 else:
                     packet, end = packet_at(self.header, self._held, 0)
                     found.append(Found(self._at, end, packet))

@@ -149,10 +149,10 @@ class AtokReader:
         present = torch.zeros(codes.shape[1], dtype=torch.bool)
         each = self.header.scale_frames
         scales = torch.ones((last - first) * size // each) if each else None
-        for packet, values in self._decoded(first, last, kept):
+        for packet, values in self._decoded(first, last, stop, kept):
             at = (packet.number - first) * size
-            codes[:, at : at + packet.frames] = torch.from_numpy(values)
-            present[at : at + packet.frames] = True
+            codes[:, at : at + values.shape[1]] = torch.from_numpy(values)
+            present[at : at + values.shape[1]] = True
             if scales is not None:
                 scales[at // each : at // each + len(packet.scales)] = torch.tensor(packet.scales)
         cut = slice(start - first * size, stop - first * size)
@@ -183,11 +183,15 @@ class AtokReader:
             pass
         return self.damage
 
-    def _decoded(self, first: int, last: int, n_q: int) -> list[tuple[Packet, np.ndarray]]:
+    def _decoded(self, first: int, last: int, stop: int, n_q: int) -> list[tuple[Packet, np.ndarray]]:
+        """The whole packets from ``first`` on, up to ``last``, with their codes up to frame ``stop`` of the file."""
         if self._coder is None:
             self._coder = coder_of(self.header, self._model, str(self.path))
         packets = [packet for number in range(first, last) if (packet := self._packet(number)) is not None]
-        codes = self._coder.decode([(packet.frames, packet.layers[:n_q]) for packet in packets])
+        codes = self._coder.decode(
+            [(packet.frames, packet.layers[:n_q]) for packet in packets],
+            [min(packet.frames, stop - packet.number * self.header.packet_frames) for packet in packets],
+        )
         good = []
         for packet, values in zip(packets, codes, strict=True):
             if isinstance(values, LayerError):
@@ -206,6 +210,9 @@ class AtokReader:
             packet, end = packet_at(self.header, self._take(size), 0)
             if packet.number != number or end != size:
                 raise DamageError(f"expected packet {number}, got {packet.number}")
+            frames = min(self.header.packet_frames, self.frames - number * self.header.packet_frames)
+            if packet.frames != frames:
+                raise DamageError(f"expected {frames} frames, got {packet.frames}")
             return packet
         except (DamageError, NeedMoreError) as error:
             reason = str(error) or "it ends too early"
@@ -239,6 +246,7 @@ class AtokReader:
             )
         else:
             self._scan(header, start)
+        self._note_end()
         if self.frames * self.header.n_q > _DENSEST * self._size:
             raise AtokError(
                 f"{self.path}: expected at most {_DENSEST} codes a byte, got {self.frames} frames x {self.header.n_q} "
@@ -306,15 +314,24 @@ class AtokReader:
         self.header = header
         if scanner.damaged_bytes:
             self._note(f"{scanner.damaged_bytes} bytes belong to no whole packet")
-        self._note_end()
+        if scanner.tail_end is not None:
+            self._note_tail_size(start + scanner.tail_end)
 
     def _take(self, count: int) -> bytes:
         """At most ``count`` of the next bytes; room is made for no more than the file has."""
         return self._file.read(min(count, self._size))
 
+    def _note_tail_size(self, tail_end: int) -> None:
+        """Say what is wrong behind a whole index, which ends at ``tail_end``: its size should stand there, no more."""
+        over = self._size - tail_end - TAIL_SIZE_BYTES
+        if over < 0:
+            self._note(f"{-over} bytes are missing at the end")
+        else:
+            self._note(f"{over} bytes too many at the end" if over else "the last 4 bytes are damaged")
+
     def _note_end(self) -> None:
         """Say what is missing at the end, where the length is known."""
-        if self.header.num_samples is None or self.header.scale_frames:
+        if self.header.num_samples is None:
             return
         expected = -(-self.header.num_samples // self.header.hop_length)
         if self.frames < expected:

@@ -23,6 +23,7 @@ VERBS = {
     "eval": ("eval", "measure a codec's quality, beside Opus"),
     "bench": ("bench", "measure a codec's speed"),
     "bench-prepare": ("bench_prepare", "time preparation, beside the codec alone and datasets.map"),
+    "bench-atok": ("bench_atok", "size of .atok files, speed of coding and seeking"),
     "laws": ("laws", "check that codes depend on the audio alone"),
 }
 PROGRAM = Program("audiotok", "Speech in, token ids out, and back.", __version__, "audiotok.cli", VERBS)
