@@ -21,6 +21,7 @@ FORMATS = (".png", ".svg", ".pdf")
 
 _BLUE, _ORANGE, _GREY = "#2a5d9f", "#c8641b", "#8a8a8a"
 _RANGE_DB = 80.0  # of a spectrogram: what lies further below its loudest point is not heard beside it
+_CHANGE_DB = 20.0  # of a difference of spectrograms
 # Metric of a report -> what its panel says; the arrow is where better is.
 _PANELS = {
     "pesq_wb": "PESQ-WB ↑",
@@ -55,6 +56,7 @@ def draw_clip(
     sampling_rate: int,
     codebook_size: int,
     title: str,
+    fewer: np.ndarray[Any, Any] | None = None,
 ) -> None:
     """Draw waveform, spectrogram before and after, and code grid over one time axis.
 
@@ -66,6 +68,7 @@ def draw_clip(
         sampling_rate: of both wavs, in Hz.
         codebook_size: V.
         title: above it all.
+        fewer: what the codec made of it with a codebook less, [N], to draw what the last one adds; None leaves it out.
 
     Raises:
         ValueError: another format.
@@ -74,27 +77,38 @@ def draw_clip(
     """
     check_picture(path)
     seconds = len(wav) / sampling_rate
-    sounds = [(wav, "before"), (decoded, "after")] if decoded is not None else [(wav, "wav")]
-    figure = _figure(11, 5.1 + 1.7 * len(sounds))
-    axes = figure.subplots(2 + len(sounds), 1, sharex=True, height_ratios=(1.0, *[1.6] * len(sounds), 1.1))
+    sounds = [(wav, "before, "), (decoded, "after, ")] if decoded is not None else [(wav, "")]
+    rows = len(sounds) + (fewer is not None)
+    figure = _figure(11, 5.1 + 1.7 * rows)
+    axes = figure.subplots(2 + rows, 1, sharex=True, height_ratios=(1.0, *[1.6] * rows, 1.1))
     figure.suptitle(title, fontsize=11)
     _draw_wave(axes[0], wav, seconds)
     images = [_spectrogram_db(sound, sampling_rate) for sound, _ in sounds]
     # One colour scale for both: a codec that loses level must look as if it did.
     top = images[0].max()
-    for axis, image, (_, label) in zip(axes[1:-1], images, sounds, strict=True):
-        drawn = axis.imshow(
-            image - top, origin="lower", aspect="auto", extent=(0, seconds, 0, sampling_rate / 2000),
-            cmap="magma", vmin=-_RANGE_DB, vmax=0,
-        )  # fmt: skip
-        axis.set_ylabel(f"{label}, kHz")
-    figure.colorbar(drawn, ax=list(axes[1:-1]), label="dB", pad=0.01, fraction=0.03)
-    books = len(codes)
+    place: dict[str, Any] = {
+        "origin": "lower",
+        "aspect": "auto",
+        "extent": (0, seconds, 0, sampling_rate / 2000),
+    }
+    for axis, image, (_, label) in zip(axes[1:], images, sounds, strict=False):
+        drawn = axis.imshow(image - top, cmap="magma", vmin=-_RANGE_DB, vmax=0, **place)
+        axis.set_ylabel(f"{label}kHz")
+    figure.colorbar(drawn, ax=list(axes[1 : 1 + len(sounds)]), label="dB", pad=0.01, fraction=0.03)
+    if fewer is not None:
+        # What lies below the range is not heard, so it is no difference either.
+        after, less = (
+            np.maximum(image, top - _RANGE_DB)
+            for image in (images[-1], _spectrogram_db(fewer, sampling_rate))
+        )
+        change = axes[-2].imshow(after - less, cmap="RdBu_r", vmin=-_CHANGE_DB, vmax=_CHANGE_DB, **place)
+        axes[-2].set_ylabel(f"codebook {len(codes) - 1} adds, kHz")
+        figure.colorbar(change, ax=axes[-2], label="dB", pad=0.01, fraction=0.03)
     grid = axes[-1].imshow(
-        np.ma.masked_less(codes, 0), aspect="auto", interpolation="nearest", extent=(0, seconds, books - 0.5, -0.5),
-        cmap="viridis", vmin=0, vmax=codebook_size - 1,
+        np.ma.masked_less(codes, 0), aspect="auto", interpolation="nearest",
+        extent=(0, seconds, len(codes) - 0.5, -0.5), cmap="viridis", vmin=0, vmax=codebook_size - 1,
     )  # fmt: skip
-    axes[-1].set_yticks(range(books))
+    axes[-1].set_yticks(range(len(codes)))
     axes[-1].set_ylabel("codebook")
     axes[-1].set_xlabel("seconds")
     figure.colorbar(grid, ax=axes[-1], label="code", pad=0.01, fraction=0.03)

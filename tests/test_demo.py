@@ -220,7 +220,7 @@ def test_both_tabs_in_a_real_browser(tmp_path: Path) -> None:
         options = ["--no-sandbox", "--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]
         browser = playwright.chromium.launch(executable_path=chromium, args=options)
         tab = browser.new_page()
-        tab.set_default_timeout(120_000)
+        tab.set_default_timeout(60_000)
         tab.on("request", lambda request: asked.append(request.url))
         tab.on("pageerror", lambda error: faults.append(str(error)))
         tab.goto(address)
@@ -235,26 +235,37 @@ def speak_in_browser(tab: Any, folder: Path) -> None:
     """The first tab: speech, an error in words, a voice of one's own."""
     tab.locator("#text textarea").fill("The boats were in before the rain, and nobody knew what to say.")
     tab.locator("#speak").click()
-    # The sound runs before all of it is made.
-    tab.wait_for_function(
-        "() => { const a = document.querySelector('#live audio'); return a && a.currentTime > 0 }"
-    )
-    tab.locator("#spoken", has_text="so far").or_(tab.locator("#spoken", has_text="ended")).first.wait_for()
+    # It is heard before all of it is made.
+    tab.wait_for_function("() => document.querySelector('[data-live]')?.dataset.heard > 0", polling=20)
+    assert "so far" in tab.locator("#spoken").inner_text()
     tab.locator("#spoken", has_text="ended by").wait_for()
     said = download(tab, "speech", folder / "said.wav")
-    check_sound(said)
+    seconds = len(check_sound(said)) / 16_000
     assert "Generated speech" in (read_mark(said) or "")
+    tab.wait_for_function(f"() => document.querySelector('[data-live]').dataset.heard >= {seconds - 0.1}")
     tab.wait_for_function("() => document.querySelector('#speech-picture img')?.naturalWidth > 500")
     tab.screenshot(path=str(folder / "speak.png"), full_page=True)
 
     tab.get_by_text("A voice of your own").click()
-    tab.locator("#clip input[type=file]").set_input_files(said)
-    tab.locator("#words textarea, #words input").fill("The boats were in before the rain.")
-    tab.locator("#clip audio, #clip #waveform, #clip .waveform-container").first.wait_for(state="attached")
+    clip = tab.locator("#clip")
+    clip.get_by_label("Record audio").click()
+    clip.get_by_role("button", name="Record", exact=True).click()
+    tab.wait_for_timeout(1500)
+    clip.get_by_role("button", name="Stop", exact=True).click()
+    clip.locator("a[download]").wait_for(state="attached")
     tab.locator("#speak").click()
-    tab.get_by_text("consent to being spoken with; tick the box").wait_for()
-    tab.locator("#text textarea").fill("")
+    tab.get_by_text("the speaker's consent to being spoken with; tick the box").wait_for()
+    clip.get_by_label("Clear").click()
+    clip.get_by_label("Upload file").click()
+    clip.locator("input[type=file]").set_input_files(said)
+    clip.locator("a[download]").wait_for(state="attached")
+    tab.locator("#words textarea, #words input").fill(tab.locator("#text textarea").input_value())
     tab.locator("#consent input").check()
+    tab.locator("#text textarea").fill("She said no to the man in the garden.")
+    tab.locator("#speak").click()
+    tab.locator("#spoken", has_text="so far").wait_for()
+    tab.locator("#spoken", has_text="ended by").wait_for()
+    assert download(tab, "speech", folder / "mine.wav").read_bytes() != said.read_bytes()
 
 
 def look_into_codec_in_browser(tab: Any, folder: Path) -> None:

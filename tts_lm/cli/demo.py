@@ -75,6 +75,7 @@ def listening_socket(host: str, port: int) -> socket.socket:
     Raises:
         OSError: there is no such host here, or the port is taken.
     """
+    listening = None
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listening = socket.socket(family, kind)
@@ -82,5 +83,7 @@ def listening_socket(host: str, port: int) -> socket.socket:
         listening.bind(address)
         listening.listen()
     except OSError as error:
+        if listening is not None:
+            listening.close()
         raise OSError(f"cannot listen at {host}:{port}: {error.strerror}; choose another --port") from None
     return listening

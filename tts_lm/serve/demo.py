@@ -22,6 +22,7 @@ from audiotok import program
 from .page import CLIP_SECONDS, TEXT_LETTERS, Clip, Level, Page
 
 _LOG = logging.getLogger("tts_lm.demo")
+_PLAYER = Path(__file__).with_name("page_player.js")
 _UPLOAD = "16mb"
 _KEEP_S = 3600
 _WAITING = 16  # visitors in the queue
@@ -84,7 +85,8 @@ def build_app(page: Page) -> Any:
         app,
         blocks,
         path="/",
-        theme=gradio.themes.Default(),
+        theme=gradio.themes.Default(),  # its fonts come with it
+        head=f"<script>{_PLAYER.read_text(encoding='utf-8')}</script>",
         footer_links=[],
         show_error=False,
         max_file_size=_UPLOAD,
@@ -109,9 +111,7 @@ def _speak_tab(gradio: Any, page: Page) -> None:
     live = gradio.HTML(elem_id="live")
     status = gradio.Markdown(elem_id="spoken")
     sound = _sound_output(gradio, "The whole", "speech")
-    picture = gradio.Image(
-        label="Waveform, spectrogram, codes", type="filepath", interactive=False, elem_id="speech-picture"
-    )
+    picture = _picture(gradio, "Waveform, spectrogram, codes", "speech-picture")
 
     def speak(
         text: str, voice: str, seed: float, clip: str | None, words: str, consent: bool
@@ -119,7 +119,7 @@ def _speak_tab(gradio: Any, page: Page) -> None:
         began, first = time.monotonic(), 0.0
         chosen = page.choose_voice(voice, clip, words or "", consent)
         name, heard = page.sounds.open()
-        player = f'<audio autoplay controls src="live/{name}.wav" style="width: 100%"></audio>'
+        player = f'<div data-live="live/{name}.wav"><button>Stop the sound</button></div>'
         with tempfile.TemporaryDirectory() as folder:
             wav, drawn = Path(folder) / "speech.wav", Path(folder) / "speech.png"
             for told in page.speak(text or "", chosen, int(seed or 0), heard, wav, drawn):
@@ -151,9 +151,7 @@ def _codebooks_tab(gradio: Any, page: Page) -> None:
             n_q = gradio.Slider(1, page.n_q, value=page.n_q, step=1, label="Codebooks", elem_id="n-q")
             decoded = _sound_output(gradio, "After the codec", "decoded")
         table = gradio.HTML(elem_id="levels")
-    picture = gradio.Image(
-        label="Before and after", type="filepath", interactive=False, elem_id="clip-picture"
-    )
+    picture = _picture(gradio, "Before and after", "clip-picture")
     held = gradio.State(None, time_to_live=_KEEP_S)
 
     def show(clip: Clip | None, n_q: float) -> Iterator[tuple[Any, ...]]:
@@ -188,12 +186,23 @@ def _codebooks_tab(gradio: Any, page: Page) -> None:
 
 def _sound_input(gradio: Any, label: str, name: str) -> Any:
     return gradio.Audio(
-        label=label, sources=["upload", "microphone"], type="filepath", elem_id=name, editable=False
+        label=label,
+        sources=["upload", "microphone"],
+        type="filepath",
+        elem_id=name,
+        editable=False,
+        buttons=["download"],
     )
 
 
 def _sound_output(gradio: Any, label: str, name: str) -> Any:
     return gradio.Audio(label=label, type="filepath", interactive=False, elem_id=name, buttons=["download"])
+
+
+def _picture(gradio: Any, label: str, name: str) -> Any:
+    # Without its own choice of buttons one of them would share the picture with the world.
+    buttons = ["download", "fullscreen"]
+    return gradio.Image(label=label, type="filepath", interactive=False, elem_id=name, buttons=buttons)
 
 
 def level_table(levels: list[Level], is_cut: bool, n_q: int) -> str:

@@ -261,7 +261,8 @@ class Page:
             f"{clip.name}: {n_q} x {config.codebook_size} at {config.frame_rate:g} Hz, "
             f"{self.bitrate_bps(n_q) / 1000:g} kbit/s"
         )
-        self._draw(picture_path, clip.wav[0], decoded[0], clip.codes[:n_q], title)
+        fewer = self.decode(clip, n_q - 1)[0] if n_q > 1 else None
+        self._draw(picture_path, clip.wav[0], decoded[0], clip.codes[:n_q], title, fewer)
 
     def bitrate_bps(self, n_q: int) -> float:
         """Bits a second of so many codebooks, before entropy coding."""
@@ -298,11 +299,18 @@ class Page:
                 columns.append(torch.full((books, len(chunk.wav) // hop), -1))
         return torch.cat(columns, dim=1)
 
-    def _draw(self, path: Path, wav: Tensor, decoded: Tensor | None, codes: Tensor, title: str) -> None:
+    def _draw(
+        self,
+        path: Path,
+        wav: Tensor,
+        decoded: Tensor | None,
+        codes: Tensor,
+        title: str,
+        fewer: Tensor | None = None,
+    ) -> None:
         config = self._codec.config
-        after = None if decoded is None else np.asarray(decoded)
+        after, less = (None if sound is None else np.asarray(sound) for sound in (decoded, fewer))
+        sizes = config.sampling_rate, config.codebook_size
         # A dollar sign would begin a formula.
-        title = title.replace("$", r"\$")
-        pictures.draw_clip(
-            path, np.asarray(wav), after, np.asarray(codes), config.sampling_rate, config.codebook_size, title
-        )
+        words = title.replace("$", r"\$")
+        pictures.draw_clip(path, np.asarray(wav), after, np.asarray(codes), *sizes, words, less)
