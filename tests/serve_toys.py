@@ -1,0 +1,98 @@
+"""A server of tiny random parts on a port of this machine, for the tests of it."""
+
+from __future__ import annotations
+
+import io
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import uvicorn
+from conftest import speech_like
+from openai import OpenAI
+
+from tts_lm import Synthesizer
+from tts_lm.serve.app import create_app
+from tts_lm.serve.guard import Door
+from tts_lm.serve.limits import ServeLimits
+
+TEXT = "Hello there, dear friend. And one more sentence."
+
+
+@contextmanager
+def serving(
+    synthesizer: Synthesizer,
+    limits: ServeLimits | None = None,
+    door: Door | None = None,
+    voices_folder: Path | None = None,
+    model: str = "toy",
+) -> Iterator[tuple[str, Any]]:
+    """Yields the address and the app; on the way out it stops as on SIGTERM."""
+    app = create_app(synthesizer, limits, model, door, voices_folder)
+    config = uvicorn.Config(
+        app, port=0, log_level="error", lifespan="on", ws="none", timeout_graceful_shutdown=5
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        until(lambda: server.started or not thread.is_alive())
+        port = server.servers[0].sockets[0].getsockname()[1]
+        yield f"http://127.0.0.1:{port}", app
+    finally:
+        server.should_exit = True
+        thread.join(30)
+        assert not thread.is_alive()
+
+
+def until(true: Callable[[], Any], seconds: float = 30.0) -> None:
+    """Wait for something to become true."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it did not come"
+        time.sleep(0.01)
+
+
+def client(address: str, key: str = "any") -> OpenAI:
+    """The real client, which does not try again."""
+    return OpenAI(base_url=f"{address}/v1", api_key=key, max_retries=0, timeout=60)
+
+
+def places(app: Any) -> int:
+    """How many places of the queue are taken."""
+    return app.state.front.engine.places_taken
+
+
+def clip(seconds: float = 2.0, form: str = "WAV", sampling_rate: int = 16_000) -> bytes:
+    """A sound that could be speech, as a file."""
+    out = io.BytesIO()
+    wav = speech_like(seconds, sampling_rate)[0].numpy()
+    soundfile.write(out, wav, sampling_rate, format=form)
+    return out.getvalue()
+
+
+def heard(data: bytes) -> tuple[np.ndarray, int, str]:
+    """Samples, rate and comment of a sound file."""
+    with soundfile.SoundFile(io.BytesIO(data)) as file:
+        return file.read(dtype="float32"), file.samplerate, file.comment
+
+
+class Slow:
+    """Has a synthesizer's batches wait until they are let go, and counts them."""
+
+    def __init__(self, synthesizer: Synthesizer) -> None:
+        self.go, self.batches, self.inside = threading.Event(), [], threading.Event()
+        speak = synthesizer.speak
+
+        def waiting(sentences: Any, *rest: Any, **more: Any) -> Any:
+            self.batches.append([sentence.seed for sentence in sentences])
+            self.inside.set()
+            assert self.go.wait(30)
+            return speak(sentences, *rest, **more)
+
+        synthesizer.speak = waiting  # type: ignore[method-assign]
