@@ -97,6 +97,7 @@ def _describe(app: FastAPI) -> None:
         for methods in schema["paths"].values():
             for operation in methods.values():
                 operation["responses"].pop("422", None)
+                operation["description"] = operation["description"].split("\n\n")[0]
         for name in ("HTTPValidationError", "ValidationError"):
             schema["components"]["schemas"].pop(name, None)
         return schema

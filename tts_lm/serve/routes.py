@@ -142,7 +142,11 @@ async def add_voice(
     license: MaybeLine = None,
     attribution: MaybeLine = None,
 ) -> VoiceCard:
-    """Give the server the voice of a clip, with its speaker's consent."""
+    """Give the server the voice of a clip, with its speaker's consent.
+
+    Raises:
+        ApiError: a field does not fit, the clip is no speech, the name is taken, or there is no room.
+    """
     card: dict[str, str] = {}
     fields = {"consent": consent, "license": license, "attribution": attribution}
     with client_errors("name"):
@@ -179,7 +183,11 @@ async def add_voice(
 
 @router.delete("/v1/voices/{name}", tags=["voices"])
 async def remove_voice(name: str, front: Behind) -> VoiceRemoved:
-    """Forget a voice that was added."""
+    """Forget a voice that was added.
+
+    Raises:
+        ApiError: there is none of this name.
+    """
     with client_errors():
         found = await _in_turn(front, lambda: front.keeper.remove(name))
     if not found:
@@ -193,7 +201,11 @@ async def to_tokens(
     file: Annotated[UploadFile, File(description="WAV, FLAC, Ogg or MP3")],
     n_q: Annotated[int | None, Form(ge=1, lt=1 << 31, description="codebooks; all if not given")] = None,
 ) -> Tokens:
-    """A sound as the codes that the language model speaks in."""
+    """A sound as the codes that the language model speaks in.
+
+    Raises:
+        ApiError: it is no sound, too long, or there are not so many codebooks.
+    """
     codec = front.synthesizer.codec
     config = codec.config
     if n_q is not None and n_q > config.n_q:
@@ -251,7 +263,11 @@ async def from_tokens(asked: TokensRequest, front: Behind) -> Response:
 
 @router.get("/health", tags=["server"])
 async def health(front: Behind) -> Health:
-    """Whether requests are taken."""
+    """Whether requests are taken.
+
+    Raises:
+        ApiError: they are not.
+    """
     if not front.engine.alive:
         raise ApiError(503, "the server is going down", code="going_down")
     return Health(status="ok", model=front.model, queue=front.engine.places_taken)
