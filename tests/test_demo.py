@@ -136,6 +136,29 @@ def test_levels_of_a_clip_are_heard_seen_and_counted(
     assert (tmp_path / "two.png").read_bytes()[:8] == PNG
 
 
+def test_pictures_show_what_the_last_codebook_adds(
+    page: Page, make_speech: Callable[..., Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from matplotlib.figure import Figure
+
+    drawn: list[list[str]] = []
+    monkeypatch.setattr(
+        Figure, "savefig", lambda self, *_, **__: drawn.append([axis.get_ylabel() for axis in self.axes])
+    )
+    save_audio(tmp_path / "clip.wav", make_speech(0.5), 16_000)
+    clip = page.open_clip(str(tmp_path / "clip.wav"))
+    for n_q in (3, 1):
+        page.show(clip, n_q, tmp_path / "b.wav", tmp_path / "b.png")
+    speak(page, tmp_path)
+    three, one, speech = drawn
+    assert three[:5] == ["wav", "before, kHz", "after, kHz", "codebook 2 adds, kHz", "codebook"]
+    assert one[:4] == ["wav", "before, kHz", "after, kHz", "codebook"] and speech[:3] == [
+        "wav",
+        "kHz",
+        "codebook",
+    ]
+
+
 def test_without_pesq_the_page_says_so(
     page: Page, make_speech: Callable[..., Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -226,6 +249,7 @@ def test_both_tabs_in_a_real_browser(tmp_path: Path) -> None:
         tab.goto(address)
         speak_in_browser(tab, tmp_path)
         look_into_codec_in_browser(tab, tmp_path)
+        leave_while_it_speaks(browser, address)
         browser.close()
     elsewhere = [url for url in asked if not url.startswith((address, "data:", "blob:"))]
     assert elsewhere == [] and faults == []
@@ -285,3 +309,19 @@ def look_into_codec_in_browser(tab: Any, folder: Path) -> None:
     assert len(two) == len(whole) and not np.array_equal(two, whole)
     tab.wait_for_function("() => document.querySelector('#clip-picture img')?.naturalWidth > 500")
     tab.screenshot(path=str(folder / "codebooks.png"), full_page=True)
+
+
+def leave_while_it_speaks(browser: Any, address: str) -> None:
+    """Someone asks for much and goes; the next one is served."""
+    texts = (" ".join(["Nobody knew what to say in the quiet garden."] * 10), "She said no.")
+    for text in texts:
+        tab = browser.new_page()
+        tab.goto(address)
+        tab.locator("#text textarea").fill(text)
+        tab.locator("#speak").click()
+        tab.wait_for_function(
+            "() => document.querySelector('[data-live]')?.dataset.heard > 0", timeout=60_000
+        )
+        if text == texts[-1]:
+            tab.locator("#spoken", has_text="ended by").wait_for(timeout=60_000)
+        tab.close()

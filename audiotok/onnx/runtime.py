@@ -65,8 +65,7 @@ class OnnxCodec:
         peak = float(np.abs(wav).max())
         if not peak <= MAX_PEAK:  # NaN too
             raise ValueError(f"expected samples in [-1, 1], got a peak of {peak:.3g}; scale the wav first")
-        n_q = self.n_q if n_q is None else n_q
-        if not 1 <= n_q <= self.n_q:
+        if n_q is not None and not 1 <= n_q <= self.n_q:
             raise ValueError(f"expected n_q in [1, {self.n_q}], got {n_q}")
         wav = np.pad(wav.astype(np.float32), ((0, 0), (0, 0), (0, -wav.shape[2] % self.hop_length)))
         (codes,) = self._encoder.run(["codes"], {"wav": wav})
@@ -96,9 +95,7 @@ class OnnxCodec:
                 f"expected codes in [0, {self.codebook_size}), got values from {codes.min()} to {codes.max()}"
             )
         available = codes.shape[2] * self.hop_length
-        if num_samples is None:
-            num_samples = available
-        if not 1 <= num_samples <= available:
+        if num_samples is not None and not 1 <= num_samples <= available:
             raise ValueError(
                 f"expected num_samples in [1, {available}] for {codes.shape[2]} frames, got {num_samples}"
             )

@@ -210,10 +210,12 @@ def level_table(levels: list[Level], is_cut: bool, n_q: int) -> str:
     rows, before = [], None
     for level in levels:
         score, gain = level.pesq_wb, ""
-        if isinstance(score, float):
+        if isinstance(score, str):
+            said = html.escape(score)
+        else:
+            said = f"{score:.2f}"
             gain = "" if before is None else f"{score - before:+.2f}"
             before = score
-        said = f"{score:.2f}" if isinstance(score, float) else html.escape(score)
         cells = (str(level.n_q), f"{level.bitrate_bps / 1000:g}", said, gain)
         rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
     notes = []
