@@ -1,11 +1,12 @@
 # The two programs with the shipped weights; building needs a package index, running needs no network:
 #     docker build -t audiotok .
 #     docker run --rm --network none --user "$(id -u)" -v "$PWD:/work" audiotok tts-lm say "The garden is quiet." -o hello.wav
+#     docker run --rm -p 127.0.0.1:8000:8000 audiotok tts-lm serve --host 0.0.0.0
 # For a CPU build of torch give the index that has it: --build-arg PIP_INDEX_URL=...
 FROM python:3.12-slim AS build
 ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
-ARG EXTRAS=completion
+ARG EXTRAS=serve
 WORKDIR /src
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY audiotok audiotok
@@ -21,4 +22,5 @@ RUN useradd --create-home speaker
 USER speaker
 WORKDIR /work
 RUN tts-lm say "Ready." -o /tmp/ready.wav && rm /tmp/ready.wav
+EXPOSE 8000
 CMD ["tts-lm", "--help"]

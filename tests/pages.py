@@ -37,6 +37,7 @@ TINY = {
     "audiotok train entropy": ["--set", "steps=2", "--set", "batch=2"],
     "audiotok train speech-16k-decoder": ["--set", "steps=2", "--set", "batch=2"],
     "audiotok train": [*_CODEC, "--set", "own_pitch_from=3", "--set", "adversarial_from=4", "--set", "eval_every=6"],
+    "audiotok prepare my-speech --out part": ["--rows-per-shard", "2"],
     "audiotok bench": ["--seconds", "0.5", "--repeats", "1", "--against", "encodec"],
     "audiotok eval": ["--limit", "1", "--n-q", "2", "--workers", "0"],
     "tts-lm train": _LM,
@@ -147,7 +148,7 @@ def small(words: list[str]) -> list[str]:
     typed = " ".join(words)
     if typed.startswith("audiotok train speech-16k "):
         words = [word if word != "speech-16k" else "tiny" for word in words]
-    more = next((more for start, more in TINY.items() if f"{typed} ".startswith(f"{start} ")), [])
+    more = next((more for start, more in TINY.items() if typed.startswith(start)), [])
     if typed.startswith("tts-lm train") and "--init" not in words:
         more = _NEW_LM
     if "--opus" in words and not (shutil.which("opusenc") and shutil.which("opusdec")):
@@ -161,6 +162,10 @@ def small(words: list[str]) -> list[str]:
 
 def command(words: list[str]) -> int:
     """Run one of the two programs in this process, in tiny form; its exit status."""
+    if (
+        "accelerate.state" in sys.modules
+    ):  # what a training fixes for its process, a page's next one may choose anew
+        sys.modules["accelerate.state"].AcceleratorState._reset_state(reset_partial_state=True)
     try:
         program, *rest = small(words)
         return import_module(PROGRAMS[program]).main(rest)

@@ -37,8 +37,9 @@ WORKED_THROUGH = {
 }
 ELSEWHERE = {
     "speech-in-your-llm.md": "test_processor_finetune.py",
-    "serve.md": "test_serve",
-    "onnx.md": "test_onnx",
+    "finetune-lora.md": "test_finetune_lora.py",
+    "serve.md": "test_serve_page.py",
+    "onnx.md": "test_onnx.py",
     "lineage.md": "test_pages.py",
     "cluster.md": "test_pages.py",
 }
@@ -124,8 +125,7 @@ def test_every_page_with_code_is_run() -> None:
             )
     for name, test in ELSEWHERE.items():
         if (DOCS / name).exists():
-            tests = [path for path in Path(__file__).parent.glob("test_*.py") if path.name.startswith(test)]
-            assert any(name in path.read_text(encoding="utf-8") for path in tests), f"no {test} runs {name}"
+            assert name in (ROOT / "tests" / test).read_text(encoding="utf-8"), f"{test} does not run {name}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
@@ -253,26 +253,31 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+def cluster_line(what: str) -> str:
+    """The one line of the cluster page with ``--machine_rank 0``, or ``--node-rank 0``, and these words."""
+    text = (DOCS / "cluster.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    lines = {" ".join(line.split()) for line in text.splitlines() if "rank 0" in line and "MAIN" in line}
+    (line,) = (line for line in lines if what in line)
+    return line
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("verb", ["prepare", "train speech-16k", "train ar"])
-def test_two_machines_do_what_the_cluster_page_says(verb: str, tmp_path: Path) -> None:
-    """The page's lines, with two processes on this machine in place of two machines, in tiny form."""
-    tiny = "--set steps=2 --set batch=2 --set quantize_from=1 --set kmeans_crops=4 --set eval_every=2"
-    swaps = {"train speech-16k": ("train speech-16k", f"train tiny {tiny}")}
-    swaps["train ar"] = ("train ar", "train ar-tiny --set max_steps=2 --set model.hidden_size=32")
-    (line,) = (
-        " ".join(line.split())
-        for block in read_blocks(DOCS / "cluster.md")
-        for line in block.text.replace("\\\n", " ").splitlines()
-        if "--machine_rank" in line and f"main {verb} " in " ".join(line.split())
+def test_two_nodes_do_what_the_cluster_page_says(verb: str, tmp_path: Path) -> None:
+    """The page's lines behind the page's launcher for machines without GPUs: two nodes on this one, in tiny form."""
+    launcher = cluster_line("torchrun").split(" -m ")[0]
+    line = cluster_line("torchrun" if verb == "prepare" else f"main {verb} ")
+    tiny = "--set steps=2 --set batch=2 --set quantize_from=1 --set kmeans_crops=4 --set eval_every=2 --set log_every=1"
+    rest = line.split(" -m ")[1].replace("train speech-16k", f"train tiny {tiny}")
+    rest = rest.replace(
+        "train ar", "train ar-tiny --set max_steps=2 --set model.hidden_size=32 --set log_every=1"
     )
+    launcher = launcher.replace("MAIN", "127.0.0.1").replace("29500", str(free_port()))
+    launcher = launcher.replace("torchrun", f"{sys.executable} -m torch.distributed.run")
+    rest = rest.replace("/shared/", f"{tmp_path}/")
+    rest += " --rows-per-shard 2" if verb == "prepare" else " --device cpu"
     furnish(tmp_path, generates=False)
-    (tmp_path / "my-speech").rename(tmp_path / "speech")
-    line = line.replace("MAIN", "127.0.0.1").replace("29500", str(free_port())).replace(" 16 ", " 2 ")
-    line = line.replace("accelerate launch", f"{sys.executable} -m accelerate.commands.launch --cpu")
-    line = line.replace(*swaps.get(verb, ("--device cuda", "--device cpu"))).replace(
-        "/shared/", f"{tmp_path}/"
-    )
+    speech = str((tmp_path / "my-speech").rename(tmp_path / "speech"))
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
 
     def alone(*words: str) -> None:
@@ -280,7 +285,6 @@ def test_two_machines_do_what_the_cluster_page_says(verb: str, tmp_path: Path) -
             [sys.executable, "-m", *words], env=environment, check=True, capture_output=True, timeout=600
         )
 
-    speech = str(tmp_path / "speech")
     if verb == "train speech-16k":
         packed = ["--out", str(tmp_path / "pack"), "--pack-only"]
         alone(PROGRAMS["audiotok"], "train", "tiny", "--data", speech, *packed)
@@ -288,14 +292,14 @@ def test_two_machines_do_what_the_cluster_page_says(verb: str, tmp_path: Path) -
         alone(PROGRAMS["audiotok"], "prepare", speech, "--out", str(tmp_path / "tokens"))
     running = [
         subprocess.Popen(
-            line.replace("--machine_rank 0", f"--machine_rank {rank}").split(),
+            f"{launcher.replace('rank 0', f'rank {rank}')} -m {rest}".split(),
             cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )
         for rank in (0, 1)
     ]  # fmt: skip
     said = [process.communicate(timeout=600)[0] for process in running]
     assert [process.returncode for process in running] == [0, 0], "\n".join(said)
-    out = tmp_path / line.split(" --out ")[1].split()[0]
+    out = Path(rest.split(" --out ")[1].split()[0])
     made = {
         "prepare": "manifest.json",
         "train speech-16k": "codec/config.json",
@@ -304,6 +308,10 @@ def test_two_machines_do_what_the_cluster_page_says(verb: str, tmp_path: Path) -
     assert (out / made[verb]).is_file()
     if verb == "prepare":
         alone(PROGRAMS["audiotok"], "verify", str(out))
+        assert all("encode: 6 of 6" not in part for part in said)  # each did its share, not all
+    else:
+        # Only the first process of a group reports its steps.
+        assert [bool(re.search(r"step 2 |^2/2 ", part, flags=re.MULTILINE)) for part in said] == [True, False]
 
 
 def test_a_shell_line_is_cut_into_its_commands() -> None:

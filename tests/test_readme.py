@@ -108,14 +108,16 @@ def numbers(text: str) -> list[str]:
 
 
 def rows(section: str) -> list[list[list[str]]]:
-    """The numbers of a section's tables, cell by cell."""
+    """The numbers of a section's tables, cell by cell; a translation may turn their order round."""
     return [
-        [numbers(cell) for cell in line.split("|")] for line in section.splitlines() if line.startswith("|")
+        [sorted(numbers(cell)) for cell in line.split("|")]
+        for line in section.splitlines()
+        if line.startswith("|")
     ]
 
 
 def prose(section: str) -> Counter[str]:
-    """The numbers of a section outside tables; a translation may turn their order round."""
+    """The numbers of a section outside tables."""
     return Counter(numbers("\n".join(line for line in section.splitlines() if not line.startswith("|"))))
 
 
