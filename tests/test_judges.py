@@ -141,6 +141,7 @@ def test_similarity_without_recordings_is_refused_before_anything_is_said(tmp_pa
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of resemblyzer's own imports
 def test_the_real_judges_score(make_speech) -> None:
     """Needs the extra ``judge``; without it the error says so."""
     try:

@@ -38,6 +38,7 @@ WORKED_THROUGH = {
 ELSEWHERE = {
     "speech-in-your-llm.md": "test_processor_finetune.py",
     "finetune-lora.md": "test_finetune_lora.py",
+    "finetune-lora.md": "test_finetune_lora.py",
     "serve.md": "test_serve_page.py",
     "onnx.md": "test_onnx.py",
     "lineage.md": "test_pages.py",
