@@ -59,7 +59,7 @@ class Graph:
 
     def output(self, value: str, name: str, dtype: type, axes: Sequence[str | int]) -> None:
         """Give a value out under a name."""
-        self._nodes.append(self._onnx.helper.make_node("Identity", [value], [name]))
+        self._nodes.append(self._onnx.helper.make_node("Identity", [value], [name], name))
         self._outputs.append(self._declared(name, dtype, axes))
 
     def constant(self, value: Any, dtype: type | None = None) -> str:
@@ -75,8 +75,9 @@ class Graph:
 
     def several(self, operator: str, outputs: int, *inputs: str, **attributes: Any) -> list[str]:
         """Add a node with so many results."""
+        # A node has a name too: onnxruntime 1.20 joins nodes, and trips over those that have none.
         names = [self._new(operator) for _ in range(outputs)]
-        self._nodes.append(self._onnx.helper.make_node(operator, inputs, names, **attributes))
+        self._nodes.append(self._onnx.helper.make_node(operator, inputs, names, names[0], **attributes))
         return names
 
     def cast(self, value: str, dtype: type) -> str:
