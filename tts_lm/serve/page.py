@@ -130,6 +130,26 @@ class Level:
     pesq_wb: float | str
 
 
+def read_clip(path: str, sampling_rate: int) -> tuple[Tensor, bool]:
+    """The beginning of a visitor's sound file.
+
+    Args:
+        path: of the file.
+        sampling_rate: Hz, to which it is resampled.
+
+    Returns:
+        wav [1, N] float32 of at most ``CLIP_SECONDS``, and whether the file goes on.
+
+    Raises:
+        ValueError: it is no sound; where it lies on this machine is not said.
+    """
+    blocks = audio_blocks(path, sampling_rate, CLIP_SECONDS)
+    try:
+        return next(blocks), next(blocks, None) is not None
+    except ValueError as error:
+        raise ValueError(str(error).replace(path, Path(path).name)) from None
+
+
 class Page:
     """What a visitor can ask for.
 
@@ -171,7 +191,7 @@ class Page:
         if not words.strip():
             raise ValueError("expected the words of the clip too; write down exactly what is said in it")
         rate = self._codec.config.sampling_rate
-        wav = next(audio_blocks(clip, rate, CLIP_SECONDS))
+        wav, _ = read_clip(clip, rate)
         with self._turn:
             return self._synthesizer.clone_voice(wav, rate, words)
 
@@ -228,13 +248,12 @@ class Page:
             path: of the file.
 
         Raises:
-            AudioError: it is no sound.
+            ValueError: it is no sound.
         """
-        blocks = audio_blocks(path, self._codec.config.sampling_rate, CLIP_SECONDS)
-        wav = next(blocks)
+        wav, is_cut = read_clip(path, self._codec.config.sampling_rate)
         with self._turn, torch.inference_mode():
             codes = self._codec.encode(self._codec.spread(wav[None])).audio_codes
-        return Clip(Path(path).name, wav, codes[0].cpu().clone(), next(blocks, None) is not None)
+        return Clip(Path(path).name, wav, codes[0].cpu().clone(), is_cut)
 
     def decode(self, clip: Clip, n_q: int) -> Tensor:
         """What the first ``n_q`` codebooks of a clip sound like: [1, N] float32."""
