@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import DistributedDataParallelKwargs, set_seed
 from torch import nn
 
 from ..files import write_json
@@ -93,7 +93,10 @@ class Trainer(ABC):
         self.out = Path(out)
         self.out.mkdir(parents=True, exist_ok=True)
         self.accelerator = Accelerator(
-            cpu=device == "cpu", mixed_precision="bf16" if dtype == "bfloat16" else "no"
+            cpu=device == "cpu",
+            mixed_precision="bf16" if dtype == "bfloat16" else "no",
+            # What a stage does not use yet, such as the phone classifier without labels, has no gradient to wait for.
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
         )
         set_seed(recipe.seed)
         self.model, self.judge, self.optimizer, self.judge_optimizer = self.accelerator.prepare(
