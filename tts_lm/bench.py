@@ -170,9 +170,12 @@ def seam_error_db(
         whole = synthesizer.say(text, voice, seed, best_of=1)
         chunks = list(synthesizer.stream(text, voice, seed))
         codes = torch.cat([chunk.codes for chunk in chunks if chunk.codes.numel()], dim=1)
-        if torch.equal(codes[0], whole.codes[0]):
+        # Other levels may fall silent a frame sooner; other codes of codebook 0 are another reading.
+        frames = min(codes.shape[1], whole.codes.shape[1])
+        if torch.equal(codes[0, :frames], whole.codes[0, :frames]):
             streamed = torch.cat([chunk.wav for chunk in chunks])
-            found.append(mel_distance_db(streamed, whole.wav, whole.sampling_rate))
+            samples = min(len(streamed), len(whole.wav))
+            found.append(mel_distance_db(streamed[:samples], whole.wav[:samples], whole.sampling_rate))
     return statistics.mean(found) if found else None
 
 
