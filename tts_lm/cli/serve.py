@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from typing import TYPE_CHECKING, Any
@@ -92,6 +93,7 @@ def run(args: argparse.Namespace) -> int:
             limit_concurrency=args.queue + _SLOW_CONNECTIONS,
             timeout_graceful_shutdown=max(1, int(args.timeout)),
         )
+        logging.getLogger("python_multipart").setLevel(logging.ERROR)  # a stranger's body is no news
         try:
             _announcing(uvicorn, config, listener).run(sockets=[listener])
         except (KeyboardInterrupt, program.Terminated):
