@@ -66,10 +66,26 @@ def test_a_long_field_drops_its_row_only(corpus: Path, tmp_path: Path) -> None:
     assert csv.field_size_limit() == before
 
 
-def test_a_quote_that_does_not_end_is_not_one_bad_row(corpus: Path) -> None:
+@pytest.mark.parametrize(
+    ("added", "told"),
+    [
+        ('5.wav,"' + "6.wav,Words.\n" * 20_000, "line 9: a quote that does not end"),
+        ('5.wav,"Words.\n6.wav,Words.\n', "line 9: a quote that does not end"),
+        ('5.wav,"Words.\n6.wav,"Words."\n', "line 9: ',' expected after '\"'"),
+        ("5.wav,Wo\0rds.\n", "line 9: a NUL"),
+    ],
+)
+def test_a_table_that_swallows_rows_is_refused_by_its_line(corpus: Path, added: str, told: str) -> None:
     with (corpus / "metadata.csv").open("a") as file:
-        file.write('\n5.wav,"' + "6.wav,Words.\n" * 20_000)
-    with pytest.raises(ValueError, match="metadata.csv: .*a quote before line .* that does not end"):
+        file.write(f"\n{added}")
+    with pytest.raises(ValueError, match=f"metadata.csv: .*{told}"):
+        open_source(corpus)
+
+
+def test_a_column_that_stands_there_twice_is_refused(corpus: Path) -> None:
+    table = corpus / "metadata.csv"
+    table.write_text(table.read_text().replace("file_name,transcription", "file_name,file_name"))
+    with pytest.raises(ValueError, match="line 1: the column 'file_name' twice"):
         open_source(corpus)
 
 
@@ -261,3 +277,64 @@ def test_what_is_no_source_is_one_line(corpus: Path, tmp_path: Path) -> None:
 
 def test_a_licence_of_any_bytes_is_stated(corpus: Path, tmp_path: Path, tiny_codec: AudioCodec) -> None:
     assert prepare(corpus, tmp_path / "out", tiny_codec, licence="by \udce9").licence == "by \\udce9"
+
+
+# --- folders that cannot be written
+
+
+def test_what_is_no_folder_to_write_is_one_line(
+    corpus: Path, tmp_path: Path, tiny_codec: AudioCodec, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    for out, told in (
+        ("", "got an empty name"),
+        (tmp_path / "file", "expected a folder to write, got a file"),
+        (corpus, "outside of the source"),
+        (corpus / "deep" / "tokens", "outside of the source"),
+    ):
+        with pytest.raises((ValueError, OSError), match=told):
+            prepare(corpus, out, tiny_codec)
+        assert main(["prepare", str(corpus), "--out", str(out), "--dry-run"]) == 1
+        assert told in capsys.readouterr().err
+    assert (tmp_path / "file").read_text() == "mine" and not (corpus / "deep").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such locks")
+def test_two_preparations_into_one_folder_do_not_meet(
+    corpus: Path, tmp_path: Path, tiny_codec: AudioCodec
+) -> None:
+    out = tmp_path / "out"
+    with Journal(out).held(alone=True):
+        before = files_of(out)
+        for part in (None, (1, 2)):
+            with pytest.raises(
+                BlockingIOError, match=rf"out: process {os.getpid()} is at work|another process"
+            ):
+                prepare(corpus, out, tiny_codec, part=part)
+        assert files_of(out) == before
+    with Journal(out).held(alone=False):  # parts of one preparation may meet, and nobody else
+        prepare(corpus, out, tiny_codec, part=(1, 2), rows_per_shard=2, limits=Limits(need_text=False))
+        with pytest.raises(BlockingIOError):
+            merge([out], out)
+    assert prepare(corpus, out, tiny_codec, rows_per_shard=2, limits=Limits(need_text=False)).rows == 7
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no such files")
+def test_a_pipe_among_the_files_is_not_waited_for(
+    corpus: Path, tmp_path: Path, tiny_codec: AudioCodec
+) -> None:
+    (corpus / "3.wav").unlink()
+    os.mkfifo(corpus / "3.wav")
+    assert dropped(corpus, tmp_path / "a") == {3: ("missing_file", "3.wav")}
+    out = tmp_path / "out"
+    prepare(corpus, out, tiny_codec)
+    (out / "dropped.jsonl").unlink()
+    os.mkfifo(out / "dropped.jsonl")
+    with pytest.raises(OSError, match="dropped.jsonl: expected a file, got a device or a pipe"):
+        prepare(corpus, out, tiny_codec)
+    assert not (out / "manifest.json").exists(), "it is a preparation that was stopped"
+    os.mkfifo(out / "manifest.json")
+    with pytest.raises(
+        ValueError, match="manifest.json: expected a file of a preparation, got something else"
+    ):
+        prepare(corpus, out, tiny_codec)

@@ -330,5 +330,7 @@ def test_the_benchmark_of_preparation(
     assert main(given) == 0
     figures = json.loads((tmp_path / "f.json").read_text())
     assert figures["clips"] == 2 and figures["hours"] == pytest.approx(2.7 / 3600)
-    assert figures["share"] > 0 and figures["faster"] is None
+    assert figures["share"] > 0 and figures["faster"] is None and 0 < figures["most"] < 1
     assert "of the codec alone" in capsys.readouterr().out
+    assert main([*given[:-2], "--flac"]) == 0
+    assert "2 clips" in capsys.readouterr().out

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ..corpus import Progress, Source, SourceRow
 
 _PURE_S = 5.0  # time that the codec alone is given in each turn
+_READ_CLIPS = 200  # that each process reads in each turn
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -42,7 +43,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         allow_abbrev=False,
         description=(
             "Seconds of audio per second: `audiotok prepare` from start to end; the codec on equal-length batches held "
-            "in memory, in as many processes; and datasets.map over one clip at a time with transformers' EncodecModel."
+            "in memory, in as many processes; reading the clips alone, likewise; and datasets.map over one "
+            "clip at a time with transformers' EncodecModel."
         ),
     )
     parser.add_argument("source", metavar="SOURCE", help="what audiotok prepare takes; its sound in files")
@@ -69,6 +71,11 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--turns", type=number(int, 1), default=3, metavar="N", help="medians of so many (default 3)"
     )
+    parser.add_argument(
+        "--flac",
+        action="store_true",
+        help="store the clips as FLAC first, as most corpora are (default: as they are)",
+    )
     parser.add_argument("--json", metavar="FILE", help="write the figures there too")
     add_overwrite_option(parser, "what --json names")
     add_codec_option(parser)
@@ -84,7 +91,10 @@ def run(args: argparse.Namespace) -> int:
     codec = load_chosen_codec(args.codec, args)
     # Not a stream: none was asked for.
     chosen = _Chosen(cast("Source", open_source(args.source)), args.clips)
-    figures = measure(codec, chosen, args.workers, args.batch_s, args.turns, args.rival_clips)
+    with tempfile.TemporaryDirectory() as folder:
+        if args.flac:
+            chosen.store_as_flac(Path(folder))
+        figures = measure(codec, chosen, args.workers, args.batch_s, args.turns, args.rival_clips)
     _print(figures)
     if args.json:
         write_json(args.json, figures)
@@ -106,12 +116,14 @@ def measure(
         rival_clips: of the clips, for ``datasets.map``; 0 leaves it out.
 
     Returns:
-        "clips", "hours", "workers", "load": before each turn; "times_real_time": for "codec alone", "prepare" and
-        "datasets.map" the rate in each turn; "prepare_running": the rate of prepare without starting and ending;
-        "share": of prepare in codec alone, by medians; "faster": of prepare over datasets.map.
+        "clips", "hours", "workers", "load": before each turn; "times_real_time": for "codec alone", "reading alone",
+        "prepare" and "datasets.map" the rate in each turn; "prepare_running": the rate of prepare without starting and
+        ending; "share": of prepare in codec alone, by medians; "most": the share that is left if nothing but the codec
+        and reading took time; "faster": of prepare over datasets.map.
     """
     rates: dict[str, list[float]] = {
         "codec alone": [],
+        "reading alone": [],
         "prepare": [],
         "prepare_running": [],
         "datasets.map": [],
@@ -120,6 +132,7 @@ def measure(
     for _ in range(turns):
         load.append(os.getloadavg()[0])
         rates["codec alone"].append(_pure_rate(codec, source.median_s, workers, batch_s))
+        rates["reading alone"].append(_reading_rate(source, workers))
         whole, running = _prepare_rate(codec, source, workers, batch_s)
         rates["prepare"].append(whole)
         rates["prepare_running"].append(running)
@@ -137,6 +150,7 @@ def measure(
         "times_real_time": rates,
         "prepare_running": running_rates,
         "share": median["prepare"] / median["codec alone"],
+        "most": 1 / (1 + median["codec alone"] / median["reading alone"]),
         "share_running": statistics.median(running_rates) / median["codec alone"],
         "faster": median["prepare"] / rival if rival else None,
     }
@@ -188,6 +202,7 @@ class _Chosen:
         self.median_s = statistics.median(header.seconds for header in headers)
         self._source = source
         self._numbers = [header.row for header in headers]
+        self._stored: Path | None = None
 
     def __len__(self) -> int:
         return len(self._numbers)
@@ -200,7 +215,31 @@ class _Chosen:
         from dataclasses import replace
 
         rows = self._source.take([self._numbers[index] for index in indices])
-        return [replace(row, index=index) for index, row in zip(indices, rows, strict=True)]
+        rows = [replace(row, index=index) for index, row in zip(indices, rows, strict=True)]
+        if self._stored is not None:
+            rows = [replace(row, audio=self._stored / f"{row.index}.flac", span=None) for row in rows]
+        return rows
+
+    def store_as_flac(self, folder: Path) -> None:
+        """Give the clips as FLAC files of 16 bits from now on, at their own rate.
+
+        Args:
+            folder: for the files; must stay.
+        """
+        import soundfile
+
+        from ..corpus import Limits, Shaping
+        from ..corpus.checks import Drop, decode
+
+        limits = Limits(need_text=False, max_clipped=1.0)
+        for row in self:
+            sound = decode(row, limits, None, Shaping())
+            if isinstance(sound, Drop):
+                raise ValueError(
+                    f"{row.id}: expected a clip that can be read, got {sound.reason} {sound.detail}"
+                )
+            soundfile.write(folder / f"{row.index}.flac", sound.wav[0].numpy(), sound.sampling_rate, "PCM_16")
+        self._stored = folder
 
     def listing(self) -> Iterator[list[tuple[object, ...]]]:
         """Ids of the clips."""
@@ -216,6 +255,24 @@ def _pure_rate(codec: AudioCodec, seconds: float, workers: int, batch_s: float) 
         for call in [pool.submit("encode", [0.5]) for _ in range(2 * workers)]:
             pool.result(call)  # all processes are up when they are timed
         return sum(pool.result(call) for call in [pool.submit("encode", [_PURE_S]) for _ in range(workers)])
+
+
+def _reading_rate(source: _Chosen, workers: int) -> float:
+    """Reading, checking and shaping of some of the clips in ``workers`` processes at once, without a codec."""
+    from ..corpus import Limits, Shaping
+    from ..corpus.pool import Pool
+    from ..corpus.server import RowServer, Task
+
+    task = Task(Limits(need_text=False, max_clipped=1.0), Shaping(), None, "cpu", 0)
+    step = max(1, len(source) // (_READ_CLIPS * workers))
+    chosen = source.take(range(0, len(source), step))
+    with Pool(RowServer, (task,), workers) as pool:
+        for call in [pool.submit("encode", chosen[:1]) for _ in range(2 * workers)]:
+            pool.result(call)  # all processes are up when they are timed
+        began = time.perf_counter()
+        calls = [pool.submit("encode", chosen[at::workers]) for at in range(workers)]
+        rows = [row for call in calls for row in pool.result(call)]
+        return sum(row["seconds"] for row in rows) / (time.perf_counter() - began)
 
 
 def _prepare_rate(codec: AudioCodec, source: _Chosen, workers: int, batch_s: float) -> tuple[float, float]:
@@ -288,5 +345,6 @@ def _print(figures: dict[str, Any]) -> None:
         f"prepare reaches {figures['share']:.0%} of the codec alone "
         f"({figures['share_running']:.0%} while it runs, without starting and ending)"
     )
+    print(f"as reading takes time of the same cores, {figures['most']:.0%} is the most there could be")
     if figures["faster"]:
         print(f"prepare is {figures['faster']:.1f}x as fast as datasets.map over one clip at a time")

@@ -50,6 +50,7 @@ CLIPPED_PEAK = 0.999
 # Letters that the text may have beyond what its seconds allow: a short clip may say a short word fast.
 SPARE_LETTERS = 20
 _READ_VALUES = 1 << 16
+_AHEAD_BYTES = 1 << 22
 _RATES_HZ = (1000, 1_000_000)
 _READ_ERRORS = (soundfile.SoundFileError, OSError, ValueError, TypeError)
 
@@ -102,6 +103,17 @@ class Header:
 
     row: int
     seconds: float
+
+
+class _Sequential(soundfile.SoundFile):
+    """A sound file that is read from front to back.
+
+    After every read ``soundfile`` seeks to where it is already, for which the decoders of Opus and FLAC decode anew.
+    """
+
+    def seekable(self) -> bool:
+        """Said to be not, so that it does not."""
+        return False
 
 
 def inspect(row: SourceRow, limits: Limits) -> Header | Drop:
@@ -167,9 +179,12 @@ def _open(row: SourceRow) -> soundfile.SoundFile:
     assert audio is not None
     if row.span is None:  # of a longer recording, what there is may hold the row
         with io.BytesIO(audio) if isinstance(audio, bytes) else audio.open("rb") as stream:
+            if isinstance(audio, Path) and hasattr(os, "posix_fadvise"):
+                # Rows are inspected some time before they are decoded: meanwhile the disk can bring them.
+                os.posix_fadvise(stream.fileno(), 0, _AHEAD_BYTES, os.POSIX_FADV_WILLNEED)
             if missing := missing_bytes(stream):
                 raise ValueError(f"{missing} bytes of sound are missing at the end")
-    file = soundfile.SoundFile(io.BytesIO(audio) if isinstance(audio, bytes) else system_name(audio))
+    file = _Sequential(io.BytesIO(audio) if isinstance(audio, bytes) else system_name(audio))
     if not _RATES_HZ[0] <= file.samplerate <= _RATES_HZ[1]:
         rate = file.samplerate
         file.close()
@@ -196,7 +211,7 @@ def _read(file: soundfile.SoundFile, row: SourceRow, max_s: float) -> np.ndarray
         with np.errstate(
             invalid="ignore", over="ignore"
         ):  # inf - inf is found, and named, by _sample_fault()
-            blocks.append(block.mean(axis=1, dtype=np.float32))
+            blocks.append(block[:, 0] if file.channels == 1 else block.mean(axis=1, dtype=np.float32))
         count += len(block)
     return np.concatenate(blocks) if blocks else np.zeros(0, dtype=np.float32)
 
@@ -259,6 +274,8 @@ def read_dropped(out: str | Path) -> list[Drop]:
         ValueError: it is damaged.
     """
     path = Path(out) / DROPPED
+    if not path.is_file():  # of a pipe by that name, nothing is waited for
+        raise FileNotFoundError(f"{path}: no such file; run `audiotok prepare` again to restore it")
     try:
         with path.open("rb") as file:
             return [parse_drop(parse_json(line)) for line in file]

@@ -99,7 +99,7 @@ def prepare(
     Raises:
         FileNotFoundError: the source or the codec does not exist.
         ValueError: the source cannot be read, an option is out of range, or ``out`` holds something else.
-        OSError: ``out`` cannot be written, or a worker died again and again.
+        OSError: ``out`` cannot be written, another process is at work in it, or a worker died again and again.
     """
     _check(rows_per_shard, batch_s, engine, part)
     part, device = _launched(part, device)
@@ -107,13 +107,15 @@ def prepare(
     device = device or str(codec.device)
     limits, shaping = limits or Limits(), shaping or Shaping()
     opening |= {"split": split, "columns": dict(columns or {})}
+    _refuse_inside(source, out)
     opened = _open(source, opening)
     bound = _binding(codec, n_q)
     journal = Journal(out)
     # On the CPU, because a worker need not see the device that this process uses.
     pickled = pickle.dumps(copy.deepcopy(codec).cpu())
     task = Task(limits, shaping, pickled, device, bound["n_q"])
-    with _engine(engine, task, workers, address) as pool:
+    # Held by this process only: workers that were forked before do not keep the lock when it dies.
+    with _engine(engine, task, workers, address) as pool, journal.held(alone=part is None):
         sections = _cut(opened, rows_per_shard, journal.folder)
         # Where the files lie is no matter of the result, nor is what was not asked for.
         options = {key: value for key, value in opening.items() if value and key != "audio_root"}
@@ -129,8 +131,8 @@ def prepare(
         clock = Clock("encode", _rows_to_do(sections, rows_per_shard, wanted), progress)
         for number, rows in run_sections(pool, sections.sections(wanted), limits, batch_s, clock):
             journal.write(number, rows, bound)
-    assert sections.rows is not None and sections.count is not None
-    return journal.complete(replace(plan, source_rows=sections.rows), sections.count)
+        assert sections.rows is not None and sections.count is not None
+        return journal.complete(replace(plan, source_rows=sections.rows), sections.count)
 
 
 def dry_run(
@@ -164,6 +166,8 @@ def dry_run(
     """
     _check(rows_per_shard, batch_s, engine, None)
     limits, shaping = limits or Limits(), shaping or Shaping()
+    if out is not None:
+        _refuse_inside(source, out)
     opened = _open(source, opening)
     folder = Path(out) / "dry-run" if out is not None else None
     if out is not None:
@@ -196,6 +200,15 @@ def _check(rows_per_shard: int, batch_s: float, engine: str, part: tuple[int, in
         raise ValueError(f"expected an engine of {', '.join(ENGINES)}, got {engine!r}")
     if part is not None and not 1 <= part[0] <= part[1]:
         raise ValueError(f"expected a part i of n with 1 <= i <= n, got {part[0]} of {part[1]}")
+
+
+def _refuse_inside(source: Any, out: str | Path) -> None:
+    """Refuse to write into the source: what is written there would be read as part of it the next time."""
+    if not isinstance(source, str | Path) or not Path(source).is_dir() or not str(out):
+        return
+    whole, written = Path(source).resolve(), Path(out).resolve()
+    if written.is_relative_to(whole):
+        raise ValueError(f"{out}: expected a folder outside of the source {source}; choose another")
 
 
 def _launched(part: tuple[int, int] | None, device: str | None) -> tuple[tuple[int, int] | None, str | None]:

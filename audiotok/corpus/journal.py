@@ -24,7 +24,8 @@ from .shards import INDEX, Manifest, read_index, sha256, write_index, write_shar
 
 PLAN = "plan.json"
 # What else may lie in the folder: what a dry run wrote there.
-_OURS = {"shards", ".journal", "manifest.json", "dry-run"}
+_FOLDERS = {"shards", ".journal", "dry-run"}
+_OURS = _FOLDERS | {"manifest.json"}
 # What bears the names of our shards; a point stands before one that was being written (see write_aside).
 _SHARDS = ("[0-9][0-9][0-9][0-9][0-9]*parquet", ".[0-9][0-9][0-9][0-9][0-9]*parquet")
 # What a kill in the middle of a write leaves in the folder.
@@ -49,15 +50,28 @@ class Journal:
 
     Raises:
         ValueError: the folder holds files that are not a preparation's.
-        OSError: it cannot be made, or is a file.
+        OSError: it cannot be made, or is a file (NotADirectoryError).
     """
 
     def __init__(self, out: str | Path) -> None:
+        if not str(out):  # as the variable of a shell script may be; a path of it would be this folder
+            raise ValueError("expected a folder to write, got an empty name")
         self.out = Path(out)
+        if self.out.exists() and not self.out.is_dir():
+            raise NotADirectoryError(
+                f"{self.out}: expected a folder to write, got a file; choose another name"
+            )
         self.shards = self.out / "shards"
         self.folder = self.out / ".journal"
         if self.out.is_dir():
             found = {path.name for path in self.out.iterdir()}
+            for name in sorted(found & _OURS):
+                path, is_folder = self.out / name, name in _FOLDERS
+                if not (path.is_dir() if is_folder else path.is_file()):
+                    raise ValueError(
+                        f"{path}: expected a {'folder' if is_folder else 'file'} of a preparation, got something else; "
+                        "choose another folder"
+                    )
             strange = sorted(found - _OURS)
             if "shards" in found and not strange:
                 strange = sorted(f"shards/{path.name}" for path in self.shards.iterdir())
@@ -104,6 +118,23 @@ class Journal:
                 if path.name not in keep:
                     path.unlink()
         return done
+
+    @contextmanager
+    def held(self, alone: bool) -> Iterator[None]:
+        """Keep other preparations out of the folder for as long as the context lasts.
+
+        Args:
+            alone: whether parts of the same preparation are kept out too.
+
+        Raises:
+            BlockingIOError: another process is at work in the folder; the text names it.
+        """
+        handle = _lock(self.out, alone)
+        try:
+            yield
+        finally:
+            if handle is not None:
+                os.close(handle)
 
     def write(self, number: int, rows: Sequence[dict[str, Any] | Drop], bound: Mapping[str, Any]) -> Done:
         """Write a shard, then write down that it is done."""
@@ -254,6 +285,7 @@ def merge(parts: Sequence[str | Path], out: str | Path) -> Manifest:
     Raises:
         FileNotFoundError: a folder holds no part.
         ValueError: the parts are not of one plan, or some are missing.
+        OSError: ``out`` cannot be written, or another process is at work in it.
     """
     plans = []
     for part in map(Path, parts):
@@ -273,16 +305,12 @@ def merge(parts: Sequence[str | Path], out: str | Path) -> Manifest:
         raise ValueError(
             f"{parts[0]}: its plan does not say how many rows a shard has; prepare the parts again"
         )
-    target = Journal(out)
-    target.begin(plan, size, alone=True)
-    for part in parts:
-        source = Journal(part)
-        for number, done in source.entries().items():
-            if done.rows:
-                _bring(source._file(number), target._file(number))
-            target._note(number, done)
-    shards = -(-plan.source_rows // size)
-    manifest = target.complete(plan, shards)
+    target, shards = Journal(out), -(-plan.source_rows // size)
+    with target.held(alone=True):
+        target.begin(plan, size, alone=True)
+        for part in parts:
+            _bring_part(Journal(part), target)
+        manifest = target.complete(plan, shards)
     if not target.is_complete():
         missing = sorted(set(range(shards)) - set(target.entries()))
         raise ValueError(
@@ -290,6 +318,45 @@ def merge(parts: Sequence[str | Path], out: str | Path) -> Manifest:
             f"(the first is {missing[0]}); finish the parts, then merge again"
         )
     return manifest
+
+
+def _bring_part(source: Journal, target: Journal) -> None:
+    """Take over what is done in a part."""
+    for number, done in source.entries().items():
+        if done.rows:
+            _bring(source._file(number), target._file(number))
+        target._note(number, done)
+
+
+def _lock(folder: Path, alone: bool) -> int | None:
+    """Lock a folder, alone or with others that are not; it ends with the handle. None where there are no such locks."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return None
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        inode = os.fstat(handle).st_ino
+        os.close(handle)
+        raise BlockingIOError(
+            f"{folder}: {_holder(inode)} is at work in this folder; wait until it has ended, or choose another folder"
+        ) from None
+    except OSError:  # a file system without them
+        os.close(handle)
+        return None
+    return handle
+
+
+def _holder(inode: int) -> str:
+    """Who holds a lock, in words."""
+    with suppress(OSError, ValueError, IndexError):
+        for line in Path("/proc/locks").read_text().splitlines():
+            fields = line.split()
+            if fields[1] == "FLOCK" and fields[5].rpartition(":")[2] == str(inode):
+                return f"process {fields[4]}"
+    return "another process"
 
 
 def _parse_done(values: Any) -> Done:

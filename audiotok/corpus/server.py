@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import pickle
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
+from ..codec.model import AudioCodec
 from .checks import Drop, Header, Limits, decode, inspect
 from .packing import pack_codes
 from .rows import SourceRow
 from .shaping import Shaping, Sound
-
-if TYPE_CHECKING:
-    from ..codec.model import AudioCodec
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,8 @@ class RowServer:
         for place, sound in zip(padded, sounds, strict=True):
             place[:, : sound.wav.shape[1]] = sound.wav
         mask = None
-        if int(lengths.min()) < longest:
+        # What follows a clip changes none of our own codec's codes, for it is causal; looking for padding takes time.
+        if int(lengths.min()) < longest and not isinstance(codec, AudioCodec):
             mask = (torch.arange(longest) < lengths[:, None]).to(self.task.device)
         found = codec.encode(padded.to(self.task.device), padding_mask=mask, n_q=self.task.n_q)
         assert found.audio_codes is not None

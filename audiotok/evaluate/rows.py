@@ -39,7 +39,7 @@ def read_rows(
 
     Raises:
         FileNotFoundError: no ``metadata.csv``.
-        ValueError: no ``file_name`` column, a limit below 1, or no row is left.
+        ValueError: no table in UTF-8, no ``file_name`` column, a limit below 1, or no row is left.
     """
     data = Path(data)
     table = data / "metadata.csv" if data.is_dir() else data
@@ -47,22 +47,13 @@ def read_rows(
         raise FileNotFoundError(
             f"expected {table}, which is not there; give a folder that holds a metadata.csv"
         )
-    with table.open(newline="", encoding="utf-8") as lines:
-        reader = csv.DictReader(lines)
-        if "file_name" not in (reader.fieldnames or ()):
-            raise ValueError(
-                f"expected a column file_name in {table}, got {reader.fieldnames}; see datasets' audiofolder"
-            )
-        rows = [
-            Row(
-                path=table.parent / row["file_name"],
-                text=row.get("transcription") or row.get("text") or "",
-                speaker=row.get("speaker_id") or "",
-                source=row.get("source") or "",
-                split=row.get("split") or "",
-            )
-            for row in reader
-        ]
+    try:
+        rows = _read(table)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(
+            f"{table}: expected a table in UTF-8 with a column file_name, got something else ({error}); give a folder "
+            "that holds a metadata.csv"
+        ) from None
     kept = [row for row in rows if split in (None, row.split) and row.source.startswith(source or "")]
     if not kept:
         splits = sorted({row.split for row in rows})
@@ -72,6 +63,25 @@ def read_rows(
             f"it has the splits {splits} and the sources {sources}"
         )
     return spread(kept, limit)
+
+
+def _read(table: Path) -> list[Row]:
+    with table.open(newline="", encoding="utf-8") as lines:
+        reader = csv.DictReader(lines)
+        if "file_name" not in (reader.fieldnames or ()):
+            raise ValueError(
+                f"expected a column file_name in {table}, got {reader.fieldnames}; see datasets' audiofolder"
+            )
+        return [
+            Row(
+                path=table.parent / row["file_name"],
+                text=row.get("transcription") or row.get("text") or "",
+                speaker=row.get("speaker_id") or "",
+                source=row.get("source") or "",
+                split=row.get("split") or "",
+            )
+            for row in reader
+        ]
 
 
 def spread(items: list[Any], limit: int | None) -> list[Any]:

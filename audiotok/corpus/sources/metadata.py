@@ -141,7 +141,7 @@ def _columns(path: Path) -> list[str]:
     if path.suffix.lower() in (".jsonl", ".json"):
         return list(dict.fromkeys(key for row, _ in _json_rows(path) for key in row))
     with path.open(encoding="utf-8-sig", newline="") as file:
-        return list(csv.DictReader(file, delimiter=_delimiter(path)).fieldnames or ())
+        return _header(csv.DictReader(file, delimiter=_delimiter(path), strict=True))
 
 
 def _entries(path: Path, names: Mapping[str, str | None]) -> Iterator[Entry]:
@@ -170,7 +170,7 @@ def _rows(path: Path) -> Iterator[tuple[Mapping[str, Any], _Problem]]:
         yield from _json_rows(path)
         return
     with path.open(encoding="utf-8-sig", newline="") as file:
-        yield from _csv_rows(csv.DictReader(file, delimiter=_delimiter(path)))
+        yield from _csv_rows(csv.DictReader(file, delimiter=_delimiter(path), strict=True))
 
 
 def _json_rows(path: Path) -> Iterator[tuple[dict[str, Any], _Problem]]:
@@ -186,22 +186,43 @@ def _json_rows(path: Path) -> Iterator[tuple[dict[str, Any], _Problem]]:
             yield {}, ("bad_row", f"line {number}: {error}")
 
 
+def _header(reader: csv.DictReader[str]) -> list[str]:
+    """The names of the columns; csv.Error if one stands there twice, for it would be chance which one counts."""
+    names = list(reader.fieldnames or ())
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise csv.Error(f"line 1: the column {', '.join(map(repr, twice))} twice")
+    return names
+
+
 def _csv_rows(reader: csv.DictReader[str]) -> Iterator[tuple[dict[str, Any], _Problem]]:
     """Rows; one with a field beyond what the csv module takes is cut down, and has a problem.
 
     Raises:
-        csv.Error: a quote that does not end has swallowed the rows behind it.
+        csv.Error: of a quote that does not end, which would swallow the rows behind it, or of one inside a field; of a
+            NUL; of two columns with one name. The text names the line.
     """
     most = csv.field_size_limit(_LARGEST_FIELD)  # of the process: given back at the end
     try:
-        for row in reader:
+        _header(reader)
+        while True:
+            line = reader.line_num + 1
+            try:
+                row = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                what = "a quote that does not end" if "end of data" in str(error) else str(error)
+                raise csv.Error(f"in the row of line {line}: {what}") from None
             fields = {name: field for name, field in row.items() if isinstance(field, str)}
+            if any("\0" in field for field in fields.values()):
+                raise csv.Error(f"in the row of line {line}: a NUL, which no text has")
             longest = max(fields.values(), key=len, default="")
             if len(longest) <= most:
                 yield row, None
                 continue
             if "\n" in longest:
-                raise csv.Error(f"a quote before line {reader.line_num} that does not end")
+                raise csv.Error(f"in the row of line {line}: a quote that does not end")
             cut = {name: field[:_KEPT_CHARACTERS] for name, field in fields.items()}
             yield cut, ("bad_row", f"line {reader.line_num}: a field of {len(longest)} characters")
     finally:
@@ -240,5 +261,5 @@ def _readable(path: Path) -> Iterator[None]:
         yield
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(
-            f"{path}: expected UTF-8 metadata, got something else ({error}); repair the file"
+            f"{path}: expected a table in UTF-8, got something else ({error}); repair the file"
         ) from None
