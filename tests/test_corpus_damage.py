@@ -9,13 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 import torch
 
 from audiotok import AudioCodec, PreparedCorpus, prepare
 from audiotok.cli.main import main
-from audiotok.corpus import Limits, Manifest, Shaping, dry_run, merge, open_source, report
+from audiotok.corpus import Limits, Manifest, Shaping, dry_run, listen, merge, open_source, report, verify
 from audiotok.corpus.checks import Drop, parse_drop, read_dropped
 from audiotok.corpus.journal import Journal
 
@@ -315,7 +317,7 @@ def test_two_preparations_into_one_folder_do_not_meet(
     with Journal(out).held(alone=False):  # parts of one preparation may meet, and nobody else
         prepare(corpus, out, tiny_codec, part=(1, 2), rows_per_shard=2, limits=Limits(need_text=False))
         with pytest.raises(BlockingIOError):
-            merge([out], out)
+            prepare(corpus, out, tiny_codec, rows_per_shard=2, limits=Limits(need_text=False))
     assert prepare(corpus, out, tiny_codec, rows_per_shard=2, limits=Limits(need_text=False)).rows == 7
 
 
@@ -338,3 +340,94 @@ def test_a_pipe_among_the_files_is_not_waited_for(
         ValueError, match="manifest.json: expected a file of a preparation, got something else"
     ):
         prepare(corpus, out, tiny_codec)
+
+
+# --- what was prepared, and changed since
+
+
+def parts_of(corpus: Path, tmp_path: Path, codec: AudioCodec) -> list[Path]:
+    folders = [tmp_path / f"part{i}" for i in (1, 2)]
+    for i, folder in enumerate(folders, 1):
+        prepare(corpus, folder, codec, part=(i, 2), rows_per_shard=2, limits=Limits(need_text=False))
+    return folders
+
+
+def test_a_merge_takes_nothing_damaged_and_destroys_no_part(
+    corpus: Path, tmp_path: Path, tiny_codec: AudioCodec
+) -> None:
+    parts, out = parts_of(corpus, tmp_path, tiny_codec), tmp_path / "whole"
+    before = files_of(parts[0]), files_of(parts[1])
+    for wrong in (parts[0], parts[1] / "deep", tmp_path):
+        with pytest.raises(ValueError, match="apart from the part"):
+            merge(parts, wrong)
+    assert (files_of(parts[0]), files_of(parts[1])) == before
+    shard = parts[1] / "shards" / "00001.parquet"
+    whole = shard.read_bytes()
+    for broken in (whole[:99] + b"x" + whole[100:], None):
+        shard.unlink()
+        if broken is not None:
+            shard.write_bytes(broken)
+        with pytest.raises(ValueError, match="00001.parquet: missing or damaged; run `audiotok prepare`"):
+            merge(parts, out)
+        shard.write_bytes(whole)
+    plan = parts[1] / ".journal" / "plan.json"
+    told = plan.read_text()
+    plan.write_text(json.dumps(json.loads(told) | {"source_rows": 10**15}))
+    with pytest.raises(ValueError, match="expected all 500000000000000 shards .*the first is 4"):
+        merge(parts, tmp_path / "never")
+    plan.write_text(told)
+    done = merge(parts, out)
+    assert merge(parts, out) == done and done.rows == 7, "once more changes nothing"
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "told"),
+    [
+        ("codes", None, "expected a column codes of binary"),
+        ("codes", pa.array(["a", "b"]), "expected a column codes of binary"),
+        ("id", pa.array([None, "b"], pa.string()), "expected id in every row"),
+        ("codes", pa.array([None, b""], pa.binary()), "expected codes in every row"),
+        ("seconds", pa.array([float("nan"), 1.0], pa.float32()), "expected seconds, got nan"),
+    ],
+)
+def test_a_shard_of_another_form_is_named(
+    corpus: Path, tmp_path: Path, tiny_codec: AudioCodec, column: str, values: Any, told: str
+) -> None:
+    out = tmp_path / "out"
+    prepare(corpus, out, tiny_codec, rows_per_shard=2)
+    file = out / "shards" / "00000.parquet"
+    table = pq.read_table(file)
+    bound = table.schema.metadata
+    at = table.column_names.index(column)
+    table = table.drop([column]) if values is None else table.set_column(at, column, values)
+    pq.write_table(table.replace_schema_metadata(bound), file)
+    assert any(told in fault for fault in verify(out).faults)
+    with pytest.raises(ValueError, match=r"00000.parquet: (row .* is damaged|expected a column)"):
+        listen(out, tiny_codec, tmp_path / "x.html")
+
+
+def test_a_codec_without_size_is_no_manifest(corpus: Path, tmp_path: Path, tiny_codec: AudioCodec) -> None:
+    manifest = prepare(corpus, tmp_path / "out", tiny_codec)
+    manifest.codec["hop_length"] = 0
+    manifest.save(tmp_path / "out")
+    with pytest.raises(ValueError, match="expected a codec with its numbers"):
+        verify(tmp_path / "out")
+
+
+def test_a_page_replaces_pages_only(
+    corpus: Path, tmp_path: Path, tiny_codec: AudioCodec, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepare(corpus, tmp_path / "out", tiny_codec)
+    before = files_of(tmp_path / "out")
+    for name in ("shards/00000.parquet", "manifest.json", "page"):
+        assert main(["listen", str(tmp_path / "out"), "--out", str(tmp_path / "out" / name)]) == 1
+        assert "expected a name that ends in .html" in capsys.readouterr().err
+    assert files_of(tmp_path / "out") == before
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no such files")
+def test_verify_waits_for_no_pipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert main(["verify", str(tmp_path / "pipe"), ""]) == 1
+    told = capsys.readouterr().err
+    assert "got a device or a pipe" in told and "got an empty name" in told

@@ -83,6 +83,10 @@ class AtokReader:
             raise AtokError(f"{path}: expected an .atok file, got a folder; name the files in it")
         if not self.path.exists():
             raise FileNotFoundError(f"{path}: no such file")
+        if not self.path.is_file():  # opening a pipe would wait for its writer
+            raise AtokError(
+                f"{path}: expected a file, which can be read from any place, got a device or a pipe"
+            )
         self._model, self._coder = model, None
         self.damage: list[str] = []
         self._file = open(self.path, "rb")  # noqa: SIM115  # closed by close()

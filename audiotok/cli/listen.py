@@ -18,7 +18,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         allow_abbrev=False,
     )
     parser.add_argument("corpus", metavar="DIR", help="a folder written by audiotok prepare")
-    parser.add_argument("-o", "--out", metavar="HTML", help="the page (default: DIR/listen.html)")
+    parser.add_argument(
+        "-o", "--out", metavar="HTML", help="the page, replaced if it is there (default: DIR/listen.html)"
+    )
     parser.add_argument("--rows", type=number(int, 1), default=20, metavar="N", help="how many (default 20)")
     parser.add_argument("--seed", type=number(int, 0), default=0, help="which (default 0)")
     parser.add_argument("--split", metavar="NAME", help="only rows of this split")
@@ -32,6 +34,10 @@ def run(args: argparse.Namespace) -> int:
     from ..files import writable_target
 
     out = Path(args.out) if args.out else Path(args.corpus) / "listen.html"
+    if out.suffix.lower() not in (".html", ".htm"):  # what is there is replaced: let it be a page
+        raise ValueError(
+            f"{out}: expected a name that ends in .html, got {out.suffix or 'none'}; choose another"
+        )
     writable_target(out)
     codec = load_chosen_codec(args.codec, args)
     ids = listen(args.corpus, codec, out, rows=args.rows, seed=args.seed, split=args.split)

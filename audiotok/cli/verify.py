@@ -49,6 +49,8 @@ def run(args: argparse.Namespace) -> int:
     for name in args.paths:
         path = Path(name)
         try:
+            if not name:  # as the variable of a shell script may be; a path of it would be this folder
+                raise FileNotFoundError("expected a code file or a folder, got an empty name")
             damage = _verify_corpus(path, args) if path.is_dir() else _verify_atok(path, args.codec)
         except KNOWN_ERRORS as error:
             damage = [one_line(error).removeprefix(f"{name}: ")]

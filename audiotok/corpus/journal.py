@@ -284,11 +284,14 @@ def merge(parts: Sequence[str | Path], out: str | Path) -> Manifest:
 
     Raises:
         FileNotFoundError: a folder holds no part.
-        ValueError: the parts are not of one plan, or some are missing.
+        ValueError: the parts are not of one plan, some are missing or damaged, or ``out`` is among them.
         OSError: ``out`` cannot be written, or another process is at work in it.
     """
     plans = []
     for part in map(Path, parts):
+        whole, piece = Path(out).resolve(), part.resolve()
+        if str(out) and (whole.is_relative_to(piece) or piece.is_relative_to(whole)):
+            raise ValueError(f"{out}: expected a folder apart from the part {part}; choose another")
         if not (part / ".journal" / PLAN).is_file():
             raise FileNotFoundError(
                 f"{part}: expected a part made with --shard I/N, found no {PLAN} of one in it"
@@ -308,21 +311,27 @@ def merge(parts: Sequence[str | Path], out: str | Path) -> Manifest:
     target, shards = Journal(out), -(-plan.source_rows // size)
     with target.held(alone=True):
         target.begin(plan, size, alone=True)
+        if target.is_complete():  # merged before, and nothing is missing or damaged
+            return Manifest.load(out)
         for part in parts:
             _bring_part(Journal(part), target)
-        manifest = target.complete(plan, shards)
-    if not target.is_complete():
-        missing = sorted(set(range(shards)) - set(target.entries()))
-        raise ValueError(
-            f"{out}: expected all {shards} shards among the parts, {len(missing)} are missing "
-            f"(the first is {missing[0]}); finish the parts, then merge again"
-        )
-    return manifest
+        have = target.entries().keys()
+        if len(have) < shards:
+            first = next(number for number in range(shards) if number not in have)
+            raise ValueError(
+                f"{out}: expected all {shards} shards among the parts, {shards - len(have)} are missing "
+                f"(the first is {first}); finish the parts, then merge again"
+            )
+        return target.complete(plan, shards)
 
 
 def _bring_part(source: Journal, target: Journal) -> None:
-    """Take over what is done in a part."""
+    """Take over what is done in a part; ValueError if it was damaged since."""
     for number, done in source.entries().items():
+        if not source._is_whole(number, done):
+            raise ValueError(
+                f"{source._file(number)}: missing or damaged; run `audiotok prepare` with this part again, then merge"
+            )
         if done.rows:
             _bring(source._file(number), target._file(number))
         target._note(number, done)

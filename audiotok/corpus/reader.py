@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from .packing import unpack_codes
-from .shards import SCHEMA, Manifest, check_shard, read_index
+from .shards import NEEDED, SCHEMA, Manifest, check_shard, read_index
 
 _OPEN_GROUPS = 64
 # Shards whose rows are shuffled together: enough for like lengths, few enough to be read within a second.
@@ -80,6 +80,7 @@ class PreparedCorpus:
 
         Raises:
             IndexError: there is no such row.
+            ValueError: it is damaged.
         """
         if not -len(self) <= index < len(self):
             raise IndexError(f"expected a row below {len(self)}, got {index}")
@@ -87,7 +88,16 @@ class PreparedCorpus:
         shard = self._shard_of(at)
         table, first = self._group(shard, at - int(self._starts[shard]))
         values = table.slice(first, 1).to_pylist()[0]
-        values["codes"] = unpack_codes(values["codes"], values["n_q"])
+        try:
+            if empty := [name for name in NEEDED if values[name] is None]:
+                raise ValueError(f"no {' and '.join(empty)}")
+            if not values["seconds"] >= 0:
+                raise ValueError(f"{values['seconds']} seconds")
+            values["codes"] = unpack_codes(values["codes"], values["n_q"])
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"{self._files[shard]}: row {values['id']!r} is damaged ({error}); see `audiotok verify`"
+            ) from None
         return values
 
     def column(self, name: str) -> list[Any]:

@@ -56,6 +56,9 @@ SCHEMA = pa.schema(
         ("fields", pa.string()),  # the source's other columns, JSON
     ]
 )
+NEEDED = ("id", "frames", "seconds", "codes", "n_q")
+"""Columns that every shard has had since format 1, and that hold something in every row."""
+
 _ROW_GROUP = 256
 _KINDS: dict[str, Any] = {
     "codes_fingerprint": str,
@@ -130,7 +133,9 @@ class Manifest:
             if not isinstance(value := getattr(self, name), kind):
                 raise ValueError(f"expected another {name}, got {str(value)[:40]!r}")
         numbers = [self.codec.get(name) for name in ("n_q", "codebook_size", "hop_length", "sampling_rate")]
-        if not isinstance(self.codec.get("name"), str) or not all(isinstance(n, int) for n in numbers):
+        if not isinstance(self.codec.get("name"), str) or not all(
+            isinstance(n, int) and n > 0 for n in numbers
+        ):
             raise ValueError(f"expected a codec with its numbers, got {str(self.codec)[:80]}")
         if not all(isinstance(count, int) for count in self.dropped.values()):
             raise ValueError("expected dropped rows counted by reason")
@@ -216,7 +221,7 @@ def check_shard(file: Path, rows: int, fingerprint: str) -> None:
 
     Raises:
         FileNotFoundError: it is missing.
-        ValueError: it is no Parquet file, of another length, or holds codes of another codec.
+        ValueError: it is no Parquet file, lacks a column, is of another length, or holds codes of another codec.
     """
     if not file.is_file():
         raise FileNotFoundError(f"{file}: this shard is missing; run `audiotok prepare` again to restore it")
@@ -229,6 +234,13 @@ def check_shard(file: Path, rows: int, fingerprint: str) -> None:
         raise ValueError(
             f"{file}: not a Parquet file of a preparation ({error}); run `audiotok prepare` again"
         ) from None
+    there = metadata.schema.to_arrow_schema()
+    for name in NEEDED:
+        if name not in there.names or there.field(name).type != SCHEMA.field(name).type:
+            raise ValueError(
+                f"{file}: expected a column {name} of {SCHEMA.field(name).type}; run `audiotok prepare` again to "
+                "restore it"
+            )
     if metadata.num_rows != rows or bound.get("codes_fingerprint") != fingerprint:
         raise ValueError(
             f"{file}: expected {rows} rows of codec {fingerprint}, got {metadata.num_rows} of "

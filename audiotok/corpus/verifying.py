@@ -22,7 +22,7 @@ import torch
 from .checks import DROPPED, Drop, read_dropped
 from .packing import CODES_DTYPE
 from .reader import PreparedCorpus
-from .shards import INDEX, Manifest, check_shard, sha256
+from .shards import INDEX, NEEDED, Manifest, check_shard, sha256
 
 if TYPE_CHECKING:
     from ..codec.model import AudioCodec
@@ -109,6 +109,9 @@ def _check_file(
     except (OSError, ValueError, pa.ArrowException) as error:
         yield str(error)
         return
+    if empty := [name for name in NEEDED if table[name].null_count]:
+        yield f"{path}: expected {' and '.join(empty)} in every row, got rows without"
+        return
     seconds = 0.0
     for row in table.to_pylist():
         name = f"{path.name}: row {row['id']!r}"
@@ -125,6 +128,9 @@ def _check_file(
 
 def _row_faults(row: dict[str, Any], manifest: Manifest) -> Iterator[str]:
     codec = manifest.codec
+    if not math.isfinite(row["seconds"]):
+        yield f"expected seconds, got {row['seconds']}"
+        return
     if row["n_q"] != codec["n_q"]:
         yield f"expected {codec['n_q']} codebooks, got {row['n_q']}"
         return
