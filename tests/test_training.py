@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import subprocess
@@ -24,7 +25,7 @@ from audiotok.training.packed import PHONES, PackedClips, phone_labels, write_pa
 from audiotok.training.perceptual import Disturbance, Unintelligibility
 from audiotok.training.pitch import track_pitch
 from audiotok.training.recipe import CodecRecipe, load_codec_recipe
-from audiotok.training.release import release
+from audiotok.training.release import blend_decoder, release
 
 
 @pytest.fixture
@@ -106,6 +107,21 @@ def test_release_halves_the_bytes_and_keeps_the_codes(
     assert auto.dtype == torch.float32 and auto.codes_fingerprint == released.codes_fingerprint
     assert torch.equal(auto.encode(wav[None]).audio_codes, released.encode(wav[None]).audio_codes)
     assert json.loads((tmp_path / "released" / "provenance.json").read_text())["device"] == "test"
+
+
+def test_blended_decoders_keep_the_codes(tiny_codec: AudioCodec) -> None:
+    tuned, other = copy.deepcopy(tiny_codec), AudioCodec(tiny_codec.config)
+    with torch.no_grad():
+        for parameter in tuned.decoder.parameters():
+            parameter.add_(1.0)
+    blend_decoder(tuned, tiny_codec, 0.25)
+    for ours, theirs in zip(tuned.decoder.parameters(), tiny_codec.decoder.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs + 0.75)
+    assert tuned.codes_fingerprint == tiny_codec.codes_fingerprint
+    with pytest.raises(ValueError, match="same codes"):
+        blend_decoder(tuned, other, 0.5)
+    with pytest.raises(ValueError, match="0 to 1"):
+        blend_decoder(tuned, tiny_codec, 1.5)
 
 
 def test_gather_reads_a_plain_folder(tmp_path: Path, make_speech: Callable[..., torch.Tensor]) -> None:

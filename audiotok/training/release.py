@@ -79,6 +79,30 @@ def refine_codebooks(codec: AudioCodec, clips: PackedClips, crops: int, max_gain
     codec.quantizer.refine(torch.cat(latents))
 
 
+def blend_decoder(codec: AudioCodec, other: AudioCodec, share: float) -> None:
+    """Move a decoder's weights towards another's from which it was fine-tuned: what fine-tuning gained on its own
+    losses stays for the most part, what it cost on others does not (Wortsman et al., arXiv:2109.01903).
+
+    Args:
+        codec: changed in place.
+        other: of the same codes and sizes.
+        share: of ``other``, 0 to 1.
+
+    Raises:
+        ValueError: share is out of range, or the two have other codes.
+    """
+    if not 0.0 <= share <= 1.0:
+        raise ValueError(f"expected a share from 0 to 1, got {share}")
+    if codec.codes_fingerprint != other.codes_fingerprint:
+        raise ValueError(
+            f"expected two decoders of the same codes, got codes {codec.codes_fingerprint} and "
+            f"{other.codes_fingerprint}; blend a decoder with the one it was fine-tuned from"
+        )
+    with torch.no_grad():
+        for ours, theirs in zip(codec.decoder.parameters(), other.decoder.parameters(), strict=True):
+            ours.lerp_(theirs, share)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Release a codec; prints its codes_fingerprint."""
     parser = argparse.ArgumentParser(prog="python -m audiotok.training.release", description=__doc__)
@@ -88,6 +112,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--note", action="append", default=[], metavar="KEY=TEXT", help="more provenance")
     parser.add_argument("--refine", metavar="PACK", help="packed clips to place the codebooks by")
     parser.add_argument("--refine-crops", type=int, default=20_000, help="seconds of them (default: 20000)")
+    parser.add_argument("--blend", metavar="CODEC", help="of the same codes; the decoders' weights are mixed")
+    parser.add_argument("--blend-share", type=float, default=0.4, help="share of that one (default: 0.4)")
     args = parser.parse_args(argv)
     provenance: dict[str, Any] = dict(note.split("=", 1) for note in args.note)
     if args.recipe:
@@ -96,6 +122,8 @@ def main(argv: list[str] | None = None) -> int:
     if args.refine:
         clips = PackedClips(args.refine, codec.config.hop_length)
         refine_codebooks(codec, clips, args.refine_crops)
+    if args.blend:
+        blend_decoder(codec, load_codec(Path(args.blend).resolve()), args.blend_share)
     print(release(codec, args.out, provenance).codes_fingerprint)
     return 0
 
