@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 KEY_VARIABLE = "TTS_LM_API_KEY"
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _SLOW_CONNECTIONS = 64  # that may be open beside those that wait
+# oneDNN keeps the code it made for each of the last 1024 shapes of a product; sentences have all lengths, and 200 of
+# them left 300 MB behind. What is needed again at once, in the steps of a batch, is a handful.
+_KEPT_SHAPES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "32", "LRU_CACHE_CAPACITY": "32"}
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -74,6 +77,8 @@ def run(args: argparse.Namespace) -> int:
         raise ImportError(
             f"{error}; the server needs the extra 'serve': pip install 'audiotok[serve]'"
         ) from None
+    for name, value in _KEPT_SHAPES.items():  # read when torch multiplies for the first time
+        os.environ.setdefault(name, value)
     key = args.api_key or os.environ.get(KEY_VARIABLE) or None
     with _listen(
         args.host, args.port
