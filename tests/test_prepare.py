@@ -21,7 +21,7 @@ import pytest
 import soundfile
 import torch
 
-from audiotok import AudioCodec, PreparedCorpus, load_audio, prepare
+from audiotok import AudioCodec, PreparedCorpus, load_audio, prepare, save_audio
 from audiotok.cli.main import main
 from audiotok.corpus import open_source, report
 from audiotok.corpus.checks import REASONS, Limits
@@ -416,3 +416,33 @@ def test_bad_metadata(content: str, tmp_path: Path) -> None:
     (tmp_path / "metadata.csv").write_bytes(content.encode("latin-1"))
     with pytest.raises(ValueError, match="metadata.csv: expected"):
         open_source(tmp_path)
+
+
+@pytest.mark.skipif(shutil.which("sox") is None, reason="sox is not installed (apt-get install sox)")
+def test_varied_copies_keep_their_words_in_time(
+    tmp_path: Path, make_speech: Callable[..., torch.Tensor]
+) -> None:
+    source, out = tmp_path / "speech", tmp_path / "varied"
+    source.mkdir()
+    for index, split in enumerate(("train", "train", "test")):
+        save_audio(source / f"{index}.wav", make_speech(1.0, seed=index), 16_000)
+        with (source / "metadata.csv").open("a", encoding="utf-8") as file:
+            file.write(
+                ("file_name,transcription,split\n" if not index else "") + f"{index}.wav,one two,{split}\n"
+            )
+    words = [["one", 10, 30, [["W", 10, 10], ["N", 20, 20]]], ["two", 60, 40, [["T", 60, 40]]]]
+    entries = [json.dumps({"id": f"{index}.wav", "words": words}) for index in range(3)]
+    (tmp_path / "words.jsonl").write_text("\n".join(entries) + "\n")
+    arguments = [source, "--out", out, "--workers", "1", "--alignments", tmp_path / "words.jsonl"]
+    done = run_script("vary.py", *arguments, "--varied-alignments", tmp_path / "varied.jsonl")
+    assert done.returncode == 0, done.stderr
+    rows = list(csv.DictReader((out / "metadata.csv").read_text(encoding="utf-8").splitlines()))
+    assert [row["file_name"] for row in rows] == ["0_t.flac", "0_s.flac", "1_t.flac", "1_s.flac"]
+    times = {row["id"]: row["words"] for row in map(json.loads, (tmp_path / "varied.jsonl").open())}
+    for row in rows:
+        length = load_audio(out / row["file_name"])[0].shape[-1] / 16_000
+        assert length != 1.0 and abs(length - 1.0) < 0.1
+        end = times[row["file_name"]][-1][1] + times[row["file_name"]][-1][2]
+        assert end == pytest.approx(100 * length, abs=1.0)
+    again = run_script("vary.py", source, "--out", out)
+    assert again.returncode == 1 and "there already" in again.stderr
