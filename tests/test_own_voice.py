@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 from lm_toys import CODEC_SIZE as V
 from lm_toys import toy_synthesizer, write_corpus
 

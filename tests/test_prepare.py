@@ -438,7 +438,10 @@ def test_varied_copies_keep_their_words_in_time(
     assert done.returncode == 0, done.stderr
     rows = list(csv.DictReader((out / "metadata.csv").read_text(encoding="utf-8").splitlines()))
     assert [row["file_name"] for row in rows] == ["0_t.flac", "0_s.flac", "1_t.flac", "1_s.flac"]
-    times = {row["id"]: row["words"] for row in map(json.loads, (tmp_path / "varied.jsonl").open())}
+    times = {
+        row["id"]: row["words"]
+        for row in map(json.loads, (tmp_path / "varied.jsonl").read_text().splitlines())
+    }
     for row in rows:
         length = load_audio(out / row["file_name"])[0].shape[-1] / 16_000
         assert length != 1.0 and abs(length - 1.0) < 0.1
