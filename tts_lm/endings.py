@@ -4,8 +4,8 @@ Knows nothing of codes or texts. The law it keeps: sound that comes in pieces en
 still be cut is never given out.
 
 The AR half says ``</audio>`` 40 to 400 ms after the last sound, as the readers of its recordings let go of the button.
-The room behind them, coded, lies 30 to 45 dB below the loudest frame. 30 dB and 100 ms take audible sound from 3 % of 30
-recordings of two readers, at most 40 ms of it; a breath that is louder stays.
+The room behind them, coded, lies 30 to 45 dB below the loudest frame. 30 dB and 100 ms take audible sound from 3 % of
+30 recordings of two readers, at most 40 ms of it; a breath that is louder stays.
 """
 
 from __future__ import annotations
