@@ -162,7 +162,7 @@ def options(parser: argparse.ArgumentParser) -> Iterator[str]:
         if action.choices is not None:
             wants = ", ".join(map(str, action.choices))
         wants = " ".join(wants) if isinstance(wants, tuple) else wants
-        said = (action.help or "").replace("%%", "%")
+        said = (action.help or "").replace("%(default)s", str(action.default)).replace("%%", "%")
         cells = (f"`{names}`", wants if action.option_strings else "", said)
         yield "| " + " | ".join(str(cell).replace("|", "\\|").replace("*", "\\*") for cell in cells) + " |"
 

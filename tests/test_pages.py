@@ -318,6 +318,10 @@ def test_two_nodes_do_what_the_cluster_page_says(verb: str, tmp_path: Path) -> N
         assert steps == [1, 2]
 
 
+def test_no_option_on_the_page_of_programs_is_left_unexpanded() -> None:
+    assert "%(" not in (DOCS / "programs.md").read_text(encoding="utf-8")
+
+
 def test_a_shell_line_is_cut_into_its_commands() -> None:
     script = 'audiotok encode a b --meta text="x > y"  # why\naudiotok train x && cp a \\\n  b\n'
     script += "arecord | audiotok encode - -\n"

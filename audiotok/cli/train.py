@@ -19,7 +19,12 @@ def add_parser(subparsers: Any) -> None:
         "The recipe 'entropy' takes --data of 'audiotok prepare' and trains the model that makes .atok files small.",
         allow_abbrev=False,
     )
-    parser.add_argument("recipe", metavar="RECIPE", help="a shipped recipe's name or a .yaml file")
+    parser.add_argument(
+        "recipe",
+        metavar="RECIPE",
+        help="a .yaml file or a shipped recipe: speech-16k, speech-16k-decoder, tiny, entropy, "
+        "soundstream, encodec-24k, encodec-48k",
+    )
     parser.add_argument(
         "--data", required=True, help="a pack, a folder of audio, a metadata file or a datasets name"
     )

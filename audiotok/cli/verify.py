@@ -68,8 +68,8 @@ def _verify_corpus(path: Path, args: argparse.Namespace) -> list[str]:
     found = verify(path, codec, samples=args.samples, seed=args.seed)
     if not found.faults:
         print(
-            f"{path}: whole, {found.rows} rows, {found.hours:.2f} h, {found.shards} shards; every code in range, "
-            f"{found.decoded} rows decoded"
+            f"{path}: whole, {found.rows} rows, {found.hours:.2f} h, {found.shards} "
+            f"shard{'s' * (found.shards != 1)}; every code in range, {found.decoded} rows decoded"
         )
     return found.faults
 

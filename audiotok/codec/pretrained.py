@@ -161,7 +161,8 @@ def _config_of(name: str, online: bool) -> dict[str, Any]:
 
 def _read(family: Any, name: str, online: bool) -> Any:
     """Weights that do not fit are an error here; ``from_pretrained`` would go on with random ones."""
-    level = logging.get_verbosity()
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
     logging.set_verbosity(CRITICAL)  # its report of what does not fit is an error of one line here
     try:
         # With loading info it returns a pair, which its annotation does not say.
@@ -174,6 +175,8 @@ def _read(family: Any, name: str, online: bool) -> Any:
         raise ValueError(f"{name}: weights that are damaged or of another codec ({reason})") from error
     finally:
         logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
     wrong = [f"{len(loading[key])} {key.split('_')[0]}" for key in _LOADING if loading.get(key)]
     if wrong:
         raise ValueError(

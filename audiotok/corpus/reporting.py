@@ -155,9 +155,8 @@ def report_text(counts: Mapping[str, Any]) -> str:
     name = f"{counts['out']}: " if "out" in counts else ""
     head = f"{name}{counts['rows']} of {counts['source_rows']} rows, {counts['hours']:.2f} h"
     if "codec" in counts:
-        head += (
-            f", {counts['shards']} shards, codec {counts['codec']['name']} ({counts['codes_fingerprint']})"
-        )
+        of = "shard" if counts["shards"] == 1 else "shards"
+        head += f", {counts['shards']} {of}, codec {counts['codec']['name']} ({counts['codes_fingerprint']})"
     lines = [
         head,
         "splits: " + ", ".join(f"{name or '-'} {hours:.2f} h" for name, hours in counts["splits"].items()),

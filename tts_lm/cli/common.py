@@ -34,9 +34,9 @@ class Counter:
         self._open = False
 
     def __call__(self, done: int, total: int) -> None:
-        """Tell that so many are done."""
+        """Tell that so many are done; of one there is nothing to tell."""
         now = time.monotonic()
-        if now - self._told < (0.2 if self._live else 10.0):
+        if total == 1 or now - self._told < (0.2 if self._live else 10.0):
             return
         self._told, self._open = now, self._live
         left = int((now - self._began) * (total - done) / max(done, 1))

@@ -22,8 +22,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "demo",
         help="a page to speak with, and to look into the codec",
         description="Serve a page: type a text and hear it while it is made, in a voice of the model or of a clip; "
-        "drop a clip and hear what each number of codebooks keeps. It is there for this machine only, and asks no "
-        "other machine for anything.",
+        "drop a clip and hear what each number of codebooks keeps. It is there for this machine only, "
+        "unless --host says otherwise, and asks no other machine for anything.",
         allow_abbrev=False,
     )
     parser.add_argument(

@@ -15,7 +15,11 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "a run goes on.",
         allow_abbrev=False,
     )
-    parser.add_argument("recipe", metavar="RECIPE", help="a YAML file or a shipped recipe: ar, nar, verifier")
+    parser.add_argument(
+        "recipe",
+        metavar="RECIPE",
+        help="a YAML file or a shipped recipe: ar, nar, verifier, ar-tiny, nar-tiny, verifier-tiny",
+    )
     parser.add_argument(
         "--data", nargs="+", required=True, metavar="DIR", help="folders of `audiotok prepare`"
     )
