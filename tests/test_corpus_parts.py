@@ -155,7 +155,16 @@ def test_parts_in_one_folder_need_no_merging(
         manifest = prepare(corpus, tmp_path / "out", tiny_codec, part=(number, 3), **OPTIONS)
     assert files_of(tmp_path / "out") == whole and manifest.rows == ROWS - 4
     with pytest.raises(FileNotFoundError, match="expected a part made with --shard"):
-        merge([tmp_path / "out"], tmp_path / "merged")
+        merge([corpus], tmp_path / "merged")
+
+
+def test_a_part_that_is_the_whole_can_be_merged(corpus: Path, tiny_codec: AudioCodec, tmp_path: Path) -> None:
+    for number in (1, 2):
+        prepare(corpus, tmp_path / str(number), tiny_codec, part=(number, 2))  # one shard in all
+    former = files_of(tmp_path / "1")
+    assert (tmp_path / "1/manifest.json").is_file() and not (tmp_path / "2/manifest.json").exists()
+    merge([tmp_path / "1", tmp_path / "2"], tmp_path / "merged")
+    assert files_of(tmp_path / "merged") == former == files_of(tmp_path / "1")
 
 
 def test_processes_of_accelerate_launch_are_parts(

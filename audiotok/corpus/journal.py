@@ -222,12 +222,19 @@ class Journal:
 
     def _reopen(self, manifest: Manifest, rows_per_shard: int) -> None:
         """Turn a finished preparation back into a journal, so that what is lost or damaged is made again."""
+        self.folder.mkdir(exist_ok=True)
+        for number, done in self._finished(manifest, rows_per_shard).items():
+            self._note(number, done)
+        (self.out / "manifest.json").unlink()
+
+    def _finished(self, manifest: Manifest, rows_per_shard: int) -> dict[int, Done]:
+        """What :meth:`entries` were before the journal was dropped; without those that cannot be told any more."""
         dropped: dict[int, list[Drop]] = {}
         with suppress(OSError, ValueError):  # lost, or damaged: the shards that it speaks of are made again
             for drop in read_dropped(self.out):
                 dropped.setdefault(drop.row // rows_per_shard, []).append(drop)
+        found = {}
         shards = {int(Path(shard["file"]).stem): shard for shard in manifest.shards}
-        self.folder.mkdir(exist_ok=True)
         for number in range(-(-manifest.source_rows // rows_per_shard)):
             shard = shards.get(number, {"rows": 0, "seconds": 0.0, "sha256": ""})
             drops = dropped.get(number, [])
@@ -236,8 +243,8 @@ class Journal:
                 shard["rows"] + len({drop.row for drop in drops}) == size
                 and len(drops) == size - shard["rows"]
             ):
-                self._note(number, Done(shard["rows"], shard["seconds"], shard["sha256"], drops))
-        (self.out / "manifest.json").unlink()
+                found[number] = Done(shard["rows"], shard["seconds"], shard["sha256"], drops)
+        return found
 
     def _file(self, number: int) -> Path:
         return self.shards / f"{number:05d}.parquet"
@@ -292,11 +299,11 @@ def merge(parts: Sequence[str | Path], out: str | Path) -> Manifest:
         whole, piece = Path(out).resolve(), part.resolve()
         if str(out) and (whole.is_relative_to(piece) or piece.is_relative_to(whole)):
             raise ValueError(f"{out}: expected a folder apart from the part {part}; choose another")
-        if not (part / ".journal" / PLAN).is_file():
-            raise FileNotFoundError(
-                f"{part}: expected a part made with --shard I/N, found no {PLAN} of one in it"
-            )
-        plans.append(Manifest.load(part / ".journal", PLAN))
+        begun = (part / ".journal" / PLAN).is_file()
+        if not begun and not (part / "manifest.json").is_file():
+            raise FileNotFoundError(f"{part}: expected a part made with --shard I/N, found none in it")
+        # Without a journal it is the whole, as the first part of a corpus of one shard is.
+        plans.append(Manifest.load(part / ".journal", PLAN) if begun else Manifest.load(part))
     for part, plan in zip(parts, plans, strict=True):
         if plan.plan != plans[0].plan:
             raise ValueError(
@@ -314,7 +321,7 @@ def merge(parts: Sequence[str | Path], out: str | Path) -> Manifest:
         if target.is_complete():  # merged before, and nothing is missing or damaged
             return Manifest.load(out)
         for part in parts:
-            _bring_part(Journal(part), target)
+            _bring_part(Journal(part), target, size)
         have = target.entries().keys()
         if len(have) < shards:
             first = next(number for number in range(shards) if number not in have)
@@ -325,9 +332,11 @@ def merge(parts: Sequence[str | Path], out: str | Path) -> Manifest:
         return target.complete(plan, shards)
 
 
-def _bring_part(source: Journal, target: Journal) -> None:
+def _bring_part(source: Journal, target: Journal, size: int) -> None:
     """Take over what is done in a part; ValueError if it was damaged since."""
-    for number, done in source.entries().items():
+    whole = source.is_complete()
+    found = source._finished(Manifest.load(source.out), size) if whole else source.entries()
+    for number, done in found.items():
         if not source._is_whole(number, done):
             raise ValueError(
                 f"{source._file(number)}: missing or damaged; run `audiotok prepare` with this part again, then merge"
