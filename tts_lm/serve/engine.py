@@ -25,7 +25,9 @@ from ..synthesizer import Said, Speech, Synthesizer
 from ..voices import Voice
 from .limits import ServeLimits
 
-_GATHER_SECONDS = 0.01  # after idleness: those who ask at the same time are spoken together
+# Those who ask at the same time are spoken together, and so are those who ask again as soon as they have their answer:
+# without it they would fall into two halves that take turns.
+_GATHER_SECONDS = 0.03
 _CHUNKS_AHEAD = 4  # of what a stream's client has taken
 _LONGEST_RETRY_SECONDS = 60
 _LOG = logging.getLogger("tts_lm.serve")
@@ -126,6 +128,7 @@ class Engine:
         self._stopping = False
         self._turns = 0
         self._pace = 1.0  # seconds that a turn takes, lately
+        self._answered = False  # somebody has an answer since the last turn, and may ask again
         self._thread = threading.Thread(target=self._work, name="tts-lm-engine", daemon=True)
 
     @property
@@ -229,13 +232,14 @@ class Engine:
         """What the thread does."""
         while True:
             with self._changed:
-                idle = not self._waiting()
+                gather = self._answered or not self._waiting()
+                self._answered = False
                 while not self._stopping and not self._waiting():
                     self._changed.wait()
                 if self._stopping:
                     return
                 hurried = any(isinstance(job, _Stream) for job in self._jobs)
-            if idle and not hurried:
+            if gather and not hurried:
                 time.sleep(_GATHER_SECONDS)
             began = time.monotonic()
             self._turn()
@@ -314,6 +318,7 @@ class Engine:
                 self._finish(job)
 
     def _finish(self, job: _Text) -> None:
+        self._answered = True
         try:
             job.settle(self._synthesizer.join(job.said))
         except Exception as error:
