@@ -96,17 +96,19 @@ def test_fewer_codebooks_are_the_first_ones(corpus: Path, tiny_codec: AudioCodec
 def test_other_rates_and_channels(
     tiny_codec: AudioCodec, tmp_path: Path, make_speech: Callable[..., torch.Tensor]
 ) -> None:
+    source, out = tmp_path / "source", tmp_path / "out"
+    source.mkdir()
     sound = make_speech(0.8, 44_100)[0].numpy()
-    soundfile.write(tmp_path / "a.wav", np.stack([sound, 0.5 * sound], axis=1), 44_100)
+    soundfile.write(source / "a.wav", np.stack([sound, 0.5 * sound], axis=1), 44_100)
     soundfile.write(
-        tmp_path / "b.ogg", make_speech(0.8, 48_000)[0].numpy(), 48_000, format="OGG", subtype="OPUS"
+        source / "b.ogg", make_speech(0.8, 48_000)[0].numpy(), 48_000, format="OGG", subtype="OPUS"
     )
-    write_folder(tmp_path, [("a.wav", "A."), ("b.ogg", "B.")])
-    prepare(tmp_path, tmp_path / "out", tiny_codec)
-    assert [row["frames"] for row in PreparedCorpus(tmp_path / "out")] == [40, 40]
-    wav, _ = load_audio(tmp_path / "a.wav", RATE)
+    write_folder(source, [("a.wav", "A."), ("b.ogg", "B.")])
+    prepare(source, out, tiny_codec)
+    assert [row["frames"] for row in PreparedCorpus(out)] == [40, 40]
+    wav, _ = load_audio(source / "a.wav", RATE)
     alone = tiny_codec.encode(wav[None]).audio_codes[0]
-    assert torch.equal(PreparedCorpus(tmp_path / "out").row(0)["codes"], alone)
+    assert torch.equal(PreparedCorpus(out).row(0)["codes"], alone)
 
 
 def break_things(folder: Path, sound: np.ndarray) -> dict[str, str]:
@@ -175,8 +177,9 @@ def test_jsonl_and_lj_layouts(
     first, second = open_source(tmp_path)
     assert (first.id, first.text, first.problem) == ("7", "One.", None)
     assert second.problem is not None and second.problem[0] == "outside_folder"
-    prepare(tmp_path, tmp_path / "out", tiny_codec)
-    assert PreparedCorpus(tmp_path / "out").column("text") == ["One."]
+    out = tmp_path.with_name(f"{tmp_path.name}-tokens")
+    prepare(tmp_path, out, tiny_codec)
+    assert PreparedCorpus(out).column("text") == ["One."]
 
 
 def test_datasets_as_source_and_as_reader(
