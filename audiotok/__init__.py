@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .corpus import PreparedCorpus, prepare
     from .evaluate import bootstrap_interval, read_rows
     from .files import write_aside, write_json
+    from .hub import quiet_loading
     from .metrics import MetricError, pesq
     from .onnx.export import export_onnx
     from .onnx.runtime import OnnxCodec, load_onnx
@@ -61,6 +62,7 @@ _HOME = {
     "read_rows": "evaluate",
     "write_aside": "files",
     "write_json": "files",
+    "quiet_loading": "hub",
     "MetricError": "metrics",
     "pesq": "metrics",
     "export_onnx": "onnx.export",
@@ -126,6 +128,7 @@ __all__ = [
     "pictures",
     "prepare",
     "program",
+    "quiet_loading",
     "read_rows",
     "recipe_dict",
     "resample",

@@ -1,4 +1,4 @@
-"""Names that are not here: whether one can be an id of the Hugging Face hub, and whether the hub answers.
+"""The Hugging Face libraries' manners: names that are not here, a hub that does not answer, bars while something loads.
 
 Knows nothing of what is fetched. The law it keeps: what can only be a path is never looked for on the network, and a
 network that is not there costs seconds: the hub's own client tries again for half a minute.
@@ -10,6 +10,7 @@ import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from logging import ERROR
 from pathlib import Path
 
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
@@ -54,3 +55,23 @@ def without_network() -> Iterator[None]:
         yield
     finally:
         constants.HF_HUB_OFFLINE, config.HF_HUB_OFFLINE = before
+
+
+@contextmanager
+def quiet_loading(level: int = ERROR) -> Iterator[None]:
+    """Without transformers' bars and reports on stderr: what is wrong with weights is said as an error.
+
+    Args:
+        level: of its messages that are still shown, as of :mod:`logging`.
+    """
+    from transformers.utils import logging
+
+    bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity(level)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

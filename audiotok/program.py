@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from .files import writable_target
+from .files import writable_target, write_json
 from .machine import check_device
 
 # What a user's input or machine can cause; anything else is our bug and keeps its traceback.
@@ -200,6 +200,12 @@ def check_reports(names: Iterable[str | None], overwrite: bool) -> None:
     for name in names:
         if name and name != "-" and writable_target(name).exists() and not overwrite:
             raise FileExistsError(f"{name}: exists already; pass --overwrite to replace it")
+
+
+def write_report(name: str, report: object) -> None:
+    """Write a report as JSON, whole or not at all, and say so; OSError as :func:`audiotok.files.write_json`."""
+    write_json(name, report)
+    print(f"wrote {name}", file=sys.stderr)
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:

@@ -11,16 +11,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import google_crc32c
 import torch
-from transformers.utils import logging
 
-from audiotok import load_tokenizer, write_json
+from audiotok import load_tokenizer, quiet_loading, write_json
 
 CARD = "synthesizer.json"
 FORMAT_VERSION = 1
@@ -188,20 +185,6 @@ def load_text_side(folder: Path) -> Any:
             f"{folder}: expected a whole tokenizer, its files are damaged ({type(error).__name__}: {reason}); "
             "fetch or bundle the model again"
         ) from error
-
-
-@contextmanager
-def quiet_loading() -> Iterator[None]:
-    """Without transformers' bars and reports on stderr: what is wrong with weights is said as an error."""
-    bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
 
 
 def claim_folder(folder: str | Path) -> Path:

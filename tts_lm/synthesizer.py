@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from audiotok import load_codec
+from audiotok import load_codec, quiet_loading
 
 from .ar import Answer, ArDecoder, save_ar
 from .clone import clone_voice
@@ -27,7 +27,6 @@ from .folder import (
     drop_part,
     load_part,
     load_text_side,
-    quiet_loading,
     read_card,
     seal_folder,
 )

@@ -11,7 +11,6 @@ import json
 import os
 import platform
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ from .common import (
     check_reports,
     load_chosen_codec,
     number,
+    write_report,
 )
 
 if TYPE_CHECKING:
@@ -76,7 +76,6 @@ def run(args: argparse.Namespace) -> int:
     """Time, print the table, write the JSON."""
     import torch
 
-    from ..files import write_json
     from ..machine import threads
 
     check_reports([args.json], args.overwrite)
@@ -92,8 +91,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     print_table(report)
     if args.json:
-        write_json(args.json, report)
-        print(f"wrote {args.json}", file=sys.stderr)
+        write_report(args.json, report)
     return 0
 
 

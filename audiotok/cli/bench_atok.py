@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,10 +17,11 @@ from typing import TYPE_CHECKING, Any, cast
 from .common import (
     add_codec_option,
     add_model_options,
-    add_overwrite_option,
+    add_report_option,
     check_reports,
     load_chosen_codec,
     number,
+    write_report,
 )
 
 if TYPE_CHECKING:
@@ -60,8 +60,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--seeks", type=number(int, 1), default=50, metavar="N", help="places in the hour (default 50)"
     )
-    parser.add_argument("--json", metavar="FILE", help="write the figures there too")
-    add_overwrite_option(parser, "what --json names")
+    add_report_option(parser)
     add_codec_option(parser)
     add_model_options(parser)
 
@@ -69,7 +68,6 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measure, print the table, write the JSON."""
     from ..corpus import open_source
-    from ..files import write_json
     from ..machine import threads
     from .atok import model_of, new_header
 
@@ -84,8 +82,7 @@ def run(args: argparse.Namespace) -> int:
         figures = measure(clips, header, model, Path(folder), args.turns, args.seeks)
     _print(figures)
     if args.json:
-        write_json(args.json, figures)
-        print(f"wrote {args.json}", file=sys.stderr)
+        write_report(args.json, figures)
     return 0
 
 

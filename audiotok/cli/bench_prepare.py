@@ -11,7 +11,6 @@ import copy
 import os
 import pickle
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -21,10 +20,11 @@ from typing import TYPE_CHECKING, Any, cast
 from .common import (
     add_codec_option,
     add_model_options,
-    add_overwrite_option,
+    add_report_option,
     check_reports,
     load_chosen_codec,
     number,
+    write_report,
 )
 
 if TYPE_CHECKING:
@@ -76,8 +76,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         action="store_true",
         help="store the clips as FLAC first, as most corpora are (default: as they are)",
     )
-    parser.add_argument("--json", metavar="FILE", help="write the figures there too")
-    add_overwrite_option(parser, "what --json names")
+    add_report_option(parser)
     add_codec_option(parser)
     add_model_options(parser)
 
@@ -85,7 +84,6 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> int:
     """Time, print the table, write the JSON."""
     from ..corpus import open_source
-    from ..files import write_json
 
     check_reports([args.json], args.overwrite)
     codec = load_chosen_codec(args.codec, args)
@@ -97,8 +95,7 @@ def run(args: argparse.Namespace) -> int:
         figures = measure(codec, chosen, args.workers, args.batch_s, args.turns, args.rival_clips)
     _print(figures)
     if args.json:
-        write_json(args.json, figures)
-        print(f"wrote {args.json}", file=sys.stderr)
+        write_report(args.json, figures)
     return 0
 
 

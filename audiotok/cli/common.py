@@ -19,6 +19,7 @@ from ..program import check_reports as check_reports
 from ..program import number as number
 from ..program import one_line as one_line
 from ..program import pick_device
+from ..program import write_report as write_report
 
 if TYPE_CHECKING:
     from ..codec.model import AudioCodec
@@ -58,13 +59,16 @@ def add_json_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON, one object per line")
 
 
+def add_report_option(parser: argparse.ArgumentParser) -> None:
+    """--json FILE: the table's figures for programs, beside the table; --overwrite."""
+    parser.add_argument("--json", metavar="FILE", help="write the figures there too")
+    add_overwrite_option(parser, "what --json names")
+
+
 def load_chosen_codec(name: str | None, args: argparse.Namespace) -> AudioCodec:
     """The codec called ``name`` on the device and in the dtype of ``args``, ready for inference."""
-    from transformers.utils import logging
-
     from ..codec.pretrained import load_codec
 
-    logging.disable_progress_bar()  # a bar for a file that loads in a tenth of a second is noise on stderr
     exact = getattr(args, "exact", False)
     return load_codec(name, device=pick_device(args.device), dtype=args.dtype, exact=exact)
 

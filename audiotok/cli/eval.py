@@ -20,6 +20,7 @@ from .common import (
     check_reports,
     load_chosen_codec,
     number,
+    write_report,
 )
 
 if TYPE_CHECKING:
@@ -89,7 +90,6 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Evaluate, print the table, write the JSON and the picture."""
     from ..evaluate import evaluate_codec, read_rows
-    from ..files import write_json
     from ..pictures import check_picture, draw_rate_distortion
 
     check_reports([args.json, args.plot], args.overwrite)
@@ -115,9 +115,8 @@ def run(args: argparse.Namespace) -> int:
     else:
         print_table(report)
     if journal:
-        write_json(args.json, report.as_dict())
+        write_report(args.json, report.as_dict())
         journal.unlink(missing_ok=True)
-        print(f"wrote {args.json}", file=sys.stderr)
     if args.plot:
         draw_rate_distortion(args.plot, report.as_dict())
         print(f"wrote {args.plot}", file=sys.stderr)

@@ -44,8 +44,6 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Export; 1 if the check finds other codes or another sound."""
-    from transformers.utils import logging
-
     from ..audio import load_audio, resample
     from ..codec.pretrained import load_codec
     from ..onnx.bundle import check_target
@@ -53,7 +51,6 @@ def run(args: argparse.Namespace) -> int:
 
     check_target(args.out, args.overwrite)
     wav = None
-    logging.disable_progress_bar()
     codec = load_codec(args.codec)
     if args.check:
         sound, rate = load_audio(args.check)

@@ -19,10 +19,9 @@ from transformers import (
     PreTrainedConfig,
 )
 from transformers.models.auto.modeling_auto import AutoModelForAudioTokenization
-from transformers.utils import logging
 
 from ..files import parse_json
-from ..hub import hub_answers, is_hub_id
+from ..hub import hub_answers, is_hub_id, quiet_loading
 from ..machine import check_device
 from .base import Codec
 from .config import CodecConfig
@@ -161,22 +160,16 @@ def _config_of(name: str, online: bool) -> dict[str, Any]:
 
 def _read(family: Any, name: str, online: bool) -> Any:
     """Weights that do not fit are an error here; ``from_pretrained`` would go on with random ones."""
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    logging.set_verbosity(CRITICAL)  # its report of what does not fit is an error of one line here
     try:
-        # With loading info it returns a pair, which its annotation does not say.
-        pair: Any = family.from_pretrained(
-            name, dtype=torch.float32, output_loading_info=True, local_files_only=not online
-        )
+        with quiet_loading(CRITICAL):  # its report of what does not fit is an error of one line here
+            # With loading info it returns a pair, which its annotation does not say.
+            pair: Any = family.from_pretrained(
+                name, dtype=torch.float32, output_loading_info=True, local_files_only=not online
+            )
         codec, loading = pair
     except (SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split()).split(" For details")[0]
         raise ValueError(f"{name}: weights that are damaged or of another codec ({reason})") from error
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
     wrong = [f"{len(loading[key])} {key.split('_')[0]}" for key in _LOADING if loading.get(key)]
     if wrong:
         raise ValueError(

@@ -55,9 +55,16 @@ def run(args: argparse.Namespace) -> int:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from audiotok import PreparedCorpus, build_tokenizer, checkpoint_dir, load_codec, store_half
+    from audiotok import (
+        PreparedCorpus,
+        build_tokenizer,
+        checkpoint_dir,
+        load_codec,
+        quiet_loading,
+        store_half,
+    )
 
-    from ..folder import CARD, claim_folder, load_part, quiet_loading, read_card, read_json, seal_folder
+    from ..folder import CARD, claim_folder, load_part, read_card, read_json, seal_folder
     from ..listener import Listener, ListenerConfig
     from ..nar import NarConfig, NarModel
     from ..sampling import Sampling

@@ -18,6 +18,7 @@ add_overwrite_option = program.add_overwrite_option
 check_reports = program.check_reports
 one_line = program.one_line
 pick_device = program.pick_device
+write_report = program.write_report
 
 
 class Counter:

@@ -21,6 +21,7 @@ from .common import (
     check_reports,
     pick_device,
     sampling_settings,
+    write_report,
 )
 
 if TYPE_CHECKING:
@@ -185,8 +186,6 @@ def _readings(
 
 def _report(args: argparse.Namespace, outcomes: Sequence[Outcome], changed: Mapping[str, float]) -> None:
     """Print the table or the JSON, and write the JSON where that is asked for."""
-    from audiotok import write_json
-
     from ..evaluate import difference
 
     gaps = {
@@ -208,8 +207,7 @@ def _report(args: argparse.Namespace, outcomes: Sequence[Outcome], changed: Mapp
         return
     print_table(outcomes, gaps, args.recogniser)
     if args.json:
-        write_json(args.json, report)
-        print(f"wrote {args.json}", file=sys.stderr)
+        write_report(args.json, report)
 
 
 def _judges(
