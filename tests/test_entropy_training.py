@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
 from audiotok.bitstream import EntropyModel
 from audiotok.cli.main import main
 from audiotok.corpus.shards import Manifest, pack_codes, write_shard
-from audiotok.training.entropy import EntropyRecipe, EntropyTrainer, is_entropy_recipe, load_entropy_recipe
+from audiotok.training.entropy import (
+    EntropyRecipe,
+    EntropyTrainer,
+    is_entropy_recipe,
+    load_entropy_recipe,
+    speaker_weights,
+)
 
 TINY = {
     "packet_frames": 20,
@@ -59,6 +66,17 @@ def test_it_learns_and_its_files_are_smaller(tmp_path):
     assert model.codes_fingerprint == "1" * 16 and metrics["model_fingerprint"] == model.fingerprint
     # Clips of 1.2 s: the frame around a few bytes is large, and is counted.
     assert metrics["coded_over_model_percent"] < 10 and metrics["framing_percent"] > 20
+
+
+def test_speakers_who_talk_much_are_heard_less():
+    frames, speakers = np.array([100, 300, 500, 100]), ["a", "a", "b", None]
+    as_they_come = speaker_weights(frames, speakers, 0.0)
+    assert as_they_come.tolist() == frames.tolist()
+    alike = speaker_weights(frames, speakers, 1.0)
+    assert [float(alike[:2].sum()), float(alike[2]), float(alike[3])] == pytest.approx([1000.0] * 3)
+    assert float(alike[1] / alike[0]) == pytest.approx(3.0)  # within a speaker by length
+    between = speaker_weights(frames, speakers, 0.5)
+    assert 1.0 < float(between[2] / between[3]) == pytest.approx(5**0.5)
 
 
 def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, monkeypatch):

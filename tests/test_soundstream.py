@@ -23,7 +23,13 @@ from audiotok.training.packed import PackedClips, write_packed
 from audiotok.training.seanet_loop import SeanetTrainer
 from audiotok.training.seanet_losses import MultiScaleSpectralLoss, si_sdr_db
 from audiotok.training.seanet_recipe import SeanetRecipe, is_seanet_recipe, load_seanet_recipe
-from audiotok.training.seanet_step import SeanetTrainingModel, build_judge, judge_loss, make_batch
+from audiotok.training.seanet_step import (
+    SeanetLosses,
+    SeanetTrainingModel,
+    build_judge,
+    judge_loss,
+    make_batch,
+)
 
 SMALL = ["model.sampling_rate=8000", "model.filters=4", "model.n_q=4", "model.codebook_size=32"]
 SMALL += ["model.codebook_dim=16", "batch=3", "crop_frames=20", "kmeans_crops=16", "log_every=1"]
@@ -293,6 +299,24 @@ def test_a_run_that_is_killed_resumes_to_the_same_losses(
         )
 
 
+@pytest.mark.parametrize("name", ["soundstream", "encodec-48k"])
+def test_losses_of_hearing_reach_every_channel(name: str, make_speech: Callable[..., Tensor]) -> None:
+    recipe = load_seanet_recipe(name, ["disturbance=0.1", "unintelligibility=1"])
+    sides = range(recipe.config().audio_channels)
+    target = torch.stack([make_speech(1.0, seed=side)[0] for side in sides])[None]
+    wav = (target + 0.03 * torch.randn(target.shape)).requires_grad_()
+    losses = SeanetLosses(recipe, 16_000)(wav, target, None)
+    weights = SeanetLosses.weights(recipe)
+    heard = {key for key in losses if key.startswith("heard/")}
+    assert len(heard) == 2 and all(weights[key] > 0 for key in heard)
+    for key in heard:
+        (gradient,) = torch.autograd.grad(losses[key], wav, retain_graph=True)
+        assert torch.isfinite(gradient).all() and float(gradient.abs().amax(-1).min()) > 0
+    assert not any(
+        key.startswith("heard/") for key in SeanetLosses(small_recipe(name), 8_000)(wav, target, None)
+    )
+
+
 def test_the_judges_judge_and_learn(pack: PackedClips) -> None:
     recipe = small_recipe("soundstream")
     torch.manual_seed(0)
@@ -326,6 +350,8 @@ def test_recipes_are_told_apart_and_checked(capsys: pytest.CaptureFixture[str]) 
     assert not any(is_seanet_recipe(name) for name in ("tiny", "speech-16k", "entropy", "no-such"))
     for name in PRESETS:
         assert load_seanet_recipe(name).config().codec_name == name
+    small = load_seanet_recipe("soundstream-small").config()
+    assert small.denoises and small.sampling_rate == 16_000 and small.strides == [2, 4, 5, 8]
     with pytest.raises(
         ValueError, match="preset encodec-24k: unknown argument filter; the nearest is filters"
     ):

@@ -252,13 +252,14 @@ def test_what_is_heard_costs_nothing_when_nothing_changed_and_more_the_more_did(
     assert abs(float(judge(0.5 * clip, clip))) < 0.01  # quieter is not worse
 
 
-def test_unintelligibility_is_one_less_stoi(make_speech: Callable[..., torch.Tensor]) -> None:
+@pytest.mark.parametrize("rate", [16_000, 24_000])
+def test_unintelligibility_is_one_less_stoi(rate: int, make_speech: Callable[..., torch.Tensor]) -> None:
     pystoi = pytest.importorskip("pystoi", reason="the judge that the loss follows comes with audiotok[eval]")
-    clip = make_speech(3.0)[None]
+    clip = make_speech(3.0, rate)[None]
     for snr_db in (15, 5):
         heard = _noisy(clip, snr_db)
-        wanted = 1.0 - pystoi.stoi(clip[0, 0].numpy(), heard[0, 0].numpy(), 16_000)
-        assert float(Unintelligibility(16_000)(heard, clip)) == pytest.approx(wanted, abs=0.03)
+        wanted = 1.0 - pystoi.stoi(clip[0, 0].numpy(), heard[0, 0].numpy(), rate)
+        assert float(Unintelligibility(rate)(heard, clip)) == pytest.approx(wanted, abs=0.03)
 
 
 def test_losses_of_hearing_pull_towards_the_recording(make_speech: Callable[..., torch.Tensor]) -> None:

@@ -23,7 +23,7 @@ def add_parser(subparsers: Any) -> None:
         "recipe",
         metavar="RECIPE",
         help="a .yaml file or a shipped recipe: speech-16k, speech-16k-decoder, tiny, entropy, "
-        "soundstream, encodec-24k, encodec-48k",
+        "soundstream, soundstream-small, encodec-24k, encodec-48k",
     )
     parser.add_argument(
         "--data", required=True, help="a pack, a folder of audio, a metadata file or a datasets name"

@@ -49,6 +49,8 @@ class EntropyRecipe:
     """Packets per step."""
     packet_frames: int = 100
     """Frames of a packet, as files will have them."""
+    speaker_balance: float = 0.5
+    """Power of a speaker's share of the data by which they are heard less: 0 as they come, 1 all alike."""
     width: int = 32
     """Of the embeddings of codes."""
     hidden: int = 64
@@ -111,7 +113,9 @@ class EntropyTrainer:
         self.validation = PreparedCorpus(data, "validation")
         self.facts = self.corpus.manifest.codec
         self._rows = [row["codes"].to(torch.int16) for row in self.corpus]
-        self._lengths = torch.tensor([row.shape[1] for row in self._rows], dtype=torch.float64)
+        self._weights = speaker_weights(
+            self.corpus.frames, self.corpus.column("speaker"), recipe.speaker_balance
+        )
         torch.manual_seed(recipe.seed)
         self.net = EntropyNet(
             self.facts["n_q"],
@@ -186,7 +190,7 @@ class EntropyTrainer:
         """Packets [P, K, T] int64 of this step, drawn from (seed, step) so that a resumed run sees the same."""
         size = self.recipe.packet_frames
         generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + self.step)
-        rows = torch.multinomial(self._lengths, self.recipe.batch, replacement=True, generator=generator)
+        rows = torch.multinomial(self._weights, self.recipe.batch, replacement=True, generator=generator)
         packets = torch.full((self.recipe.batch, self.net.n_q, size), self.net.codebook_size)
         for p, index in enumerate(rows.tolist()):
             row = self._rows[index]
@@ -233,6 +237,25 @@ class EntropyTrainer:
             self.optimizer.load_state_dict(state["optimizer"])
             self.step = state["step"]
             print(f"{self.out}: going on at step {self.step}", file=sys.stderr)
+
+
+def speaker_weights(frames: np.ndarray, speakers: list[str | None], balance: float) -> Tensor:
+    """How often each row is heard: by its length, speakers who talk much less often.
+
+    Files are mostly of strangers; a corpus has a few voices for hours and many for a minute.
+
+    Args:
+        frames: [R] of the rows.
+        speakers: of the rows; None counts as one speaker.
+        balance: 0 leaves lengths as they are, 1 gives every speaker the same share.
+
+    Returns:
+        [R] float64, not normalised.
+    """
+    names = np.array(["" if speaker is None else speaker for speaker in speakers])
+    _, which = np.unique(names, return_inverse=True)
+    shares = np.bincount(which, weights=frames) / frames.sum()
+    return torch.from_numpy(frames / shares[which] ** balance)
 
 
 def measure(model: EntropyModel, facts: dict[str, Any], clips: list[Tensor]) -> dict[str, Any]:

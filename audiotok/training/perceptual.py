@@ -9,6 +9,8 @@ Sources: PESQ (ITU-T P.862 and P.862.2; as a loss PMSQE, Martín-Doñas et al., 
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -91,7 +93,7 @@ class Disturbance(nn.Module):
 
     def _pitch_power(self, wav: Tensor) -> Tensor:
         """[B, 1, N] -> [B, bands, frames], the speech band at one level."""
-        power = _power(wav, self.window, _FFT // 2)
+        power = _power(wav, self.window, _FFT, _FFT // 2)
         speech = (power * self.speech_band).sum(1).mean(1).clamp_min(1e-5)
         return self.bands @ power * (_LEVEL / speech)[:, None, None]
 
@@ -138,7 +140,8 @@ class Unintelligibility(nn.Module):
                 f"expected at least 10000 Hz, STOI's bands, got {sampling_rate}; set unintelligibility to 0"
             )
         self.hop = round(0.0128 * sampling_rate)
-        bins_hz = torch.linspace(0.0, sampling_rate / 2, _FFT // 2 + 1)
+        self.fft = 2 ** math.ceil(math.log2(2 * self.hop))
+        bins_hz = torch.linspace(0.0, sampling_rate / 2, self.fft // 2 + 1)
         centre_hz = _LOWEST_THIRD_HZ * 2 ** (torch.arange(_THIRDS) / 3)
         inside = (bins_hz >= centre_hz[:, None] * 2 ** (-1 / 6)) & (
             bins_hz < centre_hz[:, None] * 2 ** (1 / 6)
@@ -160,11 +163,13 @@ class Unintelligibility(nn.Module):
         return 1.0 - (correlation * spoken).sum() / spoken.sum().clamp_min(1.0)
 
     def _envelopes(self, wav: Tensor) -> Tensor:
-        return torch.sqrt(self.bands @ _power(wav, self.window, self.hop) + 1e-8)
+        return torch.sqrt(self.bands @ _power(wav, self.window, self.fft, self.hop) + 1e-8)
 
 
-def _power(wav: Tensor, window: Tensor, hop: int) -> Tensor:
-    spectrum = torch.stft(wav[:, 0], _FFT, hop, len(window), window=window, return_complex=True, center=False)
+def _power(wav: Tensor, window: Tensor, n_fft: int, hop: int) -> Tensor:
+    spectrum = torch.stft(
+        wav[:, 0], n_fft, hop, len(window), window=window, return_complex=True, center=False
+    )
     return spectrum.real.square() + spectrum.imag.square()
 
 

@@ -68,6 +68,10 @@ class SeanetRecipe:
     """Weight of the multi-scale spectral loss."""
     smallest_window: int = 64
     """The shortest of its windows, in samples; each next one is twice as long, to 2048."""
+    disturbance: float = 0.0
+    """Weight of what PESQ would subtract (16 kHz only)."""
+    unintelligibility: float = 0.0
+    """Weight of 1 - STOI."""
     adversarial: float = 1.0
     """Weight of the hinge loss."""
     feature: float = 100.0

@@ -14,6 +14,7 @@ from ..codec.seanet_codec import SeanetCodec
 from .discriminators import MultiResolutionDiscriminator
 from .losses import adversarial_loss, discriminator_loss, feature_loss
 from .noise import NoisyBatch, noisy_batch
+from .perceptual import Disturbance, Unintelligibility
 from .seanet_losses import MultiScaleSpectralLoss
 from .seanet_recipe import SeanetRecipe
 
@@ -71,6 +72,8 @@ class SeanetLosses(nn.Module):
         self.recipe = recipe
         # EnCodec weighs its scales alike; SoundStream does not balance.
         self.spectral = MultiScaleSpectralLoss(sampling_rate, recipe.smallest_window, not recipe.balance)
+        self.disturbance = Disturbance(sampling_rate) if recipe.disturbance > 0 else None
+        self.unintelligibility = Unintelligibility(sampling_rate) if recipe.unintelligibility > 0 else None
 
     def forward(self, wav: Tensor, target: Tensor, judge: nn.Module | None) -> dict[str, Tensor]:
         """Scalars by path, of a decoded and a recorded sound [B, C, N]; ``judge``: None before it joins."""
@@ -78,6 +81,12 @@ class SeanetLosses(nn.Module):
         if self.recipe.wave > 0:
             losses["wave/l1"] = F.l1_loss(wav, target)
         losses["spectral/multi_scale"] = self.spectral(wav, target)
+        # Judges of one channel hear each by itself.
+        ours, theirs = (x.flatten(0, 1)[:, None] for x in (wav, target))
+        if self.disturbance is not None:
+            losses["heard/disturbance"] = self.disturbance(ours, theirs)
+        if self.unintelligibility is not None:
+            losses["heard/unintelligibility"] = self.unintelligibility(ours, theirs)
         if judge is not None:
             with torch.no_grad():
                 real = judge(target)
@@ -92,6 +101,8 @@ class SeanetLosses(nn.Module):
         return {
             "wave/l1": recipe.wave,
             "spectral/multi_scale": recipe.spectral,
+            "heard/disturbance": recipe.disturbance,
+            "heard/unintelligibility": recipe.unintelligibility,
             "adv/gen": recipe.adversarial,
             "adv/feature": recipe.feature,
         }
