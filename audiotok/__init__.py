@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from . import onnx, pictures, program
-    from .audio import SOUND_SUFFIXES, AudioError, audio_blocks, load_audio, resample, save_audio
+    from .audio import (
+        SOUND_SUFFIXES,
+        AudioError,
+        audio_blocks,
+        load_audio,
+        read_comment,
+        resample,
+        save_audio,
+    )
     from .bitstream import AtokError, AtokHeader, AtokReader, AtokWriter, open, save_atok
     from .codec.config import CodecConfig
     from .codec.model import AudioCodec
@@ -25,6 +33,7 @@ if TYPE_CHECKING:
     from .metrics import MetricError, pesq
     from .onnx.export import export_onnx
     from .onnx.runtime import OnnxCodec, load_onnx
+    from .pipes import wav_head
     from .recipes import load_recipe, recipe_dict
     from .state import store_half
     from .tokens.build import build_tokenizer, load_tokenizer
@@ -44,6 +53,7 @@ _HOME = {
     "AudioError": "audio",
     "audio_blocks": "audio",
     "load_audio": "audio",
+    "read_comment": "audio",
     "resample": "audio",
     "save_audio": "audio",
     "AtokError": "bitstream",
@@ -68,6 +78,7 @@ _HOME = {
     "export_onnx": "onnx.export",
     "OnnxCodec": "onnx.runtime",
     "load_onnx": "onnx.runtime",
+    "wav_head": "pipes",
     "load_recipe": "recipes",
     "recipe_dict": "recipes",
     "store_half": "state",
@@ -129,6 +140,7 @@ __all__ = [
     "prepare",
     "program",
     "quiet_loading",
+    "read_comment",
     "read_rows",
     "recipe_dict",
     "resample",
@@ -139,6 +151,7 @@ __all__ = [
     "sequence_length",
     "store_half",
     "unflatten",
+    "wav_head",
     "write_aside",
     "write_json",
 ]

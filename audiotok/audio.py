@@ -121,6 +121,15 @@ def audio_facts(path: str | Path) -> dict[str, Any]:
         }
 
 
+def read_comment(path: str | Path) -> str | None:
+    """The comment of a sound file, as :func:`save_audio` writes it; None if it has none, or is no sound file."""
+    try:
+        with soundfile.SoundFile(system_name(path)) as file:
+            return file.comment or None
+    except (soundfile.LibsndfileError, OSError):
+        return None
+
+
 def resample(wav: Tensor, from_rate: int, to_rate: int) -> Tensor:
     """Change the sampling rate of a signal (soxr, high quality).
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .audio import AudioError, resampled, to_mono
-from .wav import MAX_CHANNELS, MAX_RATE_HZ, PCM_BYTES, is_known_size, long_data_size
+from .wav import MAX_CHANNELS, MAX_RATE_HZ, PCM_BYTES, info_chunk, info_comment, is_known_size, long_data_size
 
 _READ_BYTES = 1 << 16
 # Of a chunk in a wav header: what describes the samples is shorter, and the rest is read past.
@@ -56,30 +56,48 @@ class Pcm:
             )
 
 
-def read_sound(stream: BinaryIO, sampling_rate: int, raw: Pcm | None = None) -> Iterator[Tensor]:
-    """Read sound from a pipe as it comes.
+@dataclass(frozen=True)
+class PipedSound:
+    """Sound that is coming.
+
+    Attributes:
+        blocks: wavs [1, n] float32 in [-1, 1], channels averaged, n >= 1: what one read of the pipe brought.
+        comment: of a wav, where one stands in front of the samples; behind them it would come too late.
+    """
+
+    blocks: Iterator[Tensor]
+    comment: str | None
+
+
+def read_sound(stream: BinaryIO, sampling_rate: int, raw: Pcm | None = None) -> PipedSound:
+    """Read sound from a pipe as it comes; returns when the header has come.
 
     Args:
         stream: wav, of known or unknown length, or raw samples.
         sampling_rate: resample to this rate in Hz; see :func:`~audiotok.audio.resampled` for what that delays.
         raw: what raw samples are; None reads a wav header.
 
-    Yields:
-        wav [1, n] float32 in [-1, 1], channels averaged, n >= 1: what one read of the pipe brought.
-
     Raises:
-        AudioError: not a wav of PCM or float samples, no sample, a sample that is not finite, or an end before what the
-            header promised.
+        AudioError: not a wav of PCM or float samples; from the blocks: no sample, a sample that is not finite, or an
+            end before what the header promised.
     """
-    pcm, num_bytes = (raw, None) if raw is not None else _wav_format(stream)
-    yield from resampled(_mono_blocks(stream, pcm, num_bytes), pcm.sampling_rate, sampling_rate)
+    pcm, num_bytes, comment = (raw, None, None) if raw is not None else _wav_format(stream)
+    blocks = _mono_blocks(stream, pcm, num_bytes)
+    return PipedSound(resampled(blocks, pcm.sampling_rate, sampling_rate), comment)
 
 
-def wav_head(sampling_rate: int) -> bytes:
-    """The header of a 16-bit mono wav of unknown length, as ffmpeg writes it to a pipe."""
+def wav_head(sampling_rate: int, comment: str | None = None) -> bytes:
+    """The header of a 16-bit mono wav of unknown length, as ffmpeg writes it to a pipe.
+
+    Args:
+        sampling_rate: in Hz.
+        comment: stands in front of the samples, where who reads the pipe finds it in time.
+    """
     unknown = 0xFFFFFFFF
     form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, sampling_rate, 2 * sampling_rate, 2, 16)
-    return struct.pack("<4sI4s", b"RIFF", unknown, b"WAVE") + form + struct.pack("<4sI", b"data", unknown)
+    listed = b"" if comment is None else info_chunk(comment)
+    data = struct.pack("<4sI", b"data", unknown)
+    return struct.pack("<4sI4s", b"RIFF", unknown, b"WAVE") + form + listed + data
 
 
 def pcm_bytes(wav: Tensor, kind: str) -> bytes:
@@ -100,15 +118,15 @@ def pcm_bytes(wav: Tensor, kind: str) -> bytes:
     raise ValueError(f"expected s16le or f32le, got {kind}")
 
 
-def _wav_format(stream: BinaryIO) -> tuple[Pcm, int | None]:
-    """Read a wav header up to its samples: what they are, and how many bytes of them; None if that is not known."""
+def _wav_format(stream: BinaryIO) -> tuple[Pcm, int | None, str | None]:
+    """Read a wav header up to its samples: what they are, how many bytes of them (None: not known), the comment."""
     start = _take(stream, 12)
     if start[:4] not in (b"RIFF", b"RF64") or start[8:] != b"WAVE":
         raise AudioError(
             f"stdin: expected a wav stream, got one that begins with {start!r}; convert it with "
             "'ffmpeg -i - -f wav -', or say what raw samples are with --raw, --rate and --channels"
         )
-    pcm, long_size = None, 0
+    pcm, long_size, comment = None, 0, None
     while True:
         name, size = struct.unpack("<4sI", _take(stream, 8))
         if name == b"data":
@@ -118,13 +136,15 @@ def _wav_format(stream: BinaryIO) -> tuple[Pcm, int | None]:
             pcm = _parse_format(body)
         elif name == b"ds64":
             long_size = long_data_size(body)
+        elif name == b"LIST":
+            comment = info_comment(body) or comment
         for start in range(len(body), size + size % 2, _READ_BYTES):
             _take(stream, min(_READ_BYTES, size + size % 2 - start))
     if pcm is None:
         raise AudioError("stdin: expected a wav header that describes its samples, got none; write it again")
     if long_size:
-        return pcm, long_size
-    return pcm, size if is_known_size(size) else None
+        return pcm, long_size, comment
+    return pcm, size if is_known_size(size) else None, comment
 
 
 def _parse_format(body: bytes) -> Pcm:

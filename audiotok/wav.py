@@ -36,6 +36,27 @@ def long_data_size(ds64: bytes) -> int:
     return size if size < 1 << 62 else 0
 
 
+def info_chunk(comment: str) -> bytes:
+    """A RIFF ``LIST`` chunk of kind ``INFO`` that holds a comment, as it stands in front of the samples."""
+    text = comment.encode("utf-8", "replace") + b"\0"
+    text += b"\0" * (len(text) % 2)
+    body = b"INFO" + struct.pack("<4sI", b"ICMT", len(text)) + text
+    return struct.pack("<4sI", b"LIST", len(body)) + body
+
+
+def info_comment(body: bytes) -> str | None:
+    """The comment in the body of a ``LIST`` chunk; None if it holds none, or the list is of another kind."""
+    if body[:4] != b"INFO":
+        return None
+    at = 4
+    while at + 8 <= len(body):
+        name, size = struct.unpack_from("<4sI", body, at)
+        if name == b"ICMT":
+            return body[at + 8 : at + 8 + size].split(b"\0")[0].decode("utf-8", "replace") or None
+        at += 8 + size + size % 2
+    return None
+
+
 def missing_bytes(file: BinaryIO) -> int:
     """How many bytes of samples a wav promises in its header and does not have.
 

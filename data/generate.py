@@ -1,7 +1,8 @@
 """Makes a corpus of spoken sentences with flite or espeak-ng: an audio folder with ``metadata.csv``.
 
 Knows nothing of codecs or token shards; ``audiotok prepare DIR`` reads what it writes. The law it keeps: the
-same sentences, voices, hours and seed give the same clips, whatever the number of processes.
+same sentences, voices, hours and seed give the same clips, whatever the number of processes; and nothing is replaced
+unasked.
 
     python data/generate.py --sentences sentences.tsv --out corpus --voices slt,rms --hours 1 --seed 0
 """
@@ -210,6 +211,23 @@ def clips(jobs: list[Job], out: Path, workers: int, align: bool) -> Iterator[tup
         yield from pool.imap(functools.partial(make, out=out, align=align), jobs, chunksize=4)
 
 
+def check_free(out: Path, align: Path | None) -> None:
+    """Refuse to write over anything.
+
+    Raises:
+        FileExistsError: ``out`` is a folder with something in it, or ``align`` is there.
+        NotADirectoryError: ``out`` is a file.
+    """
+    if out.exists() and not out.is_dir():
+        raise NotADirectoryError(f"{out}: expected a folder, got a file; choose another --out")
+    if out.is_dir() and any(out.iterdir()):
+        raise FileExistsError(
+            f"{out}: exists already and is not empty; pass --overwrite to replace what is in it"
+        )
+    if align is not None and align.exists():
+        raise FileExistsError(f"{align}: exists already; pass --overwrite to replace it")
+
+
 def write_corpus(
     jobs: list[Job], out: Path, seconds: float, workers: int, align: Path | None
 ) -> tuple[int, float]:
@@ -269,7 +287,14 @@ def main() -> int:
     parser.add_argument("--held-out", type=float, default=0.01, help="share of validation and of test")
     parser.add_argument("--align", type=Path, help="also write word and phone timings (flite) as JSON lines")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--overwrite", action="store_true", help="replace clips and timings that are there")
     args = parser.parse_args()
+    try:
+        if not args.overwrite:
+            check_free(args.out, args.align)
+    except OSError as error:
+        print(f"generate.py: error: {error}", file=sys.stderr)
+        return 1
     voices = [voice.strip() for voice in args.voices.split(",") if voice.strip()]
     for program in {"espeak-ng" if voice.startswith("espeak:") else "flite" for voice in voices}:
         if shutil.which(program) is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ import pytest
 import soundfile
 import torch
 
-from audiotok import AtokHeader, load_audio, save_atok, save_audio
+from audiotok import AtokHeader, load_audio, read_comment, save_atok, save_audio
 from audiotok import open as open_atok
 from audiotok.bitstream.packets import PacketScanner, head_bytes
 from audiotok.cli.main import VERBS, build_parser, main
@@ -311,6 +312,27 @@ def test_a_mark_of_generated_speech_comes_back_with_the_sound(run, clip, tmp_pat
     assert run("decode", tmp_path / "a.atok", tmp_path / "a.wav")[0] == 0
     with soundfile.SoundFile(tmp_path / "a.wav") as file:
         assert file.comment == comment
+
+
+def test_a_mark_of_the_sound_is_kept_without_being_asked_for(run, tmp_path, wav):
+    mark = "Generated speech, not a recording: by us, voice slt"
+    for suffix in ("wav", "flac"):
+        save_audio(tmp_path / f"said.{suffix}", wav, 16_000, mark)
+        assert run("encode", tmp_path / f"said.{suffix}", tmp_path / f"{suffix}.atok")[0] == 0
+        assert run("decode", tmp_path / f"{suffix}.atok", tmp_path / f"back.{suffix}")[0] == 0
+        assert read_comment(tmp_path / f"back.{suffix}") == mark
+    assert f"comment        {mark}" in run("info", tmp_path / "said.wav")[1]
+    assert load_codes(tmp_path / "wav.atok")[1].metadata == {"generated": mark}
+
+
+def test_loading_and_coding_are_told_apart(run, clip, tmp_path):
+    _, _, said = run("encode", clip, tmp_path / "a.atok")
+    assert re.search(r"^audiotok: loaded tiny in [\d.]+ s$", said, flags=re.MULTILINE)
+    assert re.search(
+        r"a\.atok: 1\.01 s, .*, coded in [\d.e-]+ s \(\S+x real time\), peak memory \d+ MiB", said
+    )
+    _, _, said = run("decode", tmp_path / "a.atok", tmp_path / "b.wav")
+    assert "loaded tiny in" in said and re.search(r"coded in [\d.e-]+ s \(", said)
 
 
 def test_a_codecs_own_model_makes_smaller_files_that_need_it(run, clip, tmp_path, tiny_codec, tiny_codec_dir):

@@ -15,15 +15,15 @@ import pytest
 import soundfile
 import torch
 
-from audiotok import AtokError, load_audio, save_audio
+from audiotok import AtokError, load_audio, read_comment, save_audio, wav_head
 from audiotok import open as open_atok
 from audiotok.audio import AudioError
 from audiotok.bitstream import PacketScanner, coder_of
 from audiotok.bitstream.packets import head_bytes
-from audiotok.cli.atok import new_header
+from audiotok.cli.atok import MARK, new_header
 from audiotok.cli.live import packets_of, sound_of
 from audiotok.cli.main import main
-from audiotok.pipes import pcm_bytes, wav_head
+from audiotok.pipes import pcm_bytes
 
 ROOT = Path(__file__).parents[1]
 HOP = 320
@@ -81,7 +81,7 @@ class Pipe:
 
 
 def heard(codec, packets: list[bytes], n_q: int | None = None) -> torch.Tensor:
-    return torch.cat(list(sound_of(codec, codec.codes_fingerprint, Pipe(packets), n_q)), dim=-1)
+    return torch.cat(list(sound_of(codec, codec.codes_fingerprint, Pipe(packets), n_q)[1]), dim=-1)
 
 
 def wait_for(process: subprocess.Popen[bytes], size: int, limit_s: float = 600.0) -> bytes:
@@ -158,6 +158,25 @@ def test_pipes_and_files_meet(piped, tmp_path, wav):
     assert (file - live).abs().max() <= 2**-14
 
 
+@pytest.mark.parametrize("comment", [f"{MARK}: by us, voice slt", "A recording of Ada", None])
+def test_a_mark_of_generated_speech_goes_through_pipes(piped, tmp_path, wav, comment):
+    """Every way from a wav to a wav keeps the mark, and makes no mark of another comment."""
+    mark = comment if comment and comment.startswith(MARK) else None
+    sound = wav_head(16_000, comment) + pcm_bytes(wav, "s16le")
+    (tmp_path / "a.wav").write_bytes(sound)
+    packets, _ = piped("encode", "-", "-", data=sound)
+    piped("encode", "-", "b.atok", data=sound)
+    from_file, _ = piped("encode", "a.wav", "-")
+    for name, data in (("live", packets), ("file", from_file), ("codes", (tmp_path / "b.atok").read_bytes())):
+        (tmp_path / f"{name}.wav").write_bytes(piped("decode", "-", "-", data=data)[0])
+        piped("decode", "-", f"{name}.flac", data=data)
+        assert read_comment(tmp_path / f"{name}.wav") == read_comment(tmp_path / f"{name}.flac") == mark
+    (tmp_path / "c.wav").write_bytes(piped("decode", "b.atok", "-")[0])
+    assert read_comment(tmp_path / "c.wav") == mark
+    silent, _ = piped("encode", "-", "-", "--meta", "generated=no", data=sound)
+    assert b"Generated speech" not in silent
+
+
 @pytest.mark.parametrize("samples", [1, HOP - 1, HOP, 7 * HOP, 7 * HOP + 161])
 @pytest.mark.parametrize("packet_frames", [1, 3])
 def test_every_length_comes_back(tiny_codec, make_speech, samples, packet_frames):
@@ -223,7 +242,7 @@ def test_a_stream_that_is_cut_off_is_played_and_said(tiny_codec, wav):
     data = b"".join(packets[:20]) + packets[20][:-3]
     played = []
     with pytest.raises(AtokError, match="expected the stream to say its end, got none after 19 frames"):
-        for piece in sound_of(tiny_codec, tiny_codec.codes_fingerprint, Pipe([data]), None):
+        for piece in sound_of(tiny_codec, tiny_codec.codes_fingerprint, Pipe([data]), None)[1]:
             played.append(piece)
     assert sum(piece.shape[-1] for piece in played) == 19 * HOP
 
@@ -238,7 +257,7 @@ def test_a_loss_at_the_end_keeps_the_length(tiny_codec, wav):
 def test_packets_of_another_codec_are_refused(tiny_codec, wav):
     packets = stream(tiny_codec, wav)
     with pytest.raises(AtokError, match="fingerprint ffffffffffffffff.*got codes of 'tiny'"):
-        list(sound_of(tiny_codec, "f" * 16, Pipe(packets), None))
+        sound_of(tiny_codec, "f" * 16, Pipe(packets), None)
     with pytest.raises(AtokError, match=r"--n-q in 1\.\.4, which the stream holds; got 5"):
         heard(tiny_codec, packets, n_q=5)
 
@@ -324,7 +343,7 @@ def test_odd_sounds_on_a_pipe(tiny_codec, tmp_path):
     ):
         soundfile.write(tmp_path / "odd.wav", np.full((samples, channels), 0.1), rate)
         with open(tmp_path / "odd.wav", "rb") as file:
-            blocks = read_sound(file, 16_000)
+            blocks = read_sound(file, 16_000).blocks
             packets = list(packets_of(tiny_codec, header_of(tiny_codec), None, blocks))
         expected = max(1, samples * 16_000 / rate)
         assert abs(heard(tiny_codec, packets).shape[-1] - expected) <= 1

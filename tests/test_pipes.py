@@ -11,6 +11,7 @@ import soundfile
 import torch
 
 from audiotok import AudioError, load_audio, save_audio
+from audiotok.audio import read_comment
 from audiotok.pipes import Pcm, pcm_bytes, read_sound, wav_head
 from audiotok.wav import PCM_BYTES
 
@@ -27,7 +28,7 @@ class Dripping(io.BytesIO):
 
 
 def heard(data: bytes, rate: int = 16_000, raw: Pcm | None = None, stream=Dripping) -> torch.Tensor:
-    return torch.cat(list(read_sound(stream(data), rate, raw)), dim=-1)
+    return torch.cat(list(read_sound(stream(data), rate, raw).blocks), dim=-1)
 
 
 def written(folder, wav, rate=16_000, **options):
@@ -81,6 +82,23 @@ def test_chunks_around_the_samples_are_passed_over(tmp_path):
     assert torch.equal(heard(around), heard(data)) and heard(data).shape == (1, 999)
 
 
+@pytest.mark.parametrize("comment", ["odd", "even", "Grüße, 3 Sätze", "x" * 900])
+def test_a_comment_comes_with_the_sound(tmp_path, wav, comment):
+    """From the file writer, from our own head, and behind a list of another kind; nothing else is one."""
+    save_audio(tmp_path / "a.wav", wav, 16_000, comment)
+    head = wav_head(16_000, comment) + bytes(2000)
+    other = struct.pack("<4sI4s", b"LIST", 8, b"adtl") + b"ICMT"
+    for data in ((tmp_path / "a.wav").read_bytes(), head, head[:12] + other + head[12:]):
+        assert read_sound(Dripping(data), 16_000).comment == comment
+    (tmp_path / "piped.wav").write_bytes(head)
+    assert read_comment(tmp_path / "a.wav") == read_comment(tmp_path / "piped.wav") == comment
+    assert heard(head).shape == (1, 1000)
+    plain = wav_head(16_000) + bytes(2000)
+    assert read_sound(Dripping(plain), 16_000).comment is None
+    title = struct.pack("<4sI4s4sI2s", b"LIST", 14, b"INFO", b"INAM", 2, b"x\0")
+    assert read_sound(Dripping(plain[:12] + title + plain[12:]), 16_000).comment is None
+
+
 def test_samples_come_before_the_pipe_ends():
     class Stuck(io.BytesIO):
         def read1(self, size: int = -1, /) -> bytes:
@@ -88,7 +106,7 @@ def test_samples_come_before_the_pipe_ends():
             assert data, "asked for more before giving on what had come"
             return data
 
-    blocks = read_sound(Stuck(wav_head(16_000) + bytes(12_000)), 16_000)
+    blocks = read_sound(Stuck(wav_head(16_000) + bytes(12_000)), 16_000).blocks
     assert [next(blocks).shape[-1] for _ in range(3)] == [2000, 2000, 2000]
 
 

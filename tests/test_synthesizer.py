@@ -276,7 +276,7 @@ def test_say_writes_a_file(folder, synthesizer, tmp_path, capsys):
     ]
     assert main(arguments) == 0
     out, err = capsys.readouterr()
-    assert out == f"{target}\n" and "s of speech in" in err
+    assert out == f"{target}\n" and "s of speech in" in err and "tts-lm: loaded in " in err
     wav, rate = load_audio(target)
     said = synthesizer.say("Hello there.", voice="bdl", seed=5)
     assert rate == 16000 and wav.shape == (1, said.wav.shape[0])

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from ..bitstream import AtokHeader, EntropyModel
     from ..codec.config import CodecConfig
     from ..codec.model import AudioCodec
+
+
+MARK = "Generated speech, not a recording"
+"""What the comment of generated speech begins with; ``tts-lm`` writes it."""
 
 
 def add_rate_options(parser: argparse.ArgumentParser, required: bool = False) -> None:
@@ -118,6 +123,21 @@ def new_header(
         model_fingerprint="" if model is None else model.fingerprint,
         metadata={key: value for key, _, value in pairs},
     )
+
+
+def marked(header: AtokHeader, comment: str | None) -> AtokHeader:
+    """The header for a sound with this comment: a mark of generated speech is kept, unless --meta says otherwise."""
+    if comment is None or not comment.startswith(MARK) or "generated" in header.metadata:
+        return header
+    return replace(header, metadata={**header.metadata, "generated": comment})
+
+
+def mark_of(metadata: Mapping[str, str]) -> str | None:
+    """The comment for the sound of codes with these metadata: that it was generated; None where it is a recording."""
+    said = metadata.get("generated", "no")
+    if said.strip().lower() in ("", "no", "false", "0"):
+        return None
+    return said if len(said) > len("yes") else MARK
 
 
 def scales_of(session: Any) -> list[float]:

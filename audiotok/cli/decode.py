@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .atok import model_of, warn
+from .atok import mark_of, model_of, warn
 from .common import (
     add_codec_option,
     add_model_options,
@@ -17,7 +17,7 @@ from .common import (
     check_output,
     cost,
     each,
-    load_chosen_codec,
+    load_timed_codec,
     number,
     plan_outputs,
 )
@@ -26,7 +26,7 @@ from .live import PIPE, binary_input, binary_output, sound_of, wants_pipe
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..bitstream import AtokReader, EntropyModel
+    from ..bitstream import AtokHeader, AtokReader, EntropyModel
     from ..codec.model import AudioCodec
 
 # Decoded at a time: with more, buffers of many megabytes come and go and the heap grows by the hour; no faster either.
@@ -69,9 +69,10 @@ def run(args: argparse.Namespace) -> int:
     codecs: dict[str, tuple[AudioCodec, str, EntropyModel | None]] = {}
 
     def work(source: Path, target: Path) -> None:
+        started = time.perf_counter()
         name = args.codec or shipped_codec(source)
         if name not in codecs:
-            codec = load_chosen_codec(name, args)
+            codec = load_timed_codec(name, args, started)
             fingerprint = codec.codes_fingerprint
             codecs[name] = codec, fingerprint, model_of(codec, fingerprint)
         decode_file(*codecs[name], source, target, args.n_q)
@@ -86,12 +87,11 @@ def shipped_codec(source: Path) -> str:
         AtokError: no shipped codec has the name that the file says, or it is no code file.
         FileNotFoundError: there is no such file.
     """
-    from ..bitstream import AtokError, AtokReader
+    from ..bitstream import AtokError
     from ..codec.config import CodecConfig
     from ..codec.pretrained import checkpoint_dir, shipped_checkpoints
 
-    with AtokReader(source) as file:
-        codec_name = file.header.codec
+    codec_name = header_of(source).codec
     for name in shipped_checkpoints():
         if CodecConfig.from_pretrained(checkpoint_dir(name)).codec_name == codec_name:
             return name
@@ -103,26 +103,30 @@ def shipped_codec(source: Path) -> str:
 
 def _decode_live(args: argparse.Namespace) -> None:
     """Decode IN to OUT where one of them is a pipe."""
+    started = time.perf_counter()
     from ..audio import save_audio_blocks
     from ..pipes import pcm_bytes, wav_head
 
     source, target = args.paths
+    if target != PIPE:
+        check_output(Path(source), Path(target), args.overwrite, {})
     name = args.codec
     if name is None and source != PIPE:
         name = shipped_codec(Path(source))
-    codec = load_chosen_codec(name, args)
+    codec = load_timed_codec(name, args, started)
     fingerprint, rate = codec.codes_fingerprint, codec.config.sampling_rate
     model = model_of(codec, fingerprint)
     if source == PIPE:
-        blocks = sound_of(codec, fingerprint, binary_input(), args.n_q, model)
+        header, blocks = sound_of(codec, fingerprint, binary_input(), args.n_q, model)
     else:
+        header = header_of(Path(source))
         blocks = _file_blocks(codec, fingerprint, model, Path(source), args.n_q)
+    mark = mark_of(header.metadata)
     if target != PIPE:
-        check_output(Path(source), Path(target), args.overwrite, {})
-        save_audio_blocks(target, blocks, rate, None if source == PIPE else mark_of(Path(source)))
+        save_audio_blocks(target, blocks, rate, mark)
         return
     write = binary_output()
-    head = wav_head(rate) if args.raw is None else b""
+    head = wav_head(rate, mark) if args.raw is None else b""
     for block in blocks:
         write(head + pcm_bytes(block, args.raw or "s16le"))
         head = b""  # sent with the first sound, so that nothing is sent where there is none
@@ -147,13 +151,13 @@ def decode_file(
 
     started, rate = time.perf_counter(), codec.config.sampling_rate
     blocks = _file_blocks(codec, codes_fingerprint, model, source, n_q)
-    written = save_audio_blocks(target, blocks, rate, mark_of(source))
+    written = save_audio_blocks(target, blocks, rate, mark_of(header_of(source).metadata))
     seconds = written / rate
     print(f"{target}: {seconds:.2f} s at {rate} Hz{cost(seconds, started)}", file=sys.stderr)
 
 
-def mark_of(source: Path) -> str | None:
-    """What a code file says of generated speech, for the comment of the sound; None where it is a recording.
+def header_of(source: Path) -> AtokHeader:
+    """What a code file says of itself.
 
     Raises:
         AtokError: it is no code file.
@@ -162,10 +166,7 @@ def mark_of(source: Path) -> str | None:
     from ..bitstream import AtokReader
 
     with AtokReader(source) as file:
-        said = file.header.metadata.get("generated", "no")
-    if said.strip().lower() in ("", "no", "false", "0"):
-        return None
-    return said if len(said) > len("yes") else "Generated speech, not a recording"
+        return file.header
 
 
 def _file_blocks(

@@ -14,6 +14,7 @@ from .atok import (
     add_rate_options,
     add_writing_options,
     chosen_n_q,
+    marked,
     model_of,
     new_header,
     scales_of,
@@ -25,7 +26,7 @@ from .common import (
     check_output,
     cost,
     each,
-    load_chosen_codec,
+    load_timed_codec,
     number,
     plan_outputs,
 )
@@ -46,7 +47,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "encode",
         help="sound files -> code files",
         usage="audiotok encode [options] IN OUT | IN [IN ...] --out DIR",
-        description="Encode sound files. Any format and rate that libsndfile reads; channels are averaged. "
+        description="Encode sound files. Any format and rate that libsndfile reads; channels are averaged. A comment "
+        "that says that the speech was generated, as tts-lm writes it, is kept as metadata. "
         "- as IN reads wav or raw PCM from standard input, - as OUT writes packets to standard output, live.",
         allow_abbrev=False,
     )
@@ -85,6 +87,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Encode every input; 1 if one failed."""
+    started = time.perf_counter()
     from ..bitstream import SUFFIX
 
     live = wants_pipe(args.paths, args.out, args.parser)
@@ -93,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
     if args.raw is None and (args.rate or args.channels != 1):
         args.parser.error("--rate and --channels tell of --raw; a file or a wav tells them itself")
     pairs = [] if live else plan_outputs(args.paths, args.out, SUFFIX, args.parser)
-    codec = load_chosen_codec(args.codec, args)
+    codec = load_timed_codec(args.codec, args, started)
     config = codec.config
     n_q = chosen_n_q(
         args, (config.codebook_size,) * config.n_q, config.frame_rate, f"the codec {args.codec!r}"
@@ -117,17 +120,20 @@ def _encode_live(
     codec: AudioCodec, header: AtokHeader, model: EntropyModel | None, args: argparse.Namespace
 ) -> None:
     """Encode IN to OUT where one of them is a pipe."""
-    from ..audio import audio_blocks
+    from ..audio import audio_blocks, read_comment
     from ..pipes import Pcm, read_sound
 
     source, target = args.paths
     rate = codec.config.sampling_rate
-    blocks = audio_blocks(source, rate, _BLOCK_S)
-    if source == PIPE:
-        raw = None if args.raw is None else Pcm(args.raw, args.rate or rate, args.channels)
-        blocks = read_sound(binary_input(), rate, raw)
     if target != PIPE:
         check_output(Path(source), Path(target), args.overwrite, {})
+    if source == PIPE:
+        raw = None if args.raw is None else Pcm(args.raw, args.rate or rate, args.channels)
+        sound = read_sound(binary_input(), rate, raw)
+        blocks, header = sound.blocks, marked(header, sound.comment)
+    else:
+        blocks, header = audio_blocks(source, rate, _BLOCK_S), marked(header, read_comment(source))
+    if target != PIPE:
         return encode_blocks(codec, header, model, blocks, Path(target), "stdin")
     write = binary_output()
     for packet in packets_of(codec, header, model, blocks):
@@ -137,20 +143,20 @@ def _encode_live(
 def encode_file(
     codec: AudioCodec, header: AtokHeader, model: EntropyModel | None, source: Path, target: Path
 ) -> None:
-    """Encode one file as its header says, with the codec's entropy model or without one.
+    """Encode one file as its header says, with the codec's entropy model or without one; a mark of the sound is kept.
 
     Raises:
         AudioError: ``source`` is not sound that can be encoded.
         OSError: ``source`` cannot be read, or ``target`` not written.
     """
-    from ..audio import AudioError, audio_blocks, audio_facts
+    from ..audio import AudioError, audio_blocks, audio_facts, read_comment
 
     blocks = audio_blocks(source, codec.config.sampling_rate, _BLOCK_S)
     try:
         total_s = audio_facts(source)["duration_s"]
     except AudioError:  # a stream saved with a header that does not know, or no sound: reading it will tell
         total_s = None
-    encode_blocks(codec, header, model, blocks, target, source.name, total_s)
+    encode_blocks(codec, marked(header, read_comment(source)), model, blocks, target, source.name, total_s)
 
 
 def encode_blocks(

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, BinaryIO
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..bitstream import AtokHeader, EntropyModel, Packet
-    from ..bitstream.packets import Tail
+    from ..bitstream import AtokHeader, EntropyModel, Packet, PacketScanner
+    from ..bitstream.packets import Found, Tail
     from ..codec.model import AudioCodec
 
 PIPE = "-"
@@ -118,8 +118,8 @@ def sound_of(
     stream: BinaryIO,
     n_q: int | None,
     model: EntropyModel | None = None,
-) -> Iterator[Tensor]:
-    """An ``.atok`` stream -> wavs [1, n] float32, each as soon as it is complete; over gaps, sound is carried on.
+) -> tuple[AtokHeader, Iterator[Tensor]]:
+    """Hear an ``.atok`` stream; returns when its header has come.
 
     Args:
         codec: made the stream's codes.
@@ -128,25 +128,39 @@ def sound_of(
         n_q: codebooks to use; None uses all in the stream.
         model: the codec's entropy model, if there is one.
 
-    Raises:
-        AtokError: the stream is another codec's, has no such codebooks, or ends without its end.
-    """
-    from ..bitstream import AtokError, PacketScanner
+    Returns:
+        The header, and wavs [1, n] float32, each as soon as it is complete; over gaps, sound is carried on.
 
-    scanner, listener = PacketScanner(), None
-    ended = False
+    Raises:
+        AtokError: the stream is another codec's, or has no such codebooks; from the wavs: it ends without its end.
+    """
+    from ..bitstream import PacketScanner
+
+    scanner, found = PacketScanner(), []
+    while scanner.header is None:
+        data = stream.read1(_READ_BYTES)  # type: ignore[attr-defined]  # what has come
+        found = scanner.feed(data) if data else scanner.finish()  # without a header, finish() raises
+    listener = _Listener(codec, codes_fingerprint, n_q, scanner.header, model)
+    return scanner.header, _heard(listener, scanner, found, stream, codec.config.sampling_rate)
+
+
+def _heard(
+    listener: _Listener, scanner: PacketScanner, found: list[Found], stream: BinaryIO, sampling_rate: int
+) -> Iterator[Tensor]:
+    """What was found with the header, and what comes behind it -> wavs [1, n]."""
+    from ..bitstream import AtokError
+
+    for each in found:
+        yield from listener.hear(each.packet)
+    ended = scanner.tail is not None
     while not ended:
         data = stream.read1(_READ_BYTES)  # type: ignore[attr-defined]  # what has come
         found = scanner.feed(data) if data else scanner.finish()
         ended = not data or scanner.tail is not None
-        if listener is None and scanner.header is not None:
-            listener = _Listener(codec, codes_fingerprint, n_q, scanner.header, model)
         for each in found:
-            assert listener is not None
             yield from listener.hear(each.packet)
-    assert listener is not None  # without a header, finish() has raised
     yield from listener.rest(scanner.tail)
-    seconds = listener.given / codec.config.sampling_rate
+    seconds = listener.given / sampling_rate
     print(
         f"stdin: {seconds:.2f} s, {listener.frames} frames, {listener.lost} of them lost and carried over, "
         f"{listener.late} packets late, {scanner.damaged_bytes} bytes damaged",

@@ -23,8 +23,11 @@ def main() -> int:
     parser.add_argument("--voices", default="slt,rms", help="flite voices, or espeak:VOICE (default slt,rms)")
     args, further = parser.parse_known_args()
     generate = [sys.executable, str(HERE.parent / "generate.py"), "--sentences", str(HERE / "sentences.txt")]
-    generate += ["--voices", args.voices, "--out", str(args.out / "audio"), "--hours", "1"]
-    if subprocess.run(generate).returncode:
+    generate += ["--voices", args.voices, "--out", str(args.out / "audio"), "--hours", "1", "--overwrite"]
+    # The table is written last: where it is there, the clips are, and a preparation that was killed goes on.
+    if (args.out / "audio" / "metadata.csv").exists():
+        print(f"{args.out / 'audio'}: made already; taken as it is", file=sys.stderr)
+    elif subprocess.run(generate).returncode:
         return 1
     folders = [str(args.out / "audio"), "--out", str(args.out / "tokens")]
     return audiotok(["prepare", *folders, "--licence", LICENCE, "--expect-rows", "40", *further])

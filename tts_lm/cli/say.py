@@ -87,8 +87,8 @@ def run(args: argparse.Namespace) -> int:
         return _speak(args, lines)
 
 
-def _load(args: argparse.Namespace) -> tuple[Synthesizer, Voice, dict[str, Any]]:
-    """What speaks, in whose voice, and what its sound depends on."""
+def _load(args: argparse.Namespace, started: float) -> tuple[Synthesizer, Voice, dict[str, Any]]:
+    """What speaks, in whose voice, and what its sound depends on; says how long that took since ``started``."""
     from audiotok import load_audio
 
     from ..synthesizer import Synthesizer
@@ -109,17 +109,22 @@ def _load(args: argparse.Namespace) -> tuple[Synthesizer, Voice, dict[str, Any]]
             "from seconds: expect a likeness at best",
             file=sys.stderr,
         )
+    synthesizer.plan(
+        "a", voice
+    )  # its pronunciations are read at the first sentence otherwise, and timed with it
+    print(f"tts-lm: loaded in {time.monotonic() - started:.1f} s", file=sys.stderr)
     settings = {"model": args.model, "seed": args.seed, "dtype": args.dtype, "voice_text": args.voice_text}
     return synthesizer, voice, settings | sampling_settings(args)
 
 
 def _speak(args: argparse.Namespace, lines: list[_Line]) -> int:
+    started = time.monotonic()
     from ..marks import mark_of
 
     good = _speakable(lines)
     if not good:
         return 1
-    synthesizer, voice, settings = _load(args)
+    synthesizer, voice, settings = _load(args, started)
     marks = {line.target: mark_of(line.text, voice.name, settings) for line in good}
     free = [line for line in good if _is_free(line.target, marks[line.target], args.overwrite)]
     failed = len(lines) - len(free)
@@ -140,12 +145,13 @@ def _speak(args: argparse.Namespace, lines: list[_Line]) -> int:
                 note = f"ended by {speech.finish_reason}, not by itself; another --seed may do better"
                 print(f"tts-lm: {line.target.name}: {note}", file=sys.stderr)
         seconds = sum(speech.seconds for speech in speeches)
-        print(f"tts-lm: {seconds:.1f} s of speech in {took:.1f} s", file=sys.stderr)
+        print(f"tts-lm: {seconds:.1f} s of speech in {took:.1f} s{_pace(seconds, took)}", file=sys.stderr)
     return 1 if failed else 0
 
 
 def _stream(args: argparse.Namespace) -> int:
     """Speak to standard output, every chunk when it is made."""
+    started = time.monotonic()
     from ..marks import mark_of, pcm16, wav_head
     from ..text import normalise
 
@@ -154,7 +160,7 @@ def _stream(args: argparse.Namespace) -> int:
             "expected standard output to be a pipe or a file, got a terminal; add '| aplay' or '> OUT'"
         )
     normalise(args.text)  # what cannot be said is refused before anything is loaded
-    synthesizer, voice, settings = _load(args)
+    synthesizer, voice, settings = _load(args, started)
     out, began, samples, latency = sys.stdout.buffer, time.monotonic(), 0, 0.0
     head = wav_head(synthesizer.codec.config.sampling_rate, mark_of(args.text, voice.name, settings))
     for chunk in synthesizer.stream(args.text, voice, args.seed, **sampling_settings(args)):
@@ -168,10 +174,16 @@ def _stream(args: argparse.Namespace) -> int:
     seconds = samples / synthesizer.codec.config.sampling_rate
     took = time.monotonic() - began
     print(
-        f"tts-lm: {seconds:.1f} s of speech in {took:.1f} s, the first after {1000 * latency:.0f} ms",
+        f"tts-lm: {seconds:.1f} s of speech in {took:.1f} s{_pace(seconds, took)}, "
+        f"the first after {1000 * latency:.0f} ms",
         file=sys.stderr,
     )
     return 0
+
+
+def _pace(seconds: float, took: float) -> str:
+    """ " (5x real time)", where a clock could tell."""
+    return f" ({seconds / took:.2g}x real time)" if took else ""
 
 
 def _is_free(target: Path, mark: str, overwrite: bool) -> bool:
