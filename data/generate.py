@@ -56,6 +56,11 @@ def letters(text: str) -> str:
     return re.sub(r"[^a-z0-9]", "", text.lower())
 
 
+def length(seconds: float) -> str:
+    """ "1.8 min", from an hour on "2.30 h"."""
+    return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.2f} h"
+
+
 def plain(text: str) -> str:
     """``text`` in ASCII quotes and dashes. The space at the end tells flite that it is no file name."""
     return text.translate(PLAIN) + " "
@@ -242,7 +247,7 @@ def write_corpus(
         total += length
         if len(made) % 200 == 0:
             left = (seconds - total) / max(total, 1e-9) * (time.monotonic() - began)
-            told = f"{len(made)} clips, {total / 3600:.2f} h, about {left:.0f} s left"
+            told = f"{len(made)} clips, {length(total)}, about {left:.0f} s left"
             print(told, file=sys.stderr, flush=True)
         if total >= seconds:
             break
@@ -307,7 +312,7 @@ def main() -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     jobs = plan(sorted(wanted), voices, args.seed, args.held_out)
     count, total = write_corpus(jobs, args.out, args.hours * 3600, args.workers, args.align)
-    print(f"{count} clips, {total / 3600:.3f} h in {args.out}")
+    print(f"{count} clips, {length(total)} in {args.out}")
     return 0
 
 

@@ -1,13 +1,16 @@
-"""Draws the figures of docs/lineage.md with the quantiser and the layouts that the packages run.
+"""Draws the figures of docs/lineage.md with the quantiser and the layouts that the packages run; and the README's.
 
-Knows no codec and no sound: latents are drawn at random, from a seed. The law it keeps: the same figures every time.
+Knows no codec: latents are drawn at random, from a seed; the README's picture is what the two programs make of a text.
+The law it keeps: the same figures every time.
 
     python docs/figures.py [FOLDER]      # default: docs/figures beside this file; needs matplotlib (audiotok[plot])
+    python docs/figures.py --clip        # the README's picture, clip.png, there too
 """
 
 from __future__ import annotations
 
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -137,8 +140,30 @@ def _cells(panel: Any, cells: list[tuple[int, int, int, int]]) -> None:
     panel.set_ylim(-max(row for row, *_ in cells) - 0.05, 1.05)
 
 
+def write_clip(path: Path) -> None:
+    """``audiotok plot`` of a sentence that ``tts-lm say`` said, in few pixels and colours: a page must open quickly."""
+    from PIL import Image
+
+    from audiotok.cli.main import main as audiotok
+    from tts_lm.cli.main import main as tts_lm
+
+    with tempfile.TemporaryDirectory() as folder:
+        said, drawn = f"{folder}/said.wav", f"{folder}/said.png"
+        if tts_lm(["say", "Nobody knew what to say.", "-o", said, "--seed", "1"]) or audiotok(
+            ["plot", said, "-o", drawn]
+        ):
+            raise RuntimeError("expected a sentence and its picture; see the error above")
+        image = Image.open(drawn).convert("RGB")
+    small = image.resize((760, round(image.height * 760 / image.width)), Image.Resampling.LANCZOS)
+    few = small.quantize(48, method=Image.Quantize.MAXCOVERAGE, kmeans=4, dither=Image.Dither.NONE)
+    few.save(path, optimize=True)
+
+
 def main(argv: list[str]) -> int:
     """Draw all figures into a folder."""
+    if argv == ["--clip"]:
+        write_clip(Path(__file__).parent / "figures" / "clip.png")
+        return 0
     folder = Path(argv[0]) if argv else Path(__file__).parent / "figures"
     folder.mkdir(parents=True, exist_ok=True)
     for name, draw in (("rvq-levels", draw_levels), ("rvq-error", draw_error), ("layouts", draw_layouts)):

@@ -301,14 +301,11 @@ def test_a_missing_package_names_the_extra(
         audiotok.export_onnx(tiny_codec, bundle.parent / "out")
 
 
-def test_the_page_runs(
-    make_speech: Callable[..., Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """docs/onnx.md, with the shipped weights."""
     environment = machinery(tmp_path / "bin")
     (tmp_path / "desk").mkdir()
     monkeypatch.chdir(tmp_path / "desk")
-    audiotok.save_audio("clip.wav", make_speech(1.0), 16_000)
     reader = Reader(environment)
     for block in read_blocks(ROOT / "docs" / "onnx.md"):
         reader.work_through(block)

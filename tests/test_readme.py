@@ -55,6 +55,12 @@ def test_the_first_screen_speaks_and_shows_code():
     assert "-c constraints.txt" in second and second.endswith("pytest")
 
 
+def test_the_first_screen_has_a_picture_that_opens_quickly():
+    (picture,) = re.findall(r"^!\[.+\]\((\S+)\)$", README, flags=re.MULTILINE)
+    assert README.index(picture) < README.index("\n## ")
+    assert 5_000 < (ROOT / picture).stat().st_size < 60_000
+
+
 def test_paths_named_in_the_tree_exist():
     (tree,) = (block.text for block in BLOCKS if not block.language)
     folder = ""
