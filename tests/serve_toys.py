@@ -20,6 +20,7 @@ from tts_lm import Synthesizer
 from tts_lm.serve.app import create_app
 from tts_lm.serve.guard import Door
 from tts_lm.serve.limits import ServeLimits
+from tts_lm.serve.wire import server_config
 
 TEXT = "Hello there, dear friend. And one more sentence."
 
@@ -31,12 +32,12 @@ def serving(
     door: Door | None = None,
     voices_folder: Path | None = None,
     model: str = "toy",
+    connections: int | None = None,
 ) -> Iterator[tuple[str, Any]]:
     """Yields the address and the app; on the way out it stops as on SIGTERM."""
     app = create_app(synthesizer, limits, model, door, voices_folder)
-    config = uvicorn.Config(
-        app, port=0, log_level="error", lifespan="on", ws="none", timeout_graceful_shutdown=5
-    )
+    config = server_config(app, connections, 5.0)
+    config.port = 0
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()

@@ -179,9 +179,10 @@ def test_what_is_no_sound_is_refused_in_words(page: Page, tmp_path: Path) -> Non
 
 
 def test_a_port_that_is_taken_is_said_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    from tts_lm.cli.demo import listening_socket
+    pytest.importorskip("gradio", reason="the page needs the extra demo")
+    from tts_lm.serve.wire import listen
 
-    with listening_socket("127.0.0.1", 0) as taken:
+    with listen("127.0.0.1", 0) as taken:
         assert main(["demo", "--port", str(taken.getsockname()[1])]) == 1
     error = capsys.readouterr().err
     assert "choose another --port" in error and error.count("\n") == 1

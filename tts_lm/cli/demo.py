@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import argparse
 import os
-import socket
 import sys
 import tempfile
-from ipaddress import ip_address
 
 from audiotok import program
 
 from .common import add_model_options, pick_device
 
 _PORT = 7860
+_CONNECTIONS = 256  # a visitor's browser opens half a dozen
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -43,47 +42,21 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until interrupted; the address goes to stdout."""
-    with listening_socket(args.host, args.port) as listening, tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder:
         # Uploads and results lie here, and are gone with the process.
         os.environ["GRADIO_TEMP_DIR"] = folder
         from ..serve.demo import build_app, import_gradio
+
+        import_gradio()  # what is missing is said before the model is loaded, and so is a port that is taken
         from ..serve.page import Page
+        from ..serve.wire import listen, local_names, run_server, server_config
         from ..synthesizer import Synthesizer
 
-        import_gradio()  # what is missing is said before the model is loaded
-        synthesizer = Synthesizer.from_pretrained(args.model, pick_device(args.device), args.dtype)
-        app = build_app(Page(synthesizer))
-        import uvicorn
-
-        host, port = listening.getsockname()[:2]
-        if not ip_address(host).is_loopback:
-            print(f"tts-lm: whoever reaches {host} can use this page", file=sys.stderr)
-        shown = f"[{host}]" if ":" in host else host
-        print(f"http://{shown}:{port}/", flush=True)
-        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2)
-        uvicorn.Server(config).run(sockets=[listening])
+        with listen(args.host, args.port) as listener:
+            synthesizer = Synthesizer.from_pretrained(args.model, pick_device(args.device), args.dtype)
+            hosts = local_names(listener, args.host)
+            app = build_app(Page(synthesizer), hosts)
+            if hosts is None:
+                print(f"tts-lm: whoever reaches {args.host} can use this page", file=sys.stderr)
+            run_server(server_config(app, _CONNECTIONS), listener)
     return 0
-
-
-def listening_socket(host: str, port: int) -> socket.socket:
-    """A socket that listens, so that a port that is taken is known before the model is loaded.
-
-    Args:
-        host: a name or an address.
-        port: 0 takes a free one.
-
-    Raises:
-        OSError: there is no such host here, or the port is taken.
-    """
-    listening = None
-    try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listening = socket.socket(family, kind)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(address)
-        listening.listen()
-    except OSError as error:
-        if listening is not None:
-            listening.close()
-        raise OSError(f"cannot listen at {host}:{port}: {error.strerror}; choose another --port") from None
-    return listening

@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from audiotok import program
 
 from .common import add_model_options, pick_device
 
-if TYPE_CHECKING:
-    import socket
-
 KEY_VARIABLE = "TTS_LM_API_KEY"
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _SLOW_CONNECTIONS = 64  # that may be open beside those that wait
-# oneDNN keeps the code it made for each of the last 1024 shapes of a product; sentences have all lengths, and 200 of
-# them left 300 MB behind. What is needed again at once, in the steps of a batch, is a handful.
-_KEPT_SHAPES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "32", "LRU_CACHE_CAPACITY": "32"}
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -72,41 +64,32 @@ def run(args: argparse.Namespace) -> int:
         import fastapi  # noqa: F401
         import prometheus_client  # noqa: F401
         import python_multipart  # noqa: F401
-        import uvicorn
+        import uvicorn  # noqa: F401
     except ImportError as error:
         raise ImportError(
             f"{error}; the server needs the extra 'serve': pip install 'audiotok[serve]'"
         ) from None
-    for name, value in _KEPT_SHAPES.items():  # read when torch multiplies for the first time
-        os.environ.setdefault(name, value)
+    from ..serve.limits import keep_few_shapes
+    from ..serve.wire import listen, local_names, run_server, server_config
+
+    keep_few_shapes()
     key = args.api_key or os.environ.get(KEY_VARIABLE) or None
-    with _listen(
-        args.host, args.port
-    ) as listener:  # a port that is taken is found out before the model is loaded
-        app = _app(args, key)
-        if key is None and args.host not in _LOOPBACK:
+    # A port that is taken is found out before the model is loaded.
+    with listen(args.host, args.port) as listener:
+        hosts = local_names(listener, args.host)
+        app = _app(args, key, hosts if key is None else None)
+        if key is None and hosts is None:
             print(
                 f"tts-lm: everyone who reaches {args.host} may use this; set {KEY_VARIABLE}", file=sys.stderr
             )
-        config = uvicorn.Config(
-            app,
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            ws="none",
-            lifespan="on",
-            limit_concurrency=args.queue + _SLOW_CONNECTIONS,
-            timeout_graceful_shutdown=max(1, int(args.timeout)),
-        )
-        logging.getLogger("python_multipart").setLevel(logging.ERROR)  # a stranger's body is no news
         try:
-            _announcing(uvicorn, config, listener).run(sockets=[listener])
+            run_server(server_config(app, args.queue + _SLOW_CONNECTIONS, args.timeout), listener)
         except (KeyboardInterrupt, program.Terminated):
             print("tts-lm: stopped", file=sys.stderr)
     return 0
 
 
-def _app(args: argparse.Namespace, key: str | None) -> Any:
+def _app(args: argparse.Namespace, key: str | None, hosts: tuple[str, ...] | None) -> Any:
     import torch
 
     from ..serve.app import create_app
@@ -122,30 +105,4 @@ def _app(args: argparse.Namespace, key: str | None) -> Any:
         queue=args.queue, batch=args.batch, text_letters=args.letters, timeout_seconds=args.timeout
     )
     name = "tts-lm" if args.model is None else find_checkpoint(args.model).resolve().name
-    hosts = _LOOPBACK if args.host in _LOOPBACK and key is None else None
     return create_app(synthesizer, limits, name, Door(key, hosts), args.voices_dir)
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    import socket
-
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family)
-    except OSError as error:
-        reason = error.strerror or error
-        raise OSError(f"cannot listen at {host}, port {port}: {reason}; choose another --port") from None
-
-
-def _announcing(uvicorn: Any, config: Any, listener: socket.socket) -> Any:
-    """A server that prints its address as soon as it answers."""
-    host, port = listener.getsockname()[:2]
-    address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-    class Announcing(uvicorn.Server):
-        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().startup(sockets)
-            if self.started:
-                print(address, flush=True)
-
-    return Announcing(config)

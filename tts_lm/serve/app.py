@@ -22,9 +22,9 @@ from . import routes, speech
 from .engine import Engine
 from .errors import install
 from .front import Front
-from .guard import Door, Guard
+from .guard import FREE, Door, Guard
 from .keeper import VoiceKeeper
-from .limits import ServeLimits
+from .limits import ServeLimits, keep_few_shapes
 from .meters import Meters
 
 _CLIPS_AT_ONCE = 2
@@ -49,6 +49,7 @@ def create_app(
     Raises:
         ValueError: a voice in the folder is damaged or of another codec.
     """
+    keep_few_shapes()
     limits, meters, config = limits or ServeLimits(), Meters(), synthesizer.codec.config
     folder = None if voices_folder is None else Path(voices_folder)
     keeper = VoiceKeeper(synthesizer.voices, limits.voices, folder, config.n_q, config.codebook_size)
@@ -69,6 +70,7 @@ def create_app(
         lifespan=lifespan,
         docs_url=None,  # their pages load scripts from elsewhere
         redoc_url=None,
+        redirect_slashes=False,  # a redirect repeats whatever Host the client named
     )
     app.state.front = Front(
         synthesizer=synthesizer,
@@ -83,19 +85,24 @@ def create_app(
     install(app)
     app.include_router(speech.router)
     app.include_router(routes.router)
-    app.add_middleware(Guard, limits=limits, door=door or Door(), meters=meters)
-    _describe(app)
+    door = door or Door()
+    app.add_middleware(Guard, limits=limits, door=door, meters=meters)
+    _describe(app, door)
     return app
 
 
-def _describe(app: FastAPI) -> None:
-    """The OpenAPI document with the errors that are sent: a request that does not fit is a 400 here, not a 422."""
+def _describe(app: FastAPI, door: Door) -> None:
+    """The OpenAPI document with the errors that are sent, a request that does not fit is a 400, and with the key."""
     made = app.openapi
 
     def document() -> dict[str, Any]:
         schema = made()
-        for methods in schema["paths"].values():
+        if door.api_key is not None:
+            schema["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        for path, methods in schema["paths"].items():
             for operation in methods.values():
+                if door.api_key is not None and path not in FREE:
+                    operation["security"] = [{"key": []}]
                 operation["responses"].pop("422", None)
                 operation["description"] = operation["description"].split("\n\n")[0]
         for name in ("HTTPValidationError", "ValidationError"):

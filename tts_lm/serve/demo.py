@@ -19,6 +19,8 @@ from typing import Any
 
 from audiotok import program
 
+from .guard import OwnName
+from .limits import keep_few_shapes
 from .page import CLIP_SECONDS, TEXT_LETTERS, Clip, Level, Page
 
 _LOG = logging.getLogger("tts_lm.demo")
@@ -49,11 +51,12 @@ def import_gradio() -> Any:
     return gradio
 
 
-def build_app(page: Page) -> Any:
+def build_app(page: Page, hosts: tuple[str, ...] | None = None) -> Any:
     """The page as a FastAPI app.
 
     Args:
         page: what it does.
+        hosts: names that it may be called by; None takes all.
 
     Raises:
         ModuleNotFoundError: gradio or matplotlib is missing.
@@ -62,7 +65,9 @@ def build_app(page: Page) -> Any:
     from fastapi import FastAPI, HTTPException
     from fastapi.responses import StreamingResponse
 
+    keep_few_shapes()
     app = FastAPI(openapi_url=None)
+    app.add_middleware(OwnName, hosts=hosts)
 
     @app.get("/live/{name}.wav")
     def live(name: str) -> StreamingResponse:
@@ -80,6 +85,8 @@ def build_app(page: Page) -> Any:
             _speak_tab(gradio, page)
         with gradio.Tab("Codebooks"):
             _codebooks_tab(gradio, page)
+    # Mounted, it is never said to be launched, and takes any path of this machine for an upload.
+    blocks.has_launched = True
     blocks.queue(max_size=_WAITING, default_concurrency_limit=1)
     return gradio.mount_gradio_app(
         app,
@@ -185,7 +192,7 @@ def _codebooks_tab(gradio: Any, page: Page) -> None:
 
 
 def _sound_input(gradio: Any, label: str, name: str) -> Any:
-    return gradio.Audio(
+    sound = gradio.Audio(
         label=label,
         sources=["upload", "microphone"],
         type="filepath",
@@ -193,6 +200,16 @@ def _sound_input(gradio: Any, label: str, name: str) -> Any:
         editable=False,
         buttons=["download"],
     )
+    keep = sound.async_move_resource_to_block_cache
+
+    async def keep_uploads(path: str | None) -> str | None:
+        # An address would be fetched: from elsewhere, by this machine.
+        if path is not None and not Path(path).is_file():
+            raise gradio.Error("expected a sound that was uploaded; drop it again", print_exception=False)
+        return await keep(path)
+
+    sound.async_move_resource_to_block_cache = keep_uploads
+    return sound
 
 
 def _sound_output(gradio: Any, label: str, name: str) -> Any:

@@ -14,12 +14,10 @@ from typing import Annotated, Any, BinaryIO
 from fastapi import Depends, Request
 from torch import Tensor
 
-from audiotok import resample
-
 from ..synthesizer import Synthesizer
 from ..voices import Voice
 from .engine import Busy, Engine, Stopped
-from .errors import ApiError, ErrorBody
+from .errors import ApiError, ErrorBody, one_line, storage_error
 from .keeper import VoiceKeeper
 from .limits import ServeLimits
 from .meters import Meters
@@ -35,7 +33,7 @@ _WHY = {
     413: "too much at a time",
     429: "the queue is full; Retry-After says when to try again",
     500: "the server is at fault",
-    503: "too late, or going down",
+    503: "too late, too many, no room on the disk, or going down",
 }
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorBody, "description": why} for status, why in _WHY.items()
@@ -102,13 +100,9 @@ class Front:
             ApiError: it is none, or too long.
         """
         rate = self.synthesizer.codec.config.sampling_rate
-
-        def decode() -> Tensor:
-            return resample(*read_clip(file, longest_s), rate)
-
         async with self.clips:
             with client_errors("file"):
-                return await asyncio.to_thread(decode)
+                return await asyncio.to_thread(read_clip, file, longest_s, rate)
 
 
 def front_of(request: Request) -> Front:
@@ -138,10 +132,9 @@ def client_errors(param: str | None = None) -> Iterator[None]:
     except TimeoutError:
         message = "the answer took too long; send less text, or try when fewer do"
         raise ApiError(503, message, code="timeout") from None
+    except FileExistsError as error:
+        raise ApiError(409, str(error), "name", "voice_exists") from None
+    except OSError as error:
+        raise storage_error(error) from None
     except (ValueError, TypeError) as error:
         raise ApiError(400, one_line(error), param) from None
-
-
-def one_line(error: Exception) -> str:
-    """An error's text, on one line and without what JSON cannot hold."""
-    return " ".join(str(error).split()).encode("utf-8", "replace").decode()

@@ -18,12 +18,16 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from .engine import Stopped
 from .errors import ApiError
 from .limits import ServeLimits
 from .meters import Meters
 
-_FREE = ("/health",)  # of the key: what says no more than that somebody is there
+FREE = ("/health",)  # of the key: what says no more than that somebody is there
 BODY_SECONDS = 30.0  # in which a body must have come
+FULL = "tts_lm_full"
+"""In a request's ``state``: it came on a connection too many."""
+_NO_ROOM = "expected a free connection, all are taken; try again soon"
 
 
 @dataclass(frozen=True)
@@ -54,12 +58,19 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        if scope["method"] == "HEAD":  # what GET says, without its body
+            scope = {**scope, "method": "GET"}
         began, answer = time.monotonic(), _Answer(send, self._limits.timeout_seconds)
         try:
+            if scope.get("state", {}).get(FULL):
+                raise ApiError(503, _NO_ROOM, code="no_room", retry_after_s=1, hang_up=True)
             most = self._admit(Headers(scope=scope), scope["path"])
             await self._run(scope, _Body(receive, most), answer)
         except ApiError as error:
             await error.response()(scope, receive, answer.send)
+        except (TimeoutError, Stopped):  # of a stream, which breaks off where it is
+            if not answer.status:
+                raise
         except Exception:
             answer.status = answer.status or 500
             raise
@@ -70,17 +81,17 @@ class Guard:
 
     def _admit(self, headers: Headers, path: str) -> int:
         """Check who comes; how many bytes they may bring."""
+        check_host(headers, self._door.hosts)
         host, origin = headers.get("host", ""), headers.get("origin")
-        if self._door.hosts is not None and _name(host) not in self._door.hosts:
-            raise ApiError(403, "expected a request to this server by its own name; ask its owner for --host")
         key = self._door.api_key
         if key is None and origin is not None and urlsplit(origin).netloc != host:
             raise ApiError(
                 403, "expected no request from another site's page; run the server with an API key"
             )
-        if key is not None and path not in _FREE:
-            given = headers.get("authorization", "").encode("utf-8", "replace")
-            if not hmac.compare_digest(given, f"Bearer {key}".encode()):
+        if key is not None and path not in FREE:
+            scheme, _, given = headers.get("authorization", "").partition(" ")
+            right = hmac.compare_digest(given.strip().encode("latin-1"), key.encode())
+            if scheme.lower() != "bearer" or not right:
                 raise ApiError(401, "expected 'Authorization: Bearer KEY' with this server's key")
         upload = headers.get("content-type", "").startswith("multipart/")
         most = self._limits.upload_bytes if upload else self._limits.json_bytes
@@ -169,6 +180,38 @@ class _Answer:
             self.whole = True
         async with asyncio.timeout(self._patience):
             await self._send(message)
+
+
+class OwnName:
+    """An ASGI middleware that lets nobody in by a name that is not the server's.
+
+    Args:
+        app: what it stands before.
+        hosts: as of :class:`Door`.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: tuple[str, ...] | None) -> None:
+        self._app, self._hosts = app, hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        try:
+            if scope["type"] == "http":
+                check_host(Headers(scope=scope), self._hosts)
+        except ApiError as error:
+            await error.response()(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+
+def check_host(headers: Headers, hosts: tuple[str, ...] | None) -> None:
+    """Refuse who calls the server by another name: a page whose name was made to mean this machine.
+
+    Raises:
+        ApiError: it is another.
+    """
+    if hosts is not None and _name(headers.get("host", "")) not in hosts:
+        raise ApiError(403, "expected a request to this server by its own name; ask its owner for --host")
 
 
 def _name(host: str) -> str:

@@ -12,6 +12,8 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from ..voices import Voice, add_voice, load_voices
 
 _ASIDE = ".adding-"
@@ -29,6 +31,7 @@ class VoiceKeeper:
 
     Raises:
         ValueError: a voice in the folder is damaged or of another codec.
+        OSError: the folder is none.
     """
 
     def __init__(
@@ -38,11 +41,15 @@ class VoiceKeeper:
         self._added: dict[str, Voice] = {}
         if folder is None:
             return
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(f"{folder}: expected a folder for voices, {error.strerror}; give another") from None
         for rest in folder.glob(f"{_ASIDE}*"):  # of a server that was killed
             shutil.rmtree(rest, ignore_errors=True)
-        for place in sorted(path for path in folder.iterdir() if path.is_dir()):
-            if place.name not in self._own:
+        for place in sorted(folder.iterdir()):
+            # Whatever else lies there, lost+found of a disk of its own, is not ours.
+            if (place / f"{place.name}.json").is_file() and place.name not in self._own:
                 self._added |= load_voices(place, n_q, codebook_size)
 
     @property
@@ -64,6 +71,7 @@ class VoiceKeeper:
         Raises:
             FileExistsError: there is one of this name.
             ValueError: there are as many as may be added.
+            OSError: it cannot be written.
         """
         if self.find(voice.name) is not None:
             raise FileExistsError(
@@ -76,13 +84,19 @@ class VoiceKeeper:
             try:
                 add_voice(voice, aside)
                 os.rename(aside, self._folder / voice.name)
-            except BaseException:
+            except BaseException as error:
                 shutil.rmtree(aside, ignore_errors=True)
+                if isinstance(error, SafetensorError):  # the disk is full
+                    raise OSError(f"{self._folder}: {error}") from None
                 raise
         self._added[voice.name] = voice
 
     def remove(self, name: str) -> bool:
-        """Forget an added voice; False where there is none of this name."""
+        """Forget an added voice; False where there is none of this name.
+
+        Raises:
+            OSError: it cannot be removed from the disk.
+        """
         if name not in self._added:
             return False
         if self._folder is not None:

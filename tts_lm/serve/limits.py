@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 MAX_CHANNELS = 8
@@ -10,6 +11,15 @@ MIN_SPEED, MAX_SPEED = 0.25, 4.0
 MAX_NAME_LETTERS = 40
 MAX_FIELD_LETTERS = 1_000
 JSON_BYTES_PER_LETTER = 12  # a letter beyond the first plane, escaped as two surrogates
+# oneDNN keeps the code it made for each of the last 1024 shapes of a product; sentences have all lengths, and 200 of
+# them left 300 MB behind. What is needed again at once, in the steps of a batch, is a handful.
+_KEPT_SHAPES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "32", "LRU_CACHE_CAPACITY": "32"}
+
+
+def keep_few_shapes() -> None:
+    """Bound what torch keeps of the lengths that it has met; in time only before its first product."""
+    for name, value in _KEPT_SHAPES.items():
+        os.environ.setdefault(name, value)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from ..marks import mark_of, pcm16, wav_head
 from ..stream import SpeechChunk
 from ..synthesizer import Synthesizer
 from ..voices import Voice
+from .uploads import check_header
 
 CLIP_SECONDS = 15.0
 TEXT_LETTERS = 1000
@@ -143,8 +144,9 @@ def read_clip(path: str, sampling_rate: int) -> tuple[Tensor, bool]:
     Raises:
         ValueError: it is no sound; where it lies on this machine is not said.
     """
-    blocks = audio_blocks(path, sampling_rate, CLIP_SECONDS)
     try:
+        blocks = audio_blocks(path, sampling_rate, CLIP_SECONDS)
+        check_header(Path(path))
         return next(blocks), next(blocks, None) is not None
     except ValueError as error:
         raise ValueError(str(error).replace(path, Path(path).name)) from None

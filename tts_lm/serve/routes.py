@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 from fastapi import APIRouter, File, Form, UploadFile
@@ -174,11 +174,8 @@ async def add_voice(
         front.keeper.add(voice)
         return voice
 
-    try:
-        with client_errors("file"):
-            return _card(await _in_turn(front, learn), True)
-    except FileExistsError as error:
-        raise ApiError(409, str(error), "name", "voice_exists") from None
+    with client_errors("file"):
+        return _card(await front.engine.call(learn), True)
 
 
 @router.delete("/v1/voices/{name}", tags=["voices"])
@@ -189,7 +186,7 @@ async def remove_voice(name: str, front: Behind) -> VoiceRemoved:
         ApiError: there is none of this name.
     """
     with client_errors():
-        found = await _in_turn(front, lambda: front.keeper.remove(name))
+        found = await front.engine.call(lambda: front.keeper.remove(name))
     if not found:
         raise ApiError(404, "expected the name of an added voice; GET /v1/voices lists them", "name")
     return VoiceRemoved(id=name)
@@ -218,7 +215,7 @@ async def to_tokens(
             return codec.encode(sound, n_q=n_q or config.n_q).audio_codes[0].tolist()
 
     with client_errors("file"):
-        codes = await _in_turn(front, listen)
+        codes = await front.engine.call(listen)
     return Tokens(
         codec=config.codec_name,
         codes_fingerprint=codec.codes_fingerprint,
@@ -254,7 +251,7 @@ async def from_tokens(asked: TokensRequest, front: Behind) -> Response:
         return wav.float().cpu().clamp(-1.0, 1.0).clone()
 
     with client_errors("codes"):
-        wav = await _in_turn(front, sound)
+        wav = await front.engine.call(sound)
     mark = mark_of(str(asked.codes), "of the codes", codec.codes_fingerprint)
     rate = codec.config.sampling_rate
     body = await asyncio.to_thread(encode, wav, rate, asked.response_format, mark)
@@ -296,10 +293,6 @@ def _check_codes(asked: TokensRequest, front: Front) -> None:
     longest = min(frames) * config.hop_length
     if asked.num_samples is not None and asked.num_samples > longest:
         raise ApiError(400, f"expected num_samples of 1 to {longest} for these codes", "num_samples")
-
-
-async def _in_turn(front: Front, work: Any) -> Any:
-    return await front.engine.call(work)
 
 
 def _card(voice: Voice, added: bool) -> VoiceCard:

@@ -12,11 +12,12 @@ import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter
 from fastapi.responses import Response, StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 from starlette.types import Receive, Scope, Send
 
 from ..marks import mark_of
@@ -39,19 +40,32 @@ class VoiceId(BaseModel):
     id: str = Field(min_length=1, max_length=MAX_NAME_LETTERS)
 
 
+def _a_voice(given: Any) -> Any:
+    """Refuse what is no voice in one sentence, not one for each form that it may have."""
+    if isinstance(given, str) or isinstance(given, dict) and set(given) == {"id"}:
+        return given
+    raise PydanticCustomError("voice", "expected a voice's name, or an object with its id")
+
+
 class SpeechRequest(BaseModel):
     """What is to be said, and how. Fields that OpenAI's interface does not have: ``seed`` and ``stream``."""
 
     model_config = ConfigDict(extra="forbid")
     model: str = Field(min_length=1, max_length=200, description="of GET /v1/models; tts-1 is understood")
     input: str = Field(min_length=1, description="English, plain text")
-    voice: str | VoiceId = Field(description="of GET /v1/voices")
+    voice: Annotated[str | VoiceId, BeforeValidator(_a_voice)] = Field(description="of GET /v1/voices")
     response_format: SoundFormat = Field("mp3", description="pcm is 16-bit little-endian mono at 24 kHz")
-    speed: float = Field(1.0, ge=MIN_SPEED, le=MAX_SPEED, allow_inf_nan=False, description="the pitch stays")
-    stream: bool = Field(False, description="send sound while it is being made; one reading of each sentence")
+    speed: float = Field(
+        1.0, ge=MIN_SPEED, le=MAX_SPEED, allow_inf_nan=False, strict=True, description="the pitch stays"
+    )
+    stream: bool = Field(
+        False, strict=True, description="send sound while it is being made; one reading of each sentence"
+    )
     stream_format: Literal["audio", "sse"] | None = Field(None, description="given, it streams")
     instructions: str | None = Field(None, max_length=0, description="not understood; leave it out")
-    seed: int = Field(0, ge=-(1 << 63), lt=1 << 63, description="another seed reads it another way")
+    seed: int = Field(
+        0, ge=-(1 << 63), lt=1 << 63, strict=True, description="another seed reads it another way"
+    )
 
     @property
     def voice_name(self) -> str:

@@ -24,15 +24,16 @@ _NAME = re.compile(rf"[a-z0-9][a-z0-9_-]{{0,{MAX_NAME_LETTERS - 1}}}")
 _TAG = re.compile(r"</?[A-Za-z!][^<>]*>")
 
 
-def read_clip(file: BinaryIO, longest_s: float) -> tuple[Tensor, int]:
+def read_clip(file: BinaryIO, longest_s: float, sampling_rate: int) -> Tensor:
     """Read a WAV, FLAC, Ogg or MP3 file.
 
     Args:
         file: at its beginning; its size is bounded already.
         longest_s: seconds that its header may promise.
+        sampling_rate: in Hz, to which it is resampled.
 
     Returns:
-        wav [1, N] float32 in [-1, 1], channels averaged, and its rate in Hz.
+        wav [1, N] float32 in [-1, 1], channels averaged; no more than that is ever held.
 
     Raises:
         AudioError: it is something else, damaged, too long, of too many channels or of a strange rate.
@@ -46,13 +47,22 @@ def read_clip(file: BinaryIO, longest_s: float) -> tuple[Tensor, int]:
         with path.open("wb") as copy:
             shutil.copyfileobj(file, copy)
         try:
-            _check_header(path, longest_s)
-            return load_audio(path)
+            check_header(path, longest_s)
+            return load_audio(path, sampling_rate)[0]
         except AudioError as error:
             raise AudioError(str(error).replace(str(path), "the sound")) from None
 
 
-def _check_header(path: Path, longest_s: float) -> None:
+def check_header(path: Path, longest_s: float | None = None) -> None:
+    """Refuse a sound file whose header promises too much.
+
+    Args:
+        path: of the file.
+        longest_s: seconds that it may have; None takes any length.
+
+    Raises:
+        AudioError: it is damaged, too long, of too many channels or of a strange rate.
+    """
     try:
         with soundfile.SoundFile(path) as sound:
             frames, rate, channels = sound.frames, sound.samplerate, sound.channels
@@ -65,7 +75,7 @@ def _check_header(path: Path, longest_s: float) -> None:
             f"expected 1 to {MAX_CHANNELS} channels at {MIN_RATE_HZ} to {MAX_RATE_HZ} Hz, got {channels} at {rate} Hz; "
             "resample it"
         )
-    if not 0 < frames <= longest_s * rate:
+    if longest_s is not None and not 0 < frames <= longest_s * rate:
         seconds = f"{frames / rate:.0f} s" if 0 <= frames < 1 << 50 else "an unknown length"
         raise AudioError(f"expected a sound of up to {longest_s:g} s, got {seconds} by its header; cut it")
 
