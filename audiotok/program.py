@@ -152,6 +152,11 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def duration(hours: float) -> str:
+    """How much sound, for people: "1.8 min", from an hour on "2.30 h"."""
+    return f"{60 * hours:.1f} min" if hours < 1 else f"{hours:.2f} h"
+
+
 def number(
     kind: type[int] | type[float],
     least: float | None = None,

@@ -17,7 +17,7 @@ import torch
 import audiotok
 from audiotok.cli.main import build_parser, main
 from audiotok.machine import check_device, threads
-from audiotok.program import Program, number, pick_device
+from audiotok.program import Program, duration, number, pick_device
 
 VERB = """
 from __future__ import annotations
@@ -218,3 +218,10 @@ def test_without_its_extra_completion_says_what_to_install(
     monkeypatch.setitem(sys.modules, "shtab", None)
     assert main(["--print-completion", "zsh"]) == 1
     assert 'pip install "audiotok[completion]"' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("hours", "told"), [(0.03, "1.8 min"), (0.0, "0.0 min"), (1.0, "1.00 h"), (585.8, "585.80 h")]
+)
+def test_a_length_is_told_in_minutes_where_it_is_short(hours, told):
+    assert duration(hours) == told

@@ -22,6 +22,7 @@ from .common import (
     add_model_options,
     add_report_option,
     check_reports,
+    duration,
     load_chosen_codec,
     number,
     write_report,
@@ -330,7 +331,7 @@ def _map_rate(source: _Chosen, clips: int, threads: int) -> float:
 
 def _print(figures: dict[str, Any]) -> None:
     print(
-        f"{figures['clips']} clips, {figures['hours']:.2f} h, {figures['workers']} workers, load before the turns "
+        f"{figures['clips']} clips, {duration(figures['hours'])}, {figures['workers']} workers, load before the turns "
         + ", ".join(f"{load:.1f}" for load in figures["load"])
     )
     print(f"{'x real time':<16}{'median':>9}   turns")

@@ -16,6 +16,7 @@ from ..program import KNOWN_ERRORS as KNOWN_ERRORS
 from ..program import add_model_options as add_model_options
 from ..program import add_overwrite_option as add_overwrite_option
 from ..program import check_reports as check_reports
+from ..program import duration as duration
 from ..program import number as number
 from ..program import one_line as one_line
 from ..program import pick_device

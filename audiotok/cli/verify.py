@@ -9,7 +9,15 @@ import argparse
 import sys
 from pathlib import Path
 
-from .common import KNOWN_ERRORS, add_model_options, codec_name, load_chosen_codec, number, one_line
+from .common import (
+    KNOWN_ERRORS,
+    add_model_options,
+    codec_name,
+    duration,
+    load_chosen_codec,
+    number,
+    one_line,
+)
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -68,7 +76,7 @@ def _verify_corpus(path: Path, args: argparse.Namespace) -> list[str]:
     found = verify(path, codec, samples=args.samples, seed=args.seed)
     if not found.faults:
         print(
-            f"{path}: whole, {found.rows} rows, {found.hours:.2f} h, {found.shards} "
+            f"{path}: whole, {found.rows} rows, {duration(found.hours)}, {found.shards} "
             f"shard{'s' * (found.shards != 1)}; every code in range, {found.decoded} rows decoded"
         )
     return found.faults

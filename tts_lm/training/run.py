@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from audiotok import PreparedCorpus, build_tokenizer, checkpoint_dir, load_codec
+from audiotok import PreparedCorpus, build_tokenizer, checkpoint_dir, load_codec, program
 
 from ..evaluate import read_lines
 from ..folder import load_part
@@ -92,7 +92,7 @@ def train_lm(
     hours = sum(clip.frames for clip in clips) * facts["hop_length"] / facts["sampling_rate"] / 3600
     aligned = sum(clip.aligned for clip in clips)
     print(
-        f"{len(clips)} clips, {hours:.2f} h, {aligned} with word times; {len(held_out)} held out",
+        f"{len(clips)} clips, {program.duration(hours)}, {aligned} with word times; {len(held_out)} held out",
         file=sys.stderr,
     )
     torch.manual_seed(recipe.seed)
