@@ -2,6 +2,9 @@
 #     docker build -t audiotok .
 #     docker run --rm --network none --user "$(id -u)" -v "$PWD:/work" audiotok tts-lm say "The garden is quiet." -o hello.wav
 #     docker run --rm -p 127.0.0.1:8000:8000 audiotok tts-lm serve --host 0.0.0.0
+# For others than this machine add -e TTS_LM_API_KEY, and to be looked after
+#     --health-cmd "python -c 'from urllib.request import urlopen; urlopen(\"http://127.0.0.1:8000/health\")'"
+# `docker stop -t 120` lets it finish what it has begun. The page wants --build-arg EXTRAS=serve,demo.
 # For a CPU build of torch give the index that has it: --build-arg PIP_INDEX_URL=...
 FROM python:3.12-slim AS build
 ARG PIP_INDEX_URL

@@ -43,8 +43,7 @@ def serving(
     thread.start()
     try:
         until(lambda: server.started or not thread.is_alive())
-        port = server.servers[0].sockets[0].getsockname()[1]
-        yield f"http://127.0.0.1:{port}", app
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}", app
     finally:
         server.should_exit = True
         thread.join(30)

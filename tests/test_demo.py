@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
-import select
 import shutil
-import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +15,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from demo_toys import page_process
 from torch import Tensor
 
 from audiotok import AudioCodec, save_audio
@@ -178,6 +175,16 @@ def test_what_is_no_sound_is_refused_in_words(page: Page, tmp_path: Path) -> Non
         page.open_clip(str(tmp_path / "clip.wav"))
 
 
+@pytest.mark.parametrize(("rate", "channels"), [(10, 1), (1_000_000, 1), (16_000, 100)])
+def test_a_sound_that_would_swell_is_refused_by_its_header(
+    page: Page, tmp_path: Path, rate: int, channels: int
+) -> None:
+    """A minute of 10 samples a second is no 600 samples here, but a million."""
+    soundfile.write(tmp_path / "clip.wav", np.zeros((600, channels)), rate)
+    with pytest.raises(ValueError, match="^expected 1 to 8 channels at 4000 to 192000 Hz"):
+        page.open_clip(str(tmp_path / "clip.wav"))
+
+
 def test_a_port_that_is_taken_is_said_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("gradio", reason="the page needs the extra demo")
     from tts_lm.serve.wire import listen
@@ -194,24 +201,6 @@ def test_a_missing_gradio_names_the_extra(
     monkeypatch.setitem(sys.modules, "gradio", None)
     assert main(["demo", "--port", "0"]) == 1
     assert "pip install 'audiotok[demo]'" in capsys.readouterr().err
-
-
-@contextmanager
-def served() -> Iterator[str]:
-    """``tts-lm demo`` with the shipped model, in a process of its own; its address."""
-    command = [sys.executable, "-m", "tts_lm.cli.main", "demo", "--port", "0"]
-    process = subprocess.Popen(
-        command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True
-    )
-    try:
-        assert process.stdout is not None
-        ready, _, _ = select.select([process.stdout], [], [], 240)
-        assert ready, "expected an address within 240 s, got none"
-        yield process.stdout.readline().strip()
-    finally:
-        process.terminate()
-        assert process.wait(30) in (0, 143)
-        process.stdout.close()
 
 
 def check_sound(path: Path) -> np.ndarray:
@@ -240,7 +229,7 @@ def test_both_tabs_in_a_real_browser(tmp_path: Path) -> None:
         pytest.skip("no chromium on this machine; apt-get install chromium")
     asked: list[str] = []
     faults: list[str] = []
-    with served() as address, driver.sync_playwright() as playwright:
+    with page_process() as address, driver.sync_playwright() as playwright:
         options = ["--no-sandbox", "--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]
         browser = playwright.chromium.launch(executable_path=chromium, args=options)
         tab = browser.new_page()
@@ -249,6 +238,7 @@ def test_both_tabs_in_a_real_browser(tmp_path: Path) -> None:
         tab.on("pageerror", lambda error: faults.append(str(error)))
         tab.goto(address)
         speak_in_browser(tab, tmp_path)
+        assert sum("/live/" in url for url in asked) == 2  # a double click is one
         look_into_codec_in_browser(tab, tmp_path)
         leave_while_it_speaks(browser, address)
         browser.close()
@@ -259,7 +249,7 @@ def test_both_tabs_in_a_real_browser(tmp_path: Path) -> None:
 def speak_in_browser(tab: Any, folder: Path) -> None:
     """The first tab: speech, an error in words, a voice of one's own."""
     tab.locator("#text textarea").fill("The boats were in before the rain, and nobody knew what to say.")
-    tab.locator("#speak").click()
+    tab.locator("#speak").dblclick()
     # It is heard before all of it is made.
     tab.wait_for_function("() => document.querySelector('[data-live]')?.dataset.heard > 0", polling=20)
     assert "so far" in tab.locator("#spoken").inner_text()

@@ -45,9 +45,11 @@ def test_the_page_can_be_worked_through(tiny_codec, tmp_path, monkeypatch, capsy
 
 def test_the_table_of_limits_is_that_of_the_code():
     from tts_lm.cli.main import build_parser
+    from tts_lm.cli.serve import SLOW_CONNECTIONS
     from tts_lm.serve.guard import BODY_SECONDS
     from tts_lm.serve.limits import ServeLimits
     from tts_lm.serve.routes import VOICE_CLIP_SECONDS
+    from tts_lm.serve.wire import PATIENCE_SECONDS
 
     args, limits = build_parser("serve").parse_args(["serve"]), ServeLimits()
     given = (args.queue, args.batch, args.letters, args.timeout)
@@ -56,7 +58,7 @@ def test_the_table_of_limits_is_that_of_the_code():
     rows = [
         line.split("|")[2].strip()
         for line in page.splitlines()
-        if re.match(r"\| (requests|letters|bytes|seconds)", line)
+        if re.match(r"\| (requests|letters|bytes|seconds|connections)", line)
     ]
     assert rows == [
         f"`--queue`, {limits.queue}",
@@ -65,6 +67,8 @@ def test_the_table_of_limits_is_that_of_the_code():
         f"{limits.clip_seconds:g}; {VOICE_CLIP_SECONDS:g} of a voice",
         f"`--timeout`, {limits.timeout_seconds:g}",
         f"{BODY_SECONDS:g}",
+        f"{PATIENCE_SECONDS:g}",
+        f"`--queue` and {SLOW_CONNECTIONS}",
     ]
     assert f"{limits.voices} at most" in page
 

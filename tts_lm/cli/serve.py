@@ -12,7 +12,7 @@ from audiotok import program
 from .common import add_model_options, pick_device
 
 KEY_VARIABLE = "TTS_LM_API_KEY"
-_SLOW_CONNECTIONS = 64  # that may be open beside those that wait
+SLOW_CONNECTIONS = 64  # that may be open beside those that wait
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
                 f"tts-lm: everyone who reaches {args.host} may use this; set {KEY_VARIABLE}", file=sys.stderr
             )
         try:
-            run_server(server_config(app, args.queue + _SLOW_CONNECTIONS, args.timeout), listener)
+            run_server(server_config(app, args.queue + SLOW_CONNECTIONS, args.timeout), listener)
         except (KeyboardInterrupt, program.Terminated):
             print("tts-lm: stopped", file=sys.stderr)
     return 0

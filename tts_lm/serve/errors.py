@@ -60,6 +60,10 @@ class ApiError(Exception):
         return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
 
 
+class BrokenOff(RuntimeError):
+    """An answer that has begun and will have no end: its connection breaks off, which is no failure of ours."""
+
+
 class ErrorDetail(BaseModel):
     """What went wrong."""
 

@@ -18,8 +18,7 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .engine import Stopped
-from .errors import ApiError
+from .errors import ApiError, BrokenOff
 from .limits import ServeLimits
 from .meters import Meters
 
@@ -68,9 +67,8 @@ class Guard:
             await self._run(scope, _Body(receive, most), answer)
         except ApiError as error:
             await error.response()(scope, receive, answer.send)
-        except (TimeoutError, Stopped):  # of a stream, which breaks off where it is
-            if not answer.status:
-                raise
+        except BrokenOff:
+            pass
         except Exception:
             answer.status = answer.status or 500
             raise
@@ -178,8 +176,11 @@ class _Answer:
             self.status = message["status"]
         elif not message.get("more_body"):
             self.whole = True
-        async with asyncio.timeout(self._patience):
-            await self._send(message)
+        try:
+            async with asyncio.timeout(self._patience):
+                await self._send(message)
+        except TimeoutError:
+            raise BrokenOff from None
 
 
 class OwnName:

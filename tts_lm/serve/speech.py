@@ -23,7 +23,8 @@ from starlette.types import Receive, Scope, Send
 from ..marks import mark_of
 from ..stream import SpeechChunk
 from ..voices import Voice
-from .errors import ApiError
+from .engine import Stopped
+from .errors import ApiError, BrokenOff
 from .front import ERRORS, Behind, Front, client_errors
 from .limits import MAX_NAME_LETTERS, MAX_SPEED, MIN_SPEED
 from .sounds import MEDIA_TYPES, SoundFormat, change_speed, encode, open_encoder
@@ -147,8 +148,8 @@ async def _stream(asked: SpeechRequest, front: Front, voice: Voice, mark: str) -
                 if rest := await asyncio.to_thread(encoder.close):
                     yield _delta(rest) if events else rest
             except Exception as error:
-                if not events:
-                    raise  # the connection breaks off, so that no one takes a part for the whole
+                if not events:  # the connection breaks off, so that no one takes a part for the whole
+                    raise BrokenOff if isinstance(error, (TimeoutError, Stopped)) else error from None
                 yield _event("error", error=_told(error))
                 return
         if events:

@@ -1,7 +1,8 @@
 """Where connections come in: a socket that listens, and uvicorn's connection with bounds that it does not have itself.
 
 Knows nothing of routes or models. The law it keeps: a client that has not said what it wants, or goes on sending what
-nobody reads any more, is let go within ``PATIENCE_SECONDS``; and whoever is sent away is told why, in the errors' one
+nobody reads any more, is let go within ``PATIENCE_SECONDS``, and one that takes nothing of its answer within
+``TAKING_SECONDS``; and whoever is sent away is told why, in the errors' one
 shape.
 """
 
@@ -21,6 +22,7 @@ from .errors import ApiError
 from .guard import FULL
 
 PATIENCE_SECONDS = 10.0
+TAKING_SECONDS = 120.0  # a player that has enough for a while takes nothing meanwhile
 LOCAL_NAMES = ("127.0.0.1", "::1", "localhost")
 _TURNED_AWAY = 2  # times the connections that are served: more are not even answered
 _MALFORMED = "expected a well-formed HTTP/1.1 request with a head of up to 16 kB, got something else"
@@ -34,6 +36,7 @@ class Wire(H11Protocol):
         # uvicorn would answer those beyond it in its own words.
         self._most, self.limit_concurrency = self.limit_concurrency, None
         self._patience: asyncio.TimerHandle | None = None
+        self._taking: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take it, to be refused where there are too many."""
@@ -52,8 +55,19 @@ class Wire(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """It is over."""
         super().connection_lost(exc)
-        if self._patience is not None:
-            self._patience.cancel()
+        for timer in (self._patience, self._taking):
+            if timer is not None:
+                timer.cancel()
+
+    def pause_writing(self) -> None:
+        """More is to be sent than is taken."""
+        super().pause_writing()
+        self._see_taken()
+
+    def on_response_complete(self) -> None:
+        """All is said, if not yet sent."""
+        super().on_response_complete()
+        self._see_taken()
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no HTTP."""
@@ -69,6 +83,17 @@ class Wire(H11Protocol):
         elif not owes and self._patience is not None:
             self._patience.cancel()
             self._patience = None
+
+    def _see_taken(self, before: int | None = None) -> None:
+        """Cut off who takes nothing: closing alone would wait for ever to have the rest sent."""
+        if self._taking is not None:
+            self._taking.cancel()
+            self._taking = None
+        left = self.transport.get_write_buffer_size()
+        if left and left == before:
+            self.transport.abort()
+        elif left:
+            self._taking = self.loop.call_later(TAKING_SECONDS, self._see_taken, left)
 
     def _give_up(self) -> None:
         self._patience = None
