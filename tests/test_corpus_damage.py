@@ -288,9 +288,13 @@ def test_what_is_no_folder_to_write_is_one_line(
     corpus: Path, tmp_path: Path, tiny_codec: AudioCodec, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("mine")
+    for link, target in (("astray", "nowhere"), ("round", "round")):
+        (tmp_path / link).symlink_to(tmp_path / target)
     for out, told in (
         ("", "got an empty name"),
         (tmp_path / "file", "expected a folder to write, got a file"),
+        (tmp_path / "astray", "expected a folder to write, got a file or a link to nothing"),
+        (tmp_path / "round", "expected a folder to write, got a file or a link to nothing"),
         (corpus, "outside of the source"),
         (corpus / "deep" / "tokens", "outside of the source"),
     ):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -122,6 +123,64 @@ def write_tar(path: Path, files: dict[str, bytes]) -> None:
             tar.addfile(member, io.BytesIO(data))
 
 
+def test_kaldi_takes_tabs_and_keeps_a_name_that_stands_there_twice(
+    put: Callable[..., Path], tmp_path: Path
+) -> None:
+    put("a.wav")
+    put("b.wav")
+    put("wav.scp", "u1\ta.wav\nu1   b.wav\n")
+    put("text", "u1\t Hello there.\n")
+    put("utt2spk", "u1\tanna\n")
+    rows = list(open_source(tmp_path / "corpus"))
+    assert told(rows) == 2 * [("u1", "Hello there.", "anna", "", "train")]
+    assert [file_of(row) for row in rows] == ["a.wav", "b.wav"]
+
+
+def test_folders_are_followed_through_links_but_not_round(put: Callable[..., Path], tmp_path: Path) -> None:
+    put("ben/1.wav")
+    put("ben/1.txt", "Hello.")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "corpus/ben").rename(tmp_path / "elsewhere/anna")
+    put("ben/2.wav")
+    put("ben/2.txt", "Bye.")
+    (tmp_path / "corpus/anna").symlink_to(tmp_path / "elsewhere/anna")
+    (tmp_path / "corpus/ben/round").symlink_to(tmp_path / "corpus")
+    (tmp_path / "corpus/itself.wav").symlink_to(tmp_path / "corpus/itself.wav")
+    rows = list(open_source(tmp_path / "corpus"))
+    assert [(row.id, row.text) for row in rows] == [
+        ("anna/1.wav", "Hello."),
+        ("ben/2.wav", "Bye."),
+        ("itself.wav", ""),
+    ]
+
+
+def test_a_folder_that_cannot_be_read_is_not_passed_over(
+    put: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put("anna/1.wav")
+    put("ben/1.wav")
+    scan = os.scandir
+
+    def refuse(folder: str) -> object:
+        if Path(folder).name == "ben":
+            raise PermissionError(13, "Permission denied", str(folder))
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(PermissionError, match="ben"):
+        open_source(tmp_path / "corpus", layout="folder")
+
+
+def test_a_corpus_has_the_name_of_its_folder(
+    put: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put("ben/1.wav")
+    monkeypatch.chdir(tmp_path / "corpus/ben")
+    assert open_source("..").describe == "corpus"
+    monkeypatch.chdir(tmp_path / "corpus")
+    assert open_source(".").describe == open_source(tmp_path / "corpus").describe == "corpus"
+
+
 def test_webdataset(put: Callable[..., Path], tmp_path: Path) -> None:
     sound = put("x.flac").read_bytes()
     folder = tmp_path / "tars"
@@ -145,6 +204,19 @@ def test_webdataset(put: Callable[..., Path], tmp_path: Path) -> None:
         open_source(folder)
 
 
+def test_json_without_end_beside_a_sound_is_a_problem_of_its_row(
+    put: Callable[..., Path], tmp_path: Path
+) -> None:
+    sound = put("x.flac")
+    with tarfile.open(tmp_path / "corpus/all.tar", "w") as tar:
+        tar.add(sound, "a.flac")
+        member = tarfile.TarInfo("a.json")
+        member.size = 100_000
+        tar.addfile(member, io.BytesIO(b"[" * member.size))
+    (row,) = open_source(tmp_path / "corpus/all.tar")
+    assert row.problem == ("no_text", "the .json file is damaged")
+
+
 def test_tables(put: Callable[..., Path], tmp_path: Path) -> None:
     put("x/a.flac")
     put("list.tsv", "file\tsentence\tlang\tage\nx/a.flac\tHe said 'no\"\ten-GB\t30\nx/b.flac\tJa.\tde\t\n")
@@ -154,6 +226,16 @@ def test_tables(put: Callable[..., Path], tmp_path: Path) -> None:
     assert [json.loads(row.fields or "null") for row in rows] == [{"age": "30"}, None]
     (row,) = open_source(tmp_path / "corpus/nemo.jsonl")
     assert row.text == "A b c." and json.loads(row.fields) == {"duration": 0.5}
+
+
+@pytest.mark.parametrize("between", [";", ", "])
+def test_tables_as_spreadsheets_write_them(put: Callable[..., Path], tmp_path: Path, between: str) -> None:
+    put("a.wav")
+    rows = (("file_name", "transcription", "speaker_id"), ("a.wav", '"Well; yes, ""maybe""."', "ben"))
+    put("metadata.csv", "\ufeff" + "\r\n".join(between.join(row) for row in rows))
+    assert told(list(open_source(tmp_path / "corpus"))) == [
+        ("a.wav", 'Well; yes, "maybe".', "ben", "", "train")
+    ]
 
 
 def test_language_takes_its_rows_and_those_that_name_none(put: Callable[..., Path], tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -336,11 +337,30 @@ def test_a_damaged_shard_is_made_again(corpus: Path, tiny_codec: AudioCodec, tmp
 def test_other_preparations_are_refused(corpus: Path, tiny_codec: AudioCodec, tmp_path: Path) -> None:
     prepare(corpus, tmp_path / "out", tiny_codec)
     before = files_of(tmp_path / "out")
-    with pytest.raises(ValueError, match="another source, codec or options"):
-        prepare(corpus, tmp_path / "out", tiny_codec, limits=Limits(min_s=0.4))
-    assert files_of(tmp_path / "out") == before
+    other: dict[str, Any] = {"limits": Limits(min_s=0.4), "columns": {"text": "file_name"}, "n_q": 2}
+    with pytest.raises(ValueError, match="another source, codec or options") as refused:
+        prepare(corpus, tmp_path / "out", tiny_codec, **other)
+    for said in (
+        "min_s was 0.1, is 0.4 now",
+        'columns was not given, is {"text": "file_name"} now',
+        "codec n_q was 4, is 2 now",
+    ):
+        assert said in str(refused.value)
+    assert "max_s" not in str(refused.value) and files_of(tmp_path / "out") == before
+    with (corpus / "metadata.csv").open("a") as table:
+        table.write("0.flac,Once more.,s0,train\n")
+    with pytest.raises(ValueError, match="the source lists other rows or sizes of files"):
+        prepare(corpus, tmp_path / "out", tiny_codec)
     with pytest.raises(ValueError, match="choose another"):
         prepare(corpus, corpus, tiny_codec)
+
+
+def test_a_licence_can_be_stated_afterwards(corpus: Path, tiny_codec: AudioCodec, tmp_path: Path) -> None:
+    for stated, expected in (("", ""), ("CC0 1.0", "CC0 1.0"), ("", "CC0 1.0")):
+        manifest = prepare(corpus, tmp_path / "late", tiny_codec, licence=stated)
+        assert manifest.licence == report(tmp_path / "late")["licence"] == expected
+    prepare(corpus, tmp_path / "first", tiny_codec, licence="CC0 1.0")
+    assert files_of(tmp_path / "late") == files_of(tmp_path / "first")
 
 
 def test_another_codec_is_refused(corpus: Path, tiny_codec: AudioCodec, tmp_path: Path) -> None:

@@ -161,15 +161,16 @@ def test_five_hundred_broken_among_five_thousand(
 
 
 def kill_an_actor(stop: threading.Event, killed: list[int]) -> None:
-    """Kill the first Ray worker of ours that is at work."""
+    """Kill the first Ray worker of ours that is at work, and note how far it gave way to other processes."""
     import psutil
 
     while not stop.wait(0.05):
         for process in psutil.Process().children(recursive=True):
             try:
                 if "_Actor.call" in " ".join(process.cmdline()):
+                    niceness = process.nice()
                     process.kill()
-                    killed.append(process.pid)
+                    killed.append(niceness)
                     return
             except psutil.Error:
                 continue
@@ -197,7 +198,9 @@ def test_ray_gives_the_same_rows(
         if kill:
             killer.join()
     assert files_of(tmp_path / "ray") == files_of(tmp_path / "whole")
-    assert bool(killed) == kill and not ray.is_initialized()
+    assert not ray.is_initialized()
+    # Workers of Ray's own niceness (15) would stand still for minutes on a machine that others use.
+    assert killed == ([os.nice(0)] if kill else [])
 
 
 @pytest.mark.parametrize("workers", [2, 4])

@@ -206,7 +206,8 @@ def _refuse_inside(source: Any, out: str | Path) -> None:
     """Refuse to write into the source: what is written there would be read as part of it the next time."""
     if not isinstance(source, str | Path) or not Path(source).is_dir() or not str(out):
         return
-    whole, written = Path(source).resolve(), Path(out).resolve()
+    # realpath takes links that lead to themselves: they are refused further on.
+    whole, written = Path(os.path.realpath(source)), Path(os.path.realpath(out))
     if written.is_relative_to(whole):
         raise ValueError(f"{out}: expected a folder outside of the source {source}; choose another")
 

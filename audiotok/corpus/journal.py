@@ -57,9 +57,9 @@ class Journal:
         if not str(out):  # as the variable of a shell script may be; a path of it would be this folder
             raise ValueError("expected a folder to write, got an empty name")
         self.out = Path(out)
-        if self.out.exists() and not self.out.is_dir():
+        if os.path.lexists(self.out) and not self.out.is_dir():
             raise NotADirectoryError(
-                f"{self.out}: expected a folder to write, got a file; choose another name"
+                f"{self.out}: expected a folder to write, got a file or a link to nothing; choose another name"
             )
         self.shards = self.out / "shards"
         self.folder = self.out / ".journal"
@@ -100,13 +100,13 @@ class Journal:
         """
         if (self.out / "manifest.json").exists():
             manifest = Manifest.load(self.out)
-            self._refuse_other(manifest.plan, plan.plan)
-            if self._is_intact(manifest):
+            self._refuse_other(manifest, plan)
+            if self._is_intact(manifest) and plan.licence in ("", manifest.licence):
                 shutil.rmtree(self.folder, ignore_errors=True)
                 return set(range(-(-manifest.source_rows // rows_per_shard)))
             self._reopen(manifest, rows_per_shard)
         elif (self.folder / PLAN).exists():
-            self._refuse_other(Manifest.load(self.folder, PLAN).plan, plan.plan)
+            self._refuse_other(Manifest.load(self.folder, PLAN), plan)
         self.folder.mkdir(exist_ok=True)
         plan.save(self.folder, PLAN)
         done = {n for n, shard in self.entries().items() if self._is_whole(n, shard)}
@@ -256,11 +256,11 @@ class Journal:
         file = self._file(number)
         return not done.rows or (file.is_file() and sha256(file) == done.sha256)
 
-    def _refuse_other(self, theirs: str, ours: str) -> None:
-        if theirs != ours:
+    def _refuse_other(self, theirs: Manifest, ours: Manifest) -> None:
+        if theirs.plan != ours.plan:
             raise ValueError(
-                f"{self.out}: holds a preparation with another source, codec or options; choose another "
-                "folder, or delete this one"
+                f"{self.out}: holds a preparation with another source, codec or options "
+                f"({theirs.differences(ours)}); choose another folder, or delete this one"
             )
 
     @contextmanager
@@ -296,7 +296,7 @@ def merge(parts: Sequence[str | Path], out: str | Path) -> Manifest:
     """
     plans = []
     for part in map(Path, parts):
-        whole, piece = Path(out).resolve(), part.resolve()
+        whole, piece = Path(os.path.realpath(out)), Path(os.path.realpath(part))
         if str(out) and (whole.is_relative_to(piece) or piece.is_relative_to(whole)):
             raise ValueError(f"{out}: expected a folder apart from the part {part}; choose another")
         begun = (part / ".journal" / PLAN).is_file()
@@ -307,7 +307,8 @@ def merge(parts: Sequence[str | Path], out: str | Path) -> Manifest:
     for part, plan in zip(parts, plans, strict=True):
         if plan.plan != plans[0].plan:
             raise ValueError(
-                f"{part}: expected a part of the same source, codec and options as {parts[0]}; it is not"
+                f"{part}: expected a part of the same source, codec and options as {parts[0]}; "
+                f"{plans[0].differences(plan)}"
             )
     plan = max(plans, key=lambda plan: plan.source_rows)
     size = plan.options.get("rows_per_shard")

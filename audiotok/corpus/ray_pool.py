@@ -7,6 +7,7 @@ way. Ray starts a lost worker again, elsewhere if need be, and gives it its call
 from __future__ import annotations
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Callable
 from types import TracebackType
@@ -52,13 +53,16 @@ class RayPool:
         on_gpu = device.startswith("cuda")
         if self._owns:
             local: dict[str, Any] = {"num_cpus": workers or None, "include_dashboard": False}
+            if address == "local":
+                # Else Ray's workers give way to everything (nice 15): on a busy machine they hardly run.
+                os.environ.setdefault("RAY_worker_niceness", "0")
             ray.init(
                 address=address,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
                 **(local if address == "local" else {}),
             )
-        free = int(ray.cluster_resources().get("GPU" if on_gpu else "CPU", 0))
+        free = int(ray.available_resources().get("GPU" if on_gpu else "CPU", 0))
         self.workers = workers or max(1, free)
         # Held as long as the actors are: one that is started again needs its arguments again.
         self._arguments = ray.put(arguments)

@@ -127,6 +127,23 @@ class Manifest:
                 f"{path}: not a manifest that this version reads ({error}); move the folder away, then prepare again"
             ) from None
 
+    def differences(self, asked: Manifest) -> str:
+        """What makes the plan of ``asked`` another one than this one's, in words: each setting with both values."""
+        old, new = (
+            {
+                "format_version": manifest.format_version,
+                "source": manifest.source,
+                "codes_fingerprint": manifest.codes_fingerprint,
+                **{f"codec {name}": value for name, value in manifest.codec.items()},
+                **manifest.options,
+            }
+            for manifest in (self, asked)
+        )
+        pairs = {name: (_said(old.get(name)), _said(new.get(name))) for name in {**old, **new}}
+        told = [f"{name} was {was}, is {now} now" for name, (was, now) in pairs.items() if was != now]
+        unseen = "the source lists other rows or sizes of files, or one of the two was made with --exact"
+        return "; ".join(told) or unseen
+
     def _check(self) -> None:
         """ValueError where a value is of another kind than :meth:`save` writes."""
         for name, kind in _KINDS.items():
@@ -148,6 +165,11 @@ class Manifest:
                 or not isinstance(shard.get("seconds", 0.0), int | float)
             ):
                 raise ValueError(f"expected shards with file, rows and hash, got {str(shard)[:80]}")
+
+
+def _said(value: Any) -> str:
+    """A setting as an error names it; what was not asked for has no value."""
+    return "not given" if value is None else json.dumps(value, ensure_ascii=False)
 
 
 def sha256(path: str | Path) -> str:

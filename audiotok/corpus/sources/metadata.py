@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -112,23 +113,24 @@ def read_kaldi(folder: Path, root: Path | None) -> TableSource:
     Raises:
         ValueError: a file is damaged or empty.
     """
-    recordings = dict(_pairs(folder / "wav.scp"))
+    listed = list(_pairs(folder / "wav.scp"))
+    recordings = dict(listed)
     texts, speakers = (dict(_pairs(folder / name)) for name in ("text", "utt2spk"))
 
     def entries() -> Iterator[Entry]:
         segmented = (folder / "segments").is_file()
-        for id, rest in _pairs(folder / "segments") if segmented else recordings.items():
-            recording, start, end, problem = id, -1.0, -1.0, None
+        for id, rest in _pairs(folder / "segments") if segmented else listed:
+            file, start, end, problem = rest, -1.0, -1.0, None
             if segmented:
                 try:
                     recording, first, last = rest.split()
+                    file = recordings.get(recording, "")
                     start, end = float(first), float(last)
                     if not 0 <= start < end < math.inf:
                         raise ValueError("no span of time")
                 except ValueError:
                     start = end = -1.0
-                    problem = ("unreadable", f"segments: {rest}")
-            file = recordings.get(recording, "")
+                    file, problem = "", ("unreadable", f"segments: {rest}")
             if file.endswith("|"):
                 file, problem = "", ("unreadable", "wav.scp holds a command; write its output to a file")
             text, speaker = texts.get(id, ""), speakers.get(id, "")
@@ -140,8 +142,8 @@ def read_kaldi(folder: Path, root: Path | None) -> TableSource:
 def _columns(path: Path) -> list[str]:
     if path.suffix.lower() in (".jsonl", ".json"):
         return list(dict.fromkeys(key for row, _ in _json_rows(path) for key in row))
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        return _header(csv.DictReader(file, delimiter=_delimiter(path), strict=True))
+    with _table(path) as reader:
+        return _header(reader)
 
 
 def _entries(path: Path, names: Mapping[str, str | None]) -> Iterator[Entry]:
@@ -169,8 +171,8 @@ def _rows(path: Path) -> Iterator[tuple[Mapping[str, Any], _Problem]]:
     if path.suffix.lower() in (".jsonl", ".json"):
         yield from _json_rows(path)
         return
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        yield from _csv_rows(csv.DictReader(file, delimiter=_delimiter(path), strict=True))
+    with _table(path) as reader:
+        yield from _csv_rows(reader)
 
 
 def _json_rows(path: Path) -> Iterator[tuple[dict[str, Any], _Problem]]:
@@ -242,8 +244,8 @@ def _pairs(path: Path) -> Iterator[tuple[str, str]]:
     """``key rest of the line`` of a Kaldi file; nothing where there is no such file."""
     if path.is_file():
         for line in _lines(path):
-            key, _, rest = line.strip().partition(" ")
-            yield key, rest.strip()
+            key, rest = (*re.split(r"[ \t]+", line.strip(), maxsplit=1), "")[:2]
+            yield key, rest
 
 
 def _lines(path: Path) -> Iterator[str]:
@@ -251,8 +253,14 @@ def _lines(path: Path) -> Iterator[str]:
         yield from (line.rstrip("\r\n") for line in file if line.strip())
 
 
-def _delimiter(path: Path) -> str:
-    return "\t" if path.suffix.lower() == ".tsv" else ","
+@contextmanager
+def _table(path: Path) -> Iterator[csv.DictReader[str]]:
+    """A table with a header, opened: tabs between in .tsv; in .csv commas, or semicolons as spreadsheets write them."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        header = file.readline()
+        file.seek(0)
+        delimiter = "\t" if path.suffix.lower() == ".tsv" else "," if "," in header else ";"
+        yield csv.DictReader(file, delimiter=delimiter, skipinitialspace=True, strict=True)
 
 
 @contextmanager

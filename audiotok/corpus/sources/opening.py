@@ -6,6 +6,7 @@ one that is not recognised is refused with the list of those that are.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from ..rows import FIELDS, printable
 from .hub import DatasetSource, StreamSource, load_named, matches, open_datasets, quietly
 from .metadata import TABLES, is_lj, read_common_voice, read_kaldi, read_lj, read_metadata
 from .table import TableSource
-from .trees import has_sound, read_folder, read_libri, read_tars, read_vctk
+from .trees import all_below, has_sound, read_folder, read_libri, read_tars, read_vctk
 
 LAYOUTS = (
     "metadata",
@@ -62,6 +63,7 @@ def open_source(
 
     Raises:
         FileNotFoundError: the path does not exist.
+        OSError: a folder in it cannot be read.
         ValueError: it is none of these, lacks a column that was asked for, or has no such split or language.
     """
     if str(source) == "":  # as the variable of a shell script may be; a path of it would be this folder
@@ -84,6 +86,8 @@ def _open(
     if isinstance(source, datasets.Dataset | datasets.DatasetDict):
         return _select(open_datasets(source, columns, "a dataset in memory"), split, language)
     path = Path(source)
+    if path.name in ("", ".."):  # as of ".": the name that the corpus goes by is that of the folder
+        path = Path(os.path.abspath(path))
     if not path.exists():
         is_file = path.suffix.lower() in (*TABLES, ".parquet", ".tar", ".flac", ".wav")
         if is_file or not is_hub_id(str(source).partition(":")[0]):
@@ -118,13 +122,14 @@ def find_layout(folder: Path) -> str:
         return "common_voice"
     if has["txt"] and any((folder / name).is_dir() for name in ("wav48_silence_trimmed", "wav48")):
         return "vctk"
-    for pattern, layout in (
-        ("*.tar", "webdataset"),
-        ("**/*.trans.txt", "librispeech"),
-        ("**/*.normalized.txt", "libritts"),
-        ("**/*.parquet", "parquet"),
+    if next(folder.glob("*.tar"), None) is not None:
+        return "webdataset"
+    for ending, layout in (
+        (".trans.txt", "librispeech"),
+        (".normalized.txt", "libritts"),
+        (".parquet", "parquet"),
     ):
-        if next(folder.glob(pattern), None) is not None:
+        if any(path.name.endswith(ending) for path in all_below(folder)):
             return layout
     if has_sound(folder):
         return "folder"

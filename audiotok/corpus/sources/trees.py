@@ -6,12 +6,13 @@ order), so that the same tree gives the same rows on every file system.
 
 from __future__ import annotations
 
-import json
+import os
 import tarfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ...files import parse_json
 from ..rows import find_columns, printable
 from .table import Entry, TableSource, build_table
 
@@ -130,11 +131,30 @@ def read_tars(folder: Path, tars: list[Path], columns: Mapping[str, str]) -> Tab
 
 def has_sound(folder: Path) -> bool:
     """Whether any file below the folder has the suffix of a sound."""
-    return any(path.suffix.lower() in SUFFIXES for path in folder.rglob("*"))
+    return any(path.suffix.lower() in SUFFIXES for path in all_below(folder))
+
+
+def all_below(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[Path]:
+    """Every file and folder below a folder, in no order.
+
+    Links to folders are followed, for corpora are put together by them; one that leads back to a folder on the way to
+    it (``above``: their real paths) is not.
+
+    Raises:
+        OSError: a folder cannot be read: what is in it would be missing without a word.
+    """
+    real = os.path.realpath(folder)
+    if real in above:
+        return
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            yield Path(entry.path)
+            if os.path.isdir(entry.path):  # false of a link that leads to itself
+                yield from all_below(Path(entry.path), above | {real})
 
 
 def _sounds(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    return sorted(path for path in all_below(folder) if path.suffix.lower() in SUFFIXES)
 
 
 def _text(path: Path) -> tuple[str, tuple[str, str] | None]:
@@ -171,7 +191,7 @@ def _describe(row: Entry, kind: str, content: bytes, columns: Mapping[str, str])
     """Write into a row what the text or JSON beside its sound says."""
     try:
         text = content.decode("utf-8-sig")
-        values: Any = json.loads(text) if kind == ".json" else text
+        values: Any = parse_json(text) if kind == ".json" else text
     except ValueError:
         row.problem = ("no_text", f"the {kind} file is damaged")
         return
