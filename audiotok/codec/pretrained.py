@@ -152,7 +152,7 @@ def _config_of(name: str, online: bool) -> dict[str, Any]:
             f"{name}: no such folder, not kept on this machine, and the hub does not answer; name a codec's folder, or "
             "go online"
         ) from error
-    except (RecursionError, AttributeError) as error:
+    except (RecursionError, AttributeError, TypeError) as error:
         raise ValueError(
             f"{name}: expected settings by name in config.json; fetch the codec again"
         ) from error
