@@ -64,12 +64,12 @@ class RayPool:
             )
         free = int(ray.available_resources().get("GPU" if on_gpu else "CPU", 0))
         self.workers = workers or max(1, free)
-        # Held as long as the actors are: one that is started again needs its arguments again.
-        self._arguments = ray.put(arguments)
+        # Sent with every call, as a reference: an actor that was started again has to begin again.
+        self._start = [ray.put((build, arguments))]
         actor = ray.remote(_Actor).options(
             num_cpus=1, num_gpus=1 if on_gpu else 0, max_restarts=-1, max_task_retries=DEATHS
         )
-        self._actors: list[Any] = [actor.remote(build, self._arguments) for _ in range(self.workers)]
+        self._actors: list[Any] = [actor.remote() for _ in range(self.workers)]
         self._under_way: dict[Any, int] = {}  # answer -> number of the actor that works on it
 
     def __enter__(self) -> RayPool:
@@ -91,7 +91,7 @@ class RayPool:
             del self._under_way[ref]
         load = Counter(self._under_way.values())
         least = min(range(self.workers), key=lambda number: load[number])
-        call.future = self._actors[least].call.remote(method, item)
+        call.future = self._actors[least].call.remote(self._start, method, item)
         self._under_way[call.future] = least
         return call
 
@@ -114,12 +114,16 @@ class RayPool:
 class _Actor:
     """A server behind Ray, with one thread."""
 
-    def __init__(self, build: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-        import torch
+    def __init__(self) -> None:
+        self._server: Any = None
 
-        torch.set_num_threads(1)
-        self._server = build(*arguments)
+    def call(self, start: list[Any], method: str, item: Any) -> Any:
+        """``server.method(item)`` of the server that ``start`` refers to: what makes it, and its arguments."""
+        if self._server is None:
+            import ray
+            import torch
 
-    def call(self, method: str, item: Any) -> Any:
-        """``server.method(item)``."""
+            torch.set_num_threads(1)
+            build, arguments = ray.get(start[0])
+            self._server = build(*arguments)
         return getattr(self._server, method)(item)
