@@ -75,8 +75,9 @@ def test_lines_that_are_there_are_not_replaced_and_the_others_are_spoken(model, 
     assert (out / "0001.wav").read_text() == "precious"
 
 
-def test_a_kind_of_file_that_cannot_be_written_is_refused_before_anything_is_loaded(tmp_path, capsys):
-    assert main(["say", "Hi.", "-o", str(tmp_path / "a.mp3"), "--model", str(tmp_path / "none")]) == 1
+@pytest.mark.parametrize("option", ["-o", "--out", "--output"])
+def test_a_kind_of_file_that_cannot_be_written_is_refused_before_anything_is_loaded(tmp_path, capsys, option):
+    assert main(["say", "Hi.", option, str(tmp_path / "a.mp3"), "--model", str(tmp_path / "none")]) == 1
     assert "expected a name ending in .wav, .flac, .ogg, .opus, .atok, got .mp3" in capsys.readouterr().err
 
 

@@ -351,8 +351,8 @@ def test_bad_input_is_one_line(folder, tmp_path, capsys, arguments, message):
         [],
         ["Hi."],
         ["-o", "a.wav"],
-        ["Hi.", "-o", "a.wav", "--file", "x", "--out", "y"],
-        ["Hi.", "--out", "y"],
+        ["--file", "x"],
+        ["Hi.", "--file", "x", "--out", "y"],
     ],
 )
 def test_wrong_usage_is_two(arguments, capsys):

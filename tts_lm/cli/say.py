@@ -50,12 +50,13 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("text", nargs="?", metavar="TEXT", help="what to say")
     parser.add_argument(
         "-o",
+        "--out",
         "--output",
         metavar="OUT",
-        help="the file; its suffix decides the format: .wav, .flac, .ogg, .opus, or .atok for the codes; - streams wav",
+        help="the file; its suffix decides the format: .wav, .flac, .ogg, .opus, or .atok for the codes; - streams wav"
+        "; with --file the folder",
     )
     parser.add_argument("--file", metavar="LINES", help="say every line of this text file instead")
-    parser.add_argument("--out", metavar="DIR", help="with --file: the folder to write into")
     parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
     add_speaking_options(parser)
     parser.add_argument(
@@ -70,20 +71,15 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Speak; paths of what was written go to stdout."""
-    if (args.text is None) != (args.output is None) or (args.file is None) != (args.out is None):
+    if args.out is None or (args.text is None) == (args.file is None):
         args.parser.error("expected TEXT -o OUT, or --file LINES.txt --out DIR")
-    if (args.text is None) == (args.file is None):
-        args.parser.error("expected either TEXT -o OUT or --file LINES.txt --out DIR")
+    out = str(args.out)
     with warnings.catch_warnings():
         warnings.simplefilter("default", UserWarning)
         warnings.showwarning = _show_warning
-        if args.output == _PIPE:
+        if args.file is None and out == _PIPE:
             return _stream(args)
-        lines = (
-            _one(args.text, Path(args.output))
-            if args.file is None
-            else _many(Path(args.file), Path(args.out))
-        )
+        lines = _one(args.text, Path(out)) if args.file is None else _many(Path(args.file), Path(out))
         return _speak(args, lines)
 
 
