@@ -33,6 +33,7 @@ from tts_lm.serve.limits import ServeLimits
 httpx = pytest.importorskip("httpx2", reason="it comes with openai")
 GET = b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 POST = b"POST /v1/audio/speech HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+_LOCALHOST = ((socket.AF_INET6, "::1"), (socket.AF_INET, "127.0.0.1"))
 FIELDS = {"name": "anna", "text": "so many words of hers", "consent": "she agreed to it in writing"}
 
 
@@ -340,6 +341,13 @@ def test_a_socket_knows_whether_others_reach_it(host):
             OSError, match=f"cannot listen at {host}, port {port}: Address already in use; choose"
         ):
             wire.listen(host, port)
+
+
+def test_a_name_with_two_addresses_is_taken_by_the_older(monkeypatch):
+    found = [(kind, socket.SOCK_STREAM, 6, "", (host, 0)) for kind, host in _LOCALHOST]
+    monkeypatch.setattr(wire.socket, "getaddrinfo", lambda *_, **__: found)
+    with wire.listen("localhost", 0) as listener:
+        assert wire.address_of(listener).startswith("http://127.0.0.1:")
 
 
 def test_a_host_that_is_none_is_named():

@@ -10,10 +10,12 @@ import secrets
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import soundfile
 import torch
 from torch import Tensor
 
@@ -23,7 +25,7 @@ from ..marks import mark_of, pcm16, wav_head
 from ..stream import SpeechChunk
 from ..synthesizer import Synthesizer
 from ..voices import Voice
-from .uploads import check_header
+from .uploads import check_shape
 
 CLIP_SECONDS = 15.0
 TEXT_LETTERS = 1000
@@ -146,7 +148,9 @@ def read_clip(path: str, sampling_rate: int) -> tuple[Tensor, bool]:
     """
     try:
         blocks = audio_blocks(path, sampling_rate, CLIP_SECONDS)
-        check_header(Path(path))
+        # What is no sound at all is told by who reads it.
+        with suppress(soundfile.LibsndfileError), soundfile.SoundFile(path) as sound:
+            check_shape(sound.channels, sound.samplerate)
         return next(blocks), next(blocks, None) is not None
     except ValueError as error:
         raise ValueError(str(error).replace(path, Path(path).name)) from None

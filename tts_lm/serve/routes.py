@@ -22,7 +22,7 @@ from .errors import ApiError
 from .front import ERRORS, Behind, Front, client_errors
 from .limits import MAX_FIELD_LETTERS, MAX_NAME_LETTERS
 from .sounds import MEDIA_TYPES, SoundFormat, encode
-from .speech import MARK_HEADER
+from .speech import MARK_HEADER, SOUND
 from .uploads import check_field, check_name
 
 _SHORTEST_CONSENT = 10  # letters: "yes" does not say who agreed to what
@@ -231,13 +231,7 @@ async def to_tokens(
     f"{_TOKENS}/decode",
     tags=["tokens"],
     response_class=Response,
-    responses={
-        200: {
-            "content": {
-                kind: {"schema": {"type": "string", "format": "binary"}} for kind in MEDIA_TYPES.values()
-            }
-        }
-    },
+    responses={200: {"content": SOUND}},
 )
 async def from_tokens(asked: TokensRequest, front: Behind) -> Response:
     """Codes as the sound that they stand for."""

@@ -74,7 +74,8 @@ class SpeechRequest(BaseModel):
         return self.voice if isinstance(self.voice, str) else self.voice.id
 
 
-_SOUND = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in MEDIA_TYPES.values()}
+SOUND = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in MEDIA_TYPES.values()}
+"""What an answer with sound may be, for the OpenAPI document."""
 
 
 class _Closing(StreamingResponse):
@@ -95,7 +96,7 @@ class _Closing(StreamingResponse):
     responses={
         **ERRORS,
         200: {
-            "content": {**_SOUND, _SSE: {"schema": {"type": "string"}}},
+            "content": {**SOUND, _SSE: {"schema": {"type": "string"}}},
             "description": "the sound, or events",
         },
     },

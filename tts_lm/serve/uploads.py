@@ -47,22 +47,13 @@ def read_clip(file: BinaryIO, longest_s: float, sampling_rate: int) -> Tensor:
         with path.open("wb") as copy:
             shutil.copyfileobj(file, copy)
         try:
-            check_header(path, longest_s)
+            _check_header(path, longest_s)
             return load_audio(path, sampling_rate)[0]
         except AudioError as error:
             raise AudioError(str(error).replace(str(path), "the sound")) from None
 
 
-def check_header(path: Path, longest_s: float | None = None) -> None:
-    """Refuse a sound file whose header promises too much.
-
-    Args:
-        path: of the file.
-        longest_s: seconds that it may have; None takes any length.
-
-    Raises:
-        AudioError: it is damaged, too long, of too many channels or of a strange rate.
-    """
+def _check_header(path: Path, longest_s: float) -> None:
     try:
         with soundfile.SoundFile(path) as sound:
             frames, rate, channels = sound.frames, sound.samplerate, sound.channels
@@ -70,14 +61,23 @@ def check_header(path: Path, longest_s: float | None = None) -> None:
         raise AudioError(
             "expected a WAV, FLAC, Ogg or MP3 file, got a damaged one; convert it again"
         ) from None
-    if not 1 <= channels <= MAX_CHANNELS or not MIN_RATE_HZ <= rate <= MAX_RATE_HZ:
-        raise AudioError(
-            f"expected 1 to {MAX_CHANNELS} channels at {MIN_RATE_HZ} to {MAX_RATE_HZ} Hz, got {channels} at {rate} Hz; "
-            "resample it"
-        )
-    if longest_s is not None and not 0 < frames <= longest_s * rate:
+    check_shape(channels, rate)
+    if not 0 < frames <= longest_s * rate:
         seconds = f"{frames / rate:.0f} s" if 0 <= frames < 1 << 50 else "an unknown length"
         raise AudioError(f"expected a sound of up to {longest_s:g} s, got {seconds} by its header; cut it")
+
+
+def check_shape(channels: int, rate_hz: int) -> None:
+    """Refuse a sound that would take much more room than its file: a second of it, or a second at another rate.
+
+    Raises:
+        AudioError: it has too many channels, or a strange rate.
+    """
+    if not 1 <= channels <= MAX_CHANNELS or not MIN_RATE_HZ <= rate_hz <= MAX_RATE_HZ:
+        raise AudioError(
+            f"expected 1 to {MAX_CHANNELS} channels at {MIN_RATE_HZ} to {MAX_RATE_HZ} Hz, got {channels} at "
+            f"{rate_hz} Hz; resample it"
+        )
 
 
 def check_name(name: str) -> str:
