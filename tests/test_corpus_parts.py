@@ -189,6 +189,8 @@ def test_parts_of_something_else_are_refused(corpus: Path, tiny_codec: AudioCode
         merge([tmp_path / "1", tmp_path / "2"], tmp_path / "merged")
     with pytest.raises(ValueError, match="another source, codec or options"):
         prepare(corpus, tmp_path / "1", tiny_codec, part=(2, 2), n_q=2, **OPTIONS)
+    with pytest.raises(ValueError, match="at least one part to merge, got none"):
+        merge([], tmp_path / "merged")
     with pytest.raises(ValueError, match="part i of n"):
         prepare(corpus, tmp_path / "3", tiny_codec, part=(0, 2), **OPTIONS)
 

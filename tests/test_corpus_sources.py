@@ -15,7 +15,8 @@ import pytest
 import soundfile
 import torch
 
-from audiotok.corpus import SourceRow, open_source
+from audiotok.corpus import Limits, SourceRow, open_source
+from audiotok.corpus.checks import inspect
 from audiotok.corpus.plan import survey
 from audiotok.corpus.sections import IndexedSections, StreamSections
 from audiotok.corpus.sources import StreamSource
@@ -152,6 +153,19 @@ def test_folders_are_followed_through_links_but_not_round(put: Callable[..., Pat
         ("ben/2.wav", "Bye."),
         ("itself.wav", ""),
     ]
+
+
+def test_sound_of_any_suffix_is_a_row(put: Callable[..., Path], tmp_path: Path) -> None:
+    put("1.au")
+    put("2.m4a", "not for libsndfile")
+    put("3.WAV")
+    put("3.TXT", "Loud names.")
+    put("4.pdf", "no sound")
+    rows = list(open_source(tmp_path / "corpus"))
+    assert [(row.id, row.text) for row in rows] == [("1.au", ""), ("2.m4a", ""), ("3.WAV", "Loud names.")]
+    limits = Limits(need_text=False)
+    kinds = [getattr(inspect(row, limits), "reason", "fit") for row in rows]
+    assert kinds == ["fit", "unreadable", "fit"]
 
 
 def test_a_folder_that_cannot_be_read_is_not_passed_over(

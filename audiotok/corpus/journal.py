@@ -291,9 +291,11 @@ def merge(parts: Sequence[str | Path], out: str | Path) -> Manifest:
 
     Raises:
         FileNotFoundError: a folder holds no part.
-        ValueError: the parts are not of one plan, some are missing or damaged, or ``out`` is among them.
+        ValueError: there is no part, they are not of one plan, some are missing or damaged, or ``out`` is among them.
         OSError: ``out`` cannot be written, or another process is at work in it.
     """
+    if not parts:
+        raise ValueError("expected at least one part to merge, got none")
     plans = []
     for part in map(Path, parts):
         whole, piece = Path(os.path.realpath(out)), Path(os.path.realpath(part))
@@ -311,11 +313,8 @@ def merge(parts: Sequence[str | Path], out: str | Path) -> Manifest:
                 f"{plans[0].differences(plan)}"
             )
     plan = max(plans, key=lambda plan: plan.source_rows)
-    size = plan.options.get("rows_per_shard")
-    if not isinstance(size, int) or size < 1:
-        raise ValueError(
-            f"{parts[0]}: its plan does not say how many rows a shard has; prepare the parts again"
-        )
+    if not isinstance(size := plan.options.get("rows_per_shard"), int) or size < 1:
+        raise ValueError(f"{parts[0]}: its plan does not say how many rows a shard has; prepare them again")
     target, shards = Journal(out), -(-plan.source_rows // size)
     with target.held(alone=True):
         target.begin(plan, size, alone=True)

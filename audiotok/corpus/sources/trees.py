@@ -16,8 +16,13 @@ from ...files import parse_json
 from ..rows import find_columns, printable
 from .table import Entry, TableSource, build_table
 
-SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".sph", ".w64", ".caf"})
+# Sound by its suffix. What libsndfile cannot read is among it: such a file is a row too, dropped as unreadable.
+SUFFIXES = frozenset(
+    ".aif .aifc .aiff .au .caf .flac .mp3 .nist .oga .ogg .opus .rf64 .snd .sph .voc .w64 .wav .wave "
+    ".aac .amr .m4a .wma".split()
+)
 _SPLITS = {"dev": "validation", "test": "test", "train": "train"}
+_TEXTS = (".txt", ".lab", ".TXT", ".LAB")
 _TEXT_BYTES = 1 << 20
 
 
@@ -97,7 +102,7 @@ def read_folder(folder: Path) -> TableSource:
     def entries() -> Iterator[Entry]:
         for path in _sounds(folder):
             name = path.relative_to(folder)
-            beside = next((b for s in (".txt", ".lab") if (b := path.with_suffix(s)).is_file()), None)
+            beside = next((b for s in _TEXTS if (b := path.with_suffix(s)).is_file()), None)
             text, problem = _text(beside) if beside else ("", None)
             speaker = name.parts[0] if len(name.parts) > 1 else printable(folder.resolve().name)
             yield Entry(name.as_posix(), name.as_posix(), text, speaker, problem=problem)
