@@ -252,6 +252,15 @@ def test_a_noisy_batch_is_clean_where_it_is_wanted(make_speech: Callable[..., Te
     assert torch.equal(again.wav, batch.wav) and not torch.equal(
         noisy_batch(clean, clean[:4], 320, 8_000, seed=1, step=3).wav, batch.wav
     )
+    whole = [
+        float(
+            noisy_batch(clean, clean[:4], 320, 8_000, 1, 2, wanted_share=share).wanted.all(1).float().mean()
+        )
+        for share in (0.0, 0.4, 0.8)
+    ]
+    assert whole[0] < 0.1 and whole[1] < whole[2] and whole[2] > 0.6
+    with pytest.raises(ValueError, match=r"denoise_share in \[0, 0.8\], got 0.9"):
+        load_seanet_recipe("soundstream", ["denoise_share=0.9"])
 
 
 def test_quantizer_dropout_draws_what_the_recipe_names() -> None:

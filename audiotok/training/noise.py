@@ -98,6 +98,7 @@ def noisy_batch(
     step: int,
     snr_db: tuple[float, float] = (-2.0, 20.0),
     clean_share: float = 0.2,
+    wanted_share: float = 0.4,
 ) -> NoisyBatch:
     """Crops with noise, and where it is to be left out.
 
@@ -109,9 +110,8 @@ def noisy_batch(
         seed, step: of what is drawn.
         snr_db: the range of the ratio of speech to noise.
         clean_share: of the crops that stay as they are.
-
-    Returns:
-        The batch: 2 in 5 crops are wanted clean, 2 as they are, and in 1 it changes on the way.
+        wanted_share: of the crops that are wanted clean, at most 0.8; in a fifth it changes on the way, and the others
+            are wanted as they are.
     """
     rng = np.random.default_rng((seed, step, 0x6E6F6973))
     frames = clean.shape[-1] // hop_length
@@ -124,7 +124,7 @@ def noisy_batch(
             mix = at_snr(speech, noise, rng.uniform(*snr_db))
             heard[row, 0] = torch.from_numpy(mix)
         mode, turn = rng.random(), int(rng.integers(frames + 1))
-        wanted[row, : frames if mode < 0.4 else turn if mode > 0.8 else 0] = True
+        wanted[row, : frames if mode < wanted_share else turn if mode > 0.8 else 0] = True
         if mode > 0.8 and rng.random() < 0.5:
             wanted[row] = ~wanted[row]
         keep = wanted[row].repeat_interleave(hop_length)

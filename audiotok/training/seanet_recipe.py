@@ -80,6 +80,8 @@ class SeanetRecipe:
     """Weight of the commitment loss; never balanced, for it is not of the sound."""
     noise: bool = True
     """Add noise to what is heard; a codec that denoises learns to leave it out where it is told to."""
+    denoise_share: float = 0.4
+    """Share of crops that are wanted clean from end to end, at most 0.8; in a fifth that changes on the way."""
     log_every: int = 20
     """Steps between lines of the log."""
     eval_every: int = 500
@@ -88,6 +90,10 @@ class SeanetRecipe:
     """Validation clips per evaluation."""
     save_every_s: float = 120.0
     """Seconds between checkpoints."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.denoise_share <= 0.8:
+            raise ValueError(f"recipe: expected denoise_share in [0, 0.8], got {self.denoise_share}")
 
     def config(self) -> SeanetConfig:
         """The codec's configuration."""

@@ -134,7 +134,15 @@ def make_batch(
     config = codec.config
     if config.denoises and recipe.noise:
         seed = recipe.seed
-        return noisy_batch(crops, voices, config.hop_length, config.sampling_rate, seed, step)
+        return noisy_batch(
+            crops,
+            voices,
+            config.hop_length,
+            config.sampling_rate,
+            seed,
+            step,
+            wanted_share=recipe.denoise_share,
+        )
     wanted = torch.zeros(len(crops), codec.frames(crops.shape[-1]), dtype=torch.bool)
     if config.audio_channels == 2:
         crops = _panned(crops, np.random.default_rng((recipe.seed, step, 2)))
