@@ -239,12 +239,12 @@ def write_corpus(
     """Make clips in plan order up to ``seconds``, then the metadata. Returns the clips and seconds made."""
     made: list[Job] = []
     aligned, total, began = [], 0.0, time.monotonic()
-    for job, length, words in clips(jobs, out, workers, align is not None):
-        if length == 0.0:
+    for job, clip_s, words in clips(jobs, out, workers, align is not None):
+        if clip_s == 0.0:
             continue
         made.append(job)
         aligned.append({"id": job.file_name} | ({"words": words} if words else {"fail": "no timings"}))
-        total += length
+        total += clip_s
         if len(made) % 200 == 0:
             left = (seconds - total) / max(total, 1e-9) * (time.monotonic() - began)
             told = f"{len(made)} clips, {length(total)}, about {left:.0f} s left"
