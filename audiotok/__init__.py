@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .evaluate import bootstrap_interval, read_rows
     from .files import write_aside, write_json
     from .hub import quiet_loading
+    from .machine import threads
     from .metrics import MetricError, pesq
     from .onnx.export import export_onnx
     from .onnx.runtime import OnnxCodec, load_onnx
@@ -73,6 +74,7 @@ _HOME = {
     "write_aside": "files",
     "write_json": "files",
     "quiet_loading": "hub",
+    "threads": "machine",
     "MetricError": "metrics",
     "pesq": "metrics",
     "export_onnx": "onnx.export",
@@ -150,6 +152,7 @@ __all__ = [
     "seconds_in_context",
     "sequence_length",
     "store_half",
+    "threads",
     "unflatten",
     "wav_head",
     "write_aside",

@@ -26,7 +26,7 @@ AUDIOTOK = {
     "onnx": {"files", "wav", "codec"},
     "tokens": {"files", "audio", "codec"},
     "bitstream": {"files"},
-    "corpus": {"files", "hub", "wav", "audio", "codec", "tokens"},
+    "corpus": {"files", "hub", "program", "wav", "audio", "codec", "tokens"},
     "metrics": {"files", "audio"},
     "training": {"files", "state", "recipes", "audio", "codec", "tokens", "bitstream", "corpus", "metrics"},
     "evaluate": {"files", "audio", "codec", "tokens", "corpus", "metrics"},

@@ -225,3 +225,19 @@ def test_without_its_extra_completion_says_what_to_install(
 )
 def test_a_length_is_told_in_minutes_where_it_is_short(hours, told):
     assert duration(hours) == told
+
+
+def test_one_thread_computes_and_a_wrong_name_loads_nothing(monkeypatch, tmp_path, capsys):
+    """Two threads wait for each other without end where another program has one of the cores."""
+    from audiotok.cli import encode
+
+    (tmp_path / "a.wav").touch()
+    seen: list[object] = []
+    monkeypatch.setattr(encode, "_load", lambda args, started: seen.append("loaded") or (None, None, None))
+    monkeypatch.setattr(encode, "encode_file", lambda *_: seen.append(torch.get_num_threads()))
+    with threads(2):
+        sources = [str(tmp_path / name) for name in ("none.wav", "a.wav")]
+        assert main(["encode", sources[0], str(tmp_path / "x.atok")]) == 1 and seen == []
+        assert main(["encode", *sources, "--out", str(tmp_path / "out")]) == 1
+        assert seen == ["loaded", 1] and torch.get_num_threads() == 2
+    assert capsys.readouterr().err.count("none.wav: no such file") == 2

@@ -92,6 +92,14 @@ def test_the_openai_client_hears_a_stream_while_it_is_made(served, synthesizer, 
         assert np.abs(wav - whole.numpy()).max() < 1e-4
 
 
+def test_openais_voices_are_the_models_own(served):
+    address, _ = served
+    sounds = {
+        name: ask(address, voice=name, response_format="wav").content for name in ("kathleen", "bdl", "alloy")
+    }
+    assert sounds["alloy"] == sounds["kathleen"] != sounds["bdl"]
+
+
 def test_a_stream_of_events_is_openais(served, synthesizer):
     address, _ = served
     answer = ask(address, stream_format="sse", response_format="wav")
@@ -118,7 +126,7 @@ def test_speed_changes_the_length(served, synthesizer):
     ("asked", "error", "param", "message"),
     [
         ({"model": "gpt-9"}, openai.NotFoundError, "model", "expected the model 'toy'"),
-        ({"voice": "alloy"}, openai.BadRequestError, "voice", "expected a voice of kathleen, bdl"),
+        ({"voice": "nobody"}, openai.BadRequestError, "voice", "expected a voice of kathleen, bdl"),
         ({"input": ""}, openai.BadRequestError, "input", "at least 1 character"),
         ({"input": "?!"}, openai.BadRequestError, "input", "something to say"),
         ({"input": "a" * 4097}, openai.BadRequestError, "input", "at most 4096 characters, got 4097"),

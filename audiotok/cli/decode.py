@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..machine import threads
 from .atok import mark_of, model_of, warn
 from .common import (
     add_codec_option,
@@ -62,7 +63,8 @@ def run(args: argparse.Namespace) -> int:
     if args.raw and args.paths[-1] != PIPE:
         args.parser.error("--raw says what goes to standard output; pass - as OUT")
     if wants_pipe(args.paths, args.out, args.parser):
-        _decode_live(args)
+        with threads(1):
+            _decode_live(args)
         return 0
     pairs = plan_outputs(args.paths, args.out, ".wav", args.parser)
     # A codec's fingerprint is a hash over its weights: once a run, not once a file.
@@ -77,7 +79,8 @@ def run(args: argparse.Namespace) -> int:
             codecs[name] = codec, fingerprint, model_of(codec, fingerprint)
         decode_file(*codecs[name], source, target, args.n_q)
 
-    return each(pairs, work, args.overwrite, "audiotok")
+    with threads(1):
+        return each(pairs, work, args.overwrite, "audiotok")
 
 
 def shipped_codec(source: Path) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..machine import threads
 from ..wav import MAX_CHANNELS, MAX_RATE_HZ, PCM_BYTES
 from .atok import (
     add_rate_options,
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 
     from ..bitstream import AtokHeader, EntropyModel
     from ..codec.model import AudioCodec
+
+    _Encoder = tuple[AudioCodec, AtokHeader, EntropyModel | None]
 
 _BLOCK_S = 30.0
 
@@ -96,24 +99,32 @@ def run(args: argparse.Namespace) -> int:
     if args.raw is None and (args.rate or args.channels != 1):
         args.parser.error("--rate and --channels tell of --raw; a file or a wav tells them itself")
     pairs = [] if live else plan_outputs(args.paths, args.out, SUFFIX, args.parser)
+    made: list[_Encoder] = []
+
+    def work(source: Path, target: Path) -> None:
+        if not source.exists():  # said before a codec is loaded
+            raise FileNotFoundError(f"{source}: no such file")
+        made[:] = made or [_load(args, started)]
+        encode_file(*made[0], source, target)
+
+    with threads(1):
+        if live:
+            _encode_live(*_load(args, started), args)
+            return 0
+        return each(pairs, work, args.overwrite, "audiotok")
+
+
+def _load(args: argparse.Namespace, started: float) -> _Encoder:
+    """What a run encodes with: once a run, not once a file, for the fingerprint is a hash over the weights."""
     codec = load_timed_codec(args.codec, args, started)
     config = codec.config
     n_q = chosen_n_q(
         args, (config.codebook_size,) * config.n_q, config.frame_rate, f"the codec {args.codec!r}"
     )
-    # A hash over the weights: once a run, not once a file.
     fingerprint = codec.codes_fingerprint
     model = None if args.no_lm else model_of(codec, fingerprint)
     frames = args.packet_frames or (1 if args.paths[-1] == PIPE else None)
-    header = new_header(config, fingerprint, n_q, model, frames, args.meta)
-    if live:
-        _encode_live(codec, header, model, args)
-        return 0
-
-    def work(source: Path, target: Path) -> None:
-        encode_file(codec, header, model, source, target)
-
-    return each(pairs, work, args.overwrite, "audiotok")
+    return codec, new_header(config, fingerprint, n_q, model, frames, args.meta), model
 
 
 def _encode_live(

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from ..files import write_aside, write_json
+from ..program import duration
 from .checks import REASONS, read_dropped
 from .pages import Bars, Histogram, charts_svg, page, table
 from .shards import Manifest, check_shard
@@ -153,13 +154,14 @@ def report_text(counts: Mapping[str, Any]) -> str:
     """The result of :func:`report` as a few lines for people."""
     dropped = sum(counts["dropped"].values())
     name = f"{counts['out']}: " if "out" in counts else ""
-    head = f"{name}{counts['rows']} of {counts['source_rows']} rows, {counts['hours']:.2f} h"
+    head = f"{name}{counts['rows']} of {counts['source_rows']} rows, {duration(counts['hours'])}"
     if "codec" in counts:
         of = "shard" if counts["shards"] == 1 else "shards"
         head += f", {counts['shards']} {of}, codec {counts['codec']['name']} ({counts['codes_fingerprint']})"
     lines = [
         head,
-        "splits: " + ", ".join(f"{name or '-'} {hours:.2f} h" for name, hours in counts["splits"].items()),
+        "splits: "
+        + ", ".join(f"{name or '-'} {duration(hours)}" for name, hours in counts["splits"].items()),
         f"speakers: {len(counts['speakers'])}, {counts['characters_per_s']} characters a second",
     ]
     if dropped:
@@ -203,7 +205,7 @@ def report_html(counts: Mapping[str, Any], picture: str) -> str:
     body += "<h2>Splits</h2>" + table(("split", "hours"), splits)
     if reasons:
         body += "<h2>Left out</h2>" + table(("reason", "rows", "that is"), reasons)
-    return page(f"{counts['source']}: {counts['rows']} rows, {counts['hours']:.2f} h", body)
+    return page(f"{counts['source']}: {counts['rows']} rows, {duration(counts['hours'])}", body)
 
 
 def _largest(pairs: Iterable[tuple[str, float]]) -> list[tuple[str, float]]:

@@ -7,7 +7,7 @@ import os
 import sys
 import tempfile
 
-from audiotok import program
+from audiotok import program, threads
 
 from .common import add_model_options, pick_device
 
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
         from ..serve.wire import listen, local_names, run_server, server_config
         from ..synthesizer import Synthesizer
 
-        with listen(args.host, args.port) as listener:
+        with listen(args.host, args.port) as listener, threads(1):
             synthesizer = Synthesizer.from_pretrained(args.model, pick_device(args.device), args.dtype)
             hosts = local_names(listener, args.host)
             app = build_app(Page(synthesizer), hosts)

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from audiotok import threads
+
 from .common import (
     Counter,
     add_model_options,
@@ -77,10 +79,11 @@ def run(args: argparse.Namespace) -> int:
     with warnings.catch_warnings():
         warnings.simplefilter("default", UserWarning)
         warnings.showwarning = _show_warning
-        if args.file is None and out == _PIPE:
-            return _stream(args)
-        lines = _one(args.text, Path(out)) if args.file is None else _many(Path(args.file), Path(out))
-        return _speak(args, lines)
+        with threads(1):
+            if args.file is None and out == _PIPE:
+                return _stream(args)
+            lines = _one(args.text, Path(out)) if args.file is None else _many(Path(args.file), Path(out))
+            return _speak(args, lines)
 
 
 def _load(args: argparse.Namespace, started: float) -> tuple[Synthesizer, Voice, dict[str, Any]]:

@@ -53,7 +53,11 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "--letters", type=whole, default=4096, metavar="N", help="of a request's text (default: %(default)s)"
     )
     parser.add_argument(
-        "--threads", type=whole, metavar="N", help="CPU threads of the model (default: torch's)"
+        "--threads",
+        type=whole,
+        default=1,
+        metavar="N",
+        help="CPU threads of the model (default: %(default)s)",
     )
     add_model_options(parser)
 
@@ -98,8 +102,7 @@ def _app(args: argparse.Namespace, key: str | None, hosts: tuple[str, ...] | Non
     from ..shipped import find_checkpoint
     from ..synthesizer import Synthesizer
 
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    torch.set_num_threads(args.threads)
     synthesizer = Synthesizer.from_pretrained(args.model, pick_device(args.device), args.dtype)
     limits = ServeLimits(
         queue=args.queue, batch=args.batch, text_letters=args.letters, timeout_seconds=args.timeout

@@ -116,7 +116,8 @@ def install(app: FastAPI) -> None:
             return storage_error(error.__cause__).response()
         message = str(error.detail)
         if error.status_code == 404:
-            message = "expected a path of GET /openapi.json, there is none such"
+            path = request.url.path[:_SHOWN].encode("ascii", "replace").decode()
+            message = f"expected a path of GET /openapi.json, got {path}"
         elif error.status_code == 405:
             message = f"expected {(error.headers or {}).get('Allow')}, got {request.method[:_SHOWN]}"
         answer = ApiError(error.status_code, message).response()

@@ -24,6 +24,9 @@ from .meters import Meters
 from .uploads import check_plain, read_clip
 
 OTHER_NAMES = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts")  # what clients with a fixed model name ask for
+OTHER_VOICES = (  # and those with a fixed voice; they hear the model's own
+    "alloy", "ash", "ballad", "coral", "echo", "fable", "nova", "onyx", "sage", "shimmer", "verse",
+)  # fmt: skip
 _WHY = {
     400: "what was asked for is not understood or not to be had",
     401: "the key is wrong",
@@ -67,12 +70,14 @@ class Front:
             raise ApiError(404, message, "model", "model_not_found")
 
     def voice(self, name: str) -> Voice:
-        """The voice of a name.
+        """The voice of a name; OpenAI's names, where no voice here has them, are the model's own voice.
 
         Raises:
             ApiError: there is none.
         """
         voice = self.keeper.find(name)
+        if voice is None and name in OTHER_VOICES:
+            return self.synthesizer.voice()
         if voice is None:
             names = ", ".join(v.name for v, _ in self.keeper.all())
             raise ApiError(
