@@ -193,7 +193,7 @@ def test_verify_tells_another_codec_and_other_paths(
     from audiotok import load_codec
 
     assert main(["verify", str(prepared), "--codec", str(tiny_codec_dir), "--device", "cpu"]) == 0
-    assert "tokens: whole, 55 rows, 0.0" in capsys.readouterr().out
+    assert "tokens: whole, 55 rows, 1.1 min" in capsys.readouterr().out
     other = load_codec(tiny_codec_dir)
     with torch.no_grad():
         other.quantizer.codebooks.add_(1.0)

@@ -90,8 +90,10 @@ def _load(args: argparse.Namespace, started: float) -> tuple[Synthesizer, Voice,
     """What speaks, in whose voice, and what its sound depends on; says how long that took since ``started``."""
     from audiotok import load_audio
 
+    from ..sampling import Sampling
     from ..synthesizer import Synthesizer
 
+    Sampling(**sampling_settings(args))  # what is out of bounds is said before anything is loaded
     words: str | None = args.voice_text
     clip = Path(args.voice) if args.voice and words is not None else None
     if clip is None and args.voice and Path(args.voice).suffix.lower() in _CLIPS:
