@@ -202,12 +202,16 @@ torch.backends.mkldnn.enabled = onednn
 torch.set_float32_matmul_precision(precision)
 sys.path.insert(0, "tests")
 import atok_toys
+from audiotok.bitstream import EntropyModel
 from audiotok.bitstream.layers import LEARNT, LayerCoder
-model = atok_toys.toy_model(n_q=4, codebook_size=256, width=32, hidden=64)
-coder = LayerCoder((256,) * 4, LEARNT, model)
+if sys.argv[5] == "shipped":
+    model, n_q, size = EntropyModel.load("audiotok/checkpoints/default/entropy.safetensors"), 8, 1024
+else:
+    model, n_q, size = atok_toys.toy_model(n_q=4, codebook_size=256, width=32, hidden=64), 4, 256
+coder = LayerCoder((size,) * n_q, LEARNT, model)
 digest, rng = hashlib.sha256(), np.random.default_rng(0)
 for clip in range(clips):
-    walk = np.cumsum(rng.integers(-2, 3, (4, 100)), axis=1) % 256
+    walk = np.cumsum(rng.integers(-2, 3, (n_q, 100)), axis=1) % size
     packets = [walk[:, :40], walk[:, 40:80], walk[:, 80:]]
     layers = coder.encode(packets)
     back = coder.decode([(p.shape[1], l) for p, l in zip(packets, layers)])
@@ -221,7 +225,7 @@ print(digest.hexdigest())
 _SETTINGS = [("1", "1", "highest"), ("2", "1", "high"), ("2", "0", "medium")]
 
 
-def _bytes_under(settings: tuple[str, str, str], clips: int) -> str:
+def _bytes_under(settings: tuple[str, str, str], clips: int, model: str = "toy") -> str:
     threads, onednn, _ = settings
     environment = os.environ | {
         "OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads, "MKL_NUM_THREADS": threads,
@@ -229,7 +233,7 @@ def _bytes_under(settings: tuple[str, str, str], clips: int) -> str:
         "OPENBLAS_CORETYPE": "" if onednn == "1" else "Nehalem",
         "PYTHONPATH": str(ROOT),
     }  # fmt: skip
-    command = [sys.executable, "-c", _CLIPS, *settings, str(clips)]
+    command = [sys.executable, "-c", _CLIPS, *settings, str(clips), model]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=3000)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
@@ -241,8 +245,9 @@ def test_same_bytes_whatever_computes_them():
 
 
 @pytest.mark.slow
-def test_same_bytes_whatever_computes_them_1000_clips():
-    assert len({_bytes_under(setting, 1000) for setting in _SETTINGS}) == 1
+@pytest.mark.parametrize("model", ["toy", "shipped"])
+def test_same_bytes_whatever_computes_them_1000_clips(model):
+    assert len({_bytes_under(setting, 1000, model) for setting in _SETTINGS}) == 1
 
 
 def test_what_is_trained_is_what_codes():
