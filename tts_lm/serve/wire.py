@@ -2,8 +2,7 @@
 
 Knows nothing of routes or models. The law it keeps: a client that has not said what it wants, or goes on sending what
 nobody reads any more, is let go within ``PATIENCE_SECONDS``, and one that takes nothing of its answer within
-``TAKING_SECONDS``; and whoever is sent away is told why, in the errors' one
-shape.
+``TAKING_SECONDS``; and whoever is sent away is told why, in the errors' one shape.
 """
 
 from __future__ import annotations
