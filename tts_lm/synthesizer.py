@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from audiotok import load_codec, quiet_loading
+from audiotok import load_codec
 
 from .ar import Answer, ArDecoder, save_ar
 from .clone import clone_voice
@@ -128,8 +128,7 @@ class Synthesizer:
         except (TypeError, ValueError) as error:
             raise ValueError(f"{folder / CARD}: {error}") from None
         if codec is None:
-            with quiet_loading():
-                codec = load_codec(card["codec"] or folder / "codec", device=device)
+            codec = load_codec(card["codec"] or folder / "codec", device=device)
         if codec.codes_fingerprint != card["codes_fingerprint"]:
             raise ValueError(
                 f"{folder} speaks the codes {card['codes_fingerprint']}, the codec {card['codec'] or 'in it'} "

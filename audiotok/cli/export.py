@@ -80,29 +80,25 @@ def compare(codec: Any, folder: str | Path, wav: Any) -> dict[str, Any]:
     import numpy as np
     import torch
 
+    from ..machine import threads
     from ..onnx.runtime import load_onnx
 
     theirs = load_onnx(folder, threads=1)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with torch.inference_mode():
-            codes, sound = codec.encode(wav).audio_codes, wav.numpy()
-            numbers = codes.numpy()
-            decoded = codec.decode(codes, num_samples=wav.shape[-1]).audio_values.numpy()
-            difference = np.abs(theirs.decode(numbers, num_samples=wav.shape[-1]) - decoded).max()
-            seconds = wav.shape[-1] / codec.config.sampling_rate
-            speeds = {
-                name: round(seconds / _cost(work), 1)
-                for name, work in (
-                    ("encode_onnx", lambda: theirs.encode(sound)),
-                    ("encode_torch", lambda: codec.encode(wav)),
-                    ("decode_onnx", lambda: theirs.decode(numbers)),
-                    ("decode_torch", lambda: codec.decode(codes)),
-                )
-            }
-    finally:
-        torch.set_num_threads(threads)
+    with threads(1), torch.inference_mode():
+        codes, sound = codec.encode(wav).audio_codes, wav.numpy()
+        numbers = codes.numpy()
+        decoded = codec.decode(codes, num_samples=wav.shape[-1]).audio_values.numpy()
+        difference = np.abs(theirs.decode(numbers, num_samples=wav.shape[-1]) - decoded).max()
+        seconds = wav.shape[-1] / codec.config.sampling_rate
+        speeds = {
+            name: round(seconds / _cost(work), 1)
+            for name, work in (
+                ("encode_onnx", lambda: theirs.encode(sound)),
+                ("encode_torch", lambda: codec.encode(wav)),
+                ("decode_onnx", lambda: theirs.decode(numbers)),
+                ("decode_torch", lambda: codec.decode(codes)),
+            )
+        }
     return {
         "seconds": round(seconds, 2),
         "codes": int(codes.numel()),
