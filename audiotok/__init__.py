@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from .onnx.runtime import OnnxCodec, load_onnx
     from .pipes import wav_head
     from .recipes import load_recipe, recipe_dict
+    from .search import SearchingEncoder, search_codes
     from .state import store_half
     from .tokens.build import build_tokenizer, load_tokenizer
     from .tokens.collate import AudioTextCollator
@@ -83,6 +84,8 @@ _HOME = {
     "wav_head": "pipes",
     "load_recipe": "recipes",
     "recipe_dict": "recipes",
+    "SearchingEncoder": "search",
+    "search_codes": "search",
     "store_half": "state",
     "build_tokenizer": "tokens.build",
     "load_tokenizer": "tokens.build",
@@ -122,6 +125,7 @@ __all__ = [
     "OnnxCodec",
     "PreparedCorpus",
     "Repaired",
+    "SearchingEncoder",
     "__version__",
     "audio_blocks",
     "bootstrap_interval",
@@ -149,6 +153,7 @@ __all__ = [
     "resize_embeddings",
     "save_atok",
     "save_audio",
+    "search_codes",
     "seconds_in_context",
     "sequence_length",
     "store_half",

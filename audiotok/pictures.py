@@ -19,7 +19,13 @@ if TYPE_CHECKING:
 
 FORMATS = (".png", ".svg", ".pdf")
 
-_BLUE, _ORANGE, _GREY = "#2a5d9f", "#c8641b", "#8a8a8a"
+_BLUE, _ORANGE, _GREEN, _GREY = "#2a5d9f", "#c8641b", "#3b8a4e", "#8a8a8a"
+# Kind of a report's line -> its curve.
+_CURVES = {
+    "codec": (_BLUE, "codes"),
+    "search": (_GREEN, "codes, sought"),
+    "opus": (_ORANGE, "Opus packets"),
+}
 _RANGE_DB = 80.0  # of a spectrogram: what lies further below its loudest point is not heard beside it
 _CHANGE_DB = 20.0  # of a difference of spectrograms
 # Metric of a report -> what its panel says; the arrow is where better is.
@@ -128,7 +134,7 @@ def draw_rate_distortion(path: str | Path, report: dict[str, Any]) -> None:
         OSError: the place cannot be written.
     """
     check_picture(path)
-    lines = [condition for condition in report["conditions"] if condition["kind"] in ("codec", "opus")]
+    lines = [condition for condition in report["conditions"] if condition["kind"] in _CURVES]
     names = [name for name in _PANELS if any(name in line["averages"] for line in lines)]
     if not names:
         raise ValueError("expected scores to draw over the bitrate, got none; see the failures in the table")
@@ -141,7 +147,7 @@ def draw_rate_distortion(path: str | Path, report: dict[str, Any]) -> None:
         fontsize=11,
     )
     for axis, name in zip(axes, names, strict=False):
-        for kind, colour, label in (("codec", _BLUE, "codes"), ("opus", _ORANGE, "Opus packets")):
+        for kind, (colour, label) in _CURVES.items():
             _draw_curve(axis, [line for line in lines if line["kind"] == kind], name, colour, label)
         axis.set_title(_PANELS[name], fontsize=10)
         axis.grid(color="#e4e4e4", linewidth=0.7)

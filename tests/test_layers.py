@@ -29,7 +29,8 @@ AUDIOTOK = {
     "corpus": {"files", "hub", "program", "wav", "audio", "codec", "tokens"},
     "metrics": {"files", "audio"},
     "training": {"files", "state", "recipes", "audio", "codec", "tokens", "bitstream", "corpus", "metrics"},
-    "evaluate": {"files", "audio", "codec", "tokens", "corpus", "metrics"},
+    "search": {"codec", "training"},
+    "evaluate": {"files", "audio", "codec", "tokens", "corpus", "metrics", "search"},
 }
 AUDIOTOK["cli"] = set(AUDIOTOK)
 AUDIOTOK["__init__"] = set(AUDIOTOK) - {"cli"}

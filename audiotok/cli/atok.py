@@ -140,6 +140,19 @@ def mark_of(metadata: Mapping[str, str]) -> str | None:
     return said if len(said) > len("yes") else MARK
 
 
+def encoding_session(codec: AudioCodec, n_q: int, search: int | None) -> Any:
+    """What encodes one stream: the codec's own session, or one that seeks codes by ``search`` steps.
+
+    Raises:
+        ValueError: the codec cannot search.
+    """
+    if search is None:
+        return codec.streaming_encoder(n_q)
+    from ..search import SearchingEncoder
+
+    return SearchingEncoder(codec, n_q, search)
+
+
 def scales_of(session: Any) -> list[float]:
     """The scales that an encoding session has for what it gave; none of a codec without."""
     return session.take_scales() if hasattr(session, "take_scales") else []

@@ -63,6 +63,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="lose these shares of 20 ms packets (0.05 = 5 %%): concealed, and with silence instead",
     )  # fmt: skip
     parser.add_argument(
+        "--search", type=number(int, 1, 1000), metavar="STEPS",
+        help="score codes sought by STEPS steps too, as `audiotok encode --search` makes them",
+    )  # fmt: skip
+    parser.add_argument(
         "--baseline", nargs="+", default=[], choices=("identity", "resample"),
         help="compare with the clip itself, or with the clip through the codec's sampling rate and back",
     )  # fmt: skip
@@ -105,6 +109,7 @@ def run(args: argparse.Namespace) -> int:
         baselines=args.baseline,
         opus_kbps=args.opus,
         losses=args.loss,
+        search=args.search,
         visqol=args.visqol,
         workers=args.workers,
         journal=journal,

@@ -84,21 +84,26 @@ class _Pipe(io.BytesIO):
 
 
 def packets_of(
-    codec: AudioCodec, header: AtokHeader, model: EntropyModel | None, blocks: Iterable[Tensor]
+    codec: AudioCodec,
+    header: AtokHeader,
+    model: EntropyModel | None,
+    blocks: Iterable[Tensor],
+    search: int | None = None,
 ) -> Iterator[bytes]:
     """Sound in blocks [1, n] -> an ``.atok`` stream, each packet as soon as its frames are complete.
 
     Raises:
-        ValueError: the codec has scales.
+        ValueError: the codec has scales, or cannot ``search``.
     """
     from ..bitstream import AtokWriter
+    from .atok import encoding_session
 
     if codec.has_scale:
         raise ValueError(
             f"{codec.config.codec_name} codes segments with a scale each, which pipes do not carry; write a file"
         )
     pipe, num_samples = _Pipe(), 0
-    session = codec.streaming_encoder(header.n_q)
+    session = encoding_session(codec, header.n_q, search)
     writer = AtokWriter(pipe, header, model)
     for block in blocks:
         num_samples += block.shape[-1]

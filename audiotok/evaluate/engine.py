@@ -18,6 +18,7 @@ from torch import Tensor
 from ..audio import load_audio, resample
 from ..codec.packet_loss import decode_with_losses, random_losses
 from ..metrics import METRICS, CodeUsage, check_libraries
+from ..search import SearchingEncoder, search_codes
 from .journal import Journal
 from .opus import opus_missing
 from .report import CodecReport, Condition
@@ -41,6 +42,7 @@ def evaluate_codec(
     baselines: Sequence[str] = (),
     opus_kbps: Sequence[float] = (),
     losses: Sequence[float] = (),
+    search: int | None = None,
     metrics: Sequence[str] = FAST_METRICS,
     visqol: Sequence[int] | None = None,
     workers: int = 2,
@@ -59,6 +61,8 @@ def evaluate_codec(
         opus_kbps: bitrates to ask of Opus; reported as skipped where opus-tools is not installed.
         losses: shares of 20 ms packets (one frame each) to lose at random, at the largest n_q; each share once with
             the decoder carrying on, without waiting for what follows, and once with silence in their place.
+        search: also score, for each of ``n_qs``, codes that were sought by so many steps
+            (:func:`audiotok.search.search_codes`); None seeks none.
         metrics: names out of :data:`audiotok.metrics.METRICS`.
         visqol: score ViSQOL too, for these of ``n_qs`` and for everything that is compared; empty = for all
             of them, None = for nothing.
@@ -68,7 +72,7 @@ def evaluate_codec(
 
     Raises:
         ValueError: no row, an n_q the codec does not have, an unknown metric or baseline, a bitrate Opus has not,
-            a loss outside (0, 1), or losses for a codec that cannot stream.
+            a loss outside (0, 1), losses for a codec that cannot stream, or a search where it cannot be.
         ModuleNotFoundError: a metric's package is missing.
         AudioError: a file cannot be read.
     """
@@ -76,12 +80,14 @@ def evaluate_codec(
     n_qs = tuple(n_qs) or (config.n_q,)
     _check(rows, n_qs, config.n_q, baselines, metrics, opus_kbps, visqol)
     _check_losses(losses, codec)
+    if search is not None:
+        SearchingEncoder(codec, steps=search)
     skipped = []
     if opus_kbps and (reason := opus_missing()):
         skipped = [{"condition": _opus_name(kbps), "reason": reason} for kbps in opus_kbps]
         opus_kbps = ()
     conditions = _conditions(
-        n_qs, config.bitrate_bps / config.n_q, baselines, opus_kbps, losses, metrics, visqol
+        n_qs, config.bitrate_bps / config.n_q, baselines, opus_kbps, losses, search, metrics, visqol
     )
     check_libraries(sorted({name for condition in conditions for name in condition.metrics}))
     usage = CodeUsage(config.n_q, config.codebook_size)
@@ -169,6 +175,7 @@ def _conditions(
     baselines: Sequence[str],
     opus_kbps: Sequence[float],
     losses: Sequence[float],
+    search: int | None,
     metrics: Sequence[str],
     visqol: Sequence[int] | None,
 ) -> list[Condition]:
@@ -177,13 +184,27 @@ def _conditions(
     full = plain if visqol is None else tuple(name for name in METRICS if name in {*plain, "visqol"})
     chosen = set(visqol or n_qs)
     conditions = [
-        Condition(f"n_q={n_q}", "codec", full if n_q in chosen else plain, n_q, bitrate_bps=n_q * book_bps)
+        Condition(
+            f"n_q={n_q}{'' if steps is None else f', search {steps}'}",
+            "codec" if steps is None else "search",
+            full if n_q in chosen else plain,
+            n_q,
+            search=steps,
+            bitrate_bps=n_q * book_bps,
+        )
+        for steps in dict.fromkeys((None, search))
         for n_q in dict.fromkeys(n_qs)
     ]
     top = max(n_qs)
     conditions += [
         Condition(
-            f"n_q={top}, {100 * loss:g} % lost, {how}", "loss", full, top, loss, conceal, None, top * book_bps
+            f"n_q={top}, {100 * loss:g} % lost, {how}",
+            "loss",
+            full,
+            top,
+            loss,
+            conceal,
+            bitrate_bps=top * book_bps,
         )
         for loss in dict.fromkeys(losses)
         for how, conceal in (("concealed", True), ("zeros", False))
@@ -213,7 +234,12 @@ def _job(
     for condition in conditions:
         sound = wav
         if condition.n_q is not None:
-            kept = codes[:, : condition.n_q]
+            kept: Tensor | None = codes[:, : condition.n_q]
+            if condition.search is not None:
+                kept = search_codes(
+                    codec, codec.spread(at_codec[None]), n_q=condition.n_q, steps=condition.search
+                ).audio_codes
+            assert kept is not None
             if condition.loss is None:
                 audio = codec.decode(kept, **gains).audio_values
             else:

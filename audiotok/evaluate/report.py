@@ -19,11 +19,13 @@ class Condition:
 
     Attributes:
         name: as printed.
-        kind: "codec", "loss" (the codec with packets lost), "opus", or "baseline" (no codec at all).
+        kind: "codec", "search" (its codes sought), "loss" (the codec with packets lost), "opus", or "baseline" (no
+            codec at all).
         metrics: what it is scored by.
         n_q: codebooks decoded, of a codec.
         loss: share of the packets that are lost, of a "loss".
         conceal: whether the decoder carries on where they are missing, or plays silence.
+        search: steps by which codes were sought, of a "search".
         opus_kbps: the bitrate asked of Opus.
         bitrate_bps: bits of sound per second: a codec's codes as they are, Opus's packets as they were.
         file_bps: the same with everything else that a file holds, where files were written.
@@ -34,11 +36,12 @@ class Condition:
     """
 
     name: str
-    kind: Literal["codec", "loss", "opus", "baseline"]
+    kind: Literal["codec", "search", "loss", "opus", "baseline"]
     metrics: tuple[str, ...]
     n_q: int | None = None
     loss: float | None = None
     conceal: bool | None = None
+    search: int | None = None
     opus_kbps: float | None = None
     bitrate_bps: float | None = None
     file_bps: float | None = None

@@ -1,0 +1,220 @@
+"""Codes sought by listening: nearer to the recording, and otherwise what the encoder's are."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from audiotok import AudioCodec, SearchingEncoder, load_audio, load_codec, save_audio, search, search_codes
+from audiotok import open as open_atok
+from audiotok.cli.main import main
+from audiotok.evaluate import Row, evaluate_codec
+from audiotok.metrics import mel_distance, stoi
+
+Speech = Callable[..., Tensor]
+
+
+@pytest.fixture
+def short_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows of a fifth of a second, so that a second of sound has some."""
+    monkeypatch.setattr(search, "WINDOW_FRAMES", 10)
+    monkeypatch.setattr(search, "_AHEAD_FRAMES", 3)
+
+
+def distance(codec: AudioCodec, wav: Tensor, codes: Tensor) -> float:
+    """What is searched with, of the sound [1, 1, N] that codes [1, K, T] decode to."""
+    size = codes.shape[-1] * codec.config.hop_length
+    target = torch.nn.functional.pad(wav, (0, size - wav.shape[-1]))
+    with torch.no_grad():
+        decoded = codec.decode(codes).audio_values
+        heard = slice(0, size - codec.config.synthesis_hop)
+        return float(search._Distance(codec.config.sampling_rate)(decoded[..., heard], target[..., heard]))
+
+
+def in_pieces(session: SearchingEncoder, pieces: list[Tensor]) -> Tensor:
+    return torch.cat([*(session.push(piece) for piece in pieces), session.flush()], dim=-1)
+
+
+@pytest.mark.parametrize("n_q", [3, 8])
+def test_sought_codes_sound_nearer(make_speech: Speech, n_q: int) -> None:
+    """By two measures that the search does not use: dB between mel spectra, and STOI as pystoi has it."""
+    pytest.importorskip("pystoi")
+    codec, wav = load_codec(), make_speech(3.0, seed=3)
+    plain, sought = (
+        codec.decode(out.audio_codes, num_samples=wav.shape[-1]).audio_values[0]
+        for out in (
+            codec.encode(wav[None], n_q=n_q),
+            search_codes(codec, wav[None], n_q=n_q, steps=12),
+        )
+    )
+    assert mel_distance(wav, sought, 16_000) < 0.97 * mel_distance(wav, plain, 16_000)
+    assert stoi(wav, sought, 16_000) > stoi(wav, plain, 16_000)
+
+
+def test_never_worse_law(tiny_codec: AudioCodec, make_speech: Speech) -> None:
+    generator = torch.Generator().manual_seed(5)
+    sounds = [
+        make_speech(0.7),
+        torch.zeros(1, 5000),
+        0.3 * torch.randn(1, 9000, generator=generator),
+        torch.ones(1, 1),
+        torch.eye(1, 3000),  # a click
+    ]
+    for wav in sounds:
+        for n_q in (1, 4):
+            plain = tiny_codec.encode(wav[None], n_q=n_q).audio_codes
+            sought = search_codes(tiny_codec, wav[None], n_q=n_q, steps=3).audio_codes
+            assert sought.shape == plain.shape and sought.dtype == torch.int64
+            assert distance(tiny_codec, wav[None], sought) <= distance(tiny_codec, wav[None], plain) + 1e-5
+
+
+@pytest.mark.usefixtures("short_windows")
+def test_chunking_law(tiny_codec: AudioCodec, make_speech: Speech) -> None:
+    wav = make_speech(1.23)[None]
+    whole = in_pieces(SearchingEncoder(tiny_codec, 3, 2), [wav])
+    assert whole.shape == (1, 3, 62)
+    for cuts in ([100, 5000], [1], [16_000, 16_001], list(range(700, 19_000, 700))):
+        pieces = list(wav.tensor_split(cuts, dim=-1))
+        assert torch.equal(in_pieces(SearchingEncoder(tiny_codec, 3, 2), pieces), whole)
+    later = torch.cat([wav[..., :12_000], make_speech(0.4, seed=9)[None]], dim=-1)
+    # A window's codes wait for no more than what is heard with it: 30 + 3 frames of 320 samples lie before 12,000.
+    assert torch.equal(in_pieces(SearchingEncoder(tiny_codec, 3, 2), [later])[..., :30], whole[..., :30])
+
+
+@pytest.mark.usefixtures("short_windows")
+def test_each_window_hears_what_the_decoder_will_play(
+    tiny_codec: AudioCodec, make_speech: Speech, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pulses, hiss and the trunk's past go on over the seams: with codes left alone, windows are the decoded file."""
+    heard: list[Tensor] = []
+    measure = search._Distance.forward
+
+    def listen(self: search._Distance, wav: Tensor, target: Tensor) -> Tensor:
+        heard.append(wav.detach())
+        return measure(self, wav, target) + len(heard)  # what is heard first stays the best
+
+    monkeypatch.setattr(search._Distance, "forward", listen)
+    wav = make_speech(1.6)[None]
+    codes = in_pieces(SearchingEncoder(tiny_codec, steps=1), [wav])
+    assert torch.equal(codes, tiny_codec.encode(wav).audio_codes)
+    decoded = tiny_codec.decode(codes).audio_values
+    starts = [0, *range(10 - search._MARGIN_FRAMES, 80, 10)]
+    assert len(heard) == 2 * 8  # two hearings of eight windows
+    for start, piece in zip(starts, heard[::2], strict=False):
+        first = start * 320
+        torch.testing.assert_close(piece, decoded[..., first : first + piece.shape[-1]], atol=1e-5, rtol=0)
+
+
+def test_batch_law(tiny_codec: AudioCodec, make_speech: Speech) -> None:
+    sounds = [make_speech(seconds, seed=seed) for seed, seconds in enumerate((0.5, 0.8, 0.011))]
+    size = max(wav.shape[-1] for wav in sounds)
+    batch = torch.stack(
+        [torch.nn.functional.pad(wav, (0, size - wav.shape[-1]), value=0.1) for wav in sounds]
+    )
+    mask = torch.stack([torch.arange(size) < wav.shape[-1] for wav in sounds])
+    out, plain = search_codes(tiny_codec, batch, mask, steps=2), tiny_codec.encode(batch, mask)
+    assert torch.equal(out.audio_codes_mask, plain.audio_codes_mask)
+    for row, wav in enumerate(sounds):
+        alone = search_codes(tiny_codec, wav[None], steps=2).audio_codes[0]
+        assert torch.equal(out.audio_codes[row, :, : alone.shape[-1]], alone)
+        assert not out.audio_codes[row, :, alone.shape[-1] :].any()
+
+
+def test_the_callers_mode_and_the_weights_stay(tiny_codec: AudioCodec, wav: Tensor) -> None:
+    trained = [weight.requires_grad for weight in tiny_codec.parameters()]
+    codes = search_codes(tiny_codec, wav[None], steps=2).audio_codes
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            assert torch.equal(search_codes(tiny_codec, wav[None], steps=2).audio_codes, codes)
+            assert not torch.is_grad_enabled()
+    assert trained == [weight.requires_grad for weight in tiny_codec.parameters()]
+    assert all(weight.grad is None for weight in tiny_codec.parameters())
+    assert not torch.equal(codes, tiny_codec.encode(wav[None]).audio_codes)
+
+
+def test_what_cannot_be_sought_is_refused(tiny_codec: AudioCodec, wav: Tensor) -> None:
+    for steps, error in ((0, ValueError), (-1, ValueError), (2.0, TypeError)):
+        with pytest.raises(error, match="step"):
+            search_codes(tiny_codec, wav[None], steps=steps)
+    with pytest.raises(ValueError, match="n_q"):
+        search_codes(tiny_codec, wav[None], n_q=5)
+    with pytest.raises(ValueError, match="input_values"):
+        search_codes(tiny_codec, wav)
+    with pytest.raises(ValueError, match="family of 'default'.*Linear"):
+        search_codes(torch.nn.Linear(1, 1), wav[None])
+    session = SearchingEncoder(tiny_codec, steps=1)
+    with pytest.raises(ValueError, match="one stream"):
+        session.push(torch.zeros(2, 1, 320))
+    with pytest.raises(ValueError, match="NaN"):
+        session.push(torch.full((1, 1, 320), torch.nan))
+    assert session.push(wav[None]).shape == (1, 4, 0)  # what was refused left nothing behind
+    assert session.flush().shape == (1, 4, 51)
+    with pytest.raises(RuntimeError, match="flushed"):
+        session.push(wav[None])
+    assert SearchingEncoder(tiny_codec, steps=1).flush().shape == (1, 4, 0)
+
+
+def test_encode_search(
+    tiny_codec_dir: Path, make_speech: Speech, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_audio(tmp_path / "in.wav", make_speech(1.3), 16_000)
+    codec, wav = load_codec(tiny_codec_dir), load_audio(tmp_path / "in.wav")[0]
+    options = ["--codec", str(tiny_codec_dir), "--n-q", "2", "--search", "2"]
+    assert main(["encode", str(tmp_path / "in.wav"), str(tmp_path / "out.atok"), *options]) == 0
+    sought = search_codes(codec, wav[None], n_q=2, steps=2).audio_codes[0]
+    with open_atok(tmp_path / "out.atok") as file:
+        assert torch.equal(file.read().codes, sought)
+    live = [sys.executable, "-m", "audiotok.cli.main", "encode", str(tmp_path / "in.wav"), "-", *options]
+    (tmp_path / "live.atok").write_bytes(subprocess.run(live, check=True, capture_output=True).stdout)
+    with open_atok(tmp_path / "live.atok") as file:
+        assert torch.equal(file.read().codes, sought)
+    with pytest.raises(SystemExit):
+        main(["encode", str(tmp_path / "in.wav"), str(tmp_path / "no.atok"), "--search", "0"])
+    assert "--search" in capsys.readouterr().err
+
+
+def test_eval_scores_the_search_beside_the_encoder(
+    tiny_codec: AudioCodec, make_speech: Speech, tmp_path: Path
+) -> None:
+    save_audio(tmp_path / "a.wav", make_speech(0.9), 16_000)
+    rows = [Row(tmp_path / "a.wav", "", "")]
+    report = evaluate_codec(tiny_codec, rows, [1, 4], search=3, metrics=("mel_distance_db",), workers=0)
+    assert [(line.name, line.kind, line.bitrate_bps) for line in report.conditions] == [
+        ("n_q=1", "codec", 300.0),
+        ("n_q=4", "codec", 1200.0),
+        ("n_q=1, search 3", "search", 300.0),
+        ("n_q=4, search 3", "search", 1200.0),
+    ]
+    plain, sought = (report.conditions[index].averages["mel_distance_db"].mean for index in (1, 3))
+    codes = search_codes(tiny_codec, load_audio(tmp_path / "a.wav")[0][None], steps=3).audio_codes
+    decoded = tiny_codec.decode(codes, num_samples=14_400).audio_values[0]
+    assert sought == pytest.approx(mel_distance(load_audio(tmp_path / "a.wav")[0], decoded, 16_000), abs=1e-4)
+    assert sought != plain
+    with pytest.raises(ValueError, match="at least 1 step"):
+        evaluate_codec(tiny_codec, rows, search=0, metrics=("mel_distance_db",), workers=0)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
+def test_memory_does_not_grow(make_speech: Speech, tmp_path: Path) -> None:
+    peaks = []
+    for seconds in (30, 300):
+        save_audio(tmp_path / f"{seconds}.wav", make_speech(float(seconds)), 16_000)
+        # ru_maxrss would count what this process had when it started the other one.
+        code = (
+            "import sys; from pathlib import Path; from audiotok.cli.main import main; main(sys.argv[1:]); "
+            "print(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0])"
+        )
+        words = ["encode", tmp_path / f"{seconds}.wav", tmp_path / f"{seconds}.atok", "--search", "1"]
+        done = subprocess.run(
+            [sys.executable, "-c", code, *words], check=True, capture_output=True, text=True
+        )
+        peaks.append(int(done.stdout))
+    print(f"peak memory in kB, 30 s and 300 s: {peaks}")
+    assert peaks[1] < 1.1 * peaks[0]
