@@ -38,6 +38,9 @@ _AHEAD_FRAMES = 10  # heard with a window but sought again with the next: what i
 _MARGIN_FRAMES = 4  # of the past that are heard again: spectra reach over the seam
 _LEAST_SAMPLES = 8192  # shorter sound is measured with silence behind it
 
+# (n_fft, n_mels): what trained the decoder, and a window that tells harmonics apart: without it pitch trackers find the
+# voice less well (recipes/LOG.md).
+_RESOLUTIONS = ((2048, 80), (1024, 80), (512, 64), (256, 32))
 # The decoder's training weighed its losses so; pitch must stay, because nothing tells the search that it moved.
 _DISTURBANCE, _UNINTELLIGIBILITY, _PITCH, _VOICING = 0.05, 0.5, 0.1, 0.1
 # Of Adam, found on 12 LibriSpeech validation clips (recipes/LOG.md); the rate is in standard deviations of the latents.
@@ -49,7 +52,7 @@ class _Distance(nn.Module):
 
     def __init__(self, sampling_rate: int) -> None:
         super().__init__()
-        self.spectral = SpectralLoss(sampling_rate)
+        self.spectral = SpectralLoss(sampling_rate, _RESOLUTIONS)
         self.disturbance = Disturbance(sampling_rate) if sampling_rate == 16_000 else None
         self.unintelligibility = Unintelligibility(sampling_rate) if sampling_rate >= 10_000 else None
 
@@ -113,7 +116,7 @@ class SearchingEncoder:
         self._past_frames = sees + _MARGIN_FRAMES
         # Gradients are taken through its tables, whatever mode the caller is in.
         with torch.inference_mode(False):
-            self._distance = _Distance(config.sampling_rate).to(codec.device)
+            self._distance = _Distance(config.sampling_rate).to(codec.device, torch.float32)
         self._wav: Tensor | None = None  # not decided yet, with its codes as far as there are any
         self._codes: Tensor | None = None
         self._past: _Past | None = None

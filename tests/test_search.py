@@ -133,6 +133,11 @@ def test_the_callers_mode_and_the_weights_stay(tiny_codec: AudioCodec, wav: Tens
         with mode():
             assert torch.equal(search_codes(tiny_codec, wav[None], steps=2).audio_codes, codes)
             assert not torch.is_grad_enabled()
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert torch.equal(search_codes(tiny_codec, wav[None], steps=2).audio_codes, codes)
+    finally:
+        torch.set_default_dtype(torch.float32)
     assert trained == [weight.requires_grad for weight in tiny_codec.parameters()]
     assert all(weight.grad is None for weight in tiny_codec.parameters())
     assert not torch.equal(codes, tiny_codec.encode(wav[None]).audio_codes)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from audiotok import SearchingEncoder, search_codes
 from audiotok.codec.conceal import FADE_S, HOLD_S, fade
 from audiotok.codec.excitation import hiss, hold_pitch
 from audiotok.codec.layers import CausalConv1d, ResidualUnit, StepConv1d, StreamState
@@ -77,6 +78,18 @@ def test_what_a_session_gives_can_be_trained_on(tiny_codec):
     for sound in (session.push(codes), session.conceal(1), session.flush()):
         (sound * scale).sum().backward()
     assert table.weight.grad is not None and scale.grad is not None
+
+
+def test_a_buffer_may_be_used_again(tiny_codec, make_speech):
+    """A caller that fills one buffer over and over gets what a caller with many buffers gets."""
+    wav, buffer = make_speech(1.0)[None], torch.zeros(1, 1, 1000)
+    for session, whole in (
+        (tiny_codec.streaming_encoder(), tiny_codec.encode(wav)),
+        (SearchingEncoder(tiny_codec, steps=1), search_codes(tiny_codec, wav, steps=1)),
+    ):
+        found = [session.push(buffer.copy_(piece)) for piece in wav.split(1000, dim=-1)]
+        buffer.zero_()
+        assert torch.equal(torch.cat([*found, session.flush()], dim=-1), whole.audio_codes)
 
 
 # --- lost frames

@@ -54,7 +54,7 @@ class WholeEncoder:
             raise RuntimeError("this session was flushed; open another with codec.streaming_encoder()")
         check_wav_form("wav", wav, 0, self._codec.config.audio_channels)
         check_wav_range(wav)
-        self._held.append(wav)
+        self._held.append(wav.clone())  # the caller may use its buffer again
         self._size += wav.shape[-1]
         segment, found = self._codec.segment_samples, []
         if segment is not None and self._size >= segment:
@@ -138,7 +138,7 @@ class WholeDecoder:
         return torch.cat(rest, dim=-1) if rest else torch.zeros(1, self._codec.config.audio_channels, 0)
 
     def _take(self, codes: Tensor, present: bool) -> Tensor:
-        self._codes.append(codes)
+        self._codes.append(codes.clone())
         self._present.append(torch.full(codes.shape[-1:], present, device=codes.device))
         self._frames += codes.shape[-1]
         size = (self._codec.segment_samples or 0) // self._codec.config.hop_length

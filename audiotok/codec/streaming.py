@@ -70,7 +70,7 @@ class StreamingEncoder:
                 raise ValueError(f"expected a batch of {self._rest.shape[0]} as before, got {wav.shape[0]}")
             wav = torch.cat([self._rest, wav], dim=-1)
         frames = wav.shape[-1] // self._hop
-        self._rest = wav[..., frames * self._hop :]
+        self._rest = wav[..., frames * self._hop :].clone()  # the caller may use its buffer again
         if frames == 0:
             return torch.zeros(wav.shape[0], self._n_q, 0, dtype=torch.int64, device=wav.device)
         with torch.inference_mode():
