@@ -38,8 +38,7 @@ _AHEAD_FRAMES = 10  # heard with a window but sought again with the next: what i
 _MARGIN_FRAMES = 4  # of the past that are heard again: spectra reach over the seam
 _LEAST_SAMPLES = 8192  # shorter sound is measured with silence behind it
 
-# (n_fft, n_mels): what trained the decoder, and a window that tells harmonics apart: without it pitch trackers find the
-# voice less well (recipes/LOG.md).
+# (n_fft, n_mels): what trained the decoder, and a longer window (recipes/LOG.md).
 _RESOLUTIONS = ((2048, 80), (1024, 80), (512, 64), (256, 32))
 # The decoder's training weighed its losses so; pitch must stay, because nothing tells the search that it moved.
 _DISTURBANCE, _UNINTELLIGIBILITY, _PITCH, _VOICING = 0.05, 0.5, 0.1, 0.1
