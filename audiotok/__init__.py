@@ -38,14 +38,18 @@ if TYPE_CHECKING:
     from .recipes import load_recipe, recipe_dict
     from .search import SearchingEncoder, search_codes
     from .state import store_half
-    from .tokens.build import build_tokenizer, load_tokenizer
-    from .tokens.collate import AudioTextCollator
     from .tokens.constrain import AudioConstraint
-    from .tokens.extend import extend_tokenizer, resize_embeddings
-    from .tokens.grammar import LayoutError, seconds_in_context, sequence_length
-    from .tokens.layout import flatten, unflatten
-    from .tokens.processor import AudioTextProcessor
-    from .tokens.stream import FrameReader, Repaired
+    from .tokens.extend import build_tokenizer, extend_tokenizer, load_tokenizer, resize_embeddings
+    from .tokens.layout import (
+        FrameReader,
+        LayoutError,
+        Repaired,
+        flatten,
+        seconds_in_context,
+        sequence_length,
+        unflatten,
+    )
+    from .tokens.processor import AudioTextCollator, AudioTextProcessor
     from .tokens.tokenizer import AudioTextTokenizer
 
 __version__ = "0.1.0"
@@ -87,20 +91,20 @@ _HOME = {
     "SearchingEncoder": "search",
     "search_codes": "search",
     "store_half": "state",
-    "build_tokenizer": "tokens.build",
-    "load_tokenizer": "tokens.build",
+    "build_tokenizer": "tokens.extend",
+    "load_tokenizer": "tokens.extend",
     "AudioConstraint": "tokens.constrain",
     "extend_tokenizer": "tokens.extend",
     "resize_embeddings": "tokens.extend",
-    "LayoutError": "tokens.grammar",
-    "seconds_in_context": "tokens.grammar",
-    "sequence_length": "tokens.grammar",
+    "LayoutError": "tokens.layout",
+    "seconds_in_context": "tokens.layout",
+    "sequence_length": "tokens.layout",
     "flatten": "tokens.layout",
     "unflatten": "tokens.layout",
-    "AudioTextCollator": "tokens.collate",
+    "AudioTextCollator": "tokens.processor",
     "AudioTextProcessor": "tokens.processor",
-    "FrameReader": "tokens.stream",
-    "Repaired": "tokens.stream",
+    "FrameReader": "tokens.layout",
+    "Repaired": "tokens.layout",
     "AudioTextTokenizer": "tokens.tokenizer",
 }
 

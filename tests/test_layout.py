@@ -23,7 +23,7 @@ from audiotok import (
     sequence_length,
     unflatten,
 )
-from audiotok.tokens.grammar import Cursor
+from audiotok.tokens.layout import Cursor
 
 LAYOUTS = ("first", "flat", "delay", "coarse")
 

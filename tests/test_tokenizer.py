@@ -23,11 +23,11 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
-import audiotok.tokens.build as build_module
+import audiotok.tokens.extend as build_module
 from audiotok import AudioTextTokenizer, LayoutError, build_tokenizer, checkpoint_dir, load_tokenizer
-from audiotok.tokens.text_vocab import main as text_vocab_main
-from audiotok.tokens.text_vocab import train_text_vocab
-from audiotok.tokens.vocabulary import CONTROL_TOKENS
+from audiotok.tokens.extend import main as text_vocab_main
+from audiotok.tokens.extend import train_text_vocab
+from audiotok.tokens.tokenizer import CONTROL_TOKENS
 
 N_Q, CODEBOOK_SIZE, FINGERPRINT = 8, 1024, "0123456789abcdef"
 TEXT_MODEL = checkpoint_dir("text-en") / "tokenizer.model"

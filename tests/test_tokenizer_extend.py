@@ -37,7 +37,7 @@ from transformers import (
 import audiotok.tokens.extend as extend_module
 import audiotok.tokens.tokenizer as tokenizer_module
 from audiotok import AudioTextTokenizer, extend_tokenizer, resize_embeddings
-from audiotok.tokens.vocabulary import CONTROL_TOKENS, audio_token, hidden_audio_token, hidden_control_token
+from audiotok.tokens.tokenizer import CONTROL_TOKENS, audio_token, hidden_audio_token, hidden_control_token
 
 SMALL, LARGE = 1_000, 50_000
 FINGERPRINT = "0123456789abcdef"

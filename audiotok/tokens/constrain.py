@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import LogitsProcessor
 
 from .chat import eos_id
-from .grammar import Cursor, Layout, sequence_length
+from .layout import Cursor, Layout, sequence_length
 from .tokenizer import AudioTextTokenizer
 
 

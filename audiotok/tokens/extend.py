@@ -9,24 +9,295 @@ space that each of the new strings holds (which is checked, not assumed).
 
 from __future__ import annotations
 
+import argparse
+import csv
+import hashlib
+import io
 import json
+import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import sentencepiece
 import torch
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, decoders, models, normalizers
 from torch import Tensor, nn
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AddedToken, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from ..codec.pretrained import checkpoint_dir, load_codec
+from ..files import write_aside
 from .codecs import codec_facts
-from .tokenizer import AudioTextTokenizer
-from .vocabulary import (
+from .tokenizer import (
     CONTROL_TOKENS,
     N_CONTROL,
+    TEXT_MODEL_FILE,
+    AudioTextTokenizer,
+    audio_token,
     hidden_audio_token,
     hidden_control_token,
     hidden_gap_token,
 )
+
+SPACE = "\u2581"  # how sentencepiece writes a space
+ASCII_CHARACTERS = "".join(map(chr, range(33, 127)))
+_BYTES = 256
+
+
+def train_text_vocab(sentences: Iterable[str], out: str | Path, characters: str = ASCII_CHARACTERS) -> int:
+    """Train a character vocabulary with byte fallback and write it as a sentencepiece model.
+
+    The pieces are ``<unk>`` (never produced), the 256 bytes, the space and ``characters``, the last two by
+    falling frequency. Text is left as it is (no Unicode normalisation, no added or removed spaces), so that
+    decoding gives the very string back; only U+2581, sentencepiece's sign for a space, comes back as a space.
+
+    Args:
+        sentences: text, one sentence an item; they decide the order of the pieces, nothing else.
+        out: the ``.model`` file to write.
+        characters: the characters that get a piece of their own beside the space; others cost one id a byte.
+
+    Returns:
+        The number of pieces.
+
+    Raises:
+        ValueError: there is no sentence with a character of the alphabet in it.
+        FileNotFoundError: the folder of ``out`` does not exist.
+    """
+    alphabet = set(characters) - {" ", SPACE}
+    # The trainer would otherwise let a frequent character from outside push a rare one of the alphabet out.
+    kept = ("".join(c for c in sentence if c in alphabet or c == " ") for sentence in sentences)
+    lines = [line for line in kept if line.strip()]
+    if not lines:
+        raise ValueError("expected at least one sentence with a character of the alphabet, got none")
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(lines),
+        model_writer=model,
+        model_type="char",
+        vocab_size=1 + _BYTES + 1 + len(alphabet),
+        character_coverage=1.0,
+        required_chars="".join(sorted(alphabet)),
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        add_dummy_prefix=False,
+        remove_extra_whitespaces=False,
+        # Control ids live in the unified vocabulary's reserve, not in the text's part of it.
+        unk_id=0,
+        bos_id=-1,
+        eos_id=-1,
+        pad_id=-1,
+        num_threads=1,
+        minloglevel=2,
+    )
+    with write_aside(out) as aside:
+        aside.write_bytes(model.getvalue())
+    return sentencepiece.SentencePieceProcessor(model_proto=model.getvalue()).get_piece_size()
+
+
+def open_text_vocab(path: str | Path) -> tuple[sentencepiece.SentencePieceProcessor, bytes]:
+    """Open a character vocabulary such as :func:`train_text_vocab` writes.
+
+    Args:
+        path: a sentencepiece ``.model`` file.
+
+    Returns:
+        The opened model and the file's bytes.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no sentencepiece model, has pieces longer than a character, or lacks byte fallback.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"expected a sentencepiece model at {path}, found no file")
+    proto = path.read_bytes()
+    try:
+        text = sentencepiece.SentencePieceProcessor(model_proto=proto)
+    except RuntimeError as error:
+        raise ValueError(f"expected a sentencepiece model in {path}; it does not open: {error}") from error
+    for i in range(text.get_piece_size()):
+        piece = text.id_to_piece(i)
+        if len(piece) > 1 and not (text.is_byte(i) or text.is_control(i) or text.is_unknown(i)):
+            raise ValueError(f"expected a text model of single characters, got the piece {piece!r} in {path}")
+    if sum(map(text.is_byte, range(text.get_piece_size()))) != _BYTES:
+        raise ValueError(f"expected byte fallback, got none in {path}; train one with train_text_vocab()")
+    return text, proto
+
+
+def read_sentences(path: str | Path, language: str | None = None) -> Iterator[str]:
+    """Read the sentences of a text file, a table or an audio folder's metadata.
+
+    Args:
+        path: ``.csv`` with a ``transcription`` column (rows of a ``split`` other than ``train`` are skipped),
+            ``.tsv`` (the last column), or plain text, one sentence a line. UTF-8.
+        language: keep only ``.csv`` rows whose ``language`` begins with this.
+
+    Yields:
+        Sentences that are not empty.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a ``.csv`` file has no ``transcription`` column.
+    """
+    path = Path(path)
+    with path.open(encoding="utf-8", newline="") as file:
+        if path.suffix != ".csv":
+            for line in file:
+                sentence = line.rpartition("\t")[2] if path.suffix == ".tsv" else line
+                if sentence.strip():
+                    yield sentence.strip()
+            return
+        rows = csv.DictReader(file)
+        if "transcription" not in (rows.fieldnames or []):
+            raise ValueError(f"expected a column 'transcription' in {path}, got {rows.fieldnames}")
+        for row in rows:
+            spoken = language is None or (row.get("language") or "").startswith(language)
+            if row["transcription"] and spoken and (row.get("split") or "train") == "train":
+                yield row["transcription"]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m audiotok.tokens.text_vocab")
+    parser.description = "Train a character vocabulary and write it as a sentencepiece model."
+    parser.add_argument("sources", nargs="+", type=Path, help="text: .txt, .tsv (last column), metadata .csv")
+    parser.add_argument("-o", "--out", required=True, type=Path, help="the .model file to write")
+    parser.add_argument("--language", help="keep only metadata rows whose language begins with this")
+    parser.add_argument("--characters", default="", help="characters to have a piece beside ASCII's")
+    args = parser.parse_args(argv)
+    try:
+        sentences = [line for source in args.sources for line in read_sentences(source, args.language)]
+        pieces = train_text_vocab(sentences, args.out, ASCII_CHARACTERS + args.characters)
+    except (ValueError, OSError) as error:
+        print(f"text_vocab: error: {error}", file=sys.stderr)
+        return 1
+    digest = hashlib.sha256(args.out.read_bytes()).hexdigest()
+    print(f"{args.out}: {pieces} pieces from {len(sentences)} sentences, sha256 {digest}")
+    return 0
+
+
+# A text model and what is built from it must agree on these; each betrays a setting that is not copied.
+_TEXT_PROBES = "a| a|a  b |\tA\r\n|\u2460\ufb01|e\u0301\u00e9|\u0000|<0x41><s></s><unk>|\u2581".split("|")
+
+
+def build_tokenizer(
+    text_model: str | Path, n_q: int = 8, codebook_size: int = 1024, *, codes_fingerprint: str
+) -> AudioTextTokenizer:
+    """Put audio ids behind a sentencepiece text vocabulary.
+
+    Args:
+        text_model: a sentencepiece ``.model`` of single characters with byte fallback, as
+            :func:`audiotok.tokens.text_vocab.train_text_vocab` writes it.
+        n_q: K, codebooks that get ids.
+        codebook_size: V, entries per codebook.
+        codes_fingerprint: ``codec.codes_fingerprint`` of the codec whose codes the ids stand for.
+
+    Returns:
+        A tokenizer whose text ids are those of the text model.
+
+    Raises:
+        FileNotFoundError: there is no file ``text_model``.
+        ValueError: it is not such a model, a size is below 1, or the fingerprint is empty.
+    """
+    if n_q < 1 or codebook_size < 1:
+        raise ValueError(f"expected n_q >= 1 and codebook_size >= 1, got {n_q} and {codebook_size}")
+    if not codes_fingerprint:
+        raise ValueError(
+            "expected codes_fingerprint to name the codec, got nothing; pass codec.codes_fingerprint"
+        )
+    text, proto = open_text_vocab(text_model)
+    backend = _backend(text, n_q, codebook_size)
+    _check_against(text, backend)
+    tokenizer = AudioTextTokenizer(
+        tokenizer_object=backend,
+        pad_token=CONTROL_TOKENS["pad"],
+        bos_token=CONTROL_TOKENS["bos"],
+        eos_token=CONTROL_TOKENS["eos"],
+        split_special_tokens=True,
+        clean_up_tokenization_spaces=False,
+        n_q=n_q,
+        codebook_size=codebook_size,
+        codes_fingerprint=codes_fingerprint,
+        control_offset=text.get_piece_size(),
+        audio_offset=text.get_piece_size() + N_CONTROL,
+    )
+    # Added here and in tokenizer_config.json, not in tokenizer.json: what reads that file alone has no switch
+    # that would keep typed control names from being read as control ids.
+    tokenizer.add_tokens(
+        [AddedToken(token, special=True, normalized=False) for token in CONTROL_TOKENS.values()]
+    )
+    tokenizer.keep_text_model(proto)
+    tokenizer.check()
+    return tokenizer
+
+
+def load_tokenizer(name_or_path: str | Path | None = None) -> AudioTextTokenizer:
+    """Load a tokenizer, ready to use.
+
+    Args:
+        name_or_path: the name of a shipped codec (None: the default one) gives the shipped English text
+            vocabulary with that codec's ids behind it; a folder or a hub id ``owner/name`` the tokenizer
+            that was saved there.
+
+    Returns:
+        The tokenizer.
+
+    Raises:
+        FileNotFoundError: there is no such shipped codec, or no tokenizer in the folder.
+        OSError: the hub has none either.
+        ValueError: what is there has no audio ids.
+    """
+    name = None if name_or_path is None else str(name_or_path)
+    if name is None or ("/" not in name and not name.startswith((".", "~"))):
+        codec = load_codec(name)
+        return build_tokenizer(
+            checkpoint_dir("text-en") / TEXT_MODEL_FILE,
+            codec.config.n_q,
+            codec.config.codebook_size,
+            codes_fingerprint=codec.codes_fingerprint,
+        )
+    folder = Path(name).expanduser()
+    if name.startswith((".", "/", "~")) or folder.is_dir():
+        if not (folder / "tokenizer.json").is_file():
+            raise FileNotFoundError(f"expected a saved tokenizer with tokenizer.json in {folder}, found none")
+        name = str(folder)
+    return AudioTextTokenizer.from_pretrained(name)
+
+
+def _backend(text: sentencepiece.SentencePieceProcessor, n_q: int, codebook_size: int) -> Tokenizer:
+    """The Rust tokenizer of a character model: BPE without merges, so text matches single characters only."""
+    pieces = [text.id_to_piece(i) for i in range(text.get_piece_size())]
+    strings = [
+        *pieces,
+        *CONTROL_TOKENS.values(),
+        *(audio_token(k, code) for k in range(n_q) for code in range(codebook_size)),
+    ]
+    vocab = {string: i for i, string in enumerate(strings)}
+    if len(vocab) != len(strings):
+        taken = sorted(set(pieces) & set(strings[len(pieces) :]))
+        raise ValueError(
+            f"expected a text model without our control and audio tokens, got {', '.join(taken)}"
+        )
+    # All of them stand in the vocabulary itself, where no merge leads to them: they cannot be typed. To
+    # transformers the control tokens are special as well; there split_special_tokens keeps them from being typed.
+    backend = Tokenizer(models.BPE(vocab=vocab, merges=[], byte_fallback=True))
+    backend.normalizer = normalizers.Replace(" ", SPACE)
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
+    return backend
+
+
+def _check_against(text: sentencepiece.SentencePieceProcessor, backend: Tokenizer) -> None:
+    backend.encode_special_tokens = True
+    for probe in _TEXT_PROBES:
+        expected, got = text.encode(probe), backend.encode(probe).ids
+        if expected != got:
+            raise ValueError(
+                "expected a text model with identity normalisation, no dummy prefix and all spaces; this one "
+                f"encodes {probe!r} as {expected}, not {got}; train it with train_text_vocab()"
+            )
+
 
 _KEPT = (
     "model_max_length padding_side truncation_side model_input_names clean_up_tokenization_spaces "
@@ -196,3 +467,7 @@ def _start_rows(weight: Tensor, text_ids: int, spread: float, generator: torch.G
     text = weight[:text_ids].float()
     new = torch.randn(weight.shape[0] - text_ids, weight.shape[1], generator=generator).to(weight.device)
     weight[text_ids:] = (text.mean(0) + spread * text.std(0) * new).to(weight.dtype)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -9,30 +9,180 @@ sound first for ``transcribe``; conversations follow the chat template of the ba
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from numbers import Real
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from transformers import (
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoModel,
     AutoProcessor,
     BatchFeature,
     EncodecFeatureExtractor,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    ProcessorMixin,
 )
+from transformers.models.auto.modeling_auto import AutoModelForAudioTokenization
 
 from ..codec.pretrained import register
 from .chat import Conversation, encode_conversation, eos_id, is_batch, plain_conversation
 from .codecs import Audio, codec_facts, decode_codes, read_codes
 from .constrain import AudioConstraint
 from .extend import extend_tokenizer
-from .folder import PortableProcessor
-from .grammar import Layout, check_layout
-from .parts import Part, parse_sequence, readable
+from .layout import Layout, check_layout
 from .tokenizer import AudioTextTokenizer
+
+
+class Part(NamedTuple):
+    """A piece of a sequence: ``text``, or ``codes`` [K, T] int64; the other is None. ``lost``: ids repaired away."""
+
+    text: str | None = None
+    codes: Tensor | None = None
+    lost: int = 0
+
+
+def parse_sequence(
+    tok: AudioTextTokenizer,
+    ids: Sequence[int] | Tensor,
+    layout: Layout,
+    n_q: int,
+    errors: Literal["strict", "repair"] = "strict",
+) -> list[Part]:
+    """Take a sequence apart.
+
+    Args:
+        tok: whose ids they are.
+        ids: [S], whole or from anywhere after the prompt; it may begin inside an audio block.
+        layout: of the audio blocks.
+        n_q: K, codebooks in them.
+        errors: ``strict``, or ``repair`` to keep the whole frames of malformed blocks.
+
+    Returns:
+        Texts without their special tokens, and codes, in order.
+
+    Raises:
+        LayoutError: strict, and an audio block does not hold whole frames.
+    """
+    start, end = tok.control_id("audio_start"), tok.control_id("audio_end")
+    given = ids.tolist() if isinstance(ids, Tensor) else list(ids)
+    inside = bool(given) and tok.audio_offset <= given[0] < tok.audio_offset + tok.n_q * tok.codebook_size
+    parts: list[Part] = []
+    piece: list[int] = []
+
+    def close() -> None:
+        if inside:
+            if errors == "repair":
+                repaired = tok.decode_audio(piece, layout, n_q, errors="repair")
+                parts.append(Part(codes=repaired.codes, lost=repaired.lost))
+            else:
+                parts.append(Part(codes=tok.decode_audio(piece, layout, n_q)))
+        elif text := tok.decode(piece, skip_special_tokens=True):
+            parts.append(Part(text=str(text)))
+        piece.clear()
+
+    for index in given:
+        if index in (start, end):
+            close()
+            inside = index == start
+        else:
+            piece.append(index)
+    if piece or inside:
+        close()
+    return parts
+
+
+def readable(conversation: Any) -> Any:
+    """A conversation, or a batch, with its content as plain strings, sound as its markers."""
+    if is_batch(conversation):
+        return [readable(messages) for messages in conversation]
+    texts = []
+    for message in conversation:
+        content = message.get("content") or ""
+        if not isinstance(content, str):
+            content = "".join(
+                part if isinstance(part, str) else part.get("text", "<audio></audio>") for part in content
+            )
+        texts.append({**message, "content": content})
+    return texts
+
+
+CODEC_FOLDER = "audio_tokenizer"
+
+
+class PortableProcessor(ProcessorMixin):
+    """Saves and loads a processor with its codec."""
+
+    def save_pretrained(
+        self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any
+    ) -> Any:
+        """Save tokenizer, feature extractor and codec in one folder, the codec in ``audio_tokenizer/``.
+
+        Args:
+            save_directory: the folder.
+            push_to_hub: upload it too, to ``repo_id`` or the folder's name.
+            kwargs: of ``push_to_hub``.
+
+        Returns:
+            The files that transformers wrote.
+        """
+        written = super().save_pretrained(save_directory)
+        self.feature_extractor.save_pretrained(save_directory)
+        if self.audio_tokenizer is not None:
+            self.audio_tokenizer.save_pretrained(Path(save_directory) / CODEC_FOLDER)
+        if push_to_hub:
+            self.push_to_hub(kwargs.pop("repo_id", Path(save_directory).name), **kwargs)
+        return written
+
+    def to_dict(self) -> dict[str, Any]:
+        """What goes into processor_config.json; the codec as the name of its folder, not as a path."""
+        # transformers would copy the codec's weights here and write down where they came from.
+        codec = self.__dict__.pop("audio_tokenizer", None)
+        try:
+            values = super().to_dict()
+        finally:
+            self.audio_tokenizer = codec
+        return values | ({} if codec is None else {"audio_tokenizer_folder": CODEC_FOLDER})
+
+    @classmethod
+    def get_processor_dict(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """As transformers' own, with the codec loaded from the folder beside the tokenizer."""
+        values, rest = super().get_processor_dict(pretrained_model_name_or_path, **kwargs)
+        if folder := values.pop("audio_tokenizer_folder", None):
+            where = {
+                key: kwargs[key]
+                for key in ("cache_dir", "local_files_only", "token", "revision")
+                if key in kwargs
+            }
+            folder = os.path.join(kwargs.get("subfolder", ""), folder)
+            config = AutoConfig.from_pretrained(pretrained_model_name_or_path, subfolder=folder, **where)
+            known = type(config) in AutoModelForAudioTokenization._model_mapping
+            auto: Any = AutoModelForAudioTokenization if known else AutoModel
+            codec = auto.from_pretrained(
+                pretrained_model_name_or_path, subfolder=folder, dtype=torch.float32, **where
+            )
+            values["audio_tokenizer"] = codec.eval()
+        return values, rest
+
+    @classmethod
+    def _get_arguments_from_pretrained(
+        cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any
+    ) -> list[Any]:
+        # AutoTokenizer would give the plain class.
+        return [
+            AutoFeatureExtractor.from_pretrained(pretrained_model_name_or_path, **kwargs),
+            AudioTextTokenizer.from_pretrained(pretrained_model_name_or_path, **kwargs),
+        ]
+
 
 IGNORED = -100  # a label that no loss looks at
 Task = Literal["speak", "transcribe"]
@@ -395,3 +545,36 @@ class _ProcessorKey(PreTrainedConfig):
 
 register()
 AutoProcessor.register(_ProcessorKey, AudioTextProcessor, exist_ok=True)
+
+
+@dataclass
+class AudioTextCollator:
+    """Rows -> a padded batch with labels, for ``Trainer(data_collator=...)`` or a ``DataLoader``.
+
+    A row is what the processor gave (``input_ids`` and perhaps ``labels``), or a conversation under
+    ``messages``, or ``text`` with ``codes`` [K, T] (as in prepared shards) or ``audio``.
+
+    Attributes:
+        processor: makes and pads the sequences.
+        task: ``speak`` or ``transcribe``, for rows of text and sound.
+        pad_to_multiple_of: of the width.
+        padding_side: ``left`` or ``right``; None means the tokenizer's.
+    """
+
+    processor: AudioTextProcessor
+    task: Task = "speak"
+    pad_to_multiple_of: int = 1
+    padding_side: str | None = None
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        """Make the batch: ``input_ids``, ``attention_mask`` and ``labels``, [B, S] int64."""
+        features = [self._feature(row) for row in rows]
+        return dict(self.processor.pad(features, self.padding_side, self.pad_to_multiple_of))
+
+    def _feature(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
+        if "input_ids" in row:
+            return {"input_ids": row["input_ids"], "labels": row.get("labels", row["input_ids"])}
+        if "messages" in row:
+            return self.processor.apply_chat_template(row["messages"], labels=True)
+        audio = row["codes"] if row.get("codes") is not None else row["audio"]
+        return self.processor(row["text"], audio, self.task, labels=True)
