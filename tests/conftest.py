@@ -1,14 +1,19 @@
-"""What several tests need: a tiny codec, sounds made with numpy, and a network that refuses.
+"""Shared fixtures: a tiny codec, synthetic speech, a blocked network. Everything is seeded and offline.
 
-Nothing here reads ../shared or the network; every fixture is seeded.
+Two options select tests by their result in the previous full run: ``--last-skipped`` runs those that were skipped,
+``--last-under SECONDS`` those that took less time than that.
 """
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # one thread per worker, also in processes that tests start
+    os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
 
 import numpy as np
 import pytest
@@ -50,14 +55,55 @@ def wav() -> Tensor:
     return speech_like(16_123 / SAMPLING_RATE)
 
 
+LAST_RUN = "audiotok/last_run"  # in pytest's cache: {test id: [skipped, seconds]}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("audiotok")
+    group.addoption("--last-skipped", action="store_true", help="run what the previous full run skipped")
+    group.addoption("--last-under", type=float, metavar="SECONDS", help="run what took less in the previous full run")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not (hasattr(config, "workerinput") or config.option.last_skipped or config.option.last_under):
+        config.pluginmanager.register(_Recorder(config))
+
+
+class _Recorder:
+    """Keeps which tests of a run were skipped and how long each took."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+        self.results: dict[str, tuple[bool, float]] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        skipped, seconds = self.results.get(report.nodeid, (False, 0.0))
+        skipped |= report.skipped and not hasattr(report, "wasxfail")
+        self.results[report.nodeid] = (skipped, seconds + report.duration)
+
+    def pytest_sessionfinish(self) -> None:
+        if self.results and self.config.cache:
+            self.config.cache.set(LAST_RUN, self.results)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Long checks run when they are asked for: by the name of their file, or with -m."""
-    named = any("::" in arg or arg.endswith(".py") for arg in config.args)
-    if config.option.markexpr or named:
-        return
-    slow = [item for item in items if item.get_closest_marker("slow")]
-    config.hook.pytest_deselected(items=slow)
-    items[:] = [item for item in items if item not in slow]
+    """Select by the previous run, and leave out slow tests unless a file or ``-m`` asks for them."""
+    option = config.option
+    if option.last_skipped or option.last_under:
+        last = config.cache.get(LAST_RUN, {}) if config.cache else {}
+        chosen = {
+            name
+            for name, (skipped, seconds) in last.items()
+            if (skipped if option.last_skipped else seconds < option.last_under)
+        }
+        unwanted = [item for item in items if item.nodeid not in chosen]
+    elif option.markexpr or any("::" in arg or arg.endswith(".py") for arg in config.args):
+        unwanted = []
+    else:
+        unwanted = [item for item in items if item.get_closest_marker("slow")]
+    config.hook.pytest_deselected(items=unwanted)
+    dropped = set(unwanted)
+    items[:] = [item for item in items if item not in dropped]
 
 
 @pytest.fixture

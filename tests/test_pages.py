@@ -12,7 +12,6 @@ import importlib.util
 import json
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -64,26 +63,25 @@ def write_speech(folder: Path) -> None:
             rows.writerow([f"{index}.wav", TEXTS[index % 4], "anna", "en", split])
 
 
-def furnish(folder: Path, generates: bool) -> None:
-    """Put into a folder what pages expect to lie there; ``my-speech`` unless the page makes it."""
+def furnish(folder: Path) -> None:
+    """Put into a folder what pages expect to lie there, and what they would make with flite."""
     (folder / "data").symlink_to(ROOT / "data")
     (folder / "lines.txt").write_text("\n".join(TEXTS[:2]) + "\n", encoding="utf-8")
     soundfile.write(folder / "clip.wav", speech_like(3.2, seed=9)[0].numpy(), 16_000)
-    if not (generates and shutil.which("flite")):
-        write_speech(folder / "my-speech")
+    write_speech(folder / "my-speech")
 
 
 @pytest.fixture
 def reader(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_network: list
 ) -> Iterator[Callable[..., Reader]]:
-    """``reader(generates)``: someone in a furnished folder without a network."""
+    """``reader()``: someone in a furnished folder without a network."""
     environment = machinery(tmp_path / "bin")
     (tmp_path / "desk").mkdir()
     monkeypatch.chdir(tmp_path / "desk")
 
-    def sit_down(generates: bool = False) -> Reader:
-        furnish(tmp_path / "desk", generates)
+    def sit_down() -> Reader:
+        furnish(tmp_path / "desk")
         return Reader(environment)
 
     yield sit_down
@@ -93,7 +91,7 @@ def reader(
 @pytest.mark.parametrize("name", WORKED_THROUGH)
 def test_a_page_can_be_worked_through(name: str, reader: Callable[..., Reader]) -> None:
     blocks = read_blocks(DOCS / name)
-    someone = reader(any("data/generate.py" in block.text for block in blocks))
+    someone = reader()
     for block in blocks:
         someone.work_through(block)
     for sound in WORKED_THROUGH[name]:
@@ -284,7 +282,7 @@ def test_two_nodes_do_what_the_cluster_page_says(verb: str, tmp_path: Path) -> N
     launcher = launcher.replace("torchrun", f"{sys.executable} -m torch.distributed.run")
     rest = rest.replace("/shared/", f"{tmp_path}/")
     rest += " --rows-per-shard 2" if verb == "prepare" else " --device cpu"
-    furnish(tmp_path, generates=False)
+    furnish(tmp_path)
     speech = str((tmp_path / "my-speech").rename(tmp_path / "speech"))
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
 

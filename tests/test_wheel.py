@@ -100,7 +100,9 @@ def test_the_wheel_says_what_it_is(wheel):
 def test_the_sdist_has_the_whole_checkout_and_makes_the_same_wheel(wheel, tmp_path):
     sdist = build("sdist", ROOT, tmp_path / "sdist")
     with tarfile.open(sdist) as archive:
-        archive.extractall(tmp_path / "source", filter="data")
+        # `extractall(filter=...)` came with Python 3.11.4; before that the attribute is ignored.
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)
+        archive.extractall(tmp_path / "source")
     (source,) = (tmp_path / "source").iterdir()
     for name in (
         "README.zh.md",
