@@ -61,7 +61,9 @@ LAST_RUN = "audiotok/last_run"  # in pytest's cache: {test id: [skipped, seconds
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("audiotok")
     group.addoption("--last-skipped", action="store_true", help="run what the previous full run skipped")
-    group.addoption("--last-under", type=float, metavar="SECONDS", help="run what took less in the previous full run")
+    group.addoption(
+        "--last-under", type=float, metavar="SECONDS", help="run what took less in the previous full run"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:

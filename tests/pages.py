@@ -215,7 +215,9 @@ class Reader:
             done: set[str] = set()
             for words, line in simple_commands(block.text):
                 if "data/generate.py" in words:
-                    assert Path(words[words.index("--out") + 1]).is_dir(), f"{block}: the test makes my-speech only"
+                    assert Path(words[words.index("--out") + 1]).is_dir(), (
+                        f"{block}: the test makes my-speech only"
+                    )
                 elif line is None and words[0] in PROGRAMS:
                     status = command(words)
                     assert status == 0, f"{block}: {' '.join(words)}: exit {status}"
