@@ -84,15 +84,17 @@ class _Recorder:
         self.results[report.nodeid] = (skipped, seconds + report.duration)
 
     def pytest_sessionfinish(self) -> None:
-        if self.results and self.config.cache:
-            self.config.cache.set(LAST_RUN, self.results)
+        cache = getattr(self.config, "cache", None)  # missing under -p no:cacheprovider
+        if self.results and cache:
+            cache.set(LAST_RUN, self.results)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Select by the previous run, and leave out slow tests unless a file or ``-m`` asks for them."""
     option = config.option
     if option.last_skipped or option.last_under:
-        last = config.cache.get(LAST_RUN, {}) if config.cache else {}
+        cache = getattr(config, "cache", None)
+        last = cache.get(LAST_RUN, {}) if cache else {}
         chosen = {
             name
             for name, (skipped, seconds) in last.items()
