@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import onnx, pictures, program
+    from . import pictures, program
     from .audio import (
         SOUND_SUFFIXES,
         AudioError,
@@ -28,12 +28,11 @@ if TYPE_CHECKING:
     from .codec.pretrained import checkpoint_dir, load_codec
     from .corpus import PreparedCorpus, prepare
     from .evaluate import bootstrap_interval, read_rows
+    from .export import export_onnx
     from .files import write_aside, write_json
     from .hub import quiet_loading
     from .machine import threads
     from .metrics import MetricError, pesq
-    from .onnx.export import export_onnx
-    from .onnx.runtime import OnnxCodec, load_onnx
     from .pipes import wav_head
     from .recipes import load_recipe, recipe_dict
     from .search import SearchingEncoder, search_codes
@@ -82,9 +81,7 @@ _HOME = {
     "threads": "machine",
     "MetricError": "metrics",
     "pesq": "metrics",
-    "export_onnx": "onnx.export",
-    "OnnxCodec": "onnx.runtime",
-    "load_onnx": "onnx.runtime",
+    "export_onnx": "export",
     "wav_head": "pipes",
     "load_recipe": "recipes",
     "recipe_dict": "recipes",
@@ -108,7 +105,7 @@ _HOME = {
     "AudioTextTokenizer": "tokens.tokenizer",
 }
 
-_MODULES = ("onnx", "pictures", "program")  # public as a whole
+_MODULES = ("pictures", "program")  # public as a whole
 
 __all__ = [
     "SOUND_SUFFIXES",
@@ -126,7 +123,6 @@ __all__ = [
     "FrameReader",
     "LayoutError",
     "MetricError",
-    "OnnxCodec",
     "PreparedCorpus",
     "Repaired",
     "SearchingEncoder",
@@ -140,10 +136,8 @@ __all__ = [
     "flatten",
     "load_audio",
     "load_codec",
-    "load_onnx",
     "load_recipe",
     "load_tokenizer",
-    "onnx",
     "open",
     "pesq",
     "pictures",

@@ -23,7 +23,7 @@ AUDIOTOK = {
     "state": {"files"},
     "recipes": {"files"},
     "codec": {"files", "hub", "wav", "machine"},
-    "onnx": {"files", "wav", "codec"},
+    "export": {"files", "codec"},
     "tokens": {"files", "audio", "codec"},
     "bitstream": {"files"},
     "corpus": {"files", "hub", "program", "wav", "audio", "codec", "tokens"},

@@ -39,7 +39,7 @@ ELSEWHERE = {
     "speech-in-your-llm.md": "test_processor_finetune.py",
     "finetune-lora.md": "test_finetune_lora.py",
     "serve.md": "test_serve_page.py",
-    "onnx.md": "test_onnx.py",
+    "onnx.md": "test_export.py",
     "lineage.md": "test_pages.py",
     "cluster.md": "test_pages.py",
 }

@@ -9,7 +9,7 @@ from torch import nn
 
 from audiotok import SearchingEncoder, search_codes
 from audiotok.codec.conceal import FADE_S, HOLD_S, fade
-from audiotok.codec.excitation import hiss, hold_pitch
+from audiotok.codec.excitation import hold_pitch, white_noise
 from audiotok.codec.layers import CausalConv1d, ResidualUnit, StepConv1d, StreamState
 from audiotok.codec.packet_loss import decode_with_losses, random_losses
 
@@ -55,10 +55,10 @@ def test_a_residual_unit_steps_like_the_whole():
     torch.testing.assert_close(steps, unit(x), atol=1e-5, rtol=0)
 
 
-def test_hiss_and_pitch_depend_on_the_sample_alone():
-    whole = hiss(0, 40_000, torch.device("cpu"))
+def test_noise_and_pitch_depend_on_the_sample_alone():
+    whole = white_noise(0, 40_000, torch.device("cpu"))
     for first in (0, 16_300, 16_384, 32_600):
-        assert torch.equal(hiss(first, 320, torch.device("cpu")), whole[first : first + 320])
+        assert torch.equal(white_noise(first, 320, torch.device("cpu")), whole[first : first + 320])
     f0_hz, voiced = torch.tensor([[100.0, 200.0, 300.0]]), torch.tensor([[False, True, False]])
     before, steps = torch.tensor([50.0]), []
     for t in range(3):

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .ar import build_ar
     from .nar import NarConfig, NarModel
-    from .onnx import OnnxNar, export_onnx, load_onnx
     from .synthesizer import Speech, Synthesizer
     from .text import normalise, split_sentences
 
@@ -21,9 +20,6 @@ _HOME = {
     "Synthesizer": "synthesizer",
     "NarConfig": "nar",
     "NarModel": "nar",
-    "OnnxNar": "onnx",
-    "export_onnx": "onnx",
-    "load_onnx": "onnx",
     "build_ar": "ar",
     "normalise": "text",
     "split_sentences": "text",
@@ -32,12 +28,9 @@ _HOME = {
 __all__ = [
     "NarConfig",
     "NarModel",
-    "OnnxNar",
     "Speech",
     "Synthesizer",
     "build_ar",
-    "export_onnx",
-    "load_onnx",
     "normalise",
     "split_sentences",
 ]

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def add_codec_option(parser: argparse.ArgumentParser, default: str | None = "default") -> None:
-    """--codec and --exact: which codec. ``default=None`` leaves the choice to the verb, and makes no codes."""
+    """--codec: which codec. ``default=None`` leaves the choice to the verb."""
     shown = "the one the file names" if default is None else default
     parser.add_argument(
         "--codec",
@@ -36,10 +36,6 @@ def add_codec_option(parser: argparse.ArgumentParser, default: str | None = "def
         metavar="NAME",
         help=f"a shipped codec, a folder or a hub id (default: {shown})",
     )
-    if default is not None:  # a verb that is given its codes makes none
-        parser.add_argument(
-            "--exact", action="store_true", help="codes that are equal on every machine, at half the speed"
-        )
 
 
 def codec_name(text: str) -> str:
@@ -70,8 +66,7 @@ def load_chosen_codec(name: str | None, args: argparse.Namespace) -> AudioCodec:
     """The codec called ``name`` on the device and in the dtype of ``args``, ready for inference."""
     from ..codec.pretrained import load_codec
 
-    exact = getattr(args, "exact", False)
-    return load_codec(name, device=pick_device(args.device), dtype=args.dtype, exact=exact)
+    return load_codec(name, device=pick_device(args.device), dtype=args.dtype)
 
 
 def load_timed_codec(name: str | None, args: argparse.Namespace, started: float) -> AudioCodec:

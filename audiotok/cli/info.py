@@ -127,7 +127,6 @@ def _codec(name: str, args: argparse.Namespace) -> dict[str, Any]:
         "lookahead_samples": codec.lookahead_samples,
         "segment_samples": codec.segment_samples,
         "has_scale": codec.has_scale,
-        "is_exact": codec.is_exact,
         "codes_fingerprint": codec.codes_fingerprint,
         "weights_fingerprint": codec.weights_fingerprint,
     }

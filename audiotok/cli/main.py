@@ -18,13 +18,12 @@ VERBS = {
     "merge": ("merge", "parts of a preparation -> the whole"),
     "listen": ("listen", "a page to hear random rows of a prepared corpus"),
     "train": ("train", "train a codec, or continue training one"),
-    "export": ("export", "a codec as ONNX files, which run without torch"),
+    "export": ("export", "a codec as ONNX files"),
     "plot": ("plot", "a picture of a clip, before and after, with its codes"),
     "eval": ("eval", "measure a codec's quality, beside Opus"),
     "bench": ("bench", "measure a codec's speed"),
     "bench-prepare": ("bench_prepare", "time preparation, beside the codec alone and datasets.map"),
     "bench-atok": ("bench_atok", "size of .atok files, speed of coding and seeking"),
-    "laws": ("laws", "check that codes depend on the audio alone"),
 }
 PROGRAM = Program("audiotok", "Speech in, token ids out, and back.", __version__, "audiotok.cli", VERBS)
 build_parser = PROGRAM.build_parser

@@ -71,7 +71,6 @@ class Codec(PreTrainedAudioTokenizerBase):
         lookahead_samples: samples beyond its end on which a frame depends.
         segment_samples: samples of an independently coded segment; None codes the signal as one.
         has_scale: whether a gain of each segment travels beside the codes.
-        is_exact: whether codes are computed on integer grids.
         streams: whether sound and codes may come in pieces with the result of one go, in bounded memory.
     """
 
@@ -81,7 +80,6 @@ class Codec(PreTrainedAudioTokenizerBase):
     lookahead_samples = 0
     segment_samples: int | None = None
     has_scale = False
-    is_exact = False
     streams = True
 
     config: Any

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .excitation import PitchState, hiss, initial_pitch, pulse_train
+from .excitation import PitchState, initial_pitch, pulse_train, white_noise
 from .layers import CausalConv1d, ConvNeXtBlock, StreamState
 
 
@@ -168,6 +168,23 @@ class SourceFilterHead(nn.Module):
         return torch.fft.irfft(spectra, n=self.n_fft) * self.window
 
 
+class DecoderState:
+    """What the decoder of a stream keeps between pieces.
+
+    Attributes:
+        layers: the last inputs of the causal layers.
+        excitation: phase and pitch of the pulses; None before the first frame.
+        past: [2, B, synthesis_hop] float32, the last hop of pulses and of noise.
+        overlap: [B, synthesis_hop] float32, the second half of the last synthesis window.
+    """
+
+    def __init__(self) -> None:
+        self.layers = StreamState()
+        self.excitation: PitchState | None = None
+        self.past: Tensor | None = None
+        self.overlap: Tensor | None = None
+
+
 class Decoder(nn.Module):
     """Latents -> wav.
 
@@ -202,6 +219,33 @@ class Decoder(nn.Module):
         for part in (self.embed, self.norm, self.blocks, self.head.norm, self.head.filters):
             part.to(dtype)
 
+    def forward(
+        self, latents: Tensor, state: DecoderState | None = None, gains: Tensor | None = None
+    ) -> Tensor:
+        """Decode latents, a whole signal or the next piece of a stream.
+
+        Args:
+            latents: [B, D, T] float32.
+            state: of the stream, updated; None decodes a whole signal.
+            gains: [T * S] float32, one for each synthesis window of frames that were lost: pitch is held, and
+                windows are scaled.
+
+        Returns:
+            [B, 1, T * hop_length] float32. A whole signal fades out in its last synthesis hop. A stream's audio comes
+            one synthesis hop later: its first piece is that much shorter, and ``state.overlap`` holds the rest.
+        """
+        layers = None if state is None else state.layers
+        features = self.features(latents, layers)
+        f0_hz, voiced = self.pitch.choose(self.pitch(latents, layers))
+        excitation = None if state is None else state.excitation
+        if gains is not None:
+            before = self._initial(latents) if excitation is None else excitation
+            f0_hz, voiced = before.f0_hz[:, None].expand_as(f0_hz), before.voiced[:, None].expand_as(voiced)
+        pulses, noise, excitation = self.excite(f0_hz, voiced, excitation)
+        if state is not None:
+            state.excitation = excitation
+        return self.render(features, pulses, noise, state, gains)
+
     def features(self, latents: Tensor, state: StreamState | None = None) -> DecoderFeatures:
         """[B, D, T] -> filters of T frames."""
         latents = latents.to(self.embed.conv.weight.dtype)
@@ -213,43 +257,58 @@ class Decoder(nn.Module):
     def excite(
         self, f0_hz: Tensor, voiced: Tensor, state: PitchState | None = None
     ) -> tuple[Tensor, Tensor, PitchState]:
-        """Pulses and hiss of T frames, [B, T * hop_length] float32 each, and the state after them."""
+        """Excitation of T frames.
+
+        Args:
+            f0_hz: [B, T] float32.
+            voiced: [B, T] bool.
+            state: after the frames before; None at the start.
+
+        Returns:
+            Pulses and noise, [B, T * hop_length] float32 each, and the state after them.
+        """
         head = self.head
         if state is None:
-            state = initial_pitch(f0_hz.shape[0], self.pitch.range_hz[0] * 2, f0_hz.device)
-        noise = hiss(state.sample, f0_hz.shape[1] * head.hop_length, f0_hz.device)
+            state = self._initial(f0_hz)
+        noise = white_noise(state.sample, f0_hz.shape[1] * head.hop_length, f0_hz.device)
         pulses, state = pulse_train(f0_hz, voiced, state, head.hop_length, head.sampling_rate)
         return pulses, noise.expand_as(pulses), state
 
-    def render(self, features: DecoderFeatures, pulses: Tensor, noise: Tensor) -> Tensor:
-        """Sound of T whole frames from their filters and excitation.
+    def _initial(self, x: Tensor) -> PitchState:
+        return initial_pitch(x.shape[0], self.pitch.range_hz[0] * 2, x.device)
+
+    def render(
+        self,
+        features: DecoderFeatures,
+        pulses: Tensor,
+        noise: Tensor,
+        state: DecoderState | None = None,
+        gains: Tensor | None = None,
+    ) -> Tensor:
+        """Audio of T frames from their filters and excitation.
 
         Args:
             features: of T frames.
             pulses, noise: [B, T * hop_length] float32.
+            state, gains: as in :meth:`forward`.
 
         Returns:
-            [B, 1, T * hop_length] float32. The last synthesis hop misses the half of a window that a next frame would
-            bring, and fades out.
+            As :meth:`forward`.
         """
         hop = self.head.synthesis_hop
-        past = pulses.new_zeros(pulses.shape[0], hop)
-        windows = self.head.synthesize(
-            features, torch.cat([past, pulses], dim=1), torch.cat([past, noise], dim=1)
-        )
-        return overlap_add(windows, hop)[:, None, hop:]
-
-
-def overlap_add(windows: Tensor, hop: int) -> Tensor:
-    """Add up windows that overlap by half.
-
-    Args:
-        windows: [B, W, 2 * hop].
-        hop: samples between windows.
-
-    Returns:
-        [B, (W + 1) * hop].
-    """
-    left, right = windows[..., :hop], windows[..., hop:]
-    zero = left.new_zeros(left.shape[0], 1, hop)
-    return (torch.cat([left, zero], dim=1) + torch.cat([zero, right], dim=1)).flatten(1)
+        fresh = torch.stack([pulses, noise])
+        past, tail = fresh.new_zeros(*fresh.shape[:2], hop), pulses.new_zeros(pulses.shape[0], hop)
+        skip = hop
+        if state is not None and state.past is not None and state.overlap is not None:
+            past, tail, skip = state.past, state.overlap, 0
+        joined = torch.cat([past, fresh], dim=-1)
+        windows = self.head.synthesize(features, *joined)
+        if gains is not None:
+            windows = windows * gains[:, None]
+        left, right = windows[..., :hop], windows[..., hop:]
+        wav = (left + torch.cat([tail[:, None], right[:, :-1]], dim=1)).flatten(1)
+        if state is None:
+            wav = torch.cat([wav, right[:, -1]], dim=1)
+        else:
+            state.past, state.overlap = joined[..., -hop:], right[:, -1]
+        return wav[:, None, skip:]

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 _HASH_MULTIPLIER = 0x2545F491
-# A live stream asks for a frame of hiss at a time; a second of it at once costs as many operations.
-_HISS_SAMPLES = 1 << 14
+# A live stream asks for a frame of noise at a time; a second of it at once costs as many operations.
+_NOISE_SAMPLES = 1 << 14
 
 
 @dataclass
@@ -30,22 +30,19 @@ class PitchState:
 
 
 def hold_pitch(f0_hz: Tensor, voiced: Tensor, previous_hz: Tensor) -> Tensor:
-    """Replace the pitch of frames without a voice by the last one that had one.
+    """Replace the pitch of unvoiced frames by that of the last voiced frame.
 
     Args:
         f0_hz: [B, T] float32.
         voiced: [B, T] bool.
-        previous_hz: [B] float32, what frames before the first voice hold.
+        previous_hz: [B] float32, for frames before the first voiced one.
 
     Returns:
         [B, T] float32.
     """
-    if f0_hz.shape[1] == 1:
-        return torch.where(voiced, f0_hz, previous_hz[:, None])
-    frames = torch.arange(f0_hz.shape[1], device=f0_hz.device)
-    last = torch.where(voiced, frames, -1).cummax(dim=1).values
-    held = f0_hz.gather(1, last.clamp_min(0))
-    return torch.where(last >= 0, held, previous_hz[:, None])
+    count = voiced.long().cumsum(dim=1)  # voiced frames so far: the slot of the last one
+    slots = f0_hz.new_zeros(f0_hz.shape[0], f0_hz.shape[1] + 1).scatter(1, count * voiced, f0_hz)
+    return torch.cat([previous_hz[:, None], slots[:, 1:]], dim=1).gather(1, count)
 
 
 def initial_pitch(batch: int, f0_hz: float, device: torch.device) -> PitchState:
@@ -76,14 +73,12 @@ def pulse_train(
     before = torch.cat([state.f0_hz[:, None], f0_hz[:, :-1]], dim=1)
     was_voiced = torch.cat([state.voiced[:, None], voiced[:, :-1]], dim=1)
     start = torch.where(was_voiced, before, f0_hz).double()
-    pitch = start[..., None] + (f0_hz.double() - start)[..., None] * _ramp(hop_length, f0_hz.device)
+    ramp = torch.arange(1, hop_length + 1, device=f0_hz.device, dtype=torch.float64) / hop_length
+    pitch = start[..., None] + (f0_hz.double() - start)[..., None] * ramp
     # Whole frames are summed first: the order of additions must not depend on how many frames come at once.
     within = torch.cumsum(pitch / sampling_rate, dim=-1)
-    phase_before = torch.empty_like(start)
-    phase = state.phase
-    for t in range(start.shape[1]):
-        phase_before[:, t] = phase
-        phase = torch.remainder(phase + within[:, t, -1], 1.0)
+    ends = torch.cumsum(within[..., -1], dim=1)
+    phase_before = torch.remainder(state.phase[:, None] + ends - within[..., -1], 1.0)
     turns = (phase_before[..., None] + within).flatten(1)
     harmonics = torch.floor(0.5 * sampling_rate / pitch.flatten(1)).clamp_min(1.0)
     theta = 2 * torch.pi * torch.remainder(turns, 1.0)
@@ -93,37 +88,30 @@ def pulse_train(
     kernel = torch.sin((harmonics + 0.5) * theta) / (2 * safe) - 0.5
     kernel = torch.where(half.abs() < 1e-5, harmonics, kernel)
     wave = (kernel / torch.sqrt(0.5 * harmonics)).float()
-    sample = state.sample + wave.shape[1]
-    return wave, PitchState(phase=phase, f0_hz=f0_hz[:, -1], voiced=voiced[:, -1], sample=sample)
+    phase, sample = torch.remainder(state.phase + ends[:, -1], 1.0), state.sample + wave.shape[1]
+    return wave, PitchState(phase, f0_hz[:, -1], voiced[:, -1], sample)
 
 
-def hiss(first_sample: int, samples: int, device: torch.device) -> Tensor:
+def white_noise(first_sample: int, samples: int, device: torch.device) -> Tensor:
     """White noise of unit power, uniform, where sample n is a hash of n alone.
 
     Returns:
         [samples] float32 in [-sqrt(3), sqrt(3)].
     """
-    if samples > _HISS_SAMPLES:
+    if torch.compiler.is_exporting() or samples > _NOISE_SAMPLES:
         return _hash(first_sample, samples, device)
-    block, start = divmod(first_sample, _HISS_SAMPLES)
-    piece = _hiss_block(block, device)[start : start + samples]
+    block, start = divmod(first_sample, _NOISE_SAMPLES)
+    piece = _noise_block(block, device)[start : start + samples]
     if len(piece) == samples:
         return piece
-    return torch.cat([piece, _hiss_block(block + 1, device)[: samples - len(piece)]])
+    return torch.cat([piece, _noise_block(block + 1, device)[: samples - len(piece)]])
 
 
 # Tables that steps share are made outside inference mode, so that training may use them too.
 @lru_cache(maxsize=64)
 @torch.inference_mode(False)
-def _hiss_block(number: int, device: torch.device) -> Tensor:
-    return _hash(number * _HISS_SAMPLES, _HISS_SAMPLES, device)
-
-
-@lru_cache(maxsize=8)
-@torch.inference_mode(False)
-def _ramp(hop_length: int, device: torch.device) -> Tensor:
-    """(1 .. hop_length) / hop_length, float64."""
-    return torch.arange(1, hop_length + 1, device=device, dtype=torch.float64) / hop_length
+def _noise_block(number: int, device: torch.device) -> Tensor:
+    return _hash(number * _NOISE_SAMPLES, _NOISE_SAMPLES, device)
 
 
 def _hash(first_sample: int, samples: int, device: torch.device) -> Tensor:

@@ -153,10 +153,7 @@ class AudioCodec(Codec):
         codes = self._check_codes(audio_codes)
         num_samples = self._check_num_samples(num_samples, codes.shape[-1])
         with torch.no_grad():
-            latents = self.quantizer.decode(codes)
-            features = self.decoder.features(latents)
-            pulses, noise, _ = self.decoder.excite(*self.decoder.pitch.choose(self.decoder.pitch(latents)))
-            wav = self.decoder.render(features, pulses, noise)[..., :num_samples]
+            wav = self.decoder(self.quantizer.decode(codes))[..., :num_samples]
         if padding_mask is not None:
             check_tensor("padding_mask", padding_mask)
             if padding_mask.ndim != 2 or len(padding_mask) != len(wav) or padding_mask.shape[1] < num_samples:

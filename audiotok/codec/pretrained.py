@@ -25,7 +25,6 @@ from ..hub import hub_answers, is_hub_id, quiet_loading
 from ..machine import check_device
 from .base import Codec
 from .config import CodecConfig
-from .exact import ExactAudioCodec
 from .model import AudioCodec
 from .seanet_codec import SeanetCodec
 from .seanet_config import SeanetConfig
@@ -70,7 +69,6 @@ def load_codec(
     name_or_path: str | Path | None = None,
     device: str | torch.device = "cpu",
     dtype: str = "float32",
-    exact: bool = False,
 ) -> Any:
     """Load a codec, ready to encode and decode: ours, or a codec of transformers behind the same face.
 
@@ -80,17 +78,14 @@ def load_codec(
         device: where to put it: "cpu", "cuda", "cuda:1"...
         dtype: of the decoder's trunk: float32 or bfloat16. Encoder and quantiser stay float32, because codes are
             defined there.
-        exact: compute codes on integer grids: equal on every machine, batch, thread count and chunking. They mean the
-            same sounds, under the same ``codes_fingerprint``, but are not all the codes of the float mode.
 
     Returns:
-        The codec (:class:`~audiotok.codec.base.Codec`) in evaluation mode; ``is_exact`` says which mode.
+        The codec (:class:`~audiotok.codec.base.Codec`) in evaluation mode.
 
     Raises:
         FileNotFoundError: no such shipped name or folder.
-        RuntimeError: exact, and the device does not compute exactly.
-        ValueError: the folder holds no codec, its weights are damaged or not all there, dtype is another, exact is
-            asked of a codec that has no such mode, or this machine has no such device.
+        ValueError: the folder holds no codec, its weights are damaged or not all there, dtype is another, or
+            this machine has no such device.
     """
     if dtype not in _DTYPES:
         raise ValueError(f"expected dtype in {sorted(_DTYPES)}, got {dtype!r}")
@@ -106,26 +101,20 @@ def load_codec(
         name = str(local)
     else:
         online = hub_answers()
-    codec = _open(name, exact, online)
+    codec = _open(name, online)
     codec.set_decoder_dtype(_DTYPES[dtype])
     codec.to(torch.device(device))  # type: ignore[arg-type]  # transformers wraps `to` without its types
     codec.eval()
-    if isinstance(codec, ExactAudioCodec):
-        codec.coders()  # lays the grids now, so that what is wrong with them shows here
     return codec
 
 
-def _open(name: str, exact: bool, online: bool) -> Codec:
+def _open(name: str, online: bool) -> Codec:
     """The codec of a folder or hub id, by the model_type of its config."""
     config = _config_of(name, online)
     kind = config.get("model_type")
     if kind == CodecConfig.model_type:
         _check_config(name, config, CodecConfig)
-        return _read(ExactAudioCodec if exact else AudioCodec, name, online)
-    if exact:
-        raise ValueError(
-            f"{name}: expected a codec with an exact mode, got {kind!r}, which has none; leave it off"
-        )
+        return _read(AudioCodec, name, online)
     if kind == SeanetConfig.model_type:
         _check_config(name, config, SeanetConfig)
         return _read(SeanetCodec, name, online)

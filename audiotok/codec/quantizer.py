@@ -78,7 +78,6 @@ class ResidualVectorQuantizer(nn.Module):
         # Moving averages exist for training only; a training checkpoint keeps them, released weights do not.
         self.register_buffer("usage", torch.ones(n_q, codebook_size), persistent=False)
         self.register_buffer("sums", torch.zeros(n_q, codebook_size, dim), persistent=False)
-        self._kept: tuple[tuple[int, int], Tensor] | None = None
 
     @torch.autocast("cuda", enabled=False)
     @torch.autocast("cpu", enabled=False)
@@ -102,12 +101,8 @@ class ResidualVectorQuantizer(nn.Module):
         return torch.stack(codes, dim=1)
 
     def _lengths(self) -> Tensor:
-        """|c|^2 of every codeword, [K, V]: kept, because a live stream asks for them at every frame."""
-        key = (self.codebooks.data_ptr(), self.codebooks._version)
-        if self._kept is None or self._kept[0] != key:
-            with torch.inference_mode(False):
-                self._kept = (key, self.codebooks.detach().square().sum(-1))
-        return self._kept[1]
+        """|c|^2 of every codeword, [K, V]."""
+        return self.codebooks.square().sum(-1)
 
     def decode(self, codes: Tensor) -> Tensor:
         """Codes -> latents: the sum of each level's codeword.

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from .conceal import carry_on, fade
-from .decoder import Decoder, DecoderFeatures
-from .excitation import PitchState
+from .decoder import Decoder, DecoderState
 from .inputs import check_codes, check_count, check_wav_form, check_wav_range
 from .layers import StreamState
 from .quantizer import ResidualVectorQuantizer
@@ -104,11 +103,8 @@ class StreamingDecoder:
     def __init__(self, decoder: Decoder, quantizer: ResidualVectorQuantizer) -> None:
         self._decoder = decoder
         self._quantizer = quantizer
-        self._state = StreamState()
-        self._pitch: PitchState | None = None
-        self._excitation: Tensor | None = None
-        self._overlap: Tensor | None = None
-        self._skip = decoder.head.synthesis_hop
+        self._device = quantizer.codebooks.device
+        self._state = DecoderState()
         self._given = 0
         self._done = False
         self._last: Tensor | None = None
@@ -137,9 +133,8 @@ class StreamingDecoder:
             return torch.zeros(batch, 1, 0, device=audio_codes.device)
         with torch.inference_mode():
             latents = self._quantizer.decode(audio_codes)
-            features = self._decoder.features(latents, self._state)
-            pitch = self._decoder.pitch.choose(self._decoder.pitch(latents, self._state))
-            wav = self._emit(self._windows(features, *pitch))
+            wav = self._decoder(latents, self._state)
+            self._given += wav.shape[-1]
             self._last, self._gone_s = latents[..., -1:], 0.0
         return wav.clone()  # outside inference mode: a tensor like any other
 
@@ -181,14 +176,13 @@ class StreamingDecoder:
             last = self._last
             if last is None:
                 # Any latents will do: the gain is zero until the sound glides to what follows.
-                device = next(self._decoder.parameters()).device
-                last = self._quantizer.decode(torch.zeros(batch, 1, 1, dtype=torch.int64, device=device))
+                last = self._quantizer.decode(
+                    torch.zeros(batch, 1, 1, dtype=torch.int64, device=self._device)
+                )
             latents = carry_on(last, frames, goal)
-            features = self._decoder.features(latents, self._state)
-            self._decoder.pitch(latents, self._state)  # for what it remembers; the pitch itself is held
-            windows = self._windows(features, *self._held_pitch(batch, frames, latents.device))
             gains = fade(self._gone_s, frames * head.hops, hop_s, None if goal is None else gap_s)
-            wav = self._emit(windows * (0.0 if silent else gains.to(windows.device)[:, None]))
+            wav = self._decoder(latents, self._state, gains.to(latents.device) * (not silent))
+            self._given += wav.shape[-1]
             self._last, self._gone_s = latents[..., -1:], self._gone_s + gap_s
         return wav.clone()
 
@@ -208,7 +202,8 @@ class StreamingDecoder:
         if num_samples is not None:
             check_count("num_samples", num_samples)
         self._done = True
-        rest = torch.zeros(1, 0) if self._overlap is None else self._overlap.clone()
+        overlap = self._state.overlap
+        rest = torch.zeros(self._batch or 1, 0, device=self._device) if overlap is None else overlap.clone()
         if num_samples is not None:
             wanted = num_samples - self._given
             if not 0 <= wanted <= rest.shape[-1]:
@@ -227,36 +222,6 @@ class StreamingDecoder:
             raise ValueError(f"expected a batch of {self._batch} as before, got {codes.shape[0]}")
         self._batch = codes.shape[0]
         return codes
-
-    def _held_pitch(self, batch: int, frames: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """The pitch of the latest frame, in Hz and voiced or not, for frames that did not come: [B, frames] each."""
-        if self._pitch is None:
-            return torch.ones(batch, frames, device=device), torch.zeros(
-                batch, frames, dtype=torch.bool, device=device
-            )
-        return self._pitch.f0_hz[:, None].expand(-1, frames), self._pitch.voiced[:, None].expand(-1, frames)
-
-    def _windows(self, features: DecoderFeatures, f0_hz: Tensor, voiced: Tensor) -> Tensor:
-        """Filters and pitch of t frames -> their synthesis windows [B, t * S, n_fft], from where the sound stands."""
-        hop = self._decoder.head.synthesis_hop
-        pulses, noise, self._pitch = self._decoder.excite(f0_hz, voiced, self._pitch)
-        fresh = torch.stack([pulses, noise])
-        past = fresh.new_zeros(2, fresh.shape[1], hop) if self._excitation is None else self._excitation
-        joined = torch.cat([past, fresh], dim=-1)
-        self._excitation = joined[..., joined.shape[-1] - hop :]
-        return self._decoder.head.synthesize(features, joined[0], joined[1])
-
-    def _emit(self, windows: Tensor) -> Tensor:
-        """Add windows onto the open overlap; return what no later window touches: [B, 1, n]."""
-        hop = self._decoder.head.synthesis_hop
-        left, right = windows[..., :hop], windows[..., hop:]
-        tail = torch.zeros_like(left[:, 0]) if self._overlap is None else self._overlap
-        done = left + torch.cat([tail[:, None], right[:, :-1]], dim=1)
-        self._overlap = right[:, -1]
-        wav = done.flatten(1)[:, self._skip :]
-        self._skip = 0
-        self._given += wav.shape[-1]
-        return wav[:, None]
 
 
 def _flushed(kind: str) -> RuntimeError:

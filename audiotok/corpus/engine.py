@@ -289,7 +289,6 @@ def _binding(codec: AudioCodec, n_q: int | None) -> dict[str, Any]:
         "format_version": FORMAT_VERSION,
         "codes_fingerprint": codec.codes_fingerprint,
         "codes_dtype": CODES_DTYPE,
-        "is_exact": codec.is_exact,
         "name": config.codec_name,
         "n_q": kept,
         "codebook_size": config.codebook_size,

@@ -141,7 +141,7 @@ class Manifest:
         )
         pairs = {name: (_said(old.get(name)), _said(new.get(name))) for name in {**old, **new}}
         told = [f"{name} was {was}, is {now} now" for name, (was, now) in pairs.items() if was != now]
-        unseen = "the source lists other rows or sizes of files, or one of the two was made with --exact"
+        unseen = "the source lists other rows or sizes of files"
         return "; ".join(told) or unseen
 
     def _check(self) -> None:

@@ -94,7 +94,7 @@ def evaluate_codec(
     seconds = 0.0
     run = {
         "codec": codec.weights_fingerprint,
-        "numbers": [codec.is_exact, *sorted({str(weight.dtype) for weight in codec.parameters()})],
+        "numbers": sorted({str(weight.dtype) for weight in codec.parameters()}),
         "clips": [str(row.path) for row in rows],
         "conditions": [[condition.name, list(condition.metrics)] for condition in conditions],
         "versions": _versions(),
@@ -287,7 +287,6 @@ def _report(
         "n_q": config.n_q,
         "codebook_size": config.codebook_size,
         "bitrate_bps": config.bitrate_bps,
-        "is_exact": codec.is_exact,
         "codes_fingerprint": codec.codes_fingerprint,
         "weights_fingerprint": codec.weights_fingerprint,
     }

@@ -13,7 +13,6 @@ VERBS = {
     "demo": ("demo", "a page to speak with, and to look into the codec"),
     "train": ("train", "train a half of the language model, or continue training one"),
     "bundle": ("bundle", "two trained halves, a codec and voices -> one folder that speaks"),
-    "export": ("export", "the NAR half as ONNX, which runs without torch"),
     "serve": ("serve", "a server that OpenAI's clients speak to"),
     "eval": ("eval", "measure how well the speech is understood"),
     "bench": ("bench", "measure how fast it speaks"),
