@@ -19,7 +19,7 @@ from audiotok.codec.seanet_codec import SeanetCodec
 from audiotok.codec.seanet_config import PRESETS, seanet_preset
 from audiotok.training.balancer import Balancer
 from audiotok.training.noise import NOISES, at_snr, make_noise, noisy_batch
-from audiotok.training.packed import PackedClips, write_packed
+from audiotok.training.packed import Draw, PackedClips, write_packed
 from audiotok.training.seanet_loop import SeanetTrainer
 from audiotok.training.seanet_losses import MultiScaleSpectralLoss, si_sdr_db
 from audiotok.training.seanet_recipe import SeanetRecipe, is_seanet_recipe, load_seanet_recipe
@@ -347,7 +347,7 @@ def test_the_judges_judge_and_learn(pack: PackedClips) -> None:
 def test_stereo_crops_are_panned(pack: PackedClips) -> None:
     recipe = small_recipe("encodec-48k")
     codec = small_codec("encodec-48k")
-    crops = pack.crops(0, 0, 6, 10, 0.0).wav
+    crops = pack.crops(0, 0, 6, 10, Draw()).wav
     batch = make_batch(crops, crops, codec, recipe, 7)
     assert batch.wav.shape == (6, 2, 3_200) and float(batch.wav.abs().max()) <= 1.0
     assert not torch.allclose(batch.wav[:, 0], batch.wav[:, 1])

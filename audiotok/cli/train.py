@@ -22,7 +22,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "recipe",
         metavar="RECIPE",
-        help="a .yaml file or a shipped recipe: speech-16k, speech-16k-decoder, tiny, entropy, "
+        help="a .yaml file or a shipped recipe: speech-24k, speech-16k, speech-16k-decoder, tiny, entropy, "
         "soundstream, soundstream-small, encodec-24k, encodec-48k",
     )
     parser.add_argument(

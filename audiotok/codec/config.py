@@ -24,6 +24,8 @@ class CodecConfig(GridConfig):
         n_q: codebooks of the residual quantiser.
         codebook_size: entries per codebook (V).
         codebook_dim: width of the latent that is quantised (D).
+        semantic_dim: width of the semantic latent, whose nearest codeword is the code of codebook 0; 0 quantises
+            codebook 0 like the others.
         encoder_banks: the filter banks that look at the wav, each a dict of ``window`` (samples), ``low_hz``,
             ``high_hz``, ``bands`` (equally wide in mel; None: every bin of the transform) and ``snapshots`` (windows
             per frame).
@@ -56,6 +58,7 @@ class CodecConfig(GridConfig):
         n_q: int = 8,
         codebook_size: int = 1024,
         codebook_dim: int = 64,
+        semantic_dim: int = 0,
         encoder_banks: list[dict[str, Any]] | None = None,
         encoder_dim: int = 320,
         encoder_dilations: list[int] | None = None,
@@ -79,6 +82,7 @@ class CodecConfig(GridConfig):
         self.n_q = n_q
         self.codebook_size = codebook_size
         self.codebook_dim = codebook_dim
+        self.semantic_dim = semantic_dim
         self.encoder_banks = DEFAULT_BANKS if encoder_banks is None else encoder_banks
         self.encoder_dim = encoder_dim
         self.encoder_dilations = [1, 2, 4] if encoder_dilations is None else list(encoder_dilations)
@@ -136,6 +140,11 @@ class CodecConfig(GridConfig):
                 "must have snapshots that divide hop_length, and windows without gaps between them",
             ),
             ("n_q", self.n_q >= 1, "must be at least 1"),
+            (
+                "semantic_dim",
+                isinstance(self.semantic_dim, int) and self.semantic_dim >= 0,
+                "must be a whole number, 0 or more",
+            ),
             ("codebook_size", self.codebook_size >= 2, "must be at least 2"),
             ("f0_max_hz", self.f0_min_hz < self.f0_max_hz, "must exceed f0_min_hz"),
         ]

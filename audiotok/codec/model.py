@@ -33,9 +33,8 @@ def build_encoder(config: CodecConfig) -> Encoder:
         FilterBank(**bank, hop_length=config.hop_length, sampling_rate=config.sampling_rate)
         for bank in config.encoder_banks
     ]
-    return Encoder(
-        banks, config.encoder_dim, config.encoder_dilations, config.codebook_dim, config.leaky_slope
-    )
+    latent_dim = config.codebook_dim + config.semantic_dim
+    return Encoder(banks, config.encoder_dim, config.encoder_dilations, latent_dim, config.leaky_slope)
 
 
 def build_decoder(config: CodecConfig) -> Decoder:
@@ -76,7 +75,9 @@ class AudioCodec(Codec):
     def __init__(self, config: CodecConfig) -> None:
         super().__init__(config)
         self.encoder: Encoder = build_encoder(config)
-        self.quantizer = ResidualVectorQuantizer(config.n_q, config.codebook_size, config.codebook_dim)
+        self.quantizer = ResidualVectorQuantizer(
+            config.n_q, config.codebook_size, config.codebook_dim, semantic_dim=config.semantic_dim
+        )
         self.decoder = build_decoder(config)
         self.post_init()
         # Not in _init_weights: transformers skips modules that hold no tensor of their own. On the meta device the

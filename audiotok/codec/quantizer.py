@@ -1,12 +1,9 @@
-"""Latents <-> codes: residual vector quantisation, level by level, in float32 always.
+"""Residual vector quantisation: latents <-> codes, level by level, in float32.
 
-Knows nothing of audio. Laws kept: the first n levels decode on their own for every n; equal latents give equal codes
-whatever stands beside them in the batch.
-
-Source: SoundStream (arXiv:2107.03312), algorithm 1, EMA codebooks and expiry of section III-C. Two faults common in
-public code are avoided: expiry writes the moving sums too (or the same step would undo it), and the residual is taken
-from the detached codeword with one straight-through step around the whole stack (or the commitment loss would have no
-gradient after the first level).
+SoundStream (arXiv:2107.03312), algorithm 1, with the EMA codebooks and the expiry of section III-C. Expiry also
+writes the moving sums, because the EMA update of the same step would undo it otherwise. The residual is taken from the
+detached codeword, with one straight-through step around the whole stack, so that the commitment loss has a gradient at
+every level.
 """
 
 from __future__ import annotations
@@ -23,7 +20,8 @@ class QuantizerOutput:
 
     Attributes:
         quantized: [B, D, T], with the straight-through gradient.
-        first: [B, D, T], codebook 0's codeword alone, with the straight-through gradient.
+        first: [B, D, T], codebook 0's codeword alone, with the straight-through gradient; with a semantic codebook
+            its codeword in the semantic space, [B, semantic_dim, T].
         codes: [B, K, T] int64.
         commitment: scalar, mean squared distance of each level's input to its codeword.
     """
@@ -60,24 +58,43 @@ class ResidualVectorQuantizer(nn.Module):
         dim: width of the latents (D).
         decay: of the moving averages, per step.
         expiry: a codeword used less often than ``expiry`` times its fair share is moved onto a latent of the batch.
+        semantic_dim: channels behind the D of the latents that choose the code of level 0. The code is their nearest
+            entry in ``semantic_codebook``; ``codebooks[0]`` holds the mean latent of each such code, which the other
+            levels refine. So level 0 can be trained for what is said (SpeechTokenizer, arXiv:2308.16692) at no cost to
+            the residual structure. 0 quantises level 0 like the others.
+
+    Latents have ``D + semantic_dim`` channels at the input of :meth:`encode` and D at the output of :meth:`decode`.
     """
 
     codebooks: Tensor
+    semantic_codebook: Tensor | None
     usage: Tensor
     sums: Tensor
+    semantic_sums: Tensor
 
     def __init__(
-        self, n_q: int, codebook_size: int, dim: int, decay: float = 0.99, expiry: float = 0.1
+        self,
+        n_q: int,
+        codebook_size: int,
+        dim: int,
+        decay: float = 0.99,
+        expiry: float = 0.1,
+        semantic_dim: int = 0,
     ) -> None:
         super().__init__()
         self.n_q = n_q
+        self.dim = dim
+        self.semantic_dim = semantic_dim
         self.codebook_size = codebook_size
         self.decay = decay
         self.expiry = expiry
         self.register_buffer("codebooks", torch.zeros(n_q, codebook_size, dim))
+        semantic = torch.zeros(codebook_size, semantic_dim) if semantic_dim else None
+        self.register_buffer("semantic_codebook", semantic)
         # Moving averages exist for training only; a training checkpoint keeps them, released weights do not.
         self.register_buffer("usage", torch.ones(n_q, codebook_size), persistent=False)
         self.register_buffer("sums", torch.zeros(n_q, codebook_size, dim), persistent=False)
+        self.register_buffer("semantic_sums", torch.zeros(codebook_size, semantic_dim), persistent=False)
 
     @torch.autocast("cuda", enabled=False)
     @torch.autocast("cpu", enabled=False)
@@ -85,17 +102,23 @@ class ResidualVectorQuantizer(nn.Module):
         """Latents -> codes.
 
         Args:
-            latents: [B, D, T] float.
+            latents: [B, D + semantic_dim, T] float.
             n_q: levels to use; None uses all.
 
         Returns:
             [B, n_q, T] int64 in [0, V).
         """
-        batch, dim, frames = latents.shape
-        residual = latents.float().transpose(1, 2).reshape(batch * frames, dim)
+        batch, _, frames = latents.shape
+        flat = latents.float().transpose(1, 2).reshape(batch * frames, -1)
+        residual, semantic = flat[:, : self.dim], flat[:, self.dim :]
         codes = []
-        for codebook, squares in zip(self.codebooks[: n_q or self.n_q], self._lengths(), strict=False):
-            index = nearest(residual, codebook, squares)
+        for k, (codebook, squares) in enumerate(
+            zip(self.codebooks[: n_q or self.n_q], self._lengths(), strict=False)
+        ):
+            if k == 0 and self.semantic_codebook is not None:
+                index = nearest(semantic, self.semantic_codebook)
+            else:
+                index = nearest(residual, codebook, squares)
             residual = residual - codebook[index]
             codes.append(index.view(batch, frames))
         return torch.stack(codes, dim=1)
@@ -122,11 +145,12 @@ class ResidualVectorQuantizer(nn.Module):
         """Quantise for training and, in training mode, move the codebooks.
 
         Args:
-            latents: [B, D, T] float32.
+            latents: [B, D + semantic_dim, T] float32.
             levels_per_item: [B] int64, levels kept of each item (quantizer dropout); None keeps all.
         """
-        batch, dim, frames = latents.shape
-        flat = latents.float().transpose(1, 2)
+        batch, _, frames = latents.shape
+        dim = self.dim
+        flat, semantic = latents.float().transpose(1, 2).split([dim, self.semantic_dim], dim=-1)
         residual, total = flat, torch.zeros_like(flat)
         first, commitment, codes = flat, flat.new_zeros(()), []
         for k in range(self.n_q):
@@ -134,17 +158,24 @@ class ResidualVectorQuantizer(nn.Module):
             if levels_per_item is not None:
                 keep = levels_per_item > k
             x = residual.detach().reshape(batch * frames, dim)
-            index = nearest(x, self.codebooks[k])
+            by_meaning = k == 0 and self.semantic_codebook is not None
+            y = semantic.detach().reshape(batch * frames, -1) if by_meaning else None
+            index = nearest(x, self.codebooks[k]) if y is None else nearest(y, self.semantic_codebook)
             word = self.codebooks[k][index].view(batch, frames, dim)
+            if by_meaning:
+                meaning = self.semantic_codebook[index].view(batch, frames, -1)
             if self.training:
                 live = keep[:, None].expand(batch, frames).reshape(-1)
-                self._follow(k, x[live], index[live])
+                self._follow(k, x[live], index[live], None if y is None else y[live])
             weight = keep[:, None, None].to(flat.dtype)
-            commitment = commitment + ((residual - word).square().mean(-1, keepdim=True) * weight).mean()
+            gap = semantic - meaning if by_meaning else residual - word
+            commitment = commitment + (gap.square().mean(-1, keepdim=True) * weight).mean()
             residual = residual - word * weight
             total = total + word * weight
             if k == 0:
-                first = flat + (word - flat).detach()
+                first = (
+                    semantic + (meaning - semantic).detach() if by_meaning else flat + (word - flat).detach()
+                )
             codes.append(index.view(batch, frames))
         quantized = flat + (total - flat).detach()
         return QuantizerOutput(
@@ -152,13 +183,16 @@ class ResidualVectorQuantizer(nn.Module):
         )
 
     @torch.no_grad()
-    def _follow(self, k: int, x: Tensor, index: Tensor) -> None:
+    def _follow(self, k: int, x: Tensor, index: Tensor, semantic: Tensor | None = None) -> None:
         """One EMA step of codebook k towards the latents it just coded (in every process), then expiry."""
         counts = torch.bincount(index, minlength=self.codebook_size).to(x.dtype)
         sums = torch.zeros_like(self.sums[k]).index_add_(0, index, x)
+        semantic_sums = torch.zeros_like(self.semantic_sums)
+        if semantic is not None:
+            semantic_sums.index_add_(0, index, semantic)
         if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.all_reduce(counts)
-            torch.distributed.all_reduce(sums)
+            for value in (counts, sums, semantic_sums):
+                torch.distributed.all_reduce(value)
         if x.shape[0] == 0:
             return
         self.usage[k].mul_(self.decay).add_(counts, alpha=1 - self.decay)
@@ -166,19 +200,26 @@ class ResidualVectorQuantizer(nn.Module):
         fair_share = float(counts.sum()) / self.codebook_size
         dead = self.usage[k] < self.expiry * fair_share
         n_dead = int(dead.sum())
+        if semantic is not None:
+            self.semantic_sums.mul_(self.decay).add_(semantic_sums, alpha=1 - self.decay)
         if n_dead:
-            # A newborn starts with a fair share of use: less and it would expire again before it is tried.
-            born = x[torch.randint(x.shape[0], (n_dead,), device=x.device)]
+            # A reinitialised code starts with a fair share of use: with less it would expire again before it is tried.
+            pick = torch.randint(x.shape[0], (n_dead,), device=x.device)
             self.usage[k, dead] = fair_share
-            self.sums[k, dead] = born * fair_share
-        self.codebooks[k] = self.sums[k] / self.usage[k].clamp_min(1e-6)[:, None]
+            self.sums[k, dead] = x[pick] * fair_share
+            if semantic is not None:
+                self.semantic_sums[dead] = semantic[pick] * fair_share
+        usage = self.usage[k].clamp_min(1e-6)[:, None]
+        self.codebooks[k] = self.sums[k] / usage
+        if semantic is not None and self.semantic_codebook is not None:
+            self.semantic_codebook.copy_(self.semantic_sums / usage)
 
     @torch.no_grad()
     def init_from(self, latents: Tensor, iterations: int = 10, seed: int = 0) -> None:
         """Start every codebook with k-means, level k on what levels < k leave over.
 
         Args:
-            latents: [M, D] float32, M >= codebook_size; some 50 per codeword give good books.
+            latents: [M, D + semantic_dim] float32, M >= codebook_size; 50 per codeword give good codebooks.
             iterations: Lloyd steps per level.
             seed: of the first centroids.
 
@@ -190,26 +231,41 @@ class ResidualVectorQuantizer(nn.Module):
                 f"expected at least codebook_size={self.codebook_size} latents for k-means, got {latents.shape[0]}"
             )
         generator = torch.Generator().manual_seed(seed)
-        residual = latents.float()
-        for k in range(self.n_q):
-            pick = torch.randperm(residual.shape[0], generator=generator)[: self.codebook_size]
-            start = residual[pick.to(residual.device)].clone()
-            self.codebooks[k], index = kmeans(residual, start, iterations, generator)
-            residual = residual - self.codebooks[k][index]
+        picks = [
+            torch.randperm(latents.shape[0], generator=generator)[: self.codebook_size].to(latents.device)
+            for _ in range(self.n_q)
+        ]
+        self._kmeans(latents.float(), picks, iterations, generator)
 
     @torch.no_grad()
     def refine(self, latents: Tensor, iterations: int = 4, seed: int = 0) -> None:
         """Go on with k-means from where the codebooks stand: once the encoder rests, moving averages are a noisy mean.
 
         Args:
-            latents: [M, D] float32, some 500 per codeword or more.
+            latents: [M, D + semantic_dim] float32, some 500 per codeword or more.
             iterations: Lloyd steps per level.
             seed: of the places of codewords that nothing chose.
         """
         generator = torch.Generator().manual_seed(seed)
-        residual = latents.float()
+        self._kmeans(latents.float(), None, iterations, generator)
+
+    def _kmeans(
+        self, latents: Tensor, picks: list[Tensor] | None, iterations: int, generator: torch.Generator
+    ) -> None:
+        """k-means of every level, from the latents that ``picks`` names or from the present codebooks."""
+        residual, semantic = latents[:, : self.dim], latents[:, self.dim :]
         for k in range(self.n_q):
-            self.codebooks[k], index = kmeans(residual, self.codebooks[k], iterations, generator)
+            if k == 0 and self.semantic_codebook is not None:
+                start = self.semantic_codebook if picks is None else semantic[picks[k]].clone()
+                centroids, index = kmeans(semantic, start, iterations, generator)
+                self.semantic_codebook.copy_(centroids)
+                counts = torch.bincount(index, minlength=self.codebook_size).clamp_min(1)[:, None]
+                self.codebooks[k] = (
+                    torch.zeros_like(self.codebooks[k]).index_add_(0, index, residual) / counts
+                )
+            else:
+                start = self.codebooks[k] if picks is None else residual[picks[k]].clone()
+                self.codebooks[k], index = kmeans(residual, start, iterations, generator)
             residual = residual - self.codebooks[k][index]
 
     @torch.no_grad()
@@ -221,6 +277,8 @@ class ResidualVectorQuantizer(nn.Module):
         """
         self.usage.fill_(vectors_per_step / self.codebook_size)
         self.sums.copy_(self.codebooks * self.usage[..., None])
+        if self.semantic_codebook is not None:
+            self.semantic_sums.copy_(self.semantic_codebook * self.usage[0, :, None])
 
 
 def kmeans(

@@ -30,7 +30,7 @@ class CodecTrainer(Trainer):
         model = TrainingModel(codec, recipe)
         model.quantizing = init is not None
         if recipe.freeze_codes:
-            for part in (codec.encoder, codec.quantizer, model.probe):
+            for part in (codec.encoder, codec.quantizer):
                 part.requires_grad_(False)
         judge = MultiResolutionDiscriminator(channels=recipe.discriminator_channels)
         trained = [p for p in model.parameters() if p.requires_grad]
@@ -67,14 +67,10 @@ class CodecTrainer(Trainer):
 
     def _crops(self, step: int, size: int, seed_offset: int = 0) -> Batch:
         rank = self.accelerator.process_index
-        batch = self.train_clips.crops(
-            self.recipe.seed + seed_offset + 7919 * rank,
-            step,
-            size,
-            self.recipe.crop_frames,
-            self.recipe.max_gain_db,
-        )
-        return Batch(batch.wav.to(self.accelerator.device), batch.phones.to(self.accelerator.device))
+        recipe = self.recipe
+        seed = recipe.seed + seed_offset + 7919 * rank
+        batch = self.train_clips.crops(seed, step, size, recipe.crop_frames, recipe.draw)
+        return batch.to(self.accelerator.device)
 
     def _start_codebooks(self) -> None:
         codec = self.training_model.codec
@@ -82,7 +78,7 @@ class CodecTrainer(Trainer):
         latents = []
         for first in rank_batches:
             crops = self.train_clips.crops(
-                self.recipe.seed + 1, first, 32, self.recipe.crop_frames, self.recipe.max_gain_db
+                self.recipe.seed + 1, first, 32, self.recipe.crop_frames, self.recipe.draw
             )
             encoded = codec.encoder(crops.wav.to(self.accelerator.device))
             latents.append(encoded.transpose(1, 2).reshape(-1, encoded.shape[1]))

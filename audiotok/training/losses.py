@@ -6,6 +6,8 @@ Sources: multi-resolution STFT loss (Parallel WaveGAN, arXiv:1910.11480), hinge 
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -26,7 +28,8 @@ class SpectralLoss(nn.Module):
 
     Args:
         sampling_rate: Hz.
-        resolutions: (n_fft, n_mels) pairs; hops are a quarter of n_fft.
+        resolutions: (n_fft, n_mels) pairs at 16 kHz, hops are a quarter of n_fft; at other rates windows of the same
+            milliseconds and bands of the same width.
         floor: magnitude below which differences do not count.
     """
 
@@ -37,6 +40,9 @@ class SpectralLoss(nn.Module):
         floor: float = 5e-2,
     ) -> None:
         super().__init__()
+        rate = sampling_rate / 16_000
+        widths = math.log10(1 + sampling_rate / 1400) / math.log10(1 + 16_000 / 1400)
+        resolutions = tuple((round(n_fft * rate), round(n_mels * widths)) for n_fft, n_mels in resolutions)
         self.resolutions = resolutions
         self.floor = floor
         for n_fft, n_mels in resolutions:

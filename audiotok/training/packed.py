@@ -8,14 +8,15 @@ row of text fields per clip. Knows nothing of codecs. The law kept: crops are a 
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 from torch import Tensor
 
 from ..files import write_aside
@@ -33,14 +34,57 @@ class Batch:
     Attributes:
         wav: [B, 1, N] float32 in [-1, 1].
         phones: [B, T] int64, -1 where unknown.
+        features: [B, T, F] float32, what codebook 0 learns to predict; None of a pack without features.
+        spoken: [B, T] bool, where a frame belongs to a clip.
     """
 
     wav: Tensor
     phones: Tensor
+    features: Tensor | None
+    spoken: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on another device."""
+        features = None if self.features is None else self.features.to(device)
+        return Batch(self.wav.to(device), self.phones.to(device), features, self.spoken.to(device))
+
+
+@dataclass(frozen=True)
+class Draw:
+    """How crops are drawn and changed.
+
+    Attributes:
+        max_gain_db: crops are made louder or quieter by up to this.
+        lowpass_share: share of crops that are low-passed between 4 kHz and half the sampling rate.
+        noise_share: share of crops that get noise 15 to 45 dB below the speech.
+        speaker_power: 0 draws clips by their length, 0.5 a speaker by the root of how long they speak in all.
+        weights: clips whose id begins with a key are drawn this many times as often.
+    """
+
+    max_gain_db: float = 0.0
+    lowpass_share: float = 0.0
+    noise_share: float = 0.0
+    speaker_power: float = 0.0
+    weights: dict[str, float] = field(default_factory=dict)
+
+
+def map_tensors(path: Path) -> dict[str, np.ndarray]:
+    """Tensors of a safetensors file as read-only memory maps, so that processes share one copy."""
+    kinds = {"I8": np.int8, "I16": np.int16, "I64": np.int64, "F16": np.float16, "F32": np.float32}
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+    return {
+        name: np.memmap(
+            path, kinds[info["dtype"]], "r", 8 + size + info["data_offsets"][0], tuple(info["shape"])
+        )
+        for name, info in header.items()
+        if name != "__metadata__"
+    }
 
 
 class PackedClips:
-    """Clips in memory, cut into random crops.
+    """Memory-mapped clips, cut into random crops.
 
     Args:
         path: of either of the two files, or without a suffix.
@@ -56,7 +100,7 @@ class PackedClips:
         for suffix in (".safetensors", ".jsonl"):
             if not stem.with_suffix(suffix).is_file():
                 raise FileNotFoundError(f"expected packed clips at {stem.with_suffix(suffix)}, found none")
-        tensors = load_file(stem.with_suffix(".safetensors"))
+        tensors = map_tensors(stem.with_suffix(".safetensors"))
         self.rows: list[dict[str, Any]] = [
             json.loads(line) for line in stem.with_suffix(".jsonl").read_text(encoding="utf-8").splitlines()
         ]
@@ -71,6 +115,35 @@ class PackedClips:
         self.phones = tensors.get("phones", np.full(int(self._first_frame[-1]), -1, dtype=np.int8))
         if len(self.phones) != self._first_frame[-1]:
             raise ValueError(f"{stem}: {len(self.phones)} phone labels for {self._first_frame[-1]} frames")
+        path = stem.with_suffix(".features.safetensors")
+        self.features: np.ndarray | None = map_tensors(path)["features"] if path.is_file() else None
+        if self.features is not None and len(self.features) != self._first_frame[-1]:
+            raise ValueError(f"{path}: {len(self.features)} features for {self._first_frame[-1]} frames")
+        self._chances: dict[str, np.ndarray] = {}
+
+    @property
+    def frames(self) -> int:
+        """Frames of all clips."""
+        return int(self._first_frame[-1])
+
+    def frame_range(self, index: int) -> slice:
+        """The frames of clip ``index`` among those of all clips."""
+        return slice(int(self._first_frame[index]), int(self._first_frame[index + 1]))
+
+    def chances(self, draw: Draw) -> np.ndarray:
+        """[clips] float64, how likely each clip is drawn."""
+        key = json.dumps([draw.speaker_power, draw.weights])
+        if key not in self._chances:
+            lengths = np.diff(self.offsets).astype(np.float64)
+            totals: dict[str, float] = defaultdict(float)
+            speakers = [str(row.get("speaker") or "") for row in self.rows]
+            for speaker, length in zip(speakers, lengths, strict=True):
+                totals[speaker] += length
+            chances = lengths / np.asarray([totals[speaker] for speaker in speakers]) ** draw.speaker_power
+            for prefix, weight in draw.weights.items():
+                chances[[str(row["id"]).startswith(prefix) for row in self.rows]] *= weight
+            self._chances[key] = chances / chances.sum()
+        return self._chances[key]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -80,27 +153,57 @@ class PackedClips:
         pcm = self.pcm[self.offsets[index] : self.offsets[index + 1]]
         return torch.from_numpy(pcm.astype(np.float32) / 32768.0)[None]
 
-    def crops(self, seed: int, step: int, batch: int, frames: int, max_gain_db: float) -> Batch:
-        """The crops of one step: clips drawn by length, positions on the frame grid, random gain.
+    def crops(self, seed: int, step: int, batch: int, frames: int, draw: Draw) -> Batch:
+        """The crops of one step, a function of ``(seed, step)``: clips drawn by ``draw``, positions on the frame grid.
 
         Clips that are shorter than a crop are followed by silence.
         """
         rng = np.random.default_rng((seed, step))
-        seconds = np.diff(self.offsets).astype(np.float64)
-        picks = rng.choice(len(self), size=batch, p=seconds / seconds.sum())
+        picks = rng.choice(len(self), size=batch, p=self.chances(draw))
         wav = np.zeros((batch, 1, frames * self.hop_length), dtype=np.float32)
         phones = np.full((batch, frames), -1, dtype=np.int64)
+        spoken = np.zeros((batch, frames), dtype=bool)
+        features = None
+        if self.features is not None:
+            features = np.zeros((batch, frames, self.features.shape[1]), dtype=np.float32)
         for row, index in enumerate(picks):
             first, last = self._first_frame[index], self._first_frame[index + 1]
             start = int(rng.integers(0, max(1, last - first - frames + 1)))
             samples = slice(self.offsets[index] + start * self.hop_length, self.offsets[index + 1])
             pcm = self.pcm[samples][: frames * self.hop_length].astype(np.float32) / 32768.0
-            gain = 10.0 ** (rng.uniform(-max_gain_db, max_gain_db) / 20.0)
+            pcm = _colour(pcm, rng, draw)
+            gain = 10.0 ** (rng.uniform(-draw.max_gain_db, draw.max_gain_db) / 20.0)
             peak = float(np.abs(pcm).max(initial=1e-6))
             wav[row, 0, : len(pcm)] = pcm * min(gain, 0.99 / peak)
             labels = self.phones[first + start : last][:frames]
             phones[row, : len(labels)] = labels
-        return Batch(torch.from_numpy(wav), torch.from_numpy(phones))
+            spoken[row, : len(labels)] = True
+            if features is not None and self.features is not None:
+                features[row, : len(labels)] = self.features[first + start : last][:frames]
+        return Batch(
+            torch.from_numpy(wav),
+            torch.from_numpy(phones),
+            None if features is None else torch.from_numpy(features),
+            torch.from_numpy(spoken),
+        )
+
+
+def _colour(pcm: np.ndarray, rng: np.random.Generator, draw: Draw) -> np.ndarray:
+    """A crop [N] float32, some of them low-passed or with noise."""
+    noisy, narrow = rng.random(2) < (draw.noise_share, draw.lowpass_share)
+    level_db, cut, tilt = rng.uniform(-45.0, -15.0), rng.uniform(1 / 3, 1.0), rng.uniform(0.0, 1.0)
+    if not len(pcm) or not (noisy or narrow):
+        return pcm
+    if noisy:
+        noise = rng.standard_normal(len(pcm)).astype(np.float32)
+        noise[1:] += tilt * noise[:-1]
+        power = float(np.sqrt(np.mean(pcm**2))) * 10.0 ** (level_db / 20.0)
+        pcm = pcm + noise * (power / max(1e-9, float(np.sqrt(np.mean(noise**2)))))
+    if narrow:
+        spectrum = np.fft.rfft(pcm)
+        bins = np.arange(len(spectrum)) / len(spectrum)
+        pcm = np.fft.irfft(spectrum / (1.0 + np.exp((bins - cut) * 120.0)), len(pcm)).astype(np.float32)
+    return pcm.astype(np.float32)
 
 
 def write_packed(

@@ -14,7 +14,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-_FFT = 512  # 32 ms at 16 kHz, half overlapping, as P.862 has it
+_WINDOW_S = 0.032  # half overlapping, as P.862 has it
+_TOP_HZ = 8000.0
 _BANDS = 49
 _SPEECH_BAND_HZ = (325.0, 3250.0)
 _LEVEL = 10**7.3  # power of speech after levelling, in the units of the hearing threshold
@@ -33,10 +34,10 @@ class Disturbance(nn.Module):
     weighs more than what is missing.
 
     Args:
-        sampling_rate: Hz, 16,000: the frames are those of the wide-band standard.
+        sampling_rate: Hz, at least 16,000; what lies above the 8 kHz of the wide-band standard does not count.
 
     Raises:
-        ValueError: another sampling rate.
+        ValueError: a lower sampling rate.
     """
 
     bands: Tensor
@@ -47,14 +48,16 @@ class Disturbance(nn.Module):
 
     def __init__(self, sampling_rate: int) -> None:
         super().__init__()
-        if sampling_rate != 16_000:
+        if sampling_rate < 16_000:
             raise ValueError(
-                f"expected 16000 Hz, what P.862.2 judges, got {sampling_rate}; set disturbance to 0"
+                f"expected at least 16000 Hz, the band of P.862.2, got {sampling_rate}; set disturbance to 0"
             )
-        bins_hz = torch.linspace(0.0, sampling_rate / 2, _FFT // 2 + 1)
+        self.fft = round(_WINDOW_S * sampling_rate)
+        self.bins = round(_WINDOW_S * _TOP_HZ) + 1
+        bins_hz = torch.linspace(0.0, _TOP_HZ, self.bins)
         half = (bins_hz[1] - bins_hz[0]) / 2
-        low, high = _bark(bins_hz - half), _bark((bins_hz + half).clamp_max(sampling_rate / 2))
-        edges = torch.linspace(0.0, float(_bark(torch.tensor(sampling_rate / 2))), _BANDS + 1)
+        low, high = _bark(bins_hz - half), _bark((bins_hz + half).clamp_max(_TOP_HZ))
+        edges = torch.linspace(0.0, float(_bark(torch.tensor(_TOP_HZ))), _BANDS + 1)
         self.width = float(edges[1])
         shared = torch.minimum(high, edges[1:, None]) - torch.maximum(low, edges[:-1, None])
         bands = shared.clamp_min(0.0) / (high - low)
@@ -68,7 +71,7 @@ class Disturbance(nn.Module):
             "bands": bands * high_pass.square(),
             "threshold": 10 ** (0.1 * quiet_db.clamp(-6.0, 75.0))[:, None],
             "exponent": ((6.0 / (centre + 2.0)).clamp(1.0, 2.0) ** 0.15 * _ZWICKER)[:, None],
-            "window": torch.hann_window(_FFT),
+            "window": torch.hann_window(self.fft),
             "speech_band": ((bins_hz >= _SPEECH_BAND_HZ[0]) & (bins_hz <= _SPEECH_BAND_HZ[1])).float()[
                 :, None
             ],
@@ -77,7 +80,7 @@ class Disturbance(nn.Module):
             self.register_buffer(name, table, persistent=False)
 
     def forward(self, wav: Tensor, target: Tensor) -> Tensor:
-        """[B, 1, N] float32 twice, N >= 512 -> scalar, in points of PESQ before its mapping to MOS-LQO."""
+        """[B, 1, N] float32 twice, N >= 32 ms -> scalar, in points of PESQ before its mapping to MOS-LQO."""
         theirs, ours = self._equalise(self._pitch_power(target), self._pitch_power(wav))
         reference, degraded = self._loudness(theirs), self._loudness(ours)
         masked = 0.25 * torch.minimum(reference, degraded)
@@ -93,7 +96,7 @@ class Disturbance(nn.Module):
 
     def _pitch_power(self, wav: Tensor) -> Tensor:
         """[B, 1, N] -> [B, bands, frames], the speech band at one level."""
-        power = _power(wav, self.window, _FFT, _FFT // 2)
+        power = _power(wav, self.window, self.fft, self.fft // 2)[:, : self.bins]
         speech = (power * self.speech_band).sum(1).mean(1).clamp_min(1e-5)
         return self.bands @ power * (_LEVEL / speech)[:, None, None]
 

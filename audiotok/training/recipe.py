@@ -8,6 +8,7 @@ from typing import Any
 
 from ..codec.config import CodecConfig
 from ..recipes import coerce_arguments, load_recipe
+from .packed import Draw
 
 # What a run cannot go without; other numbers may be 0.
 _POSITIVE = (
@@ -31,6 +32,14 @@ class CodecRecipe:
     """Frames per crop."""
     max_gain_db: float = 6.0
     """Crops are made louder or quieter by up to this."""
+    lowpass_share: float = 0.0
+    """Share of crops that are low-passed at a random frequency from 4 kHz to half the sampling rate."""
+    noise_share: float = 0.0
+    """Share of crops that get white or low-passed noise, 15 to 45 dB below the speech."""
+    speaker_power: float = 0.0
+    """0 draws clips by their length; 0.5 draws a speaker by the root of how long they speak in all."""
+    draw_weights: dict[str, Any] = field(default_factory=dict)
+    """Clips whose id begins with a key are drawn this many times as often."""
     lr: float = 6e-4
     """Peak learning rate; linear warm-up, then cosine down to a twentieth."""
     warmup_steps: int = 300
@@ -52,7 +61,7 @@ class CodecRecipe:
     spectral: float = 1.0
     """Weight of the log-spectral loss."""
     disturbance: float = 0.0
-    """Weight of what PESQ would subtract (16 kHz only)."""
+    """Weight of what PESQ would subtract."""
     unintelligibility: float = 0.0
     """Weight of 1 - STOI."""
     commitment: float = 0.25
@@ -61,6 +70,9 @@ class CodecRecipe:
     """Weight of the pitch classes' cross-entropy."""
     voicing: float = 0.2
     """Weight of the voicing decision's cross-entropy."""
+    semantic: float = 0.0
+    """Weight of the distance between codebook 0 and the features of a speech recogniser's encoder, 0 drops it. Needs
+    packed clips with features."""
     phone: float = 0.3
     """Weight of the phone classifier on codebook 0; 0 drops it. Needs packed clips with phone labels."""
     adversarial: float = 0.1
@@ -77,6 +89,13 @@ class CodecRecipe:
     """Validation clips per evaluation."""
     save_every_s: float = 180.0
     """Seconds between checkpoints."""
+
+    @property
+    def draw(self) -> Draw:
+        """How crops are drawn."""
+        return Draw(
+            self.max_gain_db, self.lowpass_share, self.noise_share, self.speaker_power, self.draw_weights
+        )
 
     def __post_init__(self) -> None:
         for name in _POSITIVE:

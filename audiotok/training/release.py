@@ -21,7 +21,7 @@ from ..codec.model import AudioCodec
 from ..codec.pretrained import load_codec
 from ..files import write_json
 from ..state import store_half
-from .packed import PackedClips
+from .packed import Draw, PackedClips
 
 _SEED = 20_261_123  # of crops that no training step draws
 
@@ -74,7 +74,7 @@ def refine_codebooks(codec: AudioCodec, clips: PackedClips, crops: int, max_gain
     latents = []
     with torch.no_grad():
         for step in range(-(-crops // 32)):
-            wav = clips.crops(_SEED, step, 32, frames, max_gain_db).wav
+            wav = clips.crops(_SEED, step, 32, frames, Draw(max_gain_db)).wav
             latents.append(codec.encoder(wav).transpose(1, 2).flatten(0, 1))
     codec.quantizer.refine(torch.cat(latents))
 

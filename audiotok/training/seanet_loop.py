@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..codec.seanet_codec import SeanetCodec
 from .balancer import Balancer
 from .noise import NoisyBatch
+from .packed import Draw
 from .seanet_recipe import SeanetRecipe
 from .seanet_step import (
     SeanetLosses,
@@ -94,7 +95,7 @@ class SeanetTrainer(Trainer):
         if codec.segment_samples is not None:
             frames = codec.segment_samples // codec.config.hop_length
         seed = recipe.seed + seed_offset + 7919 * self.accelerator.process_index
-        return self.train_clips.crops(seed, step, size, frames, recipe.max_gain_db).wav
+        return self.train_clips.crops(seed, step, size, frames, Draw(recipe.max_gain_db)).wav
 
     def _batch(self, step: int) -> NoisyBatch:
         crops = self._crops(step, self.recipe.batch)
@@ -108,7 +109,7 @@ class SeanetTrainer(Trainer):
         for first in range(0, self.recipe.kmeans_crops, size):
             seed = self.recipe.seed + 1
             frames = self._crops(0, 1).shape[-1] // codec.config.hop_length
-            crops = self.train_clips.crops(seed, first, size, frames, self.recipe.max_gain_db).wav
+            crops = self.train_clips.crops(seed, first, size, frames, Draw(self.recipe.max_gain_db)).wav
             batch = make_batch(crops, crops, codec, self.recipe, first)
             wav = batch.wav.to(self.accelerator.device)
             if codec.has_scale:

@@ -38,6 +38,35 @@ class PhoneProbe(nn.Module):
         return self.out(F.gelu(self.hidden(latents)))
 
 
+class SemanticProbe(nn.Module):
+    """Predicts the features of a speech recogniser's encoder from codebook 0 (SpeechTokenizer, arXiv:2308.16692).
+
+    Args:
+        latent_dim: channels of what codebook 0 quantises.
+        features: channels of the features.
+    """
+
+    def __init__(self, latent_dim: int, features: int = 128) -> None:
+        super().__init__()
+        self.hidden = nn.Conv1d(latent_dim, 384, 5, padding=2)
+        self.out = nn.Conv1d(384, features, 3, padding=1)
+
+    def forward(self, latents: Tensor, features: Tensor, spoken: Tensor) -> Tensor:
+        """One minus the mean cosine between prediction and features.
+
+        Args:
+            latents: [B, D, T].
+            features: [B, T, F].
+            spoken: [B, T] bool, frames that count.
+
+        Returns:
+            scalar.
+        """
+        predicted = self.out(F.gelu(self.hidden(latents))).transpose(1, 2)
+        distance = 1.0 - F.cosine_similarity(predicted, features, dim=-1)
+        return (distance * spoken).sum() / spoken.sum().clamp_min(1)
+
+
 class TrainingModel(nn.Module):
     """The codec with what hangs on it during training.
 
@@ -50,7 +79,10 @@ class TrainingModel(nn.Module):
         super().__init__()
         self.codec = codec
         self.recipe = recipe
-        self.probe = PhoneProbe(codec.config.codebook_dim)
+        if recipe.phone > 0:
+            self.probe = PhoneProbe(codec.config.semantic_dim or codec.config.codebook_dim)
+        if recipe.semantic > 0:
+            self.semantic = SemanticProbe(codec.config.semantic_dim or codec.config.codebook_dim)
         self.spectral = SpectralLoss(codec.config.sampling_rate)
         rate = codec.config.sampling_rate
         self.disturbance = Disturbance(rate) if recipe.disturbance > 0 else None
@@ -85,7 +117,12 @@ class TrainingModel(nn.Module):
             latents, first, codes = quantized.quantized, quantized.first, quantized.codes
             losses["vq/commitment"] = quantized.commitment * recipe.commitment
         else:
-            first, codes = latents, latents.new_zeros(len(batch.wav), 1, latents.shape[-1], dtype=torch.int64)
+            codes = latents.new_zeros(len(batch.wav), 1, latents.shape[-1], dtype=torch.int64)
+            acoustic, semantic = latents.split([codec.quantizer.dim, codec.quantizer.semantic_dim], dim=1)
+            latents, first = acoustic, semantic if codec.quantizer.semantic_dim else acoustic
+        if recipe.semantic > 0 and not recipe.freeze_codes and batch.features is not None:
+            distance = self.semantic(first, batch.features, batch.spoken)
+            losses["semantic/cosine"] = distance * recipe.semantic
         if recipe.phone > 0 and not recipe.freeze_codes:
             logits = self.probe(first)
             phone = F.cross_entropy(

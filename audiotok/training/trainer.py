@@ -197,6 +197,7 @@ class Trainer(ABC):
             "model": model.state_dict(),
             "usage": model.codec.quantizer.usage,
             "sums": model.codec.quantizer.sums,
+            "semantic_sums": model.codec.quantizer.semantic_sums,
             "judge": self.accelerator.unwrap_model(self.judge).state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "judge_optimizer": self.judge_optimizer.state_dict(),
@@ -216,6 +217,7 @@ class Trainer(ABC):
         model.quantizing = state["quantizing"]
         model.codec.quantizer.usage.copy_(state["usage"])
         model.codec.quantizer.sums.copy_(state["sums"])
+        model.codec.quantizer.semantic_sums.copy_(state["semantic_sums"])
         self.accelerator.unwrap_model(self.judge).load_state_dict(state["judge"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.judge_optimizer.load_state_dict(state["judge_optimizer"])

@@ -1,7 +1,8 @@
-"""What a codec in training is judged by: held-out clips, whole, through its public face."""
+"""Validation of a codec in training: whole held-out clips through its public methods."""
 
 from __future__ import annotations
 
+import soxr
 import torch
 
 from ..codec.model import AudioCodec
@@ -40,15 +41,15 @@ def validate(codec: AudioCodec, clips: PackedClips, count: int) -> dict[str, flo
 
 
 def _perceptual(wav: torch.Tensor, decoded: torch.Tensor, rate: int) -> tuple[float | None, float] | None:
-    """(PESQ-WB or None where it finds no utterance, STOI), or None where the packages are missing."""
+    """(PESQ-WB or None where it finds no utterance, STOI) at 16 kHz, or None where the packages are missing."""
     try:
         from pesq import NoUtterancesError, pesq
         from pystoi import stoi
     except ImportError:
         return None
-    reference, degraded = wav.numpy(), decoded.numpy()
+    reference, degraded = (soxr.resample(x.numpy(), rate, 16_000) for x in (wav, decoded))
     try:
-        quality: float | None = float(pesq(rate, reference, degraded, "wb"))
+        quality: float | None = float(pesq(16_000, reference, degraded, "wb"))
     except NoUtterancesError:
         quality = None
-    return quality, float(stoi(reference, degraded, rate))
+    return quality, float(stoi(reference, degraded, 16_000))
