@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import soxr
 import torch
 
 from ..codec.model import AudioCodec
@@ -43,6 +42,7 @@ def validate(codec: AudioCodec, clips: PackedClips, count: int) -> dict[str, flo
 def _perceptual(wav: torch.Tensor, decoded: torch.Tensor, rate: int) -> tuple[float | None, float] | None:
     """(PESQ-WB or None where it finds no utterance, STOI) at 16 kHz, or None where the packages are missing."""
     try:
+        import soxr
         from pesq import NoUtterancesError, pesq
         from pystoi import stoi
     except ImportError:
