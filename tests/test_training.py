@@ -89,6 +89,14 @@ def test_frozen_codes_stay(pack: PackedClips, tmp_path: Path) -> None:
     assert after.weights_fingerprint != before.weights_fingerprint
 
 
+def test_discriminators_warm_up_before_they_reach_the_codec(pack: PackedClips, tmp_path: Path) -> None:
+    stages = {"quantize_from": 1, "kmeans_crops": 32, "adversarial_from": 2, "discriminator_warmup": 2}
+    CodecTrainer(tiny_recipe(steps=6, **stages), pack, pack, tmp_path / "run").run()
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "adv/judge" in line] == [3, 4, 5, 6]
+    assert [line["step"] for line in lines if "adv/gen" in line] == [5, 6]
+
+
 def test_crops_are_a_function_of_seed_and_step(pack: PackedClips) -> None:
     first, again, other = (pack.crops(0, step, 4, 25, Draw(6.0)) for step in (3, 3, 4))
     assert torch.equal(first.wav, again.wav) and not torch.equal(first.wav, other.wav)

@@ -1,7 +1,7 @@
-"""Judges of sound: complex STFTs at several resolutions, and the wave itself at several rates.
+"""Discriminators of STFTs at several resolutions and of the waveform at several rates.
 
-Sources: EnCodec's MS-STFT discriminator (arXiv:2210.13438, section 3.4), narrow enough for a CPU; SoundStream's
-discriminator of the wave (arXiv:2107.03312, section III-D), which is MelGAN's (arXiv:1910.06711).
+EnCodec's MS-STFT discriminator (arXiv:2210.13438, section 3.4) on complex or on log-magnitude spectra, and SoundStream's
+waveform discriminator (arXiv:2107.03312, section III-D), which is MelGAN's (arXiv:1910.06711).
 """
 
 from __future__ import annotations
@@ -13,21 +13,27 @@ from torch.nn.utils.parametrizations import weight_norm
 
 
 class STFTDiscriminator(nn.Module):
-    """Convolutions over one complex spectrogram.
+    """Convolutions over one spectrogram.
 
     Args:
         n_fft: samples of a window; hops are a quarter.
         channels: of every hidden layer.
-        audio_channels: of the sound.
+        audio_channels: of the waveform.
+        log_magnitude: discriminate log magnitudes instead of complex spectra: for a decoder that makes its own phase,
+            which a complex spectrum would penalise.
     """
 
     window: Tensor
 
-    def __init__(self, n_fft: int, channels: int, audio_channels: int = 1) -> None:
+    def __init__(
+        self, n_fft: int, channels: int, audio_channels: int = 1, log_magnitude: bool = False
+    ) -> None:
         super().__init__()
         self.n_fft = n_fft
+        self.log_magnitude = log_magnitude
         self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
-        shapes = [(2 * audio_channels, (3, 9), (1, 1), (1, 1))]
+        inputs = audio_channels if log_magnitude else 2 * audio_channels
+        shapes = [(inputs, (3, 9), (1, 1), (1, 1))]
         shapes += [(channels, (3, 9), (1, 2), (dilation, 1)) for dilation in (1, 2, 4)]
         self.layers = nn.ModuleList(
             [
@@ -56,7 +62,10 @@ class STFTDiscriminator(nn.Module):
             normalized=True,
             return_complex=True,
         ).unflatten(0, wav.shape[:2])
-        x = torch.cat([spectrum.real, spectrum.imag], dim=1).transpose(2, 3)
+        if self.log_magnitude:
+            x = torch.log(torch.sqrt(spectrum.real.square() + spectrum.imag.square() + 1e-6)).transpose(2, 3)
+        else:
+            x = torch.cat([spectrum.real, spectrum.imag], dim=1).transpose(2, 3)
         features = []
         for layer in self.layers:
             x = F.leaky_relu(layer(x), 0.2)
@@ -71,7 +80,9 @@ class MultiResolutionDiscriminator(nn.Module):
         resolutions: samples of the windows.
         channels: of the hidden layers; the wave's judges grow from them.
         audio_channels: of the sound.
-        wave_rates: by how much the sound is slowed down for each judge of the wave; SoundStream has (1, 2, 4).
+        wave_rates: factor by which the waveform is downsampled for each waveform discriminator; SoundStream has
+            (1, 2, 4).
+        log_magnitude: as of :class:`STFTDiscriminator`.
     """
 
     def __init__(
@@ -80,9 +91,10 @@ class MultiResolutionDiscriminator(nn.Module):
         channels: int = 16,
         audio_channels: int = 1,
         wave_rates: tuple[int, ...] = (),
+        log_magnitude: bool = False,
     ) -> None:
         super().__init__()
-        spectra = [STFTDiscriminator(n_fft, channels, audio_channels) for n_fft in resolutions]
+        spectra = [STFTDiscriminator(n, channels, audio_channels, log_magnitude) for n in resolutions]
         waves = [WaveDiscriminator(rate, channels, audio_channels) for rate in wave_rates]
         self.parts = nn.ModuleList([*spectra, *waves])
 

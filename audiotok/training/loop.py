@@ -32,7 +32,12 @@ class CodecTrainer(Trainer):
         if recipe.freeze_codes:
             for part in (codec.encoder, codec.quantizer):
                 part.requires_grad_(False)
-        judge = MultiResolutionDiscriminator(channels=recipe.discriminator_channels)
+        rate = codec.config.sampling_rate / 16_000
+        judge = MultiResolutionDiscriminator(
+            tuple(round(n_fft * rate) for n_fft in (1024, 512, 256)),
+            recipe.discriminator_channels,
+            log_magnitude=True,
+        )
         trained = [p for p in model.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=recipe.lr, betas=(0.8, 0.99), weight_decay=0.01, fused=True)
         return model, judge, optimizer, torch.optim.AdamW(judge.parameters(), lr=recipe.lr, betas=(0.8, 0.99))
@@ -46,7 +51,8 @@ class CodecTrainer(Trainer):
             terms, judge_loss = adversarial_terms(
                 self.judge, accelerator.unwrap_model(self.judge), wav, batch.wav, recipe
             )
-            losses |= terms
+            if self.step >= recipe.adversarial_from + recipe.discriminator_warmup:
+                losses |= terms
         self.optimizer.zero_grad()
         accelerator.backward(torch.stack(list(losses.values())).sum())
         norm = accelerator.clip_grad_norm_(self.model.parameters(), 1.0)

@@ -56,6 +56,8 @@ class CodecRecipe:
     """Step from which the decoder is excited by its own pitch instead of the teacher's."""
     adversarial_from: int = 1_000_000_000
     """Step at which the discriminators join; beyond `steps` they never do."""
+    discriminator_warmup: int = 0
+    """Steps that the discriminators train alone before their losses reach the codec."""
     freeze_codes: bool = False
     """Train the decoder only: codes stay what they are."""
     spectral: float = 1.0
