@@ -10,8 +10,8 @@ import torch
 from lm_toys import FINGERPRINT, N_Q, SIZE, toy_tokenizer, write_corpus
 
 from audiotok import PreparedCorpus
-from tts_lm.ar import build_ar
-from tts_lm.nar import NarConfig, NarModel
+from tts_lm.models.ar import build_ar
+from tts_lm.models.nar import NarConfig, NarModel
 from tts_lm.training.carry import carry_ar, carry_nar, count_pairs, pair_rows
 from tts_lm.training.recipe import load_lm_recipe
 from tts_lm.training.run import train_lm

@@ -67,7 +67,7 @@ class Fading:
 
 @pytest.mark.parametrize("quiet", [0, 1, 4, 60])
 def test_a_stream_ends_as_the_whole(quiet):
-    from tts_lm.ar import Answer
+    from tts_lm.decoding.engine import Answer
 
     codes = torch.tensor([0, 1, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 0, 1, 1, *[9] * quiet])
     chunks = list(stream_sentence(whole_answer(Answer(codes, "eos")), lambda first: first[None], Fading()))

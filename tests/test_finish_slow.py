@@ -67,7 +67,7 @@ def generate(synthesizer: Synthesizer, texts: list[str]) -> tuple[Counter[str], 
             plans = [synthesizer.plan(text, seed=start) for text in texts[start : start + 16]]
         flat = [sentence for plan in plans for sentence in plan]
         settings, silent = synthesizer.sampling, synthesizer._silent
-        answers = answer_sentences(synthesizer._decoder, flat, settings, synthesizer.verifier, silent)
+        answers = answer_sentences(synthesizer._decoder, flat, settings, synthesizer.reranker, silent)
         said = iter(answers)
         for plan in plans:
             mine = [next(said) for _ in plan]

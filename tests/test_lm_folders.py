@@ -15,10 +15,9 @@ from lm_toys import toy_halves, toy_synthesizer, write_corpus
 from safetensors.torch import load_file, save_file
 
 from tts_lm import Synthesizer
-from tts_lm.ar import save_ar
 from tts_lm.cli.main import main
-from tts_lm.listener import Listener, ListenerConfig
-from tts_lm.verify import ListenerVerifier
+from tts_lm.models.ar import save_ar
+from tts_lm.models.reranker import Reranker, RerankerConfig
 from tts_lm.voices import OTHER_VOICE, load_voices
 
 
@@ -32,13 +31,13 @@ def folder(tiny_codec, saved, tmp_path) -> Path:
     """A synthesizer with a listener on disk, to damage."""
     if not saved.exists():
         synthesizer = toy_synthesizer(tiny_codec)
-        config = ListenerConfig(
+        config = RerankerConfig(
             codebook_size=V,
             hidden_size=8,
             num_hidden_layers=1,
             codes_fingerprint=tiny_codec.codes_fingerprint,
         )
-        synthesizer.verifier = ListenerVerifier(Listener(config))
+        synthesizer.reranker = Reranker(config)
         synthesizer.save_pretrained(saved)
     return shutil.copytree(saved, tmp_path / "model")
 
@@ -48,7 +47,7 @@ def folder(tiny_codec, saved, tmp_path) -> Path:
 
 def test_a_folder_of_something_else_is_not_written_into(tiny_codec, tmp_path):
     foreign = tmp_path / "mine"
-    for name in ("listener/notes.txt", "voices/song.wav"):
+    for name in ("reranker/notes.txt", "voices/song.wav"):
         (foreign / name).parent.mkdir(parents=True)
         (foreign / name).write_text("precious")
     with pytest.raises(FileExistsError, match="expected a new or empty folder, .*mine holds other files"):
@@ -64,12 +63,12 @@ def test_a_folder_of_something_else_is_not_written_into(tiny_codec, tmp_path):
 
 
 def test_its_own_folder_is_replaced_and_what_lies_beside_it_stays(tiny_codec, folder):
-    for name in ("README.md", "listener/notes.txt", "voices/notes.json", "voices/song.wav"):
+    for name in ("README.md", "reranker/notes.txt", "voices/notes.json", "voices/song.wav"):
         (folder / name).write_text("{}")
     synthesizer = toy_synthesizer(tiny_codec)
     del synthesizer.voices["bdl"]
     synthesizer.save_pretrained(folder)
-    assert sorted(path.name for path in (folder / "listener").iterdir()) == ["notes.txt"]
+    assert sorted(path.name for path in (folder / "reranker").iterdir()) == ["notes.txt"]
     assert sorted(path.name for path in (folder / "voices").iterdir()) == [
         "kathleen.json", "kathleen.safetensors", "notes.json", "song.wav"
     ]  # fmt: skip
@@ -85,7 +84,7 @@ def test_writing_that_was_interrupted_is_seen_and_may_be_done_again(tiny_codec, 
     with pytest.raises(ValueError, match="writing this folder was interrupted; bundle it again"):
         Synthesizer.from_pretrained(folder)
     synthesizer.save_pretrained(folder)
-    (folder / "listener").exists()
+    (folder / "reranker").exists()
     assert Synthesizer.from_pretrained(folder).voices.keys() == {"kathleen", "bdl"}
 
 
@@ -123,7 +122,7 @@ def _edit(**changes: object):
 _WHOLE = "fetch or bundle it again|fetch or bundle the model again|fetch it again"
 
 
-@pytest.mark.parametrize("part", ["ar", "nar", "listener"])
+@pytest.mark.parametrize("part", ["ar", "nar", "reranker"])
 @pytest.mark.parametrize(
     ("file", "damage", "message"),
     [
@@ -186,7 +185,7 @@ def test_a_voice_of_another_codec_is_named(folder, codes):
         Synthesizer.from_pretrained(folder)
 
 
-@pytest.mark.parametrize("part", ["ar", "nar", "listener", "codec"])
+@pytest.mark.parametrize("part", ["ar", "nar", "reranker", "codec"])
 def test_a_flipped_bit_is_refused_by_name(folder, part):
     """One that loads and is finite: only its checksum tells."""
     path = folder / part / "model.safetensors"
@@ -205,7 +204,7 @@ def test_a_flipped_bit_is_refused_by_name(folder, part):
 
 def test_the_seal_covers_the_parts_and_leaves_voices_free(folder):
     sums = json.loads((folder / "synthesizer.json").read_text())["crc32c"]
-    assert {name.split("/")[0] for name in sums} == {"ar", "nar", "listener", "tokenizer", "codec"}
+    assert {name.split("/")[0] for name in sums} == {"ar", "nar", "reranker", "tokenizer", "codec"}
     for suffix in (".json", ".safetensors"):
         (folder / "voices" / f"bdl{suffix}").unlink()
     assert list(Synthesizer.from_pretrained(folder).voices) == ["kathleen"]
@@ -267,10 +266,10 @@ def test_a_bundle_with_ones_own_voice(tiny_codec, tiny_codec_dir, tmp_path, caps
     capsys.readouterr()
     # Halves out of a whole model; settings are kept, and what is on disk is sealed as it is.
     again = ["bundle", "--ar", str(tmp_path / "out"), "--nar", str(tmp_path / "out"), *command[5:-1]]
-    for settings in (["--n-q", "3", "--best-of", "2"], ["--rolling", "1.5"]):
+    for settings in (["--n-q", "3"], ["--best-of", "2"]):
         assert main([*again, str(tmp_path / "again"), *data, *settings]) == 0
     sampling = Synthesizer.from_pretrained(tmp_path / "again").sampling
-    assert (sampling.n_q, sampling.best_of, sampling.rolling) == (3, 2, 1.5)
+    assert (sampling.n_q, sampling.best_of) == (3, 2)
     assert main([*again, str(tmp_path / "again"), *data, "--best-of", "0"]) == 1
     capsys.readouterr()
     assert main([*command, *data, "--voices", "Cleo"]) == 1

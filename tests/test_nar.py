@@ -10,7 +10,7 @@ import torch
 from lm_toys import loud
 from torch import Tensor
 
-from tts_lm.nar import NarConfig, NarModel
+from tts_lm.models.nar import NarConfig, NarModel
 
 K, V, TEXT = 4, 32, 20
 

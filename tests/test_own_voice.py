@@ -52,7 +52,7 @@ def test_a_model_goes_on_from_a_whole_one_and_gets_a_named_voice(tiny_codec, tmp
 
 
 def test_the_shipped_model_has_the_parts_to_go_on_from():
-    for part in ("ar", "nar", "listener"):
+    for part in ("ar", "nar", "reranker"):
         assert find_part("default", part).name == part
     with pytest.raises(FileNotFoundError, match="expected a trained half with config.json"):
         find_part(Path(__file__).parent, "ar")

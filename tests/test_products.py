@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from tts_lm.products import Product, pack_linears
+from tts_lm.decoding.engine import Product, pack_linears
 
 
 @pytest.mark.parametrize("rows", [1, 2, 9])

@@ -16,8 +16,8 @@ from lm_toys import FRAME_RATE, toy_halves, toy_synthesizer, toy_tokenizer, toy_
 
 from audiotok import load_audio
 from tts_lm import Speech, Synthesizer
-from tts_lm.ar import save_ar
 from tts_lm.cli.main import main
+from tts_lm.models.ar import save_ar
 from tts_lm.synthesizer import PAUSE_SECONDS
 from tts_lm.voices import (
     CARDS,

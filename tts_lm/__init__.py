@@ -1,7 +1,6 @@
-"""The public face of tts_lm: text (and a voice) in, speech out.
+"""Text-to-speech with a language model over audiotok codes.
 
-Names are imported when they are first used (PEP 562), so that ``tts-lm --help`` does not wait for torch. The
-law it keeps: of audiotok it uses public names only.
+Names are imported on first use (PEP 562), so that ``tts-lm --help`` does not wait for torch.
 """
 
 from __future__ import annotations
@@ -10,17 +9,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .ar import build_ar
-    from .nar import NarConfig, NarModel
+    from .models.ar import build_ar
+    from .models.nar import NarConfig, NarModel
     from .synthesizer import Speech, Synthesizer
     from .text import normalise, split_sentences
 
 _HOME = {
     "Speech": "synthesizer",
     "Synthesizer": "synthesizer",
-    "NarConfig": "nar",
-    "NarModel": "nar",
-    "build_ar": "ar",
+    "NarConfig": "models.nar",
+    "NarModel": "models.nar",
+    "build_ar": "models.ar",
     "normalise": "text",
     "split_sentences": "text",
 }

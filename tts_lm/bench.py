@@ -20,8 +20,8 @@ from transformers import StaticCache
 
 from audiotok import load_audio
 
-from .ar import ArDecoder
-from .sampling import FrameLimits, Sampling
+from .decoding.engine import ArDecoder
+from .decoding.sampling import FrameLimits, Sampling
 
 if TYPE_CHECKING:
     from .synthesizer import Synthesizer
@@ -37,7 +37,7 @@ class Loops:
     """Tokens a second of three loops over the same weights, medians over the turns."""
 
     fast: float
-    """:class:`~tts_lm.ar.ArDecoder`."""
+    """:class:`~tts_lm.decoding.engine.ArDecoder`."""
     generate: float
     """``generate()`` of transformers."""
     static: float

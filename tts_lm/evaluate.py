@@ -60,8 +60,6 @@ class Outcome:
     times_real_time: float | None = None
     scores: dict[str, Rate] = field(default_factory=dict)
     """Mean of each judge (tts_lm/quality.py) over the clips that it could judge."""
-    sentences: dict[str, int] = field(default_factory=dict)
-    """Of long texts: how many, how many were skipped and repeated (tts_lm/longtexts.py)."""
     details: list[dict[str, Any]] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from audiotok import load_tokenizer, quiet_loading, write_json
 CARD = "synthesizer.json"
 FORMAT_VERSION = 1
 _PARTS = ("ar", "nar", "tokenizer", "voices")
-_SEALED = ("ar", "nar", "listener", "tokenizer", "codec")
+_SEALED = ("ar", "nar", "reranker", "tokenizer", "codec")
 _WEIGHTS = "model.safetensors"
 _MISFITS = ("missing_keys", "unexpected_keys", "mismatched_keys")
 
@@ -123,7 +123,7 @@ def _checksum(path: Path) -> str:
 
 
 def load_part(family: Any, folder: Path, model_type: str, dtype: torch.dtype = torch.float32) -> Any:
-    """Read one half, or the listener, offline and whole.
+    """Read the AR model, the NAR model or the reranker, offline and whole.
 
     Args:
         family: the class whose ``from_pretrained`` opens it.

@@ -105,25 +105,6 @@ class PromptLikeness:
         return float(self._ear.embed(wav, sampling_rate) @ self._ear.embed(*_mono(self._prompts[index])))
 
 
-class Drift:
-    """Cosine between the first and the last fifth of a clip: how far a voice has drifted in a long reading.
-
-    Args:
-        ear: what embeds.
-    """
-
-    def __init__(self, ear: SpeakerEar) -> None:
-        self._ear = ear
-
-    def __call__(self, index: int, wav: Tensor, sampling_rate: int) -> float:
-        """-1 to 1; different sentences of one speaker give about 0.8 to 0.9."""
-        size = len(wav) // 5
-        if size * _RATE < _SHORTEST * sampling_rate:
-            return float("nan")
-        first, last = (self._ear.embed(part, sampling_rate) for part in (wav[:size], wav[-size:]))
-        return float(first @ last)
-
-
 class Cleanness:
     """DNSMOS P.835, overall.
 

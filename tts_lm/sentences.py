@@ -1,8 +1,4 @@
-"""A text as sentences that the AR half is asked, and the best answers to them.
-
-Knows nothing of sound. The laws it keeps: a sentence said beside others, or alone, gets the same answer; each begins
-from the same prompt of its voice, so that a long text cannot drift away from it.
-"""
+"""A text as prompts of the AR model, one a sentence, and the best of several candidates for each."""
 
 from __future__ import annotations
 
@@ -12,18 +8,17 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .ar import Answer, ArDecoder
+from .decoding.engine import Answer, ArDecoder
+from .decoding.sampling import FinishReason, FrameLimits, Sampling, frame_limits
+from .models.reranker import Reranker
 from .pronounce import pronounce_text
-from .sampling import FinishReason, FrameLimits, Sampling, frame_limits
 from .text import (
     MAX_PROMPTED_LETTERS,
     MAX_SENTENCE_LETTERS,
-    TEXT_START,
     build_prompt,
     normalise,
     split_sentences,
 )
-from .verify import Reading, Verifier
 from .voices import Voice
 
 ATTEMPTS = 3
@@ -35,19 +30,16 @@ Progress = Callable[[int, int], None] | None
 
 @dataclass(frozen=True)
 class Sentence:
-    """What the AR half is asked."""
+    """A sentence and its prompt for the AR model."""
 
     spoken: str
-    """In sounds."""
+    """Its phonemes."""
     prompt: list[int]
-    text_at: int
-    """Where in the prompt it begins."""
     limits: FrameLimits
     seed: int
     voice: Voice
-    """Who speaks."""
     row: int
-    """Its number in the text; with the seed it is what the noise depends on."""
+    """Its number in the text; the sampling noise depends on it and the seed."""
 
 
 def plan_sentences(
@@ -57,8 +49,8 @@ def plan_sentences(
 
     Args:
         text: English, any length.
-        voice: who speaks. One with a ``prompt_text`` has the AR half go on from its codes (VALL-E, arXiv:2301.02111,
-            section 4.3); the others are called by their control token.
+        voice: the voice. With a ``prompt_text`` the AR model continues its codes (VALL-E, arXiv:2301.02111, section
+            4.3); the others are selected by their control token.
         seed: of the text.
         tokenizer: an ``audiotok`` tokenizer.
         characters: the id of each character, of :func:`~tts_lm.text.character_ids`.
@@ -76,7 +68,7 @@ def plan_sentences(
         ids = [characters[c] for c in before + spoken]
         limits = frame_limits(len(spoken.replace(" ", "")), frame_rate)
         prompt = build_prompt(tokenizer, ids, voice.index) + heard
-        out.append(Sentence(spoken, prompt, TEXT_START + len(before), limits, seed, voice, row))
+        out.append(Sentence(spoken, prompt, limits, seed, voice, row))
     return out
 
 
@@ -84,31 +76,36 @@ def answer_sentences(
     decoder: ArDecoder,
     sentences: Sequence[Sentence],
     sampling: Sampling,
-    verifier: Verifier,
+    reranker: Reranker | None,
     silent: Collection[int],
     progress: Progress = None,
 ) -> list[Answer]:
-    """Codebook 0 of every sentence, the best of several; what did not end by itself is tried again.
+    """Codebook 0 of every sentence, the best of several candidates; one that did not end by itself is sampled again.
 
     Args:
-        decoder: of the AR half.
+        decoder: of the AR model.
         sentences: in any order.
-        sampling: how codes are drawn, and of how many readings the best is kept.
-        verifier: chooses.
+        sampling: how codes are drawn, and how many candidates a sentence has.
+        reranker: scores the candidates.
         silent: codes of silence.
-        progress: called after every group of readings of the first attempt.
+        progress: called after every group of candidates of the first attempt.
 
     Returns:
-        An answer a sentence. After three attempts it is the best there is, whatever ended it.
+        An answer a sentence. After three attempts it is the best of all candidates, whatever ended it.
+
+    Raises:
+        ValueError: several candidates without a reranker.
     """
+    if sampling.best_of > 1 and reranker is None:
+        raise ValueError(f"expected best_of 1 for a model without a reranker, got {sampling.best_of}")
     best: dict[int, tuple[int, float, Answer]] = {}
     waiting = sorted(range(len(sentences)), key=lambda index: len(sentences[index].prompt))
     for attempt in range(ATTEMPTS):
-        readings = [(index, nth) for index in waiting for nth in range(sampling.best_of)]
-        for start in range(0, len(readings), ROWS_AT_ONCE):
-            group = readings[start : start + ROWS_AT_ONCE]
+        candidates = [(index, nth) for index in waiting for nth in range(sampling.best_of)]
+        for start in range(0, len(candidates), ROWS_AT_ONCE):
+            group = candidates[start : start + ROWS_AT_ONCE]
             rows = [sentences[index] for index, _ in group]
-            # A row of noise of its own for every sentence, attempt and reading.
+            # Every sentence, attempt and candidate has its own row of noise.
             turns = [(attempt << 32) + (nth << 40) for _, nth in group]
             fresh = decoder.generate(
                 [row.prompt for row in rows],
@@ -118,13 +115,14 @@ def answer_sentences(
                 silent,
             )
             for (index, _), row, answer in zip(group, rows, fresh, strict=True):
-                reading = Reading(answer.codes, row.spoken, row.prompt, row.text_at)
-                wrong = verifier.fault(reading) if sampling.best_of > 1 else 0.0
-                scored = (REASONS.index(answer.finish_reason), wrong, answer)
+                score = 0.0
+                if reranker is not None and sampling.best_of > 1:
+                    score = reranker.score(answer.codes, row.spoken)
+                scored = (REASONS.index(answer.finish_reason), -score, answer)
                 if index not in best or scored[:2] < best[index][:2]:
                     best[index] = scored
             if progress is not None and not attempt:
-                left = (len(readings) - start - len(group)) / sampling.best_of
+                left = (len(candidates) - start - len(group)) / sampling.best_of
                 progress(len(sentences) - math.ceil(left), len(sentences))
         waiting = [index for index in waiting if best[index][0] > 0]
     return [best[index][2] for index in range(len(sentences))]

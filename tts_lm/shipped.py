@@ -39,7 +39,7 @@ def find_part(name_or_path: str | Path, part: str) -> Path:
 
     Args:
         name_or_path: the part's own folder, or a whole model, by shipped name or folder.
-        part: ``ar``, ``nar`` or ``listener``.
+        part: ``ar``, ``nar`` or ``reranker``.
 
     Raises:
         FileNotFoundError: there is no such folder, or neither it nor its part holds a ``config.json``.

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .decoding.sampling import FinishReason
 from .endings import Ending
-from .sampling import FinishReason
 from .sentences import REASONS
 
 PAUSE_SECONDS = 0.25

@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .ar import Answer
+from .decoding.engine import Answer
+from .decoding.sampling import FinishReason
 from .endings import Ending
-from .sampling import FinishReason
 
 FIRST_FRAMES = 8
 AHEAD = 6

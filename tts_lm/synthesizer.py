@@ -1,8 +1,4 @@
-"""Text and a voice in, speech out: the AR half, the NAR half and the codec in one row.
-
-Knows nothing of training or of the command line. The laws it keeps: a saved folder can be moved; a codec with
-other codes is refused (binding); a sentence said beside others, or alone, is the same speech.
-"""
+"""Text-to-speech pipeline: AR model, NAR model and codec."""
 
 from __future__ import annotations
 
@@ -17,8 +13,9 @@ from transformers import AutoModelForCausalLM
 
 from audiotok import load_codec
 
-from .ar import Answer, ArDecoder, save_ar
 from .clone import clone_voice
+from .decoding.engine import Answer, ArDecoder, pack_linears
+from .decoding.sampling import Sampling
 from .folder import (
     CARD,
     FORMAT_VERSION,
@@ -30,32 +27,31 @@ from .folder import (
     read_card,
     seal_folder,
 )
-from .listener import Listener, ListenerConfig
-from .nar import NarConfig, NarModel
-from .products import pack_linears
-from .rolling import Rolling, answer_in_turns
-from .sampling import Sampling
+from .models.ar import save_ar
+from .models.nar import NarConfig, NarModel
+from .models.reranker import Reranker, RerankerConfig
 from .sentences import Progress, Sentence, answer_sentences, check_seeds, plan_sentences
 from .shipped import find_checkpoint
 from .speech import PAUSE_SECONDS, Said, Speech, join_sentences
 from .stream import FirstCodes, SpeechChunk, stream_sentence, whole_answer
 from .text import character_ids
-from .verify import GazeVerifier, ListenerVerifier, Verifier
 from .voices import PROMPT_SECONDS, Voice, load_voices, save_voices
 
 
 class Synthesizer:
-    """Speaks. Make one with :meth:`from_pretrained`.
+    """Text-to-speech pipeline. Load one with :meth:`from_pretrained`.
+
+    Speech of a sentence does not depend on the sentences beside it.
 
     Args:
-        ar: a stock Llama of :func:`tts_lm.ar.build_ar`.
-        nar: the NAR half.
+        ar: a stock Llama of :func:`tts_lm.models.ar.build_ar`.
+        nar: the NAR model.
         codec: an ``audiotok`` codec.
         tokenizer: its tokenizer.
         voices: by name; the first is the default.
         codec_name: a shipped codec's name, or None to keep the codec's weights with the rest when saving.
         sampling: default settings.
-        verifier: what chooses among readings; None goes by the gaze of the AR half.
+        reranker: scores the candidates of a sentence; without one ``best_of`` must be 1.
 
     Raises:
         ValueError: the parts are of different codecs.
@@ -70,7 +66,7 @@ class Synthesizer:
         voices: dict[str, Voice],
         codec_name: str | None = None,
         sampling: Sampling | None = None,
-        verifier: Verifier | None = None,
+        reranker: Reranker | None = None,
     ) -> None:
         wanted = codec.codes_fingerprint
         parts = {
@@ -78,8 +74,8 @@ class Synthesizer:
             "NAR": nar.config.codes_fingerprint,
             "tokenizer": tokenizer.codes_fingerprint,
         }
-        if isinstance(verifier, ListenerVerifier):
-            parts["verifier"] = verifier.listener.config.codes_fingerprint
+        if reranker is not None:
+            parts["reranker"] = reranker.config.codes_fingerprint
         for part, theirs in parts.items():
             if theirs != wanted:
                 raise ValueError(
@@ -94,7 +90,7 @@ class Synthesizer:
         self.frame_rate = float(codec.config.frame_rate)
         self._decoder = ArDecoder(ar)
         self._filler = pack_linears(self.nar)
-        self.verifier: Verifier = verifier or GazeVerifier(self._decoder)
+        self.reranker = reranker.eval() if reranker is not None else None
         self._characters = character_ids(tokenizer)
         self._silent = self._codes_of_silence()
 
@@ -106,12 +102,12 @@ class Synthesizer:
         dtype: str = "float32",
         codec: Any = None,
     ) -> Synthesizer:
-        """Load a synthesizer, ready to speak, offline.
+        """Load a pipeline; needs no network.
 
         Args:
             name_or_path: a shipped name (None: the default) or a folder of :meth:`save_pretrained`.
             device: where to put it.
-            dtype: float32 or bfloat16, of the two halves.
+            dtype: float32 or bfloat16, of the AR and NAR models.
             codec: a codec that is loaded already; None loads the one the folder names.
 
         Raises:
@@ -136,14 +132,13 @@ class Synthesizer:
             )
         ar = load_part(AutoModelForCausalLM, folder / "ar", "llama", numbers).to(device)
         nar = load_part(NarModel, folder / "nar", NarConfig.model_type, numbers).to(device)
-        verifier = None
-        if (folder / "listener").is_dir():
-            listener = load_part(Listener, folder / "listener", ListenerConfig.model_type)
-            verifier = ListenerVerifier(listener.to(device))
+        reranker = None
+        if (folder / "reranker").is_dir():
+            reranker = load_part(Reranker, folder / "reranker", RerankerConfig.model_type).to(device)
         voices = load_voices(folder / "voices", codec.config.n_q, codec.config.codebook_size)
         tokenizer = load_text_side(folder / "tokenizer")
         check_seal(folder, card)
-        return cls(ar, nar, codec, tokenizer, voices, card["codec"], sampling, verifier)
+        return cls(ar, nar, codec, tokenizer, voices, card["codec"], sampling, reranker)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write everything into one folder, which can be moved.
@@ -157,9 +152,9 @@ class Synthesizer:
         folder = claim_folder(folder)
         save_ar(self.ar, folder / "ar")
         self.nar.save_pretrained(folder / "nar")
-        drop_part(folder / "listener")  # of another codec, perhaps
-        if isinstance(self.verifier, ListenerVerifier):
-            self.verifier.listener.save_pretrained(folder / "listener")
+        drop_part(folder / "reranker")
+        if self.reranker is not None:
+            self.reranker.save_pretrained(folder / "reranker")
         self.tokenizer.save_pretrained(str(folder / "tokenizer"))
         save_voices(self.voices.values(), folder / "voices")
         if self.codec_name is None:
@@ -183,13 +178,12 @@ class Synthesizer:
         """Speak a text of any length.
 
         Args:
-            text: English; long texts are spoken sentence by sentence, each from the same prompt of the voice, so that
-                it cannot drift, and with ``rolling`` from the end of the one before, too.
+            text: English; long texts are spoken sentence by sentence, each from the same prompt of the voice.
             voice: a name of ``self.voices``, or what :meth:`clone_voice` made of a clip; None is the
                 first of ``self.voices``.
             seed: another seed reads it another way; the same one, the same.
             progress: called with (sentences spoken, sentences) now and then.
-            **sampling: fields of :class:`~tts_lm.sampling.Sampling` to change: ``temperature=0.6``.
+            **sampling: fields of :class:`~tts_lm.decoding.sampling.Sampling` to change: ``temperature=0.6``.
 
         Returns:
             The speech.
@@ -224,17 +218,10 @@ class Synthesizer:
         """
         if isinstance(texts, str) or not isinstance(texts, Sequence):
             raise TypeError(f"expected a list of texts, got {type(texts).__name__}; use say() for one text")
-        settings = replace(self.sampling, **sampling)
         seeds = check_seeds(seed, len(texts))
         plans = [self.plan(text, voice, one) for text, one in zip(texts, seeds, strict=True)]
         flat = [sentence for plan in plans for sentence in plan]
-        if not settings.rolling:
-            said = iter(self.speak(flat, progress, **sampling))
-        else:
-            answers = answer_in_turns(
-                plans, lambda turn: self._answers(turn, settings, None), self._rolling(settings), progress
-            )
-            said = iter(self._said(flat, answers, settings))
+        said = iter(self.speak(flat, progress, **sampling))
         return [self.join([next(said) for _ in plan]) for plan in plans]
 
     def plan(self, text: str, voice: str | Voice | None = None, seed: int = 0) -> list[Sentence]:
@@ -245,8 +232,6 @@ class Synthesizer:
     def speak(self, sentences: Sequence[Sentence], progress: Progress = None, **sampling: Any) -> list[Said]:
         """Speak sentences of many texts and voices at once; each comes out as it would alone.
 
-        Each begins from its voice: a rolling prompt goes from sentence to sentence in :meth:`say` and :meth:`stream`.
-
         Args:
             sentences: of :meth:`plan`, in any order.
             progress: as for :meth:`say`.
@@ -256,7 +241,11 @@ class Synthesizer:
             TypeError, ValueError: as :meth:`say`.
         """
         settings = replace(self.sampling, **sampling)
-        return self._said(sentences, self._answers(sentences, settings, progress), settings)
+        answers = self._answers(sentences, settings, progress)
+        return [
+            Said(self._fill(sentence, answer.codes, settings.n_q), answer.finish_reason)
+            for sentence, answer in zip(sentences, answers, strict=True)
+        ]
 
     def stream(
         self, text: str, voice: str | Voice | None = None, seed: int = 0, **sampling: Any
@@ -299,11 +288,9 @@ class Synthesizer:
         return clone_voice(wav, sampling_rate, text, self.codec, name)
 
     def _stream(self, sentences: list[Sentence], sampling: Sampling) -> Iterator[SpeechChunk]:
-        rate, rolling = self.codec.config.sampling_rate, self._rolling(sampling)
-        before: tuple[Sentence, Answer] | None = None
-        for sentence in sentences:
-            if before is not None:
-                sentence = rolling(sentence, *before)
+        rate = self.codec.config.sampling_rate
+        for index, sentence in enumerate(sentences):
+            if index:
                 pause = torch.zeros(int(PAUSE_SECONDS * rate))
                 yield SpeechChunk(pause, rate, torch.zeros(0, 0, dtype=torch.int64))
             said: FirstCodes
@@ -318,27 +305,15 @@ class Synthesizer:
             def fill(first: Tensor, sentence: Sentence = sentence) -> Tensor:
                 return self._fill(sentence, first, sampling.n_q)
 
-            before = sentence, (yield from stream_sentence(said, fill, self.codec))
-
-    def _rolling(self, sampling: Sampling) -> Rolling:
-        frames = int(sampling.rolling * self.frame_rate)
-        return Rolling(frames, self.verifier, self.tokenizer, self._characters)
-
-    def _said(
-        self, sentences: Sequence[Sentence], answers: Sequence[Answer], sampling: Sampling
-    ) -> list[Said]:
-        return [
-            Said(self._fill(sentence, answer.codes, sampling.n_q), answer.finish_reason)
-            for sentence, answer in zip(sentences, answers, strict=True)
-        ]
+            yield from stream_sentence(said, fill, self.codec)
 
     def _answers(self, sentences: Sequence[Sentence], sampling: Sampling, progress: Progress) -> list[Answer]:
-        return answer_sentences(self._decoder, sentences, sampling, self.verifier, self._silent, progress)
+        return answer_sentences(self._decoder, sentences, sampling, self.reranker, self._silent, progress)
 
     def _fill(self, sentence: Sentence, first: Tensor, n_q: int) -> Tensor:
         """Codes [K, T] of a sentence, or of its beginning, from codebook 0 [T]."""
         voice = sentence.voice
-        longest = int(PROMPT_SECONDS * self.frame_rate)  # what the NAR half has learnt from
+        longest = int(PROMPT_SECONDS * self.frame_rate)  # the longest prompt of the NAR model's training
         return self._filler.fill(
             first[None].to(self.device),
             torch.tensor([[self._characters[c] for c in sentence.spoken]], device=self.device),
@@ -372,7 +347,7 @@ class Synthesizer:
         return self.voices[voice]
 
     def _codes_of_silence(self) -> frozenset[int]:
-        """What codebook 0 says to two seconds of nothing, so that a model that only breathes is noticed."""
+        """Codes of codebook 0 for two seconds of silence, which end a generation that produces nothing else."""
         with torch.inference_mode():
             silence = torch.zeros(1, 1, 2 * self.codec.config.sampling_rate, device=self.device)
             codes = self.codec.encode(silence).audio_codes[0, 0]

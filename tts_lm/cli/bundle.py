@@ -1,4 +1,4 @@
-"""``tts-lm bundle``: two trained halves, a verifier, a codec and voices to one folder that speaks."""
+"""``tts-lm bundle``: AR and NAR models, a reranker, a codec and voices to one folder that speaks."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "--ar", required=True, metavar="DIR", help="RUN/model of the AR half, or a model whose to take"
     )
     parser.add_argument("--nar", required=True, metavar="DIR", help="the same of the NAR half")
-    parser.add_argument("--verifier", metavar="DIR", help="the same of the verifier (default: by gaze)")
+    parser.add_argument(
+        "--reranker", metavar="DIR", help="the same of the reranker (default: none, best-of 1)"
+    )
     parser.add_argument("--codec", default="default", metavar="NAME", help="a shipped codec or a folder")
     parser.add_argument(
         "--data", nargs="+", required=True, metavar="DIR", help="prepared corpora with the voices"
@@ -64,17 +66,16 @@ def run(args: argparse.Namespace) -> int:
         store_half,
     )
 
+    from ..decoding.sampling import Sampling
     from ..folder import CARD, claim_folder, load_part, read_card, read_json, seal_folder
-    from ..listener import Listener, ListenerConfig
-    from ..nar import NarConfig, NarModel
-    from ..sampling import Sampling
+    from ..models.nar import NarConfig, NarModel
+    from ..models.reranker import Reranker, RerankerConfig
     from ..shipped import find_part
     from ..synthesizer import Synthesizer
-    from ..verify import ListenerVerifier
     from ..voices import choose_voices, voice_name
 
     ar, nar = find_part(args.ar, "ar"), find_part(args.nar, "nar")
-    verifier = find_part(args.verifier, "listener") if args.verifier else None
+    reranker_folder = find_part(args.reranker, "reranker") if args.reranker else None
     with quiet_loading():
         codec = load_codec(args.codec)
     shipped = "/" not in args.codec and not args.codec.startswith(".") and checkpoint_dir(args.codec).is_dir()
@@ -89,7 +90,9 @@ def run(args: argparse.Namespace) -> int:
     tokenizer = build_tokenizer(
         text_model, config.n_q, config.codebook_size, codes_fingerprint=codec.codes_fingerprint
     )
-    listener = load_part(Listener, verifier, ListenerConfig.model_type) if verifier else None
+    reranker = None
+    if reranker_folder:
+        reranker = load_part(Reranker, reranker_folder, RerankerConfig.model_type)
     former = read_json(Path(args.out) / CARD).get("sampling", {}) if (Path(args.out) / CARD).is_file() else {}
     synthesizer = Synthesizer(
         load_part(AutoModelForCausalLM, ar, "llama", torch.float32),
@@ -99,11 +102,11 @@ def run(args: argparse.Namespace) -> int:
         {voice.name: voice for voice in voices},
         args.codec if shipped else None,
         Sampling(**former | sampling_settings(args)),
-        verifier=ListenerVerifier(listener) if listener is not None else None,
+        reranker=reranker,
     )
     folder = claim_folder(args.out)
     synthesizer.save_pretrained(folder)
-    for part in ("ar", "nar", *(["listener"] if listener is not None else [])):
+    for part in ("ar", "nar", *(["reranker"] if reranker is not None else [])):
         store_half(folder / part)
     seal_folder(folder, read_card(folder))
     print(folder)

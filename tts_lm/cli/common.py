@@ -72,17 +72,13 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ratio", type=float, metavar="X", help="share of the last frames that one code may fill"
     )
-    parser.add_argument("--best-of", type=int, metavar="N", help="readings of each sentence to choose from")
-    parser.add_argument("--n-q", type=int, metavar="N", help="codebooks that are filled, 0 = all")
     parser.add_argument(
-        "--rolling",
-        type=float,
-        metavar="S",
-        help="a sentence goes on from so many seconds of the one before, 0 = from the voice alone",
+        "--best-of", type=int, metavar="N", help="candidates of each sentence, of which the best is kept"
     )
+    parser.add_argument("--n-q", type=int, metavar="N", help="codebooks that are filled, 0 = all")
 
 
 def sampling_settings(args: argparse.Namespace) -> dict[str, Any]:
     """The sampling options that were given, as fields of ``Sampling``."""
-    names = ("temperature", "top_p", "ratio", "best_of", "n_q", "rolling")
+    names = ("temperature", "top_p", "ratio", "best_of", "n_q")
     return {name: getattr(args, name) for name in names if getattr(args, name) is not None}

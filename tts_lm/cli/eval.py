@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from ..synthesizer import Synthesizer
     from ..voices import Voice
 
-_LONG = "texts of "  # begins the names of rows of joined lines
-
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the verb ``eval``."""
@@ -54,12 +52,6 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument(
         "--lower", "--lowercase", action="store_true", help="read them in lower case, unpunctuated, too"
-    )
-    parser.add_argument(
-        "--long",
-        type=int,
-        metavar="LETTERS",
-        help="read them joined to texts of so many letters, too: skipped and repeated sentences, drift of the voice",
     )
     parser.add_argument(
         "--voices", nargs="+", metavar="V", help="read them in each of these voices, or in all, a row each"
@@ -105,21 +97,17 @@ def run(args: argparse.Namespace) -> int:
         read_prompted_lines,
         read_recordings,
     )
-    from ..longtexts import InPieces, count_lost_of, join_lines
     from ..recognise import find_recogniser
     from ..synthesizer import Synthesizer
 
     check_reports([args.json], args.overwrite)
-    if args.lines.endswith(".lst") and (args.voices or args.long) or args.voices and args.voice:
-        raise ValueError(
-            "expected --voice, --voices or a .lst with voices of its own (no --long), got two of them"
-        )
+    if args.lines.endswith(".lst") and args.voices or args.voices and args.voice:
+        raise ValueError("expected --voice, --voices or a .lst with voices of its own, got two of them")
     listed = read_prompted_lines(args.lines, args.limit) if args.lines.endswith(".lst") else []
     lines = [line.text for line in listed] or read_lines(args.lines, args.limit)
-    texts = join_lines(lines, args.long) if args.long else []
     recordings = read_recordings(args.ceiling, args.ceiling_source) if args.ceiling else []
     ears = find_recogniser(args.recogniser)
-    judges, own_judges, long_judges = _judges(
+    judges, own_judges = _judges(
         args.judge, [line.prompt for line in listed], [path for path, _ in recordings], args.voices
     )
     synthesizer = Synthesizer.from_pretrained(args.model, device=pick_device(args.device), dtype=args.dtype)
@@ -128,8 +116,7 @@ def run(args: argparse.Namespace) -> int:
     if changed := sampling_settings(args):
         synthesizer.sampling = replace(synthesizer.sampling, **changed)
     outcomes = []
-    for name, form, voice in _readings(args, synthesizer, lines, listed, [text.text for text in texts]):
-        long = name.startswith(_LONG)
+    for name, form, voice in _readings(args, synthesizer, lines, listed):
         outcome = evaluate_lines(
             synthesizer,
             form,
@@ -137,12 +124,10 @@ def run(args: argparse.Namespace) -> int:
             voice=voice,
             seed=args.seed,
             progress=_progress(name),
-            judges=long_judges if long else judges,
-            recogniser=InPieces(ears) if long else ears,
+            judges=judges,
+            recogniser=ears,
             workers=args.workers,
         )
-        if long:
-            outcome.sentences = count_lost_of(texts, outcome.details)
         outcomes.append(outcome)
     options = {"workers": args.workers, "recogniser": ears}
     codecs = {"ceiling: through codec": synthesizer.codec, "recordings": None} if recordings else {}
@@ -161,7 +146,6 @@ def _readings(
     synthesizer: Synthesizer,
     lines: list[str],
     listed: Sequence[PromptedLine],
-    texts: list[str],
 ) -> Iterator[tuple[str, list[str], str | Callable[[int], Voice] | None]]:
     """What is read, row by row: its name, its lines and its voice."""
     from audiotok import load_audio
@@ -175,8 +159,6 @@ def _readings(
     forms = {"as written": lines}
     if args.lower:
         forms["careless"] = [careless_form(line) for line in lines]
-    if texts:
-        forms[f"{_LONG}{args.long} letters"] = texts
     voices = list(synthesizer.voices) if args.voices == ["all"] else args.voices
     for voice in voices or [None]:
         for name, form in forms.items():
@@ -212,13 +194,12 @@ def _report(args: argparse.Namespace, outcomes: Sequence[Outcome], changed: Mapp
 
 def _judges(
     names: Sequence[str], prompts: Sequence[Path], recordings: Sequence[Path], voices: Sequence[str] | None
-) -> tuple[dict[str, Judge], dict[str, Judge], dict[str, Judge]]:
-    """The judges of what the model says, of the recordings, and of long texts."""
-    from ..quality import Cleanness, Drift, Likeness, PromptLikeness, SpeakerEar
+) -> tuple[dict[str, Judge], dict[str, Judge]]:
+    """Metrics of the generated speech and of the recordings."""
+    from ..quality import Cleanness, Likeness, PromptLikeness, SpeakerEar
 
     judges: dict[str, Judge] = {}
     own: dict[str, Judge] = {}
-    long: dict[str, Judge] = {}
     if "similarity" in names:
         if not prompts and not recordings or voices:
             raise ValueError(
@@ -228,11 +209,9 @@ def _judges(
         judges["similarity"] = PromptLikeness(ear, prompts) if prompts else Likeness(ear, recordings)
         if recordings:
             own["similarity"] = Likeness(ear, recordings, leave_out=True)
-            long["similarity"] = Likeness(ear, recordings)
-        long["first to last fifth"] = Drift(ear)
     if "dnsmos" in names:
-        judges["dnsmos"] = own["dnsmos"] = long["dnsmos"] = Cleanness()
-    return judges, own, long
+        judges["dnsmos"] = own["dnsmos"] = Cleanness()
+    return judges, own
 
 
 def print_table(
@@ -254,9 +233,6 @@ def print_table(
     for outcome in outcomes:
         for what, score in outcome.scores.items():
             print(f"{what} of {outcome.name}: {score.rate:.3f} [{score.low:.3f}, {score.high:.3f}]")
-        if outcome.sentences:
-            counted = ", ".join(f"{count} {what}" for what, count in outcome.sentences.items())
-            print(f"{outcome.name}: {counted}")
     for name, gap in gaps.items():
         print(f"WER of {name}: {_percent(gap)} points")
 

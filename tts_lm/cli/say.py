@@ -90,7 +90,7 @@ def _load(args: argparse.Namespace, started: float) -> tuple[Synthesizer, Voice,
     """What speaks, in whose voice, and what its sound depends on; says how long that took since ``started``."""
     from audiotok import load_audio
 
-    from ..sampling import Sampling
+    from ..decoding.sampling import Sampling
     from ..synthesizer import Synthesizer
 
     Sampling(**sampling_settings(args))  # what is out of bounds is said before anything is loaded

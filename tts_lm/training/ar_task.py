@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..ar import build_ar, save_ar
+from ..models.ar import build_ar, save_ar
 from ..text import TEXT_START, build_prompt, character_ids
 from .attention import AttentionTeacher
 from .clips import Clip, render

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from audiotok import PreparedCorpus
 
-from ..nar import NarModel
+from ..models.nar import NarModel
 
 
 def pair_rows(old: Sequence[str | Path], new: Sequence[str | Path]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -78,7 +78,7 @@ def carry_ar(model: Any, shares: Tensor, fingerprint: str) -> None:
     """Give the rows of codebook 0 their new meaning, in place.
 
     Args:
-        model: a Llama from :func:`~tts_lm.ar.build_ar`; input and output rows are tied.
+        model: a Llama from :func:`~tts_lm.models.ar.build_ar`; input and output rows are tied.
         shares: [V, V] as :func:`count_pairs` gives it.
         fingerprint: of the new codec.
     """

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from ..evaluate import evaluate_lines
 from ..folder import load_part
-from ..nar import NarConfig, NarModel
+from ..models.nar import NarConfig, NarModel
 from ..recognise import PocketSphinx, Recogniser
 from ..synthesizer import Synthesizer
 

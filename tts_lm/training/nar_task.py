@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..nar import NarConfig, NarModel
+from ..models.nar import NarConfig, NarModel
 from ..text import character_ids
 from ..voices import OTHER_VOICE
 from .clips import Clip, render

@@ -19,8 +19,8 @@ from audiotok import PreparedCorpus, build_tokenizer, checkpoint_dir, load_codec
 
 from ..evaluate import read_lines
 from ..folder import load_part
-from ..listener import Listener, ListenerConfig
-from ..nar import NarConfig, NarModel
+from ..models.nar import NarConfig, NarModel
+from ..models.reranker import Reranker, RerankerConfig
 from ..shipped import find_checkpoint
 from .ar_task import ArTask
 from .carry import carry_ar, carry_nar, count_pairs, pair_rows
@@ -31,7 +31,7 @@ from .nar_task import NarTask
 from .recipe import Recipe
 from .verifier_task import VerifierTask
 
-_PARTS = {"ar": "ar", "nar": "nar", "verifier": "listener"}  # folders of a bundle
+_PARTS = {"ar": "ar", "nar": "nar", "verifier": "reranker"}  # folders of a bundle
 _CARRIED_FRAMES = 200_000
 _HEARD_LINES = 10
 
@@ -143,7 +143,7 @@ def _start(init: str | Path | None, kind: str, fingerprint: str) -> Any:
         model = load_part(AutoModelForCausalLM, folder, "llama")
         theirs = getattr(model.config, "audio", {}).get("codes_fingerprint")
     else:
-        family, config = {"nar": (NarModel, NarConfig), "verifier": (Listener, ListenerConfig)}[kind]
+        family, config = {"nar": (NarModel, NarConfig), "verifier": (Reranker, RerankerConfig)}[kind]
         model = load_part(family, folder, config.model_type)
         theirs = model.config.codes_fingerprint
     if theirs != fingerprint:

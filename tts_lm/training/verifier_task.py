@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..listener import CLASSES, SILENCE, Listener, ListenerConfig
+from ..models.reranker import CLASSES, SILENCE, Reranker, RerankerConfig
 from .clips import Clip
 from .recipe import Recipe
 
@@ -29,8 +29,8 @@ def frame_sounds(clip: Clip) -> np.ndarray:
         clip: an aligned one.
 
     Returns:
-        [T] int64, of :data:`~tts_lm.listener.CLASSES`; silence between words, ``UNKNOWN`` in a word whose times are
-        those of another spelling.
+        [T] int64, of :data:`~tts_lm.models.reranker.CLASSES`; silence between words, ``UNKNOWN`` in a word whose
+        times are those of another spelling.
     """
     labels = np.full(clip.frames, SILENCE, dtype=np.int64)
     for word in clip.words:
@@ -54,11 +54,11 @@ class VerifierTask:
         start: a listener to continue from, None for a new one.
     """
 
-    def __init__(self, recipe: Recipe, tokenizer: Any, start: Listener | None = None) -> None:
+    def __init__(self, recipe: Recipe, tokenizer: Any, start: Reranker | None = None) -> None:
         self.recipe = recipe
         self.codebook_size = tokenizer.codebook_size
-        self.model = start or Listener(
-            ListenerConfig(
+        self.model = start or Reranker(
+            RerankerConfig(
                 codebook_size=tokenizer.codebook_size,
                 hidden_size=recipe.model.hidden_size,
                 num_hidden_layers=recipe.model.layers,

@@ -1,7 +1,6 @@
-"""How the next code is drawn and when to stop: pure functions and values.
+"""Sampling of the next code, and the conditions that end a generation.
 
-Knows nothing of models. The law it keeps: noise is a function of (seed, row, step), so a row draws the same
-codes whatever stands beside it; and whatever a model says, a generation ends with one of four reasons.
+Noise is a function of (seed, row, step), so that the codes of a row do not depend on the other rows of a batch.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ from torch import Tensor
 
 FinishReason = Literal["eos", "length", "loop", "silence"]
 
-MAX_ROLLING_SECONDS = 5.0
 _LOOP_SECONDS = 1.0
 _LOOP_PERIOD_SECONDS = 0.4
 _LOOP_TURNS = 4
@@ -32,12 +30,10 @@ class Sampling:
         temperature: > 0; below 1 sharper. 0 means greedy.
         top_k: most codes to choose from, 0 = all.
         top_p: least probability mass to choose from, 0 < top_p <= 1.
-        window: frames that repetition-aware sampling looks back (VALL-E 2, arXiv:2406.05370); 0 turns it off.
+        window: frames of repetition-aware sampling (VALL-E 2, arXiv:2406.05370); 0 turns it off.
         ratio: a code that fills more than this share of the window is drawn again from all codes.
-        n_q: codebooks that the NAR half fills, 0 = all. Its guesses at high levels may cost more than they give.
-        best_of: readings of each sentence to choose from, by how well they follow the text (tts_lm/verify.py).
-        rolling: seconds of the sentence before that the AR half goes on from, at most; 0 = each sentence begins from
-            the prompt of its voice alone (tts_lm/rolling.py).
+        n_q: codebooks that the NAR model fills, 0 = all.
+        best_of: candidates of each sentence, of which the reranker keeps the best.
 
     Raises:
         TypeError: a value is not a number, or not a whole one where it must be.
@@ -51,7 +47,6 @@ class Sampling:
     ratio: float = 0.1
     n_q: int = 0
     best_of: int = 1
-    rolling: float = 0.0
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -67,12 +62,10 @@ class Sampling:
             "ratio": self.ratio >= 0,
             "n_q": self.n_q >= 0,
             "best_of": self.best_of >= 1,
-            "rolling": 0 <= self.rolling <= MAX_ROLLING_SECONDS,
         }
         for name, fits in ranges.items():
             if not fits:
-                bounded = f">= 0 and <= {MAX_ROLLING_SECONDS:g}"
-                rule = {"top_p": "> 0 and <= 1", "best_of": ">= 1", "rolling": bounded}.get(name, ">= 0")
+                rule = {"top_p": "> 0 and <= 1", "best_of": ">= 1"}.get(name, ">= 0")
                 raise ValueError(f"expected {name} {rule}, got {getattr(self, name)}")
 
 
@@ -98,12 +91,12 @@ def row_noise(seed: int, row: int, steps: int) -> np.ndarray:
 
 
 def draw(logits: Tensor, noise: Tensor, recent: Tensor, sampling: Sampling) -> Tensor:
-    """Draw one code a row: nucleus sampling, and again from all codes where it would repeat itself.
+    """Draw one code a row by nucleus sampling, and once more from all codes if the row would repeat itself.
 
     Args:
         logits: [B, V] float32; -inf forbids.
         noise: [B, 2] in [0, 1), from :func:`row_noise`.
-        recent: [B, W] int64, what the row said last, -1 where it has said nothing yet.
+        recent: [B, W] int64, the last codes of the row, -1 before its start.
         sampling: the settings.
 
     Returns:
@@ -136,14 +129,14 @@ def nucleus(logits: Tensor, top_k: int, top_p: float) -> Tensor:
 
 
 def find_loop(codes: np.ndarray, frame_rate: float) -> int | None:
-    """Whether the end of a row says the same again and again.
+    """Find a loop at the end of a row.
 
     Args:
-        codes: [T] what the row has said.
+        codes: [T] of the row.
         frame_rate: in Hz.
 
     Returns:
-        How many frames to keep (up to the end of the first turn), or None when there is no loop.
+        The number of frames to keep (up to the end of the first period), or None without a loop.
     """
     for period in range(1, int(_LOOP_PERIOD_SECONDS * frame_rate) + 1):
         span = max(int(_LOOP_SECONDS * frame_rate), _LOOP_TURNS * period)
@@ -153,15 +146,15 @@ def find_loop(codes: np.ndarray, frame_rate: float) -> int | None:
 
 
 def find_silence(codes: np.ndarray, silent: Collection[int], frame_rate: float) -> int | None:
-    """Whether the end of a row is silence.
+    """Find silence at the end of a row.
 
     Args:
-        codes: [T] what the row has said.
+        codes: [T] of the row.
         silent: codes of silence.
         frame_rate: in Hz.
 
     Returns:
-        How many frames to keep, at least one, or None when there is none or too little of it.
+        The number of frames to keep, at least one, or None where there is too little of it.
     """
     span = int(_SILENCE_SECONDS * frame_rate)
     if not silent or len(codes) < span or not np.isin(codes[-span:], list(silent)).all():

@@ -1,92 +1,205 @@
-"""The autoregressive half: a stock Llama over the unified vocabulary that says codebook 0.
+"""Decoding loop of the AR model: KV cache, batching, one step of a small Llama on a CPU.
 
-Knows nothing of waveforms or text. The law it keeps: the folder it writes opens with plain
-``transformers.AutoModelForCausalLM``, and what it generates always ends, with a reason.
+The loop computes what ``generate()`` of the stock model computes, to rounding. It considers codes of codebook 0 and the
+end of the audio only. A step of a small model is 25 matrix-vector products with a hundred small operations between
+them, which numpy runs faster than torch on one CPU thread; products of several rows go through oneDNN with weights
+that are packed once.
 """
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
-from .products import Product
 from .sampling import FinishReason, FrameLimits, Sampling, draw, find_loop, find_silence, row_noise
-from .step import NumpyStep, fuse
 
-MAX_POSITIONS = 2048
-_LOOK_EVERY = 10  # steps between searches for loops and silence
+_CHECK_EVERY = 10  # steps between searches for loops and silence
+Array = np.ndarray[Any, Any]
 
 
-def build_ar(
-    tokenizer: Any, frame_rate: float, hidden_size: int, layers: int, heads: int, intermediate_size: int
-) -> LlamaForCausalLM:
-    """A new, untrained model.
+class Product:
+    """Multiplies rows with one weight.
 
     Args:
-        tokenizer: an ``audiotok`` tokenizer; its numbers and fingerprint are written into the config.
-        frame_rate: of the codec, in Hz.
-        hidden_size: D.
-        layers: blocks.
-        heads: H; D must be a multiple.
-        intermediate_size: of the feed-forward blocks.
-
-    Raises:
-        ValueError: hidden_size is no multiple of heads.
+        weight: [in, out], which must not change afterwards.
     """
-    if hidden_size % heads:
-        raise ValueError(f"expected hidden_size to be a multiple of heads, got {hidden_size} and {heads}")
-    eos = [tokenizer.control_id("audio_end"), tokenizer.control_id("eos")]
-    config = LlamaConfig(
-        vocab_size=tokenizer.padded_vocab_size,
-        hidden_size=hidden_size,
-        intermediate_size=intermediate_size,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=heads,
-        max_position_embeddings=MAX_POSITIONS,
-        tie_word_embeddings=True,
-        rms_norm_eps=1e-5,
-        bos_token_id=tokenizer.control_id("bos"),
-        eos_token_id=eos,
-        pad_token_id=tokenizer.control_id("pad"),
-    )
-    config.audio = {
-        "codes_fingerprint": tokenizer.codes_fingerprint,
-        "n_q": tokenizer.n_q,
-        "codebook_size": tokenizer.codebook_size,
-        "frame_rate": frame_rate,
-        "audio_offset": tokenizer.audio_offset,
-    }
-    return LlamaForCausalLM(config)
+
+    def __init__(self, weight: Tensor) -> None:
+        self.weight = weight
+        self._packed = _pack(weight.t())
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[..., in] to [..., out], without a gradient."""
+        if self._packed is None or x.dtype != torch.float32:
+            return x @ self.weight
+        return torch.ops.mkldnn._linear_pointwise(x, self._packed, None, "none", [], "")
+
+    def rows(self, x: Array) -> Array:
+        """[B, in] to [B, out] float32, on a CPU."""
+        if self._packed is None or len(x) == 1:
+            return x @ self.weight.numpy()
+        return self(torch.from_numpy(x)).numpy()
 
 
-def save_ar(model: LlamaForCausalLM, folder: str | Path) -> None:
-    """Write a stock Llama folder: safetensors, config, generation settings that end at ``</audio>``."""
-    config = model.config
-    model.generation_config = GenerationConfig(
-        bos_token_id=config.bos_token_id,
-        eos_token_id=config.eos_token_id,
-        pad_token_id=config.pad_token_id,
-        do_sample=True,
-        temperature=1.0,
-        top_p=0.9,
-        top_k=0,
-        max_new_tokens=1024,
+class PackedLinear(nn.Module):
+    """A linear layer that only infers.
+
+    Args:
+        linear: whose weights it takes as they are now.
+    """
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self._packed = _pack(linear.weight.detach())
+        self._bias = None if linear.bias is None else linear.bias.detach()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., in] float32 to [..., out], without a gradient."""
+        return torch.ops.mkldnn._linear_pointwise(x, self._packed, self._bias, "none", [], "")
+
+
+def pack_linears(model: nn.Module) -> Any:
+    """What computes as a model does, for inference only.
+
+    Args:
+        model: is not changed.
+
+    Returns:
+        A copy in which every linear layer is packed; the model itself where packing is not to be had.
+    """
+    linears = [name for name, part in model.named_modules() if isinstance(part, nn.Linear)]
+    if not linears or _pack(model.get_submodule(linears[0]).weight.detach()) is None:  # type: ignore[arg-type]
+        return model
+    packed = copy.deepcopy(model).eval()
+    for name in linears:
+        packed.set_submodule(name, PackedLinear(packed.get_submodule(name)))  # type: ignore[arg-type]
+    return packed
+
+
+def _pack(weight: Tensor) -> Tensor | None:
+    """[out, in] in oneDNN's own order, None where that is not to be had."""
+    ours = (
+        weight.device.type == "cpu" and weight.dtype == torch.float32 and torch.backends.mkldnn.is_available()
     )
-    model.save_pretrained(folder)
+    if not ours or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return None
+    return torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())
+
+
+@dataclass(frozen=True)
+class FusedLayer:
+    """The weights of one block: products that share an input are joined, and what only multiplies (norms'
+    weights, the scale of the scores, the half in silu) is in them. The two numbers that a rotation turns together
+    stand side by side in queries and keys, so that a rotation is a complex product."""
+
+    qkv: Product
+    out: Product
+    gate_up: Product
+    down: Product
+
+
+def fuse(layer: Any, heads: int, kv_heads: int, size: int) -> FusedLayer:
+    """Join the weights of a ``LlamaDecoderLayer``.
+
+    Args:
+        layer: the block.
+        heads: of the queries.
+        kv_heads: of keys and values.
+        size: of a head.
+    """
+    attention, feed = layer.self_attn, layer.mlp
+    order = torch.arange(size, device=attention.q_proj.weight.device).view(2, size // 2).t().flatten()
+    query, key = (
+        projection.weight.detach().view(count, size, -1)[:, order].flatten(0, 1)
+        for projection, count in ((attention.q_proj, heads), (attention.k_proj, kv_heads))
+    )
+    qkv = torch.cat((query * size**-0.5, key, attention.v_proj.weight.detach()))
+    gate_up = torch.cat((feed.gate_proj.weight * 0.5, feed.up_proj.weight)).detach()
+    weights = (
+        qkv * layer.input_layernorm.weight.detach(),
+        attention.o_proj.weight.detach(),
+        gate_up * layer.post_attention_layernorm.weight.detach(),
+        feed.down_proj.weight.detach(),
+    )
+    return FusedLayer(*(Product(weight.t().contiguous()) for weight in weights))
+
+
+class NumpyStep:
+    """Feeds one id a row.
+
+    Args:
+        layers: the blocks, float32 on the CPU.
+        heads: of the queries.
+        kv_heads: of keys and values.
+        eps: of the norms.
+    """
+
+    def __init__(self, layers: Sequence[FusedLayer], heads: int, kv_heads: int, eps: float) -> None:
+        self._layers = list(layers)
+        self.heads, self.kv_heads, self.eps = heads, kv_heads, eps
+
+    def __call__(
+        self, x: Array, turn: Array, positions: Array, cache: Sequence[tuple[Array, Array]]
+    ) -> Array:
+        """Hidden states after the last block, without the last norm's weight.
+
+        Args:
+            x: [B, D] float32, the embedded ids.
+            turn: [B, 1, size / 2] complex64, the rotation of their positions.
+            positions: [B] int64; the cache holds what came before.
+            cache: keys and values of each block, [B, H_kv, P, size] float32, written to.
+
+        Returns:
+            [B, D] float32, normed.
+        """
+        batch, heads, kv, size = len(x), self.heads, self.kv_heads, 2 * turn.shape[-1]
+        reach = int(positions.max()) + 1
+        place: Any = (slice(None), slice(None), reach - 1)
+        hidden = None
+        if int(positions.min()) + 1 < reach:  # rows that are shorter than the longest
+            place = (np.arange(batch), slice(None), positions)
+            hidden = (np.arange(reach) > positions[:, None])[:, None, None]
+        for layer, (keys, values) in zip(self._layers, cache, strict=True):
+            mixed = layer.qkv.rows(self.norm(x)).reshape(batch, heads + 2 * kv, size)
+            turned = (mixed[:, : heads + kv].view(np.complex64) * turn).view(np.float32)
+            keys[place], values[place] = turned[:, heads:], mixed[:, heads + kv :]
+            query = turned[:, :heads].reshape(batch, kv, heads // kv, size)
+            scores = query @ keys[:, :, :reach].swapaxes(-1, -2)  # [B, H_kv, H / H_kv, P]
+            if hidden is not None:
+                np.putmask(scores, np.broadcast_to(hidden, scores.shape), np.float32(-np.inf))
+            scores -= scores.max(axis=-1, keepdims=True)
+            np.exp(scores, out=scores)
+            scores /= scores.sum(axis=-1, keepdims=True)
+            x = x + layer.out.rows((scores @ values[:, :, :reach]).reshape(batch, heads * size))
+            both = layer.gate_up.rows(self.norm(x))
+            half = both[:, : both.shape[1] // 2]
+            gate = np.tanh(half)  # silu(2 h) = h (1 + tanh h), which cannot overflow
+            gate += 1
+            gate *= half
+            gate *= both[:, both.shape[1] // 2 :]
+            x += layer.down.rows(gate)
+        return self.norm(x)
+
+    def norm(self, x: Array) -> Array:
+        """RMS norm of [B, D], without a weight."""
+        if len(x) == 1:  # numbers of Python are quicker than arrays of one
+            row = x[0]
+            return x * np.float32(1 / math.sqrt(float(row.dot(row)) / len(row) + self.eps))
+        squares = np.einsum("bd,bd->b", x, x) / x.shape[-1] + self.eps
+        return x * (1 / np.sqrt(squares))[:, None].astype(np.float32)
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the AR half said to one prompt."""
+    """Generated codes of one prompt."""
 
     codes: Tensor
     """[T] int64, codebook 0."""
@@ -200,31 +313,6 @@ class ArDecoder:
         longest = [min(limit.longest, self.limit - len(p)) for limit, p in zip(limits, prompts, strict=True)]
         return _Rows(self, prompts, longest, limits, noise_keys)
 
-    @torch.inference_mode()
-    def attention(self, ids: Sequence[int], layer: int, head: int) -> Tensor:
-        """Where one head looks, for ids that are there already.
-
-        Args:
-            ids: S ids of the full vocabulary.
-            layer: block, from 0.
-            head: from 0.
-
-        Returns:
-            [S, S] float32; row s is the distribution over positions 0..s.
-        """
-        length = len(ids)
-        batch = torch.tensor([list(ids)], device=self.embedding.device)
-        positions = torch.arange(length, device=batch.device)[None]
-        shape = (layer, 2, 1, self.kv_heads, length, self.size)
-        cache = torch.zeros(shape, dtype=self.embedding.dtype, device=batch.device)
-        x = self._forward(batch, positions, cache, None)
-        qkv = self.layers[layer].qkv(self._norm(x)).view(length, self.heads + 2 * self.kv_heads, self.size)
-        key_head = self.heads + head * self.kv_heads // self.heads
-        query, key = (self._rotate(qkv[:, index], self.turn[:length]) for index in (head, key_head))
-        scores = (query @ key.t()).float()
-        future = torch.ones_like(scores, dtype=torch.bool).triu(1)
-        return scores.masked_fill(future, -torch.inf).softmax(-1)
-
     def _norm(self, x: Tensor) -> Tensor:
         return F.rms_norm(x, x.shape[-1:], None, self.eps)
 
@@ -324,7 +412,7 @@ class _Rows:
         size, rate = self.decoder.audio["codebook_size"], self.decoder.audio["frame_rate"]
         self.said[:, step] = chosen
         over = chosen == size
-        looks = (step + 1) % _LOOK_EVERY == 0
+        looks = (step + 1) % _CHECK_EVERY == 0
         done = over.cpu().numpy() | (step + 1 >= self.longest[self.alive])
         if not looks and not done.any():
             return

@@ -1,0 +1,1 @@
+"""Decoding of the AR model: KV cache, batching, sampling."""

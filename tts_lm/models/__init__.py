@@ -1,0 +1,1 @@
+"""The AR, NAR and reranker models."""

@@ -1,0 +1,69 @@
+"""The AR model (VALL-E, arXiv:2301.02111): a stock Llama over text and audio ids that predicts codebook 0."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+
+MAX_POSITIONS = 2048
+
+
+def build_ar(
+    tokenizer: Any, frame_rate: float, hidden_size: int, layers: int, heads: int, intermediate_size: int
+) -> LlamaForCausalLM:
+    """A new, untrained model.
+
+    Args:
+        tokenizer: an ``audiotok`` tokenizer; its numbers and fingerprint are written into the config.
+        frame_rate: of the codec, in Hz.
+        hidden_size: D.
+        layers: blocks.
+        heads: H; D must be a multiple.
+        intermediate_size: of the feed-forward blocks.
+
+    Raises:
+        ValueError: hidden_size is no multiple of heads.
+    """
+    if hidden_size % heads:
+        raise ValueError(f"expected hidden_size to be a multiple of heads, got {hidden_size} and {heads}")
+    eos = [tokenizer.control_id("audio_end"), tokenizer.control_id("eos")]
+    config = LlamaConfig(
+        vocab_size=tokenizer.padded_vocab_size,
+        hidden_size=hidden_size,
+        intermediate_size=intermediate_size,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        max_position_embeddings=MAX_POSITIONS,
+        tie_word_embeddings=True,
+        rms_norm_eps=1e-5,
+        bos_token_id=tokenizer.control_id("bos"),
+        eos_token_id=eos,
+        pad_token_id=tokenizer.control_id("pad"),
+    )
+    config.audio = {
+        "codes_fingerprint": tokenizer.codes_fingerprint,
+        "n_q": tokenizer.n_q,
+        "codebook_size": tokenizer.codebook_size,
+        "frame_rate": frame_rate,
+        "audio_offset": tokenizer.audio_offset,
+    }
+    return LlamaForCausalLM(config)
+
+
+def save_ar(model: LlamaForCausalLM, folder: str | Path) -> None:
+    """Write a stock Llama folder: safetensors, config, generation settings that end at ``</audio>``."""
+    config = model.config
+    model.generation_config = GenerationConfig(
+        bos_token_id=config.bos_token_id,
+        eos_token_id=config.eos_token_id,
+        pad_token_id=config.pad_token_id,
+        do_sample=True,
+        temperature=1.0,
+        top_p=0.9,
+        top_k=0,
+        max_new_tokens=1024,
+    )
+    model.save_pretrained(folder)
