@@ -263,4 +263,4 @@ def test_a_bundle_with_a_reranker(tiny_codec: AudioCodec, tiny_codec_dir: Path, 
     for more in (["--reranker", str(tmp_path / "reranker")], []):
         assert main([*arguments, *more, "--out", str(tmp_path / "out")]) == 0
         assert (Synthesizer.from_pretrained(tmp_path / "out").reranker is None) == (not more)
-    assert main([*arguments, "--reranker", str(tmp_path), "--out", str(tmp_path / "out")]) == 1
+    assert main([*arguments, "--reranker", str(tmp_path / "slt"), "--out", str(tmp_path / "out")]) == 1
