@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         read_comment,
         resample,
         save_audio,
+        wav_head,
     )
     from .bitstream import AtokError, AtokHeader, AtokReader, AtokWriter, open, save_atok
     from .codec.config import CodecConfig
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from .hub import quiet_loading
     from .machine import threads
     from .metrics import MetricError, pesq
-    from .pipes import wav_head
     from .recipes import load_recipe, recipe_dict
     from .search import SearchingEncoder, search_codes
     from .state import store_half
@@ -82,7 +82,7 @@ _HOME = {
     "MetricError": "metrics",
     "pesq": "metrics",
     "export_onnx": "export",
-    "wav_head": "pipes",
+    "wav_head": "audio",
     "load_recipe": "recipes",
     "recipe_dict": "recipes",
     "SearchingEncoder": "search",

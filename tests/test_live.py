@@ -17,13 +17,12 @@ import torch
 
 from audiotok import AtokError, load_audio, read_comment, save_audio, wav_head
 from audiotok import open as open_atok
-from audiotok.audio import AudioError
+from audiotok.audio import AudioError, open_audio, pcm_bytes
 from audiotok.bitstream import PacketScanner, coder_of
 from audiotok.bitstream.packets import head_bytes
 from audiotok.cli.atok import MARK, new_header
 from audiotok.cli.live import packets_of, sound_of
 from audiotok.cli.main import main
-from audiotok.pipes import pcm_bytes
 
 ROOT = Path(__file__).parents[1]
 HOP = 320
@@ -283,8 +282,8 @@ def test_a_gap_without_end_is_carried_over_for_a_minute(tiny_codec, wav, capsys)
 @pytest.mark.parametrize(
     ("words", "data", "text"),
     [
-        (("encode", "-", "-"), b"", "got nothing"),
-        (("encode", "-", "-"), b"hello, this is text", "expected a wav stream"),
+        (("encode", "-", "-"), b"", "empty"),
+        (("encode", "-", "-"), b"hello, this is text", "expected an audio file"),
         (("encode", "-", "-", "--raw", "s16le"), b"\0", "whole samples"),
         (("encode", "-", "x.atok", "--raw", "s16le"), b"", "0"),
         (("encode", "-", "no/x.atok"), wav_head(16_000) + bytes(4000), "no does not exist"),
@@ -333,8 +332,6 @@ def test_a_listener_that_leaves_is_no_error(tiny_codec_dir, tmp_path, make_speec
 
 def test_odd_sounds_on_a_pipe(tiny_codec, tmp_path):
     """One sample, 8 channels, 192 kHz."""
-    from audiotok.pipes import read_sound
-
     for samples, channels, rate in (
         (1, 1, 16_000),
         (5_000, 8, 16_000),
@@ -343,7 +340,7 @@ def test_odd_sounds_on_a_pipe(tiny_codec, tmp_path):
     ):
         soundfile.write(tmp_path / "odd.wav", np.full((samples, channels), 0.1), rate)
         with open(tmp_path / "odd.wav", "rb") as file:
-            blocks = read_sound(file, 16_000).blocks
+            blocks = open_audio(file).blocks(16_000)
             packets = list(packets_of(tiny_codec, header_of(tiny_codec), None, blocks))
         expected = max(1, samples * 16_000 / rate)
         assert abs(heard(tiny_codec, packets).shape[-1] - expected) <= 1

@@ -107,8 +107,7 @@ def shipped_codec(source: Path) -> str:
 def _decode_live(args: argparse.Namespace) -> None:
     """Decode IN to OUT where one of them is a pipe."""
     started = time.perf_counter()
-    from ..audio import save_audio_blocks
-    from ..pipes import pcm_bytes, wav_head
+    from ..audio import pcm_bytes, save_audio_blocks, wav_head
 
     source, target = args.paths
     if target != PIPE:

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..audio import MAX_CHANNELS, MAX_RATE_HZ, PCM_BYTES
 from ..machine import threads
-from ..wav import MAX_CHANNELS, MAX_RATE_HZ, PCM_BYTES
 from .atok import (
     add_rate_options,
     add_writing_options,
@@ -139,8 +139,7 @@ def _encode_live(
     codec: AudioCodec, header: AtokHeader, model: EntropyModel | None, args: argparse.Namespace
 ) -> None:
     """Encode IN to OUT where one of them is a pipe."""
-    from ..audio import audio_blocks, read_comment
-    from ..pipes import Pcm, read_sound
+    from ..audio import Pcm, audio_blocks, open_audio, read_comment
 
     source, target = args.paths
     rate = codec.config.sampling_rate
@@ -148,8 +147,8 @@ def _encode_live(
         check_output(Path(source), Path(target), args.overwrite, {})
     if source == PIPE:
         raw = None if args.raw is None else Pcm(args.raw, args.rate or rate, args.channels)
-        sound = read_sound(binary_input(), rate, raw)
-        blocks, header = sound.blocks, marked(header, sound.comment)
+        sound = open_audio(binary_input(), pcm=raw)
+        blocks, header = sound.blocks(rate), marked(header, sound.comment)
     else:
         blocks, header = audio_blocks(source, rate, _BLOCK_S), marked(header, read_comment(source))
     if target != PIPE:
@@ -174,15 +173,12 @@ def encode_file(
         ValueError: the codec cannot ``search``.
         OSError: ``source`` cannot be read, or ``target`` not written.
     """
-    from ..audio import AudioError, audio_blocks, audio_facts, read_comment
+    from ..audio import open_audio
 
-    blocks = audio_blocks(source, codec.config.sampling_rate, _BLOCK_S)
-    try:
-        total_s = audio_facts(source)["duration_s"]
-    except AudioError:  # a stream saved with a header that does not know, or no sound: reading it will tell
-        total_s = None
-    header = marked(header, read_comment(source))
-    encode_blocks(codec, header, model, blocks, target, source.name, total_s, search)
+    with open_audio(source) as sound:
+        header = marked(header, sound.comment)
+        blocks = sound.blocks(codec.config.sampling_rate)
+        encode_blocks(codec, header, model, blocks, target, source.name, sound.header_s, search)
 
 
 def encode_blocks(

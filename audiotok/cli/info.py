@@ -90,16 +90,15 @@ def _code_file(path: Path) -> dict[str, Any]:
 
 
 def _audio_file(path: Path, args: argparse.Namespace) -> dict[str, Any]:
-    from ..audio import audio_facts, read_comment
+    from ..audio import audio_facts
 
-    facts, comment = audio_facts(path), read_comment(path)
+    facts = audio_facts(path)
     config = load_chosen_codec(args.codec, args).config
     samples = -(-facts["num_samples"] * config.sampling_rate // facts["sampling_rate"])
     return {
         "file": str(path),
         "kind": "audio",
         **facts,
-        **({} if comment is None else {"comment": comment}),
         "file_bytes": path.stat().st_size,
         "codec": config.codec_name,
         "n_q": config.n_q,

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..wav import MAX_PEAK
+from ..audio import MAX_PEAK
 
 
 def check_tensor(name: str, value: Any) -> None:

@@ -6,7 +6,6 @@ exception and never silence in a shard; and no file makes it hold more than ``ma
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import os
@@ -16,12 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
 import torch
 
-from ..audio import UNKNOWN_FRAMES, resample, system_name
+from ..audio import MAX_PEAK, AudioError, AudioReader, open_audio, resample
 from ..files import parse_json, write_aside
-from ..wav import MAX_PEAK, missing_bytes
 from .rows import SourceRow, printable
 from .shaping import Shaping, Sound, shape
 
@@ -49,10 +46,9 @@ CLIPPED_RUN = 3
 CLIPPED_PEAK = 0.999
 # Letters that the text may have beyond what its seconds allow: a short clip may say a short word fast.
 SPARE_LETTERS = 20
-_READ_VALUES = 1 << 16
 _AHEAD_BYTES = 1 << 22
 _RATES_HZ = (1000, 1_000_000)
-_READ_ERRORS = (soundfile.SoundFileError, OSError, ValueError, TypeError)
+_READ_ERRORS = (OSError, ValueError, TypeError)
 
 
 @dataclass(frozen=True)
@@ -105,17 +101,6 @@ class Header:
     seconds: float
 
 
-class _Sequential(soundfile.SoundFile):
-    """A sound file that is read from front to back.
-
-    After every read ``soundfile`` seeks to where it is already, for which the decoders of Opus and FLAC decode anew.
-    """
-
-    def seekable(self) -> bool:
-        """Said to be not, so that it does not."""
-        return False
-
-
 def inspect(row: SourceRow, limits: Limits) -> Header | Drop:
     """Check a row without decoding its sound."""
     problem = row.problem or (("no_text", "") if limits.need_text and not row.text else None)
@@ -128,17 +113,14 @@ def inspect(row: SourceRow, limits: Limits) -> Header | Drop:
         cut = "..." if len(detail) > _DETAIL_CHARACTERS else ""
         return Drop(row.index, row.id, reason, detail[:_DETAIL_CHARACTERS] + cut)
     try:
-        with _open(row) as file:
-            frames = file.frames
-            if frames >= UNKNOWN_FRAMES:
-                frames = len(_read(file, row, limits.max_s))
-            elif row.span:
-                frames = min(frames, round(row.span[1] * file.samplerate)) - round(
-                    row.span[0] * file.samplerate
-                )
-            seconds = frames / file.samplerate
+        with _open(row) as sound:
+            seconds = sound.header_s
+            if seconds is not None and row.span:
+                seconds = min(seconds, row.span[1]) - row.span[0]
+            if seconds is None or seconds < limits.min_s:  # the header may state too little
+                seconds = len(_read(sound, row, limits.max_s)) / sound.sampling_rate
     except _READ_ERRORS as error:
-        return Drop(row.index, row.id, "unreadable", _first_line(error))
+        return Drop(row.index, row.id, "unreadable", _first_line(error, row))
     if fault := _length_fault(seconds, limits) or _text_fault(row.text, seconds, limits):
         return Drop(row.index, row.id, *fault)
     return Header(row.index, seconds)
@@ -157,15 +139,12 @@ def decode(row: SourceRow, limits: Limits, sampling_rate: int | None, shaping: S
         the sound, or why there is none.
     """
     try:
-        with _open(row) as file:
-            rate, told = file.samplerate, file.frames
-            wav = _read(file, row, limits.max_s)
+        with _open(row) as sound:
+            rate = sound.sampling_rate
+            wav = _read(sound, row, limits.max_s)
     except _READ_ERRORS as error:
-        return Drop(row.index, row.id, "unreadable", _first_line(error))
-    fault = _length_fault(len(wav) / rate, limits)
-    if not fault and row.span is None and len(wav) < told < UNKNOWN_FRAMES:
-        fault = "unreadable", f"ends after {len(wav)} of {told} samples"
-    if fault := fault or _sample_fault(wav, limits):
+        return Drop(row.index, row.id, "unreadable", _first_line(error, row))
+    if fault := _length_fault(len(wav) / rate, limits) or _sample_fault(wav, limits):
         return Drop(row.index, row.id, *fault)
     samples = torch.from_numpy(wav).clamp_(-1, 1).unsqueeze(0)
     sound = shape(resample(samples, rate, sampling_rate or rate), sampling_rate or rate, shaping)
@@ -174,45 +153,25 @@ def decode(row: SourceRow, limits: Limits, sampling_rate: int | None, shaping: S
     return sound
 
 
-def _open(row: SourceRow) -> soundfile.SoundFile:
+def _open(row: SourceRow) -> AudioReader:
     audio = row.audio
     assert audio is not None
-    if row.span is None:  # of a longer recording, what there is may hold the row
-        with io.BytesIO(audio) if isinstance(audio, bytes) else audio.open("rb") as stream:
-            if isinstance(audio, Path) and hasattr(os, "posix_fadvise"):
-                # Rows are inspected some time before they are decoded: meanwhile the disk can bring them.
-                os.posix_fadvise(stream.fileno(), 0, _AHEAD_BYTES, os.POSIX_FADV_WILLNEED)
-            if missing := missing_bytes(stream):
-                raise ValueError(f"{missing} bytes of sound are missing at the end")
-    file = _Sequential(io.BytesIO(audio) if isinstance(audio, bytes) else system_name(audio))
-    if not _RATES_HZ[0] <= file.samplerate <= _RATES_HZ[1]:
-        rate = file.samplerate
-        file.close()
-        raise ValueError(f"a sampling rate of {rate} Hz")
-    return file
+    if isinstance(audio, Path) and hasattr(os, "posix_fadvise"):
+        # Rows are inspected some time before they are decoded: meanwhile the disk can bring them.
+        with audio.open("rb") as stream:
+            os.posix_fadvise(stream.fileno(), 0, _AHEAD_BYTES, os.POSIX_FADV_WILLNEED)
+    sound = open_audio(audio, name="sound")
+    if not _RATES_HZ[0] <= sound.sampling_rate <= _RATES_HZ[1]:
+        sound.close()
+        raise ValueError(f"a sampling rate of {sound.sampling_rate} Hz")
+    return sound
 
 
-def _read(file: soundfile.SoundFile, row: SourceRow, max_s: float) -> np.ndarray:
-    """The row's samples [N] float32, channels averaged, at most one more than allowed.
-
-    In blocks, because the length and the channels that a header tells are not trusted.
-    """
-    rate = file.samplerate
-    most = int(max_s * rate) + 1
-    if row.span:
-        file.seek(min(round(row.span[0] * rate), file.frames))
-        most = min(most, round(row.span[1] * rate) - round(row.span[0] * rate))
-    step = max(1, _READ_VALUES // file.channels)
-    blocks, count = [], 0
-    while count < most:
-        block = file.read(min(step, most - count), dtype="float32", always_2d=True)
-        if not len(block):
-            break
-        with np.errstate(
-            invalid="ignore", over="ignore"
-        ):  # inf - inf is found, and named, by _sample_fault()
-            blocks.append(block[:, 0] if file.channels == 1 else block.mean(axis=1, dtype=np.float32))
-        count += len(block)
+def _read(sound: AudioReader, row: SourceRow, max_s: float) -> np.ndarray:
+    """The row's samples [N] float32, channels averaged, at most one more than allowed."""
+    start_s, end_s = row.span or (0.0, None)
+    longest_s = start_s + max_s + 1 / sound.sampling_rate
+    blocks = list(sound.samples(start_s, longest_s if end_s is None else min(end_s, longest_s)))
     return np.concatenate(blocks) if blocks else np.zeros(0, dtype=np.float32)
 
 
@@ -258,12 +217,12 @@ def clipped_share(wav: np.ndarray) -> float:
     return float(runs[runs >= CLIPPED_RUN].sum()) / len(wav)
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: Exception, row: SourceRow) -> str:
     """The reason in an error, without the path: it must not depend on where the corpus lies."""
     if isinstance(error, OSError):
         return error.strerror or type(error).__name__
-    text = str(getattr(error, "error_string", "") or (error if type(error) is ValueError else ""))
-    return text.strip().split("\n")[0] or type(error).__name__
+    text = str(error).removeprefix(f"{row.audio}: ") if isinstance(error, AudioError) else str(error)
+    return text.strip().split("\n")[0].removeprefix("sound: ") or type(error).__name__
 
 
 def read_dropped(out: str | Path) -> list[Drop]:
