@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
@@ -417,6 +417,7 @@ class AudioReader:
 
     def _open_container(self, head: bytes) -> None:
         import av
+        from av.error import FFmpegError
 
         stream: Any = self._stream
         if not self._input.can_seek:
@@ -449,18 +450,19 @@ class AudioReader:
             self._track = audio[0]
             self._demuxer = self._container.format.name.split(",")[0]
             self._track.codec_context.options = {"err_detect": "crccheck+explode"}
-            self._packets = self._decoded()
-            self._first = next(self._packets, None)
-        except av.FFmpegError as error:
+            self._decoded_frames = self._decode()
+            first = next(self._decoded_frames, None)
+        except FFmpegError as error:
             kind = _MAGIC.get(head[:4]) or _MAGIC.get(head[4:8])
             what = "something else" if kind is None else f"{kind} with a damaged or missing header"
             raise AudioError(
                 f"{self.name}: expected an audio file (wav, flac, ogg, opus, mp3, m4a...), got {what} "
                 f"({error.strerror}); convert it first"
             ) from None
-        if self._first is None:
+        if first is None:
             raise AudioError(f"{self.name}: expected at least one sample, got 0")
-        self.sampling_rate, self.channels = self._first.sample_rate, self._first.layout.nb_channels
+        self._decoded_frames = chain([first], self._decoded_frames)
+        self.sampling_rate, self.channels = first.sample_rate, first.layout.nb_channels
         self.format = f"{self._demuxer}/{self._track.codec_context.name}"
         tags = {
             key.lower(): value for key, value in {**self._container.metadata, **self._track.metadata}.items()
@@ -473,16 +475,17 @@ class AudioReader:
         elif self._demuxer == "matroska" and len(self._container.streams) == 1 and self._container.duration:
             self.header_s = self._container.duration / 1e6
 
-    def _decoded(self) -> Iterator[Any]:
+    def _decode(self) -> Iterator[Any]:
         """Decoded frames of the file, up to its end."""
         import av
+        from av.error import FFmpegError
 
         done_s = 0.0
         try:
             for packet in self._container.demux(self._track):
                 try:
                     frames = packet.decode()
-                except av.FFmpegError:
+                except FFmpegError:
                     rest = _without_tag(bytes(packet))
                     if rest is None:
                         raise
@@ -490,7 +493,7 @@ class AudioReader:
                 for frame in frames:
                     done_s += frame.samples / frame.sample_rate
                     yield frame
-        except av.FFmpegError as error:
+        except FFmpegError as error:
             raise AudioError(
                 f"{self.name}: damaged, cut off, or joined from files of different formats after {done_s:.2f} s "
                 f"({error.strerror}); copy or convert it again"
@@ -498,22 +501,21 @@ class AudioReader:
 
     def _decoded_parts(self, start: int) -> Iterator[tuple[int, np.ndarray]]:
         """(rate, [n, C]) from sample ``start`` on, in blocks of a useful size."""
-        from itertools import chain
-
-        frames = chain([self._first], self._packets)
         jumped = start > 0 and self._demuxer == "flac"
         if jumped:
             self._container.seek(start, stream=self._track)
-            self._packets = frames = self._decoded()
+            self._decoded_frames = self._decode()
         held: list[np.ndarray] = []
-        count, rate, at, total_s, next_pts = 0, self.sampling_rate, None if jumped else 0, 0.0, None
-        for frame in frames:
-            if self._demuxer == "flac" and next_pts is not None and (frame.pts or 0) > next_pts:
-                raise AudioError(f"{self.name}: damaged after {total_s:.2f} s; copy it again")
-            next_pts = None if frame.pts is None else frame.pts + frame.samples
+        count, rate, total_s, at, next_pts = 0, self.sampling_rate, 0.0, -1 if jumped else 0, 1 << 62
+        frame: Any
+        for frame in self._decoded_frames:
+            if self._demuxer == "flac" and frame.pts is not None:  # other formats may have gaps
+                if frame.pts > next_pts:
+                    raise AudioError(f"{self.name}: damaged after {total_s:.2f} s; copy it again")
+                next_pts = frame.pts + frame.samples
             total_s += frame.samples / frame.sample_rate
             values = _frame_samples(frame)
-            at = frame.pts if at is None else at
+            at = frame.pts if at < 0 else at
             if at < start:
                 at, values = at + len(values), values[max(0, start - at) :]
             if held and (
@@ -529,7 +531,8 @@ class AudioReader:
         # The position of an Ogg stream may begin anywhere, and its pages were checked.
         if jumped or self.header_s is None or self._demuxer == "ogg":
             return
-        if total_s < self.header_s - _TOLERANCE_S - (_MP3_PADDING / rate if self._demuxer == "mp3" else 0):
+        spare_s = {"mp3": _TOLERANCE_S + _MP3_PADDING / rate, "flac": 0.01}.get(self._demuxer, _TOLERANCE_S)
+        if total_s < self.header_s - spare_s:
             raise AudioError(
                 f"{self.name}: expected {self.header_s:.2f} s by its header, got {total_s:.2f} s; the file is cut off, "
                 "copy it again"
