@@ -507,7 +507,6 @@ class AudioReader:
             self._decoded_frames = self._decode()
         held: list[np.ndarray] = []
         count, rate, total_s, at, next_pts = 0, self.sampling_rate, 0.0, -1 if jumped else 0, 1 << 62
-        frame: Any
         for frame in self._decoded_frames:
             if self._demuxer == "flac" and frame.pts is not None:  # other formats may have gaps
                 if frame.pts > next_pts:
@@ -515,7 +514,7 @@ class AudioReader:
                 next_pts = frame.pts + frame.samples
             total_s += frame.samples / frame.sample_rate
             values = _frame_samples(frame)
-            at = frame.pts if at < 0 else at
+            at = int(frame.pts or 0) if at < 0 else at
             if at < start:
                 at, values = at + len(values), values[max(0, start - at) :]
             if held and (

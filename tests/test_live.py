@@ -285,7 +285,7 @@ def test_a_gap_without_end_is_carried_over_for_a_minute(tiny_codec, wav, capsys)
         (("encode", "-", "-"), b"", "empty"),
         (("encode", "-", "-"), b"hello, this is text", "expected an audio file"),
         (("encode", "-", "-", "--raw", "s16le"), b"\0", "whole samples"),
-        (("encode", "-", "x.atok", "--raw", "s16le"), b"", "0"),
+        (("encode", "-", "x.atok", "--raw", "s16le"), b"", "empty"),
         (("encode", "-", "no/x.atok"), wav_head(16_000) + bytes(4000), "no does not exist"),
         (("encode", "missing.wav", "-"), b"", "missing.wav: no such file"),
         (("decode", "-", "-"), b"", "got 0 bytes"),
