@@ -11,7 +11,7 @@ ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
 ARG EXTRAS=serve
 WORKDIR /src
-COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY pyproject.toml constraints.txt README.md LICENSE NOTICE ./
 COPY audiotok audiotok
 COPY tts_lm tts_lm
 RUN python -m venv /opt/audiotok

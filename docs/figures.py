@@ -1,10 +1,7 @@
-"""Draws the figures of docs/lineage.md with the quantiser and the layouts that the packages run; and the README's.
+"""Draws the figures of the documentation; needs matplotlib (extra ``plot``). Everything is seeded.
 
-Knows no codec: latents are drawn at random, from a seed; the README's picture is what the two programs make of a text.
-The law it keeps: the same figures every time.
-
-    python docs/figures.py [FOLDER]      # default: docs/figures beside this file; needs matplotlib (audiotok[plot])
-    python docs/figures.py --clip        # the README's picture, clip.png, there too
+    python docs/figures.py [FOLDER]      # figures of the explanation pages; default: docs/figures
+    python docs/figures.py --clip        # clip.png of the README, from the shipped models
 """
 
 from __future__ import annotations
