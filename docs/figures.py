@@ -1,7 +1,7 @@
 """Draws the figures of the documentation; needs matplotlib (extra ``plot``). Everything is seeded.
 
-    python docs/figures.py [FOLDER]      # figures of the explanation pages; default: docs/figures
-    python docs/figures.py --clip        # clip.png of the README, from the shipped models
+python docs/figures.py [FOLDER]      # figures of the explanation pages; default: docs/figures
+python docs/figures.py --clip        # clip.png of the README, from the shipped models
 """
 
 from __future__ import annotations

@@ -43,7 +43,14 @@ def cli(program: str) -> str:
         (parsers,) = (
             action for action in build(verb)._actions if isinstance(action, argparse._SubParsersAction)
         )
-        lines += [f"## {program} {verb}", "", "```text", parsers.choices[verb].format_help().rstrip(), "```", ""]
+        lines += [
+            f"## {program} {verb}",
+            "",
+            "```text",
+            parsers.choices[verb].format_help().rstrip(),
+            "```",
+            "",
+        ]
     return "\n".join(lines)
 
 

@@ -15,6 +15,7 @@ import sys
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 PROGRAMS = {"audiotok": "audiotok.cli.main", "tts-lm": "tts_lm.cli.main"}
@@ -112,3 +113,25 @@ def run_block(block: Block, names: dict[str, object]) -> None:
                 run_command(words)
             else:
                 subprocess.run(["bash", "-euo", "pipefail", "-c", line], check=True, timeout=60)
+
+
+def write_base_model(folder: Path, texts: list[str], **config: Any) -> None:
+    """A small causal model with random weights where the pages name one of the hub; transformers opens the folder.
+
+    Args:
+        folder: the current folder of the page.
+        texts: what its byte-level vocabulary is trained on.
+        config: fields of its LlamaConfig.
+    """
+    from tokenizers import ByteLevelBPETokenizer, Tokenizer
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    learner = ByteLevelBPETokenizer()
+    learner.train_from_iterator(texts, vocab_size=300, special_tokens=["<|end|>"], show_progress=False)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(learner.to_str()), eos_token="<|end|>"
+    )
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1, "num_attention_heads": 4}
+    model = LlamaForCausalLM(LlamaConfig(**{"vocab_size": len(tokenizer)} | sizes | config))
+    model.save_pretrained(folder / "Qwen/Qwen3-0.6B")
+    tokenizer.save_pretrained(folder / "Qwen/Qwen3-0.6B")

@@ -41,7 +41,9 @@ def test_graphs_equal_torch(
         sound = torch.as_tensor(decoder.run(None, {"codes": codes[:, :n_q].numpy()})[0])
         torch.testing.assert_close(sound, tiny_codec.decode(codes[:, :n_q]).audio_values, atol=1e-4, rtol=0)
     monkeypatch.chdir(tmp_path)
-    (block,) = (block for block in read_blocks(ROOT / "docs" / "onnx.md") if block.language == "python")
+    (block,) = (
+        block for block in read_blocks(ROOT / "docs/how-to/export-to-onnx.md") if block.language == "python"
+    )
     exec(block.text, {})
 
 

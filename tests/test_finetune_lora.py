@@ -1,19 +1,17 @@
-"""The page docs/finetune-lora.md, run as it stands there: new rows are learnt and kept, text rows stay to the bit."""
+"""docs/how-to/fine-tune-with-lora.md runs as it stands: new rows are trained and kept, text rows stay bit for bit."""
 
 from __future__ import annotations
 
 import csv
-import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from pages import ROOT, Block, read_blocks, run_block, write_base_model
 from transformers import AutoModelForCausalLM
 
 from audiotok import prepare, save_audio
-
-PAGE = Path(__file__).parents[1] / "docs" / "finetune-lora.md"
 
 
 @pytest.mark.parametrize("tied", [False, True], ids=["own-head", "tied"])
@@ -30,12 +28,11 @@ def test_the_page_keeps_what_it_learns(
     for index in range(2):
         save_audio(tmp_path / "my-speech" / f"{index}.wav", make_speech(0.6, seed=index), 16_000)
     prepare(tmp_path / "my-speech", tmp_path / "tokens")
-    code = PAGE.read_text(encoding="utf-8").replace("max_steps=20", "max_steps=3")
-    if tied:
-        code = code.replace("vocab_size=len(made), ", "vocab_size=len(made), tie_word_embeddings=True, ")
+    write_base_model(tmp_path, ["Hello.", "Who is there?"], tie_word_embeddings=tied)
     page: dict = {}
-    for block in re.findall(r"^```python\n(.*?)^```$", code, flags=re.MULTILINE | re.DOTALL):
-        exec(compile(block, str(PAGE), "exec"), page)  # noqa: S102
+    for block in read_blocks(ROOT / "docs/how-to/fine-tune-with-lora.md"):
+        text = block.text.replace("max_steps=20", "max_steps=3")
+        run_block(Block(block.page, block.line, block.language, text), page)
 
     trained, ids = page["model"].eval(), page["prompt"]["input_ids"]
     whole, start = page["whole"], AutoModelForCausalLM.from_pretrained(tmp_path / "extended")

@@ -9,11 +9,16 @@ from pathlib import Path
 import pytest
 import soundfile
 from conftest import speech_like
-from pages import ROOT, parse, program_commands, read_blocks, run_block
+from pages import ROOT, parse, program_commands, read_blocks, run_block, write_base_model
 
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "README.zh.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
-TEXTS = ["The garden is quiet this morning.", "Nobody knew what to say.", "The boats were in.", "She said no."]
+TEXTS = [
+    "The garden is quiet this morning.",
+    "Nobody knew what to say.",
+    "The boats were in.",
+    "She said no.",
+]
 # Pages that tests of their own run: they need a server, a longer training, or ONNX.
 ELSEWHERE = {"serve.md", "add-speech-to-an-llm.md", "fine-tune-with-lora.md", "export-to-onnx.md"}
 RUN = [
@@ -39,21 +44,11 @@ def write_speech(folder: Path) -> None:
             rows.writerow([f"{index}.wav", TEXTS[index % 4], "anna", "en", split])
 
 
-def write_models(folder: Path) -> None:
-    """Small models with random weights where the pages name models of the hub, which transformers then opens."""
+def write_codecs(folder: Path) -> None:
+    """Small codecs with random weights where the pages name a hub id and a folder."""
     from encodec_toys import SMALL, random_encodec
-    from tokenizers import ByteLevelBPETokenizer, Tokenizer
-    from transformers import DacConfig, DacModel, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+    from transformers import DacConfig, DacModel
 
-    learner = ByteLevelBPETokenizer()
-    learner.train_from_iterator(TEXTS, special_tokens=["<|endoftext|>"], show_progress=False)
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(learner.to_str()), eos_token="<|endoftext|>"
-    )
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = Qwen2Config(vocab_size=len(tokenizer), num_key_value_heads=1, **sizes)
-    Qwen2ForCausalLM(config).save_pretrained(folder / "Qwen/Qwen3-0.6B")
-    tokenizer.save_pretrained(folder / "Qwen/Qwen3-0.6B")
     random_encodec(SMALL["24k"]).save_pretrained(folder / "facebook/encodec_24khz")
     sizes = {"encoder_hidden_size": 4, "decoder_hidden_size": 16, "n_codebooks": 2, "codebook_size": 16}
     DacModel(DacConfig(downsampling_ratios=[2, 4], upsampling_ratios=[4, 2], **sizes)).save_pretrained(
@@ -68,10 +63,11 @@ def test_the_code_of_a_page_runs(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data").symlink_to(ROOT / "data")
     (tmp_path / "lines.txt").write_text("\n".join(TEXTS[:2]) + "\n", encoding="utf-8")
-    soundfile.write("clip.wav", speech_like(3.2, seed=9)[0], 16_000)
+    soundfile.write("hello.wav", speech_like(3.2, seed=9)[0], 16_000)
     write_speech(tmp_path / "my-speech")
-    if "from_pretrained" in page.read_text(encoding="utf-8"):
-        write_models(tmp_path)
+    write_base_model(tmp_path, TEXTS)
+    if page.name == "lineage.md":
+        write_codecs(tmp_path)
     names: dict[str, object] = {"__name__": "__main__"}
     for block in read_blocks(page):
         run_block(block, names)
@@ -93,6 +89,12 @@ def test_what_a_page_links_to_is_there(page: Path) -> None:
     text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     links = [link.split("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
     assert [link for link in links if link and not (page.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=names_of(PAGES))
+def test_files_that_a_page_names_exist(page: Path) -> None:
+    named = re.findall(r"`((?:audiotok|tts_lm|tests|docs|data)/[\w/.-]+)`", page.read_text(encoding="utf-8"))
+    assert [name for name in named if not (ROOT / name).exists()] == []
 
 
 def test_both_readmes_show_the_same_code() -> None:

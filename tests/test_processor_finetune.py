@@ -1,19 +1,17 @@
-"""The recipe in docs/speech-in-your-llm.md, run as it stands there: learn two clips by heart, both ways round."""
+"""docs/how-to/add-speech-to-an-llm.md runs as it stands and learns two clips by heart, in both directions."""
 
 from __future__ import annotations
 
 import csv
-import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from pages import ROOT, read_blocks, run_block, write_base_model
 from transformers import AutoModelForCausalLM, AutoProcessor, AutoTokenizer
 
 from audiotok import prepare, save_audio
-
-PAGE = Path(__file__).parents[1] / "docs" / "speech-in-your-llm.md"
 
 
 @pytest.mark.slow
@@ -31,12 +29,10 @@ def test_the_page_learns_a_clip_by_heart(
             save_audio(folder / f"{index}.wav", make_speech(1.0 + 0.2 * index, seed=index), 16_000)
             rows.writerow([f"{index}.wav", text])
     prepare(folder, tmp_path / "tokens")
-    blocks = re.findall(
-        r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL
-    )
+    write_base_model(tmp_path, texts, hidden_size=128, intermediate_size=256, num_hidden_layers=2)
     page: dict = {}
-    for block in blocks:
-        exec(compile(block, str(PAGE), "exec"), page)  # noqa: S102
+    for block in read_blocks(ROOT / "docs/how-to/add-speech-to-an-llm.md"):
+        run_block(block, page)
     expected = page["row"]["codes"][:2]
     (part,) = page["processor"].parse(page["answer"])
     frames = min(part.codes.shape[1], expected.shape[1])

@@ -1,4 +1,4 @@
-"""docs/serve.md can be worked through: its blocks run against a server of tiny parts; ``tts-lm serve`` starts one."""
+"""docs/how-to/serve.md runs as it stands, against a server of tiny parts; ``tts-lm serve`` starts and stops."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_the_page_can_be_worked_through(tiny_codec, tmp_path, monkeypatch, capsy
     Path("clip.wav").write_bytes(clip(2.0))
     names: dict[str, object] = {"__name__": "__main__"}
     with serving(toy_synthesizer(tiny_codec), model="tts-lm") as (address, _):
-        for block in read_blocks(ROOT / "docs" / "serve.md"):
+        for block in read_blocks(ROOT / "docs/how-to/serve.md"):
             text = block.text.replace(ADDRESS, address)
             if block.language == "python":
                 exec(compile("\n" * (block.line - 1) + text, block.page, "exec"), names)
@@ -54,7 +54,7 @@ def test_the_table_of_limits_is_that_of_the_code():
     args, limits = build_parser("serve").parse_args(["serve"]), ServeLimits()
     given = (args.queue, args.batch, args.letters, args.timeout)
     assert given == (limits.queue, limits.batch, limits.text_letters, limits.timeout_seconds)
-    page = (ROOT / "docs" / "serve.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs/how-to/serve.md").read_text(encoding="utf-8")
     rows = [
         line.split("|")[2].strip()
         for line in page.splitlines()
