@@ -1,15 +1,15 @@
-"""The public face of audiotok: speech in, token ids out, and back.
+"""Discrete audio tokens for language models: neural codecs, one vocabulary for text and audio, data preparation.
 
-Names are imported when they are first used (PEP 562), so that ``import audiotok`` and ``audiotok --help`` do
-not wait for torch. Using any name of the codec (``checkpoint_dir`` among them) also registers it with
-transformers' Auto classes; ``AudioTextProcessor`` registers itself and the codec. The law it keeps: what is in
-``__all__`` is public and stays; nothing below imports from here.
+Names are imported when they are first used (PEP 562), so ``import audiotok`` imports neither torch nor
+transformers. It makes the Auto classes of transformers open audiotok's codecs and processors.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from .hub import register_auto_classes, watch_auto_classes
 
 if TYPE_CHECKING:
     from . import pictures, program
@@ -164,18 +164,20 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name from the module it lives in, once."""
+    """Import a public name from its module when it is first used."""
     if name in _MODULES:
         return import_module(f".{name}", __name__)
     home = _HOME.get(name)
     if home is None:
         raise AttributeError(f"module 'audiotok' has no attribute {name!r}")
-    if home.startswith("codec."):
-        import_module(".codec.pretrained", __name__).register()
     value = getattr(import_module(f".{home}", __name__), name)
+    register_auto_classes()
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
     return sorted(set(globals()) | set(_HOME) | set(_MODULES))
+
+
+watch_auto_classes()

@@ -1,29 +1,86 @@
-"""The Hugging Face libraries' manners: names that are not here, a hub that does not answer, bars while something loads.
-
-Knows nothing of what is fetched. The law it keeps: what can only be a path is never looked for on the network, and a
-network that is not there costs seconds: the hub's own client tries again for half a minute.
-"""
+"""Hugging Face conventions: Auto classes, hub ids, an unreachable hub, and quiet loading."""
 
 from __future__ import annotations
 
 import re
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 from logging import ERROR
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
-_PATIENCE_S = 3.0
+_TIMEOUT_S = 3.0
+_AUTO = "transformers.models.auto."
+# Modules of ours that register classes, and the modules of transformers with the Auto classes they register with.
+_REGISTERS = {
+    "audiotok.codec.pretrained": ("configuration_auto", "modeling_auto", "feature_extraction_auto"),
+    "audiotok.tokens.processor": ("processing_auto",),
+}
+_registered: set[str] = set()
+
+
+def register_auto_classes() -> None:
+    """Register our classes with the Auto classes of transformers that are loaded now.
+
+    Where an Auto class is not loaded yet, :class:`_AutoClassFinder` calls this again once it is.
+    """
+    for name, autos in _REGISTERS.items():
+        if name in _registered or not any(_AUTO + auto in sys.modules for auto in autos):
+            continue
+        try:
+            import_module(name)  # registers its classes at its end
+        except ImportError:
+            continue  # transformers is still being imported, or lacks torch; tried again after its next module
+        _registered.add(name)
+
+
+class _AutoClassFinder(MetaPathFinder):
+    """Calls :func:`register_auto_classes` after transformers has imported a module with Auto classes.
+
+    ``import audiotok`` stays cheap this way: neither transformers nor torch is imported before it is used.
+    """
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if not fullname.startswith(_AUTO) or not any(
+            fullname == _AUTO + auto for autos in _REGISTERS.values() for auto in autos
+        ):
+            return None
+        spec = PathFinder.find_spec(fullname, path)
+        loader: Any = spec.loader if spec else None
+        if loader is None:
+            return None
+        execute = loader.exec_module
+
+        def execute_and_register(module: ModuleType) -> None:
+            execute(module)
+            register_auto_classes()
+
+        loader.exec_module = execute_and_register
+        return spec
+
+
+def watch_auto_classes() -> None:
+    """Register our classes with transformers' Auto classes, now or as soon as transformers is imported."""
+    sys.meta_path.insert(0, _AutoClassFinder())
+    register_auto_classes()
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether a name that is no file here can be ``OWNER/NAME`` of the hub: not if OWNER is a folder here."""
+    """Whether a name can be a hub id ``OWNER/NAME``: it looks like one, and OWNER is no local folder."""
     return _ID.fullmatch(name) is not None and not Path(name.split("/")[0]).is_dir()
 
 
 def hub_answers() -> bool:
-    """Whether the hub can be reached now; False too where ``HF_HUB_OFFLINE`` is set."""
+    """Whether the hub can be reached now; False if ``HF_HUB_OFFLINE`` is set."""
     from huggingface_hub import constants
     from huggingface_hub.utils import get_session
 
@@ -31,21 +88,21 @@ def hub_answers() -> bool:
 
     def ask() -> None:
         try:
-            answers.append(get_session().head(constants.ENDPOINT, timeout=_PATIENCE_S))
-        except Exception:  # what the client raises depends on its version and its proxies; any of it means no
+            answers.append(get_session().head(constants.ENDPOINT, timeout=_TIMEOUT_S))
+        except Exception:  # which one depends on the client's version and on proxies; each means no
             return
 
-    # A thread, because looking up a name has no time limit of its own.
+    # A thread, because resolving a host name has no timeout of its own.
     asking = threading.Thread(target=ask, daemon=True)
     if not constants.HF_HUB_OFFLINE:
         asking.start()
-        asking.join(_PATIENCE_S)
+        asking.join(_TIMEOUT_S)
     return bool(answers)
 
 
 @contextmanager
 def without_network() -> Iterator[None]:
-    """Let the hub's clients look only at what is kept on this machine, and not ask the network first."""
+    """Make the hub's clients use only their local cache."""
     from datasets import config
     from huggingface_hub import constants
 
@@ -59,10 +116,10 @@ def without_network() -> Iterator[None]:
 
 @contextmanager
 def quiet_loading(level: int = ERROR) -> Iterator[None]:
-    """Without transformers' bars and reports on stderr: what is wrong with weights is said as an error.
+    """Load without transformers' progress bars and reports on stderr.
 
     Args:
-        level: of its messages that are still shown, as of :mod:`logging`.
+        level: least level of its messages that are still shown, as in :mod:`logging`.
     """
     from transformers.utils import logging
 

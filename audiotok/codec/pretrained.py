@@ -190,3 +190,6 @@ def _check_config(name: str, config: dict[str, Any], family: type[PreTrainedConf
         fits = isinstance(value, int | float if kind is float else kind)
         if field in config and kind is not type(None) and not fits:
             raise ValueError(f"{name}: expected {field} of config.json to be {kind.__name__}, got {value!r}")
+
+
+register()

@@ -32,7 +32,6 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import AutoModelForAudioTokenization
 
-from ..codec.pretrained import register
 from .chat import Conversation, encode_conversation, eos_id, is_batch, plain_conversation
 from .codecs import Audio, codec_facts, decode_codes, read_codes
 from .constrain import AudioConstraint
@@ -543,7 +542,6 @@ class _ProcessorKey(PreTrainedConfig):
     model_type = "audiotok-processor"
 
 
-register()
 AutoProcessor.register(_ProcessorKey, AudioTextProcessor, exist_ok=True)
 
 
