@@ -1,13 +1,15 @@
-"""Names that are not here: paths fail at once and ask nobody; a hub that does not answer costs seconds."""
+"""Hugging Face conventions: the Auto classes; missing paths are not looked up; an unreachable hub costs seconds."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from audiotok import hub, load_codec
+from audiotok import AudioTextProcessor, build_tokenizer, checkpoint_dir, hub, load_codec
 from audiotok.cli.main import main
 from audiotok.corpus import open_source
 
@@ -76,3 +78,29 @@ def test_training_data_that_is_not_there_fails_at_once(
 ) -> None:
     assert main(["train", "tiny", "--data", "nope", "--out", str(tmp_path / "run")]) == 1
     assert "nope: no such folder or file" in capsys.readouterr().err and no_network == []
+
+
+def test_importing_audiotok_makes_the_auto_classes_work(tiny_codec, tmp_path: Path) -> None:
+    """In processes of their own: audiotok first and transformers first. Neither is imported by audiotok itself."""
+    tokenizer = build_tokenizer(
+        checkpoint_dir("text-en") / "tokenizer.model", 4, 64, codes_fingerprint=tiny_codec.codes_fingerprint
+    )
+    AudioTextProcessor.from_codec(tokenizer, tiny_codec).save_pretrained(tmp_path)
+    program = """if True:
+        import sys
+        import audiotok
+        assert not {"torch", "transformers", "numpy"} & set(sys.modules), "import audiotok is not cheap"
+        from transformers import AutoFeatureExtractor, AutoModel, AutoProcessor, AutoTokenizer
+        folder = sys.argv[1]
+        found = AutoProcessor.from_pretrained(folder), AutoModel.from_pretrained(folder + "/audio_tokenizer")
+        print([type(one).__name__ for one in found], AutoFeatureExtractor.from_pretrained(folder).sampling_rate)
+        assert AutoTokenizer.from_pretrained(folder).init_kwargs["n_q"] == 4
+    """
+    both = "from transformers import AutoModel, AutoProcessor\n        import audiotok\n"
+    turned = program.replace("import audiotok\n", both)
+    turned = "\n".join(line for line in turned.splitlines() if "assert not" not in line)
+    for code in (program, turned):
+        command = [sys.executable, "-W", "ignore", "-c", code, str(tmp_path)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.strip() == "['AudioTextProcessor', 'AudioCodec'] 16000"

@@ -1,4 +1,4 @@
-"""One processor for text and sound: same ids alone, in a batch and after a move; sound comes back."""
+"""The processor: same ids alone, in a batch and after a move; every form of audio; padding; other codecs."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ import torch
 from tokenizer_families import build_family
 from transformers import (
     AutoFeatureExtractor,
-    AutoModel,
     AutoProcessor,
     AutoTokenizer,
     DacConfig,
     DacModel,
     EncodecConfig,
     EncodecModel,
+    LlamaConfig,
+    LlamaForCausalLM,
     MimiConfig,
     MimiModel,
     XcodecConfig,
@@ -71,18 +72,21 @@ def test_the_two_tasks(own: AudioTextProcessor, wav: torch.Tensor) -> None:
     assert out["labels"] == [-100] * (1 + len(said)) + [*read, c("eos")]
     assert own("Hello.")["input_ids"] == [c("bos"), *read, c("audio_start")]
     assert own(audio=wav)["input_ids"] == [c("bos"), *said, c("text_start")]
-    with pytest.raises(ValueError, match="expected text for the task 'speak'"):
-        own(audio=wav, task="speak")
-    with pytest.raises(ValueError, match="expected texts, clips"):
-        own(["a", "b"], [wav])
-    with pytest.raises(ValueError, match="expected texts, clips"):
-        own()
+    for bad in (
+        lambda: own(audio=wav, task="speak"),
+        lambda: own("a", wav, task="sing"),
+        lambda: own(["a", "b"], [wav]),
+        lambda: own(),
+    ):
+        with pytest.raises(ValueError):
+            bad()
 
 
-def test_every_form_of_sound(own: AudioTextProcessor, wav: torch.Tensor, tmp_path: Path) -> None:
+def test_every_form_of_audio(own: AudioTextProcessor, wav: torch.Tensor, tmp_path: Path) -> None:
     expected = own.encode_audio(wav)
     array = wav[0].numpy()
     codes = own.audio_tokenizer.encode(wav[None]).audio_codes[0]
+    shard = {"codes": codes.numpy().astype("<i2").tobytes(), "n_q": 4, "text": "x"}
     forms = [
         wav[0],
         array,
@@ -90,19 +94,121 @@ def test_every_form_of_sound(own: AudioTextProcessor, wav: torch.Tensor, tmp_pat
         array.tolist(),
         {"array": array, "sampling_rate": 16_000},
         codes,
-        codes.numpy(),
+        codes.numpy().astype(np.int16),
+        codes.tolist(),
+        shard,
+        shard | {"codes": codes.tolist(), "codes_fingerprint": own.tokenizer.codes_fingerprint},
     ]
     for form in forms:
         assert own.encode_audio(form) == expected
+        assert own("a", form) == own("a", wav) and own(["a", "a"], [form, form]) == own(
+            ["a", "a"], [wav, wav]
+        )
     save_audio(tmp_path / "a.wav", wav, 16_000)
     read = own.encode_audio(tmp_path / "a.wav")
-    assert len(read) == len(expected) and own.encode_audio({"path": str(tmp_path / "a.wav")}) == read
+    assert len(read) == len(expected)
+    for form in (
+        {"path": str(tmp_path / "a.wav")},
+        {"bytes": (tmp_path / "a.wav").read_bytes(), "path": None},
+    ):
+        assert own.encode_audio(form) == read
     assert len(own.encode_audio(np.zeros(24_000), sampling_rate=24_000)) == 50 * 4
-    for bad in (np.zeros((2, 100)), np.zeros(0)):
-        with pytest.raises(ValueError, match="expected a wav"):
-            own.encode_audio(bad)
-    with pytest.raises(ValueError, match="no codec"):
-        AudioTextProcessor(own.feature_extractor, own.tokenizer).encode_audio(wav)
+
+
+def test_integer_samples_are_not_codes(own: AudioTextProcessor, wav: torch.Tensor) -> None:
+    pcm = (wav[0] * 32767).round().to(torch.int16).numpy()
+    expected = own.encode_audio(torch.from_numpy(pcm) / 32768)
+    assert own.encode_audio(pcm) == expected
+    assert own.encode_audio({"array": pcm[None], "sampling_rate": 16_000}) == expected
+    for ambiguous in (pcm[None], np.zeros((1, 800), np.int16), np.zeros((1, 800), np.int32), pcm.tolist()):
+        with pytest.raises(ValueError):
+            own.encode_audio(ambiguous)
+    assert len(own.encode_audio(np.zeros((1, 8), np.int64))) == 8  # codes of one codebook
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        np.zeros((2, 100)),
+        np.zeros(0),
+        [],
+        np.zeros(5, np.int64),
+        np.zeros((4, 0), np.int64),
+        np.zeros((5, 9), np.int64),
+        np.full((4, 9), 64),
+        np.zeros((4, 9), bool),
+        [[1, 2], [3]],
+        b"\x00\x00",
+        {"codes": b"\x00\x00\x00", "n_q": 1},
+        {"codes": b"\x00\x00"},
+        {"speech": 1},
+        7,
+    ],
+)
+def test_bad_audio_is_refused(own: AudioTextProcessor, bad: object) -> None:
+    with pytest.raises((ValueError, TypeError)):
+        own("a", bad)
+
+
+def test_without_a_codec(own: AudioTextProcessor, wav: torch.Tensor) -> None:
+    bare = AudioTextProcessor(own.feature_extractor, own.tokenizer)
+    ids = bare("a", own.audio_tokenizer.encode(wav[None]).audio_codes[0])["input_ids"]
+    assert ids == own("a", wav)["input_ids"]
+    for needs_a_codec in (lambda: bare("a", wav), lambda: bare.decode_audio(ids)):
+        with pytest.raises(ValueError, match="codec"):
+            needs_a_codec()
+
+
+def test_padding_and_truncation(own: AudioTextProcessor) -> None:
+    """The options of transformers, flat or in ``text_kwargs`` and ``common_kwargs``."""
+    texts = ["one", "and two"]
+    ragged = own(texts, padding="do_not_pad")["input_ids"]
+    short, long = map(len, ragged)
+    assert own(texts, padding=False)["input_ids"] == ragged
+    batch = own(texts, return_tensors="pt")
+    assert batch["input_ids"].shape == (2, long) and own.model_input_names == list(batch)
+    assert batch["attention_mask"][0].tolist() == [0] * (long - short) + [1] * short  # left, for generation
+    right = own(texts, padding_side="right", return_tensors="np")
+    assert isinstance(right["input_ids"], np.ndarray) and right["input_ids"][0, :short].tolist() == ragged[0]
+    for options in (
+        {"padding": "max_length", "max_length": 32, "return_tensors": "pt"},
+        {
+            "text_kwargs": {"padding": "max_length", "max_length": 32},
+            "common_kwargs": {"return_tensors": "pt"},
+        },
+    ):
+        wide = own(texts, **options, audio_kwargs={"sampling_rate": 16_000})
+        assert wide["input_ids"].shape == (2, 32) and wide["attention_mask"].sum() == short + long
+    cut = own(texts, truncation=True, max_length=4, labels=True)
+    assert cut["input_ids"] == [row[:4] for row in ragged] and len(cut["labels"][0]) == 4
+    assert own("one", pad_to_multiple_of=8, return_tensors="pt")["input_ids"].shape[1] % 8 == 0
+    for bad, error in (
+        ({"padding": "wide"}, ValueError),
+        ({"padding": "max_length"}, ValueError),
+        ({"padding": False, "return_tensors": "pt"}, ValueError),
+        ({"return_tensors": "tf"}, ValueError),
+        ({"max_length": 3, "text_kwargs": {"max_length": 4}}, ValueError),
+        ({"return_offsets_mapping": True}, ValueError),
+        ({"audios": 1}, TypeError),
+    ):
+        with pytest.raises(error):
+            own(texts, **bad)
+
+
+def test_generate_takes_the_default_batch(processor: AudioTextProcessor) -> None:
+    config = LlamaConfig(
+        vocab_size=processor.tokenizer.padded_vocab_size, hidden_size=16, intermediate_size=16,
+        num_hidden_layers=1, num_attention_heads=2, bos_token_id=None, eos_token_id=None,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config).eval()
+    batch = processor(["one", "and two, longer"], return_tensors="pt")
+    out = model.generate(**batch, **processor.generation_options(batch, 40), do_sample=True)
+    for row in out[:, batch["input_ids"].shape[1] :]:
+        (part,) = [part for part in processor.parse(row) if part.codes is not None]
+        assert part.codes.shape[1] > 0
+    right = processor(["one", "and two, longer"], return_tensors="pt", padding_side="right")
+    with pytest.raises(ValueError, match="left"):
+        processor.generation_options(right, 40)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -143,52 +249,6 @@ def test_sound_comes_back(tiny_codec: torch.nn.Module, wav: torch.Tensor, layout
             processor.parse(cut)
 
 
-def test_conversations(processor: AudioTextProcessor, wav: torch.Tensor) -> None:
-    """The template's own text with its specials, each string and each sound on its own between them."""
-    tok = processor.tokenizer
-    clip = [tok.control_id("audio_start"), *processor.encode_audio(wav), tok.control_id("audio_end")]
-    start, end = tok.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
-    chat = [
-        {
-            "role": "user",
-            "content": [{"type": "text", "text": "Say <|im_end|> "}, {"type": "audio", "audio": wav}],
-        },
-        {"role": "assistant", "content": [{"type": "audio", "audio": wav}, "done"]},
-    ]
-    newline = tok.encode_text("\n")
-    answer = [*clip, *tok.encode_text("done"), end]
-    expected = [start, *tok.encode_text("user\n"), *tok.encode_text("Say <|im_end|> "), *clip, end, *newline]
-    expected += [start, *tok.encode_text("assistant\n"), *answer, *newline]
-    out = processor.apply_chat_template(chat, labels=True)
-    assert out["input_ids"] == expected
-    assert [i for i in out["labels"] if i != -100] == answer
-    prompt = processor.apply_chat_template(chat[:1], add_generation_prompt=True, return_dict=False)
-    assert out["input_ids"][: len(prompt)] == prompt
-    batch = processor.apply_chat_template([chat, chat[:1]], return_tensors="pt", padding_side="left")
-    assert batch["input_ids"][0].tolist() == expected and batch["attention_mask"][1, 0] == 0
-    text = processor.apply_chat_template(chat, tokenize=False)
-    assert "<audio></audio>done" in text
-    for bad, match in (({"type": "image"}, "type 'text'"), ({"type": "audio"}, "with 'audio' or 'path'")):
-        with pytest.raises(ValueError, match=match):
-            processor.apply_chat_template([{"role": "user", "content": [bad]}])
-    with pytest.raises(ValueError, match="a tokenizer has no sound"):
-        tok.apply_chat_template(chat)
-
-
-def test_without_a_template_a_conversation_is_the_sequence(
-    own: AudioTextProcessor, wav: torch.Tensor
-) -> None:
-    audio = {"type": "audio", "audio": wav}
-    chat = [{"role": "user", "content": "Hello."}, {"role": "assistant", "content": [audio]}]
-    assert own.apply_chat_template(chat, labels=True) == own("Hello.", wav, labels=True)
-    turned = [{"role": "user", "content": [audio]}, {"role": "assistant", "content": "Hello."}]
-    assert own.apply_chat_template(turned, labels=True) == own("Hello.", wav, "transcribe", labels=True)
-    for messages, prompt in ((chat, own("Hello.")), (turned, own(audio=wav))):
-        assert own.apply_chat_template(messages[:1], add_generation_prompt=True) == prompt
-    asked = own.apply_chat_template(chat[:1], add_generation_prompt=True, answer="text", return_dict=False)
-    assert asked[-1] == own.tokenizer.control_id("text_start")
-
-
 @pytest.mark.parametrize("kind", ["ours", "encodec"])
 def test_a_moved_folder_works(
     kind: str, tiny_codec: torch.nn.Module, wav: torch.Tensor, tmp_path: Path, no_network: list
@@ -207,14 +267,14 @@ def test_a_moved_folder_works(
         assert type(other) is AudioTextProcessor and (other.layout, other.n_q) == ("delay", 2)
         assert other("Hello", wav)["input_ids"] == ids and torch.equal(other.decode_audio(ids)[0], sound)
         assert other.apply_chat_template([{"role": "user", "content": "x"}])
-    assert AutoTokenizer.from_pretrained(moved).convert_ids_to_tokens(ids[-2:])
+    plain = AutoTokenizer.from_pretrained(moved)
+    same = AudioTextProcessor(processor.feature_extractor, plain, codec, layout="delay", n_q=2)
+    assert same("Hello", wav)["input_ids"] == ids
     extractor = AutoFeatureExtractor.from_pretrained(moved)
     assert extractor.sampling_rate == processor.feature_extractor.sampling_rate
-    auto = (
-        AutoModelForAudioTokenization if kind == "ours" else AutoModel
-    )  # transformers lists no EnCodec there
-    again = auto.from_pretrained(moved / "audio_tokenizer").eval()
-    assert torch.equal(again.encode(wav[None]).audio_codes, codec.encode(wav[None]).audio_codes)
+    again = AutoModelForAudioTokenization.from_pretrained(moved / "audio_tokenizer").eval()
+    codes = processor.audio_tokenizer.encode(wav[None]).audio_codes
+    assert torch.equal(again.encode(wav[None]).audio_codes, codes)
     assert not no_network
 
 
@@ -324,25 +384,38 @@ def test_codecs_that_ids_cannot_carry() -> None:
     config = EncodecConfig(
         sampling_rate=48_000, audio_channels=2, normalize=True, chunk_length_s=1.0, num_filters=4
     )
-    with pytest.raises(ValueError, match="a scale each"):
+    with pytest.raises(ValueError, match="scale"):
         AudioTextProcessor.from_codec(build_family("gpt2", 1_000), EncodecModel(config))
 
 
-def test_another_codec_is_refused(processor: AudioTextProcessor, tmp_path: Path) -> None:
-    other = copy.deepcopy(processor.audio_tokenizer)
+def test_another_codec_is_refused(processor: AudioTextProcessor, wav: torch.Tensor, tmp_path: Path) -> None:
+    fingerprint, codec = processor.tokenizer.codes_fingerprint, processor.audio_tokenizer
+    other = copy.deepcopy(codec)
     with torch.no_grad():
         other.quantizer.codebooks.add_(1.0)
-    with pytest.raises(ValueError, match=f"expected the codec {processor.tokenizer.codes_fingerprint}"):
+    with pytest.raises(ValueError, match=fingerprint):
         AudioTextProcessor(processor.feature_extractor, processor.tokenizer, other)
-    base = build_family("gpt2", 1_000)
-    with pytest.raises(TypeError, match="extend_tokenizer"):
-        AudioTextProcessor(processor.feature_extractor, base, processor.audio_tokenizer)
-    with pytest.raises(ValueError, match="a layout of"):
+    with pytest.raises(TypeError, match="AudioTextTokenizer.from_pretrained"):
+        AudioTextProcessor(processor.feature_extractor, build_family("gpt2", 1_000), codec)
+    with pytest.raises(ValueError, match="steep"):
         AudioTextProcessor(processor.feature_extractor, processor.tokenizer, layout="steep")
+    codes = codec.encode(wav[None]).audio_codes[0]
+    row = {"text": "a", "codes": codes, "codes_fingerprint": "f" * 16}
+    collate = AudioTextCollator(processor)
+    audio = {"role": "user", "content": [{"type": "audio", "audio": row}]}
+    for use in (
+        lambda: processor("a", row),
+        lambda: processor.apply_chat_template([audio]),
+        lambda: collate([row]),
+        lambda: collate([{"input_ids": [1], "codes_fingerprint": "f" * 16}]),
+    ):
+        with pytest.raises(ValueError, match=fingerprint):
+            use()
+    assert collate([row | {"codes_fingerprint": fingerprint}])["input_ids"].shape[0] == 1
     processor.save_pretrained(tmp_path)
     file = tmp_path / "tokenizer_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"codes_fingerprint": "f" * 16}))
-    with pytest.raises(ValueError, match="expected the codec ffff"):
+    with pytest.raises(ValueError, match="ffff"):
         AutoProcessor.from_pretrained(tmp_path)
 
 

@@ -1,32 +1,28 @@
-"""One vocabulary: text ids are sentencepiece's, audio ids are arithmetic, and no text can forge either."""
+"""A built tokenizer: text ids are sentencepiece's, audio ids are arithmetic, and no text can forge either."""
 
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import pickle
 import random
-import re
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import sentencepiece
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 import audiotok.tokens.extend as build_module
 from audiotok import AudioTextTokenizer, LayoutError, build_tokenizer, checkpoint_dir, load_tokenizer
-from audiotok.tokens.extend import main as text_vocab_main
-from audiotok.tokens.extend import train_text_vocab
+from audiotok.tokens.extend import ASCII_CHARACTERS, train_text_vocab
 from audiotok.tokens.tokenizer import CONTROL_TOKENS
 
 N_Q, CODEBOOK_SIZE, FINGERPRINT = 8, 1024, "0123456789abcdef"
@@ -121,25 +117,20 @@ def test_control_ids(tok: AudioTextTokenizer) -> None:
     assert tok.bos_token_id == tok.control_id("bos") and tok.eos_token_id == tok.control_id("eos")
     for name, token in [("text_start", "<text>"), ("audio_end", "</audio>"), ("voice_15", "<voice_15>")]:
         assert tok.convert_ids_to_tokens(tok.control_id(name)) == token
-    with pytest.raises(ValueError, match="text_start.*voice_15.*got '<text>'"):
+    with pytest.raises(ValueError, match="voice_15"):
         tok.control_id("<text>")
-
-
-def test_every_printable_ascii_character_has_a_piece(tok: AudioTextTokenizer) -> None:
-    ids = tok.encode_text("".join(map(chr, range(32, 127))))
-    assert len(set(ids)) == 95 and min(ids) > 256  # 0 is <unk>, then come the bytes
 
 
 def test_text_ids_are_those_of_sentencepiece(
     tok: AudioTextTokenizer, text_model: sentencepiece.SentencePieceProcessor
 ) -> None:
-    for text in varied_strings(5_000):
+    for text in varied_strings(1_000):
         expected = text_model.encode(text)
         assert tok.encode_text(text) == expected
         assert tok.decode(expected) == text_model.decode(expected) == text.replace("\u2581", " ")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(text=st.text())
 def test_text_ids_are_those_of_sentencepiece_for_any_text(
     tok: AudioTextTokenizer, text_model: sentencepiece.SentencePieceProcessor, text: str
@@ -150,9 +141,9 @@ def test_text_ids_are_those_of_sentencepiece_for_any_text(
 def test_long_and_empty_text(tok: AudioTextTokenizer) -> None:
     assert tok.encode_text("") == []
     assert len(tok.encode_text("ab " * 100_000)) == 300_000
-    with pytest.raises(TypeError, match="str"):
+    with pytest.raises(TypeError):
         tok.encode_text(b"abc")
-    with pytest.raises(ValueError, match="surrogate pair at character 2"):
+    with pytest.raises(ValueError, match="character 2"):
         tok.encode_text("ab\udcff")
 
 
@@ -174,28 +165,15 @@ ENTRIES: dict[str, Callable] = {
 }
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(first=texts, second=texts)
+@example(first="".join(NAMES), second="".join(f" {name[1:]} a{name}b{name.upper()}" for name in NAMES))
 def test_no_forgery(forms: dict[str, object], first: str, second: str) -> None:
     limit = forms["built"].control_offset
     for form, tok in forms.items():
         for entry, encode in ENTRIES.items():
             ids = encode(tok, first, second)
             assert all(i < limit for i in ids), (form, entry, first, second)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_no_forgery_by_name(forms: dict[str, object], name: str) -> None:
-    """Every name, whole, in every way in; the ids are those of its letters."""
-    for form, tok in forms.items():
-        for text in (name, f" {name} ", f"a{name}b", name * 3, name[:-1], name[1:], name.upper()):
-            for entry, encode in ENTRIES.items():
-                assert all(i < forms["built"].control_offset for i in encode(tok, text, name)), (
-                    form,
-                    entry,
-                    text,
-                )
-            assert tok.decode(tok.encode(text)) == text
 
 
 def test_every_audio_name_is_text(tok: AudioTextTokenizer) -> None:
@@ -241,11 +219,6 @@ def test_the_saved_file_alone_reads_no_control_name(
         assert raw.id_to_token(tok.control_id("audio_start")) == "<audio>"
 
 
-def test_nothing_is_added_to_text(tok: AudioTextTokenizer) -> None:
-    assert tok("hi", "you")["input_ids"] == tok.encode_text("hi") + tok.encode_text("you")
-    assert tok.encode("hi") == tok.encode_text("hi")
-
-
 def test_transformers_conventions(forms: dict[str, object]) -> None:
     for tok in forms.values():
         batch = tok(["hello", "hi"], padding=True, return_tensors="pt", return_offsets_mapping=True)
@@ -262,7 +235,7 @@ def test_transformers_conventions(forms: dict[str, object]) -> None:
         assert tok.decode(voiced) == "<voice_03>hi<eos>"
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(n_q=st.integers(1, N_Q), frames=st.integers(0, 50), seed=st.integers(0, 1000))
 def test_codes_survive(tok: AudioTextTokenizer, n_q: int, frames: int, seed: int) -> None:
     codes = torch.randint(CODEBOOK_SIZE, (n_q, frames), generator=torch.Generator().manual_seed(seed))
@@ -279,43 +252,22 @@ def test_codes_survive(tok: AudioTextTokenizer, n_q: int, frames: int, seed: int
 
 def test_audio_errors(tok: AudioTextTokenizer) -> None:
     codes = torch.zeros(N_Q + 1, 3, dtype=torch.int64)
-    with pytest.raises(ValueError, match="n_q = 8 codebooks, got 9"):
+    with pytest.raises(ValueError, match="got 9"):
         tok.encode_audio(codes)
-    with pytest.raises(ValueError, match="got 1024 in codebook 2 at frame 1"):
+    with pytest.raises(ValueError, match="1024 in codebook 2 at frame 1"):
         tok.encode_audio(torch.tensor([[0, 1], [2, 3], [4, 1024]]))
-    with pytest.raises(TypeError, match="as_tensor"):
-        tok.encode_audio([[1, 2]])
+    assert tok.encode_audio([[1, 2]]) == tok.encode_audio(torch.tensor([[1, 2]]))
+    for bad in ([[1.5, 2]], [[1, 2], [3]], "codes", [["a"]]):
+        with pytest.raises(TypeError):
+            tok.encode_audio(bad)
     for n_q in (0, 9):
-        with pytest.raises(ValueError, match=r"n_q in \[1, 8\], got "):
+        with pytest.raises(ValueError):
             tok.decode_audio([], n_q=n_q)
     ids = tok.encode_audio(codes[:2])
-    low = tok.audio_offset + CODEBOOK_SIZE
-    with pytest.raises(LayoutError, match=rf"position 1 .* codebook 1 in \[{low}, .*got {tok.eos_token_id}"):
-        tok.decode_audio([ids[0], tok.eos_token_id, *ids[2:]], n_q=2)
-    with pytest.raises(LayoutError, match="position 5 .*end of the sequence"):
-        tok.decode_audio(ids[:-1], n_q=2)
-
-
-def test_arithmetic_is_fast(tok: AudioTextTokenizer) -> None:
-    codes = torch.randint(CODEBOOK_SIZE, (N_Q, 500))  # 10 s
-    encode, decode = [], []
-    for _ in range(9):
-        start = time.perf_counter()
-        ids = tok.encode_audio(codes)
-        between = time.perf_counter()
-        tok.decode_audio(ids)
-        encode.append(between - start)
-        decode.append(time.perf_counter() - between)
-    assert min(encode) < 5e-3 and min(decode) < 5e-3
-
-
-def test_loads_fast(saved: Path) -> None:
-    taken = []
-    for _ in range(3):
-        start = time.perf_counter()
-        AudioTextTokenizer.from_pretrained(saved)
-        taken.append(time.perf_counter() - start)
-    assert min(taken) < 0.5
+    for damaged, position in (([ids[0], tok.eos_token_id, *ids[2:]], 1), (ids[:-1], 5)):
+        with pytest.raises(LayoutError) as raised:
+            tok.decode_audio(damaged, n_q=2)
+        assert raised.value.position == position
 
 
 def test_the_numbers_travel(tok: AudioTextTokenizer, saved: Path) -> None:
@@ -346,16 +298,13 @@ def test_the_text_model_stays_beside(tok: AudioTextTokenizer, saved: Path, tmp_p
         assert (tmp_path / "again" / file.name).read_bytes() == file.read_bytes()
 
 
-@pytest.mark.parametrize("with_model_config", [False, True], ids=["alone", "beside a Llama config"])
-def test_opens_where_audiotok_is_not(
-    tok: AudioTextTokenizer, saved: Path, tmp_path: Path, with_model_config: bool
-) -> None:
-    """AutoTokenizer in another process, without audiotok, without network, after the folder was moved."""
-    moved = tmp_path / "moved"
-    shutil.copytree(saved, moved)
-    if with_model_config:
-        config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
-        (moved / "config.json").write_text(json.dumps(config))
+def test_opens_where_audiotok_is_not(tok: AudioTextTokenizer, saved: Path, tmp_path: Path) -> None:
+    """AutoTokenizer in another process, without audiotok or network: a moved folder, alone and beside a Llama."""
+    moved = [tmp_path / "moved", tmp_path / "beside"]
+    for folder in moved:
+        shutil.copytree(saved, folder)
+    llama = {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
+    (moved[1] / "config.json").write_text(json.dumps(llama))
     probes = [*NAMES, "Hello, world.", " é\u4f60\U0001f600\x00 ", *varied_strings(50, seed=1)]
     program = """if True:
         import json, socket, sys
@@ -363,18 +312,14 @@ def test_opens_where_audiotok_is_not(
         def refuse(*_): raise OSError("network")
         socket.socket.connect = socket.socket.connect_ex = refuse
         from transformers import AutoTokenizer
-        tok = AutoTokenizer.from_pretrained(sys.argv[1])
-        print(json.dumps([tok.encode(text) for text in json.load(sys.stdin)]))
+        texts = json.load(sys.stdin)
+        toks = [AutoTokenizer.from_pretrained(folder) for folder in sys.argv[1:]]
+        print(json.dumps([[tok.encode(text) for text in texts] for tok in toks]))
     """
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", program, str(moved)],
-        input=json.dumps(probes),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert json.loads(done.stdout) == [tok.encode_text(text) for text in probes]
-    config = json.loads((moved / "tokenizer_config.json").read_text())
+    command = [sys.executable, "-W", "ignore", "-c", program, *map(str, moved)]
+    done = subprocess.run(command, input=json.dumps(probes), capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == [[tok.encode_text(text) for text in probes]] * 2
+    config = json.loads((moved[0] / "tokenizer_config.json").read_text())
     assert config["tokenizer_class"] == "PreTrainedTokenizerFast" and config["split_special_tokens"] is True
 
 
@@ -382,9 +327,9 @@ def test_opens_where_audiotok_is_not(
     ("change", "match"),
     [
         ({"split_special_tokens": False}, "split_special_tokens"),
-        ({"audio_offset": 415}, r"<\|a0_0\|> at id 415, got 416"),
-        ({"n_q": 9}, r"<\|a8_1023\|>"),
-        ({"codebook_size": None}, "no 'codebook_size'"),
+        ({"audio_offset": 415}, "415"),
+        ({"n_q": 9}, "a8_1023"),
+        ({"codebook_size": None}, "codebook_size"),
     ],
 )
 def test_a_damaged_folder_is_refused(saved: Path, tmp_path: Path, change: dict, match: str) -> None:
@@ -409,7 +354,7 @@ def test_load_tokenizer_binds_to_the_codec(tiny_codec, monkeypatch: pytest.Monke
 
 
 def test_load_tokenizer_errors(tmp_path: Path, no_network: list) -> None:
-    with pytest.raises(FileNotFoundError, match="no checkpoint 'nonesuch'"):
+    with pytest.raises(FileNotFoundError, match="nonesuch"):
         load_tokenizer("nonesuch")
     with pytest.raises(FileNotFoundError, match="tokenizer.json"):
         load_tokenizer(tmp_path)
@@ -437,21 +382,21 @@ def train_other(path: Path, **options: object) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("options", "match"),
+    "options",
     [
-        ({"model_type": "bpe", "vocab_size": 300}, "single characters"),
-        ({"model_type": "unigram", "vocab_size": 300}, "single characters"),
-        ({"byte_fallback": False, "vocab_size": 30}, "byte fallback"),
-        ({"user_defined_symbols": ["<text>"]}, "single characters"),
-        ({"normalization_rule_name": "nfkc"}, "identity"),
-        ({"add_dummy_prefix": True}, "dummy prefix"),
-        ({"remove_extra_whitespaces": True}, "all spaces"),
-        ({"pad_id": 3}, "<pad>"),
+        {"model_type": "bpe", "vocab_size": 300},
+        {"model_type": "unigram", "vocab_size": 300},
+        {"byte_fallback": False, "vocab_size": 30},
+        {"user_defined_symbols": ["<text>"]},
+        {"normalization_rule_name": "nfkc"},
+        {"add_dummy_prefix": True},
+        {"remove_extra_whitespaces": True},
+        {"pad_id": 3},
     ],
 )
-def test_text_models_that_do_not_fit_are_refused(tmp_path: Path, options: dict, match: str) -> None:
+def test_text_models_that_do_not_fit_are_refused(tmp_path: Path, options: dict) -> None:
     model = train_other(tmp_path / "other.model", **options)
-    with pytest.raises(ValueError, match=match):
+    with pytest.raises(ValueError):
         build_tokenizer(model, codes_fingerprint=FINGERPRINT)
 
 
@@ -464,50 +409,30 @@ def test_a_text_model_like_ours_fits(tmp_path: Path) -> None:
 
 
 def test_build_errors(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="sentencepiece model"):
+    with pytest.raises(FileNotFoundError):
         build_tokenizer(tmp_path / "none.model", codes_fingerprint=FINGERPRINT)
     (tmp_path / "text.model").write_text("not a model")
-    with pytest.raises(ValueError, match="does not open"):
-        build_tokenizer(tmp_path / "text.model", codes_fingerprint=FINGERPRINT)
-    with pytest.raises(ValueError, match="n_q >= 1"):
-        build_tokenizer(TEXT_MODEL, 0, codes_fingerprint=FINGERPRINT)
-    with pytest.raises(ValueError, match="codes_fingerprint"):
-        build_tokenizer(TEXT_MODEL, codes_fingerprint="")
+    for model, n_q, fingerprint in (
+        (tmp_path / "text.model", 8, FINGERPRINT),
+        (TEXT_MODEL, 0, FINGERPRINT),
+        (TEXT_MODEL, 8, ""),
+    ):
+        with pytest.raises(ValueError):
+            build_tokenizer(model, n_q, codes_fingerprint=fingerprint)
 
 
-def test_training_a_vocabulary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_training_a_vocabulary(tmp_path: Path) -> None:
     """Every character asked for gets a piece, others do not, and the same text gives the same bytes."""
-    lines = tmp_path / "lines.txt"
-    lines.write_text("straße und Öl\n" + "\u4f60\u597d " * 500 + "\n")
-    table = tmp_path / "metadata.csv"
-    table.write_text(
-        "file_name,transcription,language,split\na,zzz,de,train\nb,qqq,de,test\nc,xxx,en,train\n",
-        encoding="utf-8",
-    )
+    sentences = ["straße und Öl", "\u4f60\u597d " * 500, "zzz"]
     models = [tmp_path / "one.model", tmp_path / "two.model"]
     for model in models:
-        command = [str(lines), str(table), "--language", "de", "--characters", "ßÖ", "-o", str(model)]
-        assert text_vocab_main(command) == 0
-    digest = hashlib.sha256(models[0].read_bytes()).hexdigest()
-    assert capsys.readouterr().out.splitlines()[-1].endswith(f"354 pieces from 3 sentences, sha256 {digest}")
+        assert train_text_vocab(sentences, model, ASCII_CHARACTERS + "ßÖ") == 354
     assert models[0].read_bytes() == models[1].read_bytes()
     tok = build_tokenizer(models[0], codes_fingerprint=FINGERPRINT)
     assert len(tok.encode_text("ßÖ~")) == 3 and len(tok.encode_text("\u4f60")) == 3
     assert tok.decode(tok.encode_text("\u4f60ß ")) == "\u4f60ß "
     order = [tok.convert_ids_to_tokens(i) for i in range(257, 354)]
-    assert order.index("z") < order.index("q") and order.index("z") < order.index("x")
-
-
-def test_training_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(ValueError, match="at least one sentence"):
+    assert order.index("z") < order.index("q")
+    with pytest.raises(ValueError):
         train_text_vocab(["", "  ", "\u4f60"], tmp_path / "m.model")
-    (tmp_path / "m.csv").write_text("a,b\n1,2\n")
-    for source in ("none.txt", "m.csv"):
-        assert text_vocab_main([str(tmp_path / source), "-o", str(tmp_path / "m.model")]) == 1
-        assert capsys.readouterr().err.startswith("text_vocab: error: ")
     assert not (tmp_path / "m.model").exists()
-
-
-def test_the_card_names_the_shipped_file() -> None:
-    card = (TEXT_MODEL.parent / "README.md").read_text(encoding="utf-8")
-    assert re.findall(r"\b[0-9a-f]{64}\b", card) == [hashlib.sha256(TEXT_MODEL.read_bytes()).hexdigest()]

@@ -1,7 +1,7 @@
 """Five kinds of tokenizer that language models have, built as theirs are: pre-tokenizer, normaliser and options.
 
-Trained on what every Python has at hand, its own library's source, and on sentences in other scripts; nothing
-here reads ../shared or the network. ``build_family("llama3", 3000)`` gives a plain transformers tokenizer.
+They are trained on tests/text.txt, made-up words and sentences in other scripts, so they are the same everywhere.
+``build_family("llama3", 3000)`` gives a plain transformers tokenizer.
 """
 
 from __future__ import annotations
@@ -9,8 +9,6 @@ from __future__ import annotations
 import functools
 import io
 import random
-import sysconfig
-import zlib
 from pathlib import Path
 
 import sentencepiece
@@ -53,35 +51,19 @@ LLAMA2_CHAT = (
 )
 
 
-def _sources() -> list[Path]:
-    """Files of the standard library, spread over its packages, without what is installed beside it."""
-    root = Path(sysconfig.get_paths()["stdlib"])
-    found = [
-        path for path in root.rglob("*.py") if not {"site-packages", "test", "idlelib"} & set(path.parts)
-    ]
-    return sorted(found, key=lambda path: (hash_of(path.name), path.name))
-
-
-def hash_of(text: str) -> int:
-    """A number that is the same in every process."""
-    return zlib.crc32(text.encode())
-
-
 @functools.cache
 def corpus(vocab_size: int = 3000) -> list[str]:
-    """Lines of the standard library's source and of other scripts, enough for so many pieces; always the same."""
-    lines: list[str] = []
-    total = 0
-    for path in _sources():
-        for line in path.read_text(encoding="utf-8", errors="ignore").splitlines(keepends=True):
-            lines.append(line)
-            total += len(line)
-        if total > 60 * vocab_size:
-            break
+    """Lines of text, code, made-up words and other scripts, enough for so many pieces; always the same."""
+    text = (Path(__file__).parent / "text.txt").read_text(encoding="utf-8").splitlines(keepends=True)
     rng = random.Random(0)
-    words = _SCRIPTS.split(" ")
-    lines += [" ".join(rng.choices(words, k=8)) for _ in range(len(lines) // 8)]
-    return lines
+    syllables = [
+        a + b for a in "bdfghklmnprstvwz" for b in ("a", "e", "i", "o", "u", "ar", "en", "ing", "ou")
+    ]
+    words = ["".join(rng.choices(syllables, k=rng.randint(1, 4))) for _ in range(vocab_size)]
+    lines = text * (1 + vocab_size // 3000)
+    lines += [" ".join(rng.choices(words, k=9)) + ".\n" for _ in range(vocab_size // 4)]
+    scripts = _SCRIPTS.split(" ")
+    return lines + [" ".join(rng.choices(scripts, k=8)) for _ in range(len(lines) // 8)]
 
 
 def _byte_level(

@@ -1,26 +1,24 @@
-"""Conversations -> ids: a chat template's own text is read with its special tokens, people's text is not.
+"""Conversations -> ids. The special tokens of a chat template are read; strings in the conversation stay plain text.
 
-Knows nothing of sound; an audio part is whatever ids the caller makes of it. The law it keeps: no string in a
-message, tool or document yields a special, control or audio id. Each content string is encoded on its own and
-its ids are put where the template put the string.
-
-A template is rendered with marks around every string that came from outside. Marks are private-use characters
-with a random number, so nobody can write one; what a template does to the string inside (trimming, escaping,
-joining) is kept. If a template cuts a string in two, the marks no longer pair, and then the special tokens
-that it spells are still stand-ins that become plain text.
+A template is rendered with marks around every string that comes from the conversation: private-use characters and a
+random number. Each marked string is then encoded on its own, so it cannot yield a special, control or audio id.
 """
 
 from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-# Whitespace that a template trims away as any other, but that no template writes.
-_OUTER_SPACE = "\u205f\u2028\u205f"
-_CUTS = "expected a chat template that keeps strings whole, got one that cuts or escapes them"
-_PLAIN_KEYS = ("role", "type")  # templates compare these, so they stay as they are and are checked instead
+from jinja2 import TemplateError
+from transformers.utils.chat_template_utils import render_jinja_template
+
+# Whitespace before and after a string, which templates trim like any other, but never write.
+_LEAD, _TAIL = "\u205f\u2028\u205f", "\u2028\u205f\u2028"
+_CUTS = "the chat template cuts or escapes the strings of the conversation; use one that keeps them whole"
+_GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
+_PLAIN_KEYS = ("role", "type")  # templates compare these, so they are checked instead of marked
 AudioIds = Callable[[Mapping[str, Any]], list[int]]
 
 
@@ -28,8 +26,9 @@ class Conversation(NamedTuple):
     """A conversation as ids.
 
     Attributes:
-        ids: the ids of template, texts and sounds in order.
-        answer: as many bools; true for what an assistant said and for the special token that ends it.
+        ids: ids of template, texts and audio in order.
+        answer: as many bools, true for the assistant's part. That is what the template puts into
+            ``{% generation %}``, or without such a block the assistant's content and the special token after it.
     """
 
     ids: list[int]
@@ -37,7 +36,7 @@ class Conversation(NamedTuple):
 
 
 def is_batch(conversation: Sequence[Any]) -> bool:
-    """Whether this is a list of conversations rather than a conversation. ValueError if it is empty."""
+    """Whether this is a list of conversations. Raises ValueError if it is empty."""
     if not len(conversation):
         raise ValueError("expected at least one message, got an empty conversation")
     return isinstance(conversation[0], list | tuple)
@@ -55,28 +54,43 @@ def encode_conversation(
         tokenizer: an :class:`~audiotok.tokens.tokenizer.AudioTextTokenizer`.
         messages: dicts with ``role`` and ``content``: a string, or a list of parts ``{"type": "text", "text":
             ...}`` and ``{"type": "audio", ...}``.
-        options: for ``tokenizer.apply_chat_template``. Without any chat template the project's own sequence
-            is made (see :func:`plain_conversation`), and of these only ``add_generation_prompt`` and ``answer``
-            are looked at.
-        audio_ids: ids of an audio part, its start and end markers among them; None refuses such parts.
-
-    Returns:
-        Ids, and which of them are the assistant's.
+        options: ``chat_template``, ``tools``, ``documents``, ``add_generation_prompt``, ``continue_final_message``
+            and the template's own variables. Without a chat template see :func:`plain_conversation`.
+        audio_ids: gives the ids of an audio part with its markers; None refuses such parts.
 
     Raises:
-        ValueError: a role or a key spells a special token, a part is of another type, or the template hides
-            what it was given.
+        ValueError: a role or key holds a special token, a part has another type, or the template leaves out audio
+            or all of the text.
     """
-    messages = [{**message, "content": _parts(message, audio_ids)} for message in messages]
-    if not (options.get("chat_template") or tokenizer.chat_template):
+    checked = [_checked(message, audio_ids is not None) for message in messages]
+    if not has_template(tokenizer, options):
         prompt, answer = options.get("add_generation_prompt", False), options.get("answer")
-        return plain_conversation(tokenizer, messages, audio_ids, prompt, answer)
-    marks = _Marks([token.content for token in tokenizer.added_tokens_decoder.values() if token.special])
-    marked = [marks.message(message) for message in messages]
-    strings = {key: marks.hide(value) for key, value in options.items() if key != "chat_template"}
-    strings |= {key: marks.mark(options[key], False) for key in ("tools", "documents") if options.get(key)}
-    text = tokenizer.apply_chat_template(marked, tokenize=False, **{**options, **strings})
-    return _splice(tokenizer, marks, text, audio_ids)
+        return plain_conversation(tokenizer, checked, audio_ids, prompt, answer)
+    marks = _Marks(tokenizer)
+    text, spans = _render(tokenizer, marks, checked, options)
+    return _encode(tokenizer, marks, text, spans, audio_ids)
+
+
+def render_conversation(
+    tokenizer: Any, messages: Sequence[Mapping[str, Any]], options: Mapping[str, Any]
+) -> str:
+    """The rendered template of a conversation for people to read, with ``<audio></audio>`` for audio parts.
+
+    Raises:
+        ValueError: there is no chat template, or as :func:`encode_conversation`.
+    """
+    marks = _Marks(tokenizer)
+    text, _ = _render(tokenizer, marks, [_checked(message, True) for message in messages], options)
+    pieces = []
+    for start, stop, kind, value, _said in marks.split(text):
+        audio = kind == "thing" and not isinstance(value, str)
+        pieces.append(text[start:stop] if kind == "template" else "<audio></audio>" if audio else value)
+    return "".join(pieces)
+
+
+def has_template(tokenizer: Any, options: Mapping[str, Any]) -> bool:
+    """Whether a chat template was passed or belongs to the tokenizer."""
+    return bool(options.get("chat_template") or tokenizer.chat_template)
 
 
 def plain_conversation(
@@ -86,21 +100,17 @@ def plain_conversation(
     add_generation_prompt: bool = False,
     answer: str | None = None,
 ) -> Conversation:
-    """The sequence of a vocabulary that has no chat template.
+    """The sequence of a vocabulary without a chat template.
 
-    ``<bos>``, then every part between its own markers (``<text> ... </text>``, ``<audio> ... </audio>``), and
-    ``<eos>`` after what the assistant said.
+    It is ``<bos>``, every part between its own markers (``<text> ... </text>``, ``<audio> ... </audio>``), and
+    ``<eos>`` after each assistant message.
 
     Args:
         tokenizer: an :class:`~audiotok.tokens.tokenizer.AudioTextTokenizer`.
         messages: with ``content`` as a list of parts.
         audio_ids: as for :func:`encode_conversation`.
         add_generation_prompt: end with the marker that opens the answer.
-        answer: ``audio`` or ``text``, what the prompt asks for; None asks for the other kind than that of the
-            last part.
-
-    Returns:
-        Ids, and which of them are the assistant's.
+        answer: ``audio`` or ``text``, the kind of answer; None means the other kind than the last part's.
 
     Raises:
         ValueError: ``answer`` is neither.
@@ -111,7 +121,7 @@ def plain_conversation(
     for message in messages:
         said = message["role"] == "assistant"
         new: list[int] = []
-        for part in message["content"]:
+        for part in message.get("content", []):
             kind = part["type"]
             if kind == "audio":
                 assert audio_ids is not None
@@ -131,44 +141,167 @@ def plain_conversation(
 
 
 def bos_id(tokenizer: Any) -> int:
-    """The id a sequence begins with: the base vocabulary's own, or the control id."""
+    """First id of a sequence: the base vocabulary's own, or the control id."""
     return tokenizer.control_id("bos") if tokenizer.bos_token_id is None else tokenizer.bos_token_id
 
 
 def eos_id(tokenizer: Any) -> int:
-    """The id a sequence ends with: the base vocabulary's own, or the control id."""
+    """Last id of a sequence: the base vocabulary's own, or the control id."""
     return tokenizer.control_id("eos") if tokenizer.eos_token_id is None else tokenizer.eos_token_id
 
 
-class _Marks:
-    """The stand-ins of one conversation, and what they stand for."""
+def _checked(message: Mapping[str, Any], takes_audio: bool) -> dict[str, Any]:
+    """A message without keys of value None, with its content as a list of checked parts."""
+    if not isinstance(message.get("role"), str):
+        raise ValueError(f"expected messages with a role, got {dict(message)!r:.80}")
+    kept = {key: value for key, value in message.items() if value is not None}
+    if "content" not in kept:
+        return kept
+    content = kept["content"]
+    given = [content] if isinstance(content, str | Mapping) else content
+    parts = [{"type": "text", "text": part} if isinstance(part, str) else part for part in given]
+    for part in parts:
+        kind = part.get("type")
+        if kind not in ("text", "audio") or (kind == "text" and not isinstance(part.get("text"), str)):
+            raise ValueError(f"expected parts of type 'text' (with a str) or 'audio', got {dict(part)!r:.80}")
+        if kind == "audio" and not takes_audio:
+            raise ValueError("a tokenizer takes no audio parts; use AudioTextProcessor.apply_chat_template")
+    return kept | {"content": parts, "_is_list": not isinstance(content, str)}
 
-    def __init__(self, specials: Sequence[str]) -> None:
-        number = secrets.token_hex(8)
+
+def _render(
+    tokenizer: Any, marks: _Marks, messages: Sequence[Mapping[str, Any]], options: Mapping[str, Any]
+) -> tuple[str, list[tuple[int, int]] | None]:
+    """The marked text of a conversation, and the spans of ``{% generation %}``; None if the template has none.
+
+    Some templates take content as a string, some as a list of parts, some as both. Content is tried as it was given,
+    then as strings, then as parts; the first rendering that leaves nothing out counts, or else the most complete.
+    """
+    template = tokenizer.get_chat_template(options.get("chat_template"), options.get("tools"))
+    has_spans = _GENERATION.search(template) is not None
+    variables = {key: marks.hide(value) for key, value in options.items() if key != "chat_template"}
+    variables |= {key: marks.mark(options[key], False) for key in ("tools", "documents") if options.get(key)}
+    marked = [marks.message(message) for message in messages]
+    best: tuple[set[int], str, list[tuple[int, int]] | None] | None = None
+    failure: Exception | None = None
+    for as_list in (None, False, True):
+        chat = []
+        for message in marked:
+            chat.append({key: value for key, value in message.items() if key != "_is_list"})
+            if "content" in message and not (message["_is_list"] if as_list is None else as_list):
+                chat[-1]["content"] = "".join(part["text"] for part in message["content"])
+        try:
+            rendered, spans = render_jinja_template(
+                [chat],
+                chat_template=template,
+                return_assistant_tokens_mask=has_spans,
+                **{**tokenizer.special_tokens_map, **variables},
+            )
+        except (TypeError, ValueError, TemplateError) as error:
+            failure = failure or error
+            continue
+        lost = marks.lost(rendered[0])
+        if best is None or len(lost) < len(best[0]):
+            best = lost, rendered[0], spans[0] if has_spans else None
+        if not lost:
+            break
+    if best is None:
+        assert failure is not None
+        raise failure
+    lost, text, found = best
+    if any(marks.is_audio[index] for index in lost):
+        raise ValueError("the chat template leaves out an audio part; use one that writes all of the content")
+    if lost and len(lost) == len(marks.is_audio):
+        raise ValueError("the chat template leaves out all of the content; use one that writes it")
+    return text, found
+
+
+def _encode(
+    tokenizer: Any,
+    marks: _Marks,
+    text: str,
+    spans: list[tuple[int, int]] | None,
+    audio_ids: AudioIds | None,
+) -> Conversation:
+    """Encode the pieces of a rendered template and join them."""
+    specials = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    ids: list[int] = []
+    answer: list[bool] = []
+
+    def in_answer(start: int, stop: int) -> bool:
+        return any(start < end and stop > begin for begin, end in spans or ())
+
+    for start, stop, kind, value, said in marks.split(text):
+        if kind == "template":
+            coded = tokenizer(
+                text[start:stop],
+                add_special_tokens=False,
+                split_special_tokens=False,
+                return_offsets_mapping=True,
+                verbose=False,
+            )
+            new = coded["input_ids"]
+            if spans is not None:
+                flags = [in_answer(start + low, start + high) for low, high in coded["offset_mapping"]]
+            else:
+                special = next((at for at, i in enumerate(new) if i in specials), None)
+                ends = special + 1 if answer and answer[-1] and special is not None else 0
+                flags = [True] * ends + [False] * (len(new) - ends)
+        else:
+            audio = kind == "thing" and not isinstance(value, str)
+            assert not audio or audio_ids is not None
+            new = audio_ids(value) if audio and audio_ids else tokenizer.encode_text(value)
+            flags = [said if spans is None else in_answer(start, stop)] * len(new)
+        ids += new
+        answer += flags
+    return Conversation(ids, answer)
+
+
+class _Marks:
+    """Marks the strings of one conversation, and finds them again in the rendered template.
+
+    A marked string is ``\\ue000 number - [ua] index \\ue001 string \\ue002 number - index \\ue003``, where ``a`` stands
+    for the assistant. A stand-in ``\\ue004 number - index \\ue005`` stands for an audio part, or for a special token
+    that a string spells.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        specials = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
         names = sorted(filter(None, specials), key=len, reverse=True)
         self._specials = re.compile("|".join(map(re.escape, names)) or r"(?!)")
-        self._open, self._close = f"\ue000{number}-", f"\ue002{number}\ue003"
-        self._stand = f"\ue004{number}-"
-        self.number = number
-        self.outer: list[tuple[str, str]] = []  # the whitespace around each marked string
-        self.things: list[Any] = []  # what stand-ins stand for: special tokens' strings, and audio parts
-        space = f"({_OUTER_SPACE})?"
-        self.stand_ins = re.compile(rf"{self._stand}(\d+)\ue005")
-        self.pieces = re.compile(
-            rf"{space}{self._open}([ua])(\d+)\ue001((?:(?!{self._open}).)*?){self._close}{space}|{self.stand_ins.pattern}",
-            flags=re.DOTALL,
+        self._number = number = secrets.token_hex(8)
+        self.is_audio: dict[int, bool] = {}  # the content that a rendering has to hold, by index
+        self._outer: list[tuple[str, str]] = []  # whitespace around each marked string
+        self._things: list[
+            tuple[Any, bool]
+        ] = []  # what stand-ins stand for, and whether the assistant said it
+        opened, closed = rf"\ue000{number}-([ua])(\d+)\ue001", rf"\ue002{number}-(\d+)\ue003"
+        stand_in = rf"\ue004{number}-(\d+)\ue005"
+        self._stand_ins = re.compile(stand_in)
+        inside = rf"((?:(?!\ue000{number}).)*?)"
+        self._pieces = re.compile(
+            rf"({_LEAD})?{opened}{inside}\ue002{number}-\d+\ue003({_TAIL})?|{stand_in}", re.DOTALL
         )
-        self._torn = re.compile(rf"{self._open}[ua]\d+\ue001|{self._close}|{_OUTER_SPACE}")
+        self._torn = re.compile(f"{opened}|{closed}|{_LEAD}|{_TAIL}")
 
     def message(self, message: Mapping[str, Any]) -> dict[str, Any]:
-        """A message for the template: content as one string, every string of it marked."""
+        """A message for the template: its strings marked, its content a list of text parts."""
         said = message["role"] == "assistant"
-        content = ""
-        for part in message["content"]:
-            is_text = part["type"] == "text"
-            content += self._text(part["text"], said) if is_text else self._stand_in((part, said))
-        rest = {key: value for key, value in message.items() if key != "content"}
-        return self.mark(rest, said) | {"content": content}
+        rest = {key: value for key, value in message.items() if key not in ("content", "_is_list")}
+        out = self.mark(rest, said)
+        if "content" in message:
+            out["_is_list"] = message["_is_list"]
+            out["content"] = []
+            for part in message["content"]:
+                if part["type"] == "audio":
+                    text = self._text(self._stand_in(part, said), said)
+                    self.is_audio[len(self._outer) - 1] = True
+                else:
+                    text = self._text(part["text"], said)
+                    if part["text"].strip():
+                        self.is_audio[len(self._outer) - 1] = False
+                out["content"].append({"type": "text", "text": text})
+        return out
 
     def mark(self, value: Any, said: bool) -> Any:
         """``value`` with every string in it marked, in lists and dicts too."""
@@ -184,24 +317,64 @@ class _Marks:
         return {key: item if key in _PLAIN_KEYS else self.mark(item, said) for key, item in value.items()}
 
     def hide(self, value: Any) -> Any:
-        """A string with stand-ins for the special tokens in it; anything else as it is."""
-        if not isinstance(value, str):
-            return value
-        return self._specials.sub(lambda found: self._stand_in(found.group()), value)
+        """``value`` with stand-ins for the special tokens in its strings, in lists and dicts too."""
+        if isinstance(value, str):
+            return self._specials.sub(lambda found: self._stand_in(found.group(), False), value)
+        if isinstance(value, list | tuple):
+            return [self.hide(item) for item in value]
+        if isinstance(value, Mapping):
+            return {key: self.hide(item) for key, item in value.items()}
+        return value
 
-    def show(self, text: str) -> str:
-        """The string again that :meth:`hide` changed."""
-        return self.stand_ins.sub(self._hidden, text)
+    def lost(self, text: str) -> set[int]:
+        """Indices of content strings of which a rendered template holds neither end."""
+        kept = {int(found[1] or found[2]) for found in self._torn.findall(text) if found[1] or found[2]}
+        return set(self.is_audio) - kept
 
-    def literal(self, text: str) -> str:
-        """A template's own text, without what is left of marks that it has torn apart."""
-        text = self._torn.sub("", text)
-        if self.number in text or re.search("[\ue000-\ue005]", text):
-            raise ValueError(_CUTS)
-        return text
+    def split(self, text: str) -> Iterator[tuple[int, int, str, Any, bool]]:
+        """The pieces of a rendered template: start, stop, kind, value, whether the assistant said it.
 
-    def _hidden(self, found: re.Match[str]) -> str:
-        thing = self.things[int(found.group(1))]
+        Kinds are ``template`` (no value), ``text`` (a string of the conversation) and ``thing`` (an audio part, or a
+        special token as a string).
+
+        Raises:
+            ValueError: the template has damaged a mark.
+        """
+        position = 0
+        for piece in self._pieces.finditer(text):
+            yield from self._template(text, position, piece.start())
+            position = piece.end()
+            before, who, index, inside, after, thing = piece.groups()
+            if thing is not None:
+                yield piece.start(), piece.end(), "thing", *self._thing(thing)
+                continue
+            only = self._stand_ins.fullmatch(inside)
+            if only and not isinstance(self._things[int(only[1])][0], str):
+                yield piece.start(), piece.end(), "thing", *self._thing(only[1])
+                continue
+            lead, tail = self._outer[int(index)]
+            shown = self._stand_ins.sub(lambda found: self._special(found[1]), inside)
+            whole = (lead if before else "") + shown + (tail if after else "")
+            yield piece.start(), piece.end(), "text", whole, who == "a"
+        yield from self._template(text, position, len(text))
+
+    def _template(self, text: str, start: int, stop: int) -> Iterator[tuple[int, int, str, Any, bool]]:
+        """The template's own text between marks that it has torn apart."""
+        torn = [found.span() for found in self._torn.finditer(text, start, stop)]
+        for low, high in zip(
+            [start, *(end for _, end in torn)], [*(at for at, _ in torn), stop], strict=True
+        ):
+            literal = text[low:high]
+            if self._number in literal or re.search("[\ue000-\ue005]", literal):
+                raise ValueError(_CUTS)
+            if literal:
+                yield low, high, "template", None, False
+
+    def _thing(self, index: str) -> tuple[Any, bool]:
+        return self._things[int(index)]
+
+    def _special(self, index: str) -> str:
+        thing = self._things[int(index)][0]
         if not isinstance(thing, str):
             raise ValueError(_CUTS)
         return thing
@@ -210,69 +383,12 @@ class _Marks:
         core = text.strip()
         lead = text[: len(text) - len(text.lstrip())] if core else text
         tail = text[len(text.rstrip()) :] if core else ""
-        self.outer.append((lead, tail))
-        opened = f"{self._open}{'a' if said else 'u'}{len(self.outer) - 1}\ue001"
-        marked = opened + self.hide(core) + self._close
-        return (_OUTER_SPACE if lead else "") + marked + (_OUTER_SPACE if tail else "")
+        index = len(self._outer)
+        self._outer.append((lead, tail))
+        opened = f"\ue000{self._number}-{'a' if said else 'u'}{index}\ue001"
+        marked = f"{opened}{self.hide(core)}\ue002{self._number}-{index}\ue003"
+        return (_LEAD if lead else "") + marked + (_TAIL if tail else "")
 
-    def _stand_in(self, thing: Any) -> str:
-        self.things.append(thing)
-        return f"{self._stand}{len(self.things) - 1}\ue005"
-
-
-def _parts(message: Mapping[str, Any], audio_ids: AudioIds | None) -> list[Mapping[str, Any]]:
-    """The content of a message as a list of checked parts."""
-    content = message.get("content")
-    if content is None:
-        return []
-    given = [content] if isinstance(content, str | Mapping) else content
-    parts = [{"type": "text", "text": part} if isinstance(part, str) else part for part in given]
-    for part in parts:
-        kind = part.get("type")
-        if kind not in ("text", "audio") or (kind == "text" and not isinstance(part.get("text"), str)):
-            raise ValueError(f"expected parts of type 'text' (with a str) or 'audio', got {dict(part)!r:.80}")
-        if kind == "audio" and audio_ids is None:
-            raise ValueError("a tokenizer has no sound; give audio parts to AudioTextProcessor instead")
-    return parts
-
-
-def _splice(tokenizer: Any, marks: _Marks, text: str, audio_ids: AudioIds | None) -> Conversation:
-    """Encode the pieces of a rendered template and put them together."""
-    ids: list[int] = []
-    answer: list[bool] = []
-
-    def add(new: list[int], said: bool) -> None:
-        ids.extend(new)
-        answer.extend([said] * len(new))
-
-    def add_literal(literal: str) -> None:
-        literal = marks.literal(literal)
-        if not literal:
-            return
-        new = tokenizer(literal, add_special_tokens=False, split_special_tokens=False, verbose=False)[
-            "input_ids"
-        ]
-        special = next((at for at, i in enumerate(new) if i in specials), None)
-        ends = special + 1 if answer and answer[-1] and special is not None else 0
-        add(new[:ends], True)
-        add(new[ends:], False)
-
-    specials = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-    position = 0
-    for piece in marks.pieces.finditer(text):
-        add_literal(text[position : piece.start()])
-        position = piece.end()
-        before, who, index, inside, after, thing = piece.groups()
-        if thing is not None:
-            kept = marks.things[int(thing)]
-            if isinstance(kept, str):
-                add(tokenizer.encode_text(kept), False)
-            else:
-                assert audio_ids is not None
-                add(audio_ids(kept[0]), kept[1])
-            continue
-        lead, tail = marks.outer[int(index)]
-        whole = (lead if before else "") + marks.show(inside) + (tail if after else "")
-        add(tokenizer.encode_text(whole), who == "a")
-    add_literal(text[position:])
-    return Conversation(ids, answer)
+    def _stand_in(self, thing: Any, said: bool) -> str:
+        self._things.append((thing, said))
+        return f"\ue004{self._number}-{len(self._things) - 1}\ue005"

@@ -1,21 +1,17 @@
-"""Text and sound in, ids for a language model out; ids in, text and sound out.
-
-Knows nothing of models. The laws it keeps: an item's ids do not depend on the batch it is in; whatever a text
-spells, it stays text; a folder that it was saved in works wherever it is moved.
-
-The sequence is ``<bos> <text> t... </text> <audio> a... </audio> <eos>``, text first for a task ``speak`` and
-sound first for ``transcribe``; conversations follow the chat template of the base tokenizer.
-"""
+"""Texts and audio -> sequences for a language model, and back, as a Hugging Face processor."""
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Real
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
+import soundfile
 import torch
 from torch import Tensor
 from transformers import (
@@ -31,98 +27,381 @@ from transformers import (
     ProcessorMixin,
 )
 from transformers.models.auto.modeling_auto import AutoModelForAudioTokenization
+from transformers.processing_utils import AudioKwargs, TextKwargs
 
-from .chat import Conversation, encode_conversation, eos_id, is_batch, plain_conversation
-from .codecs import Audio, codec_facts, decode_codes, read_codes
+from ..audio import load_audio, resample
+from .chat import (
+    Conversation,
+    encode_conversation,
+    eos_id,
+    has_template,
+    is_batch,
+    plain_conversation,
+    render_conversation,
+)
 from .constrain import AudioConstraint
-from .extend import extend_tokenizer
+from .extend import as_codec, extend_tokenizer
 from .layout import Layout, check_layout
-from .tokenizer import AudioTextTokenizer
+from .tokenizer import AudioTextTokenizer, as_codes
+
+CODEC_FOLDER = "audio_tokenizer"
+IGNORED = -100  # a label that losses skip
+Audio = str | Path | Tensor | np.ndarray | Sequence[Any] | Mapping[str, Any]
+Task = Literal["speak", "transcribe"]
+_PCM_SCALE = {torch.int16: 2.0**15, torch.int32: 2.0**31}
+_GROUPS: dict[str, Any] = {"text_kwargs": TextKwargs, "audio_kwargs": AudioKwargs}
+_OPTIONS = {*_GROUPS, "common_kwargs", *TextKwargs.__annotations__, *AudioKwargs.__annotations__}
 
 
 class Part(NamedTuple):
-    """A piece of a sequence: ``text``, or ``codes`` [K, T] int64; the other is None. ``lost``: ids repaired away."""
+    """A piece of a sequence: ``text``, or ``codes`` [K, T] int64. ``lost`` counts ids that repair dropped."""
 
     text: str | None = None
     codes: Tensor | None = None
     lost: int = 0
 
 
-def parse_sequence(
-    tok: AudioTextTokenizer,
-    ids: Sequence[int] | Tensor,
-    layout: Layout,
-    n_q: int,
-    errors: Literal["strict", "repair"] = "strict",
-) -> list[Part]:
-    """Take a sequence apart.
+class AudioTextProcessor(ProcessorMixin):
+    """Feature extractor, tokenizer and codec as one Hugging Face processor; see :meth:`from_codec`.
+
+    A sequence is ``<bos> <text> t... </text> <audio> a... </audio> <eos>``, text first for the task ``speak`` and
+    audio first for ``transcribe``. Conversations follow the chat template of the processor or its tokenizer.
 
     Args:
-        tok: whose ids they are.
-        ids: [S], whole or from anywhere after the prompt; it may begin inside an audio block.
-        layout: of the audio blocks.
-        n_q: K, codebooks in them.
-        errors: ``strict``, or ``repair`` to keep the whole frames of malformed blocks.
-
-    Returns:
-        Texts without their special tokens, and codes, in order.
+        feature_extractor: gives the sampling rate and channels of wavs.
+        tokenizer: of :func:`extend_tokenizer` or :func:`build_tokenizer`.
+        audio_tokenizer: the codec, ours or one of transformers; None if audio only comes as codes.
+        chat_template: instead of the tokenizer's.
+        layout: of the audio ids.
+        n_q: K, codebooks that are written; None means all of the tokenizer's.
 
     Raises:
-        LayoutError: strict, and an audio block does not hold whole frames.
+        TypeError: the tokenizer has no audio ids.
+        ValueError: the tokenizer's ids are another codec's, ``n_q`` is out of range or the layout is unknown.
     """
-    start, end = tok.control_id("audio_start"), tok.control_id("audio_end")
-    given = ids.tolist() if isinstance(ids, Tensor) else list(ids)
-    inside = bool(given) and tok.audio_offset <= given[0] < tok.audio_offset + tok.n_q * tok.codebook_size
-    parts: list[Part] = []
-    piece: list[int] = []
 
-    def close() -> None:
-        if inside:
-            if errors == "repair":
-                repaired = tok.decode_audio(piece, layout, n_q, errors="repair")
-                parts.append(Part(codes=repaired.codes, lost=repaired.lost))
-            else:
-                parts.append(Part(codes=tok.decode_audio(piece, layout, n_q)))
-        elif text := tok.decode(piece, skip_special_tokens=True):
-            parts.append(Part(text=str(text)))
-        piece.clear()
+    def __init__(
+        self,
+        feature_extractor: Any,
+        tokenizer: Any,
+        audio_tokenizer: PreTrainedModel | None = None,
+        chat_template: str | None = None,
+        layout: Layout = "flat",
+        n_q: int | None = None,
+    ) -> None:
+        tokenizer = AudioTextTokenizer.from_plain(tokenizer)
+        codec = None if audio_tokenizer is None else as_codec(audio_tokenizer)
+        if codec is not None:
+            self._check_fingerprint(tokenizer, codec.codes_fingerprint, "the codec has")
+        check_layout(layout)
+        super().__init__(feature_extractor, tokenizer, chat_template=chat_template)
+        self.audio_tokenizer = codec  # transformers would take the classes of its own list only
+        self.layout: Layout = layout
+        self.n_q = tokenizer.check_n_q(n_q)
 
-    for index in given:
-        if index in (start, end):
-            close()
-            inside = index == start
-        else:
-            piece.append(index)
-    if piece or inside:
-        close()
-    return parts
+    @classmethod
+    def from_codec(
+        cls,
+        tokenizer: PreTrainedTokenizerBase,
+        codec: PreTrainedModel,
+        layout: Layout = "flat",
+        n_q: int | None = None,
+    ) -> AudioTextProcessor:
+        """Make a processor for a codec.
 
+        Args:
+            tokenizer: a tokenizer with this codec's ids, or any fast tokenizer, which is then extended.
+            codec: an :class:`AudioCodec`, or an EnCodec, DAC, Mimi or X-Codec model of transformers.
+            layout: of the audio ids.
+            n_q: K, codebooks that are written; None means all.
 
-def readable(conversation: Any) -> Any:
-    """A conversation, or a batch, with its content as plain strings, sound as its markers."""
-    if is_batch(conversation):
-        return [readable(messages) for messages in conversation]
-    texts = []
-    for message in conversation:
-        content = message.get("content") or ""
-        if not isinstance(content, str):
-            content = "".join(
-                part if isinstance(part, str) else part.get("text", "<audio></audio>") for part in content
+        Raises:
+            ValueError: as in :func:`extend_tokenizer` and the class.
+        """
+        codec = as_codec(codec)
+        if "audio_offset" not in getattr(tokenizer, "init_kwargs", {}):
+            tokenizer = extend_tokenizer(tokenizer, codec)
+        config: Any = codec.config
+        extractor = EncodecFeatureExtractor(
+            feature_size=config.audio_channels, sampling_rate=config.sampling_rate
+        )
+        return cls(extractor, tokenizer, codec, layout=layout, n_q=n_q)
+
+    # ---- audio
+
+    def encode_audio(self, audio: Audio, sampling_rate: int | None = None) -> list[int]:
+        """Turn one clip into audio ids, without markers.
+
+        Args:
+            audio: one of
+
+                - a file's path, or a wav [N] or [C, N]: floats in [-1, 1], or 1-D int16 or int32 samples
+                - ``{"array": ..., "sampling_rate": ...}``, ``{"path": ...}`` or ``{"bytes": ...}`` as in ``datasets``
+                - codes [K, T] of integers: a tensor, an array or nested lists
+                - a row of a prepared shard: ``{"codes": ..., "n_q": K}`` with codes as above or as the shard's bytes;
+                  its ``codes_fingerprint``, if it has one, must be the tokenizer's
+            sampling_rate: of a wav, Hz; None means the codec's. Another rate is resampled.
+
+        Returns:
+            Ids in this processor's layout, of at most ``n_q`` codebooks.
+
+        Raises:
+            TypeError: it is none of these.
+            ValueError: the shape is another, there are no samples or frames, the codes are another codec's, or a wav
+                comes and there is no codec.
+        """
+        codes = self._codes(audio, sampling_rate)
+        if codes.shape[0] <= self.tokenizer.n_q:  # more are another codec's, and refused below
+            codes = codes[: self.n_q]
+        if codes.ndim != 2 or 0 in codes.shape:
+            raise ValueError(
+                f"expected codes [K, T] of one clip with at least one frame, got shape {list(codes.shape)}"
             )
-        texts.append({**message, "content": content})
-    return texts
+        return self.tokenizer.encode_audio(codes, self.layout)
 
+    def decode_audio(
+        self, ids: Sequence[int] | Tensor, errors: Literal["strict", "repair"] = "strict"
+    ) -> list[Tensor]:
+        """The wavs of all audio blocks of a sequence.
 
-CODEC_FOLDER = "audio_tokenizer"
+        Args:
+            ids: [S], as for :meth:`parse`.
+            errors: as for :meth:`parse`.
 
+        Returns:
+            wavs [C, N] float32 at the codec's sampling rate; N = 0 for a block without frames.
 
-class PortableProcessor(ProcessorMixin):
-    """Saves and loads a processor with its codec."""
+        Raises:
+            LayoutError: as in :meth:`parse`.
+            ValueError: there is no codec.
+        """
+        codec: Any = self.audio_tokenizer
+        if codec is None:
+            raise ValueError("this processor has no codec to decode with; make it with from_codec()")
+        blocks = [part.codes for part in self.parse(ids, errors) if part.codes is not None]
+        with torch.no_grad():
+            return [
+                codec.decode(codes[None].to(codec.device)).audio_values[0].float().cpu()
+                if codes.shape[1]
+                else torch.zeros(codec.config.audio_channels, 0)
+                for codes in blocks
+            ]
+
+    # ---- sequences
+
+    def __call__(  # type: ignore[override]  # only text and audio
+        self,
+        text: str | Sequence[str] | None = None,
+        audio: Audio | Sequence[Audio] | None = None,
+        task: Task | None = None,
+        labels: bool | None = None,
+        **kwargs: Any,
+    ) -> BatchFeature:
+        """Turn texts, clips, or pairs of them into sequences.
+
+        Args:
+            text: one text or a list of B.
+            audio: one clip or a list of B, as for :meth:`encode_audio`.
+            task: ``speak`` puts the text first, ``transcribe`` the audio; None: ``transcribe`` if there is only
+                audio. With only one of the two the sequence ends with the marker that asks for the other.
+            labels: give ``labels`` too: the ids of the answer, -100 elsewhere.
+            kwargs: ``sampling_rate`` of wavs, Hz (None means the codec's), and ``padding``, ``padding_side``,
+                ``truncation``, ``max_length``, ``pad_to_multiple_of`` and ``return_tensors`` of
+                :meth:`AudioTextTokenizer.batch_rows`. They may come in ``text_kwargs``, ``audio_kwargs`` and
+                ``common_kwargs`` as well. By default batches are padded on the left, as generation wants them.
+
+        Returns:
+            ``input_ids``, ``attention_mask`` and, if asked for, ``labels``.
+
+        Raises:
+            TypeError: an argument is unknown.
+            ValueError: neither text nor audio is given, their numbers differ, or ``task`` is unknown.
+        """
+        options, rate = self._options(kwargs)
+        if text is None and audio is None:
+            raise ValueError("expected text, audio or both, got neither")
+        texts = [text] if text is None or isinstance(text, str) else list(text)
+        clips, one_clip = _split_clips(audio)
+        single = isinstance(text, str) or (text is None and one_clip)
+        texts = texts * len(clips) if text is None else texts
+        clips = clips * len(texts) if audio is None else clips
+        if not texts or len(texts) != len(clips):
+            raise ValueError(
+                f"expected as many texts as clips, at least one, got {len(texts)} and {len(clips)}"
+            )
+        task = task or ("transcribe" if text is None else "speak")
+        if task not in ("speak", "transcribe"):
+            raise ValueError(f"unknown task {task!r}; choose from speak, transcribe")
+        rows = [self._pair(one, clip, task, rate) for one, clip in zip(texts, clips, strict=True)]
+        return self._batch(rows, single, bool(labels), False, options)
+
+    def apply_chat_template(  # type: ignore[override]  # the other options go through to the template
+        self,
+        conversation: Sequence[Mapping[str, Any]] | Sequence[Sequence[Mapping[str, Any]]],
+        chat_template: str | None = None,
+        *,
+        tokenize: bool = True,
+        labels: bool | None = None,
+        return_dict: bool = True,
+        return_assistant_tokens_mask: bool = False,
+        processor_kwargs: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> Any:
+        """Turn a conversation with audio parts, or a batch of them, into ids.
+
+        Every string is encoded on its own, as text. Its ids, like those of the audio, stand where the template writes
+        the string. Without any chat template the sequence is that of :meth:`__call__`.
+
+        Args:
+            conversation: messages with ``role`` and ``content``: a string, or parts ``{"type": "text", "text":
+                ...}`` and ``{"type": "audio", "audio": ...}`` with what :meth:`encode_audio` takes (``path`` or
+                ``url`` may name a file instead).
+            chat_template: instead of the processor's or the tokenizer's.
+            tokenize: false gives the rendered text for people to read, without the audio.
+            labels: give ``labels`` too: the ids of the assistant mask, -100 elsewhere.
+            return_dict: false gives the ids alone.
+            return_assistant_tokens_mask: give ``assistant_masks`` too; see the tokenizer's method.
+            processor_kwargs: keyword arguments of :meth:`__call__`; they may be passed directly as well.
+            options: ``add_generation_prompt``, ``continue_final_message``, ``tools``, ``documents`` and variables of
+                the template. Without a template ``answer="audio"`` or ``"text"`` selects the generation prompt.
+
+        Returns:
+            ``input_ids``, ``attention_mask`` and what was asked for; or text.
+
+        Raises:
+            ValueError: a part is of another type, or the template leaves content out.
+        """
+        given = {key: options.pop(key) for key in list(options) if key in _OPTIONS}
+        batch_options, rate = self._options({**(processor_kwargs or {}), **given})
+        options.pop("sanitize_control_tokens", None)  # always so
+        if template := chat_template or self.chat_template:
+            options["chat_template"] = template
+        batched = is_batch(conversation)
+        batch: Any = conversation if batched else [conversation]
+        if not tokenize:
+            if not has_template(self.tokenizer, options):
+                raise ValueError("expected a chat template to render, got none; pass chat_template=...")
+            texts = [render_conversation(self.tokenizer, messages, options) for messages in batch]
+            return texts if batched else texts[0]
+
+        def audio_ids(part: Mapping[str, Any]) -> list[int]:
+            clip = next((part[key] for key in ("audio", "path", "url") if part.get(key) is not None), None)
+            if clip is None:
+                raise ValueError(
+                    f"expected an audio part with 'audio' or 'path', got the keys {sorted(part)}"
+                )
+            return self._block(clip, rate)
+
+        rows = [encode_conversation(self.tokenizer, messages, options, audio_ids) for messages in batch]
+        out = self._batch(rows, not batched, bool(labels), return_assistant_tokens_mask, batch_options)
+        return out if return_dict else out["input_ids"]
+
+    def pad(
+        self,
+        rows: Sequence[Mapping[str, Sequence[int]]],
+        padding_side: str | None = None,
+        pad_to_multiple_of: int = 1,
+    ) -> BatchFeature:
+        """Pad rows to tensors.
+
+        Args:
+            rows: with ``input_ids`` and perhaps ``labels``, lists of one length.
+            padding_side: ``left`` or ``right``; None means left.
+            pad_to_multiple_of: of the width.
+
+        Returns:
+            ``input_ids``, ``attention_mask`` and, where the rows have them, ``labels``: [B, S] int64.
+        """
+        options: dict[str, Any] = {
+            "padding_side": padding_side or "left",
+            "pad_to_multiple_of": pad_to_multiple_of,
+        }
+        return BatchFeature(self.tokenizer.batch_rows(rows, padding=True, return_tensors="pt", **options))
+
+    @property
+    def model_input_names(self) -> list[str]:
+        """What :meth:`__call__` returns."""
+        return ["input_ids", "attention_mask"]
+
+    def generation_options(
+        self,
+        inputs: Mapping[str, Any],
+        max_new_tokens: int,
+        min_frames: int = 1,
+        max_frames: int | None = None,
+    ) -> dict[str, Any]:
+        """Arguments for ``model.generate`` that make its answer one well-formed audio block.
+
+        Args:
+            inputs: the prompts, with ``input_ids`` [B, S], padded on the left.
+            max_new_tokens: ids to generate at most; the block is closed before.
+            min_frames: frames the block has at least.
+            max_frames: frames the block has at most.
+
+        Returns:
+            Keyword arguments: ``model.generate(**inputs, **processor.generation_options(inputs, 2000))``.
+
+        Raises:
+            ValueError: a number is out of range, or a row is padded on the right.
+        """
+        mask = inputs.get("attention_mask")
+        if mask is not None and not bool((torch.as_tensor(mask)[:, -1] != 0).all()):
+            raise ValueError("a prompt is padded on the right; make the batch with padding_side='left'")
+        length = inputs["input_ids"].shape[1] + max_new_tokens
+        constraint = AudioConstraint(self.tokenizer, length, self.layout, self.n_q, min_frames, max_frames)
+        ends = {"eos_token_id": eos_id(self.tokenizer), "pad_token_id": self.tokenizer.pad_id}
+        return {"logits_processor": [constraint], "max_new_tokens": max_new_tokens, **ends}
+
+    def parse(
+        self, ids: Sequence[int] | Tensor, errors: Literal["strict", "repair"] = "strict"
+    ) -> list[Part]:
+        """Take a sequence apart into texts and codes.
+
+        Args:
+            ids: [S], whole or from anywhere after the prompt; it may begin inside an audio block.
+            errors: ``strict``, or ``repair`` to keep the whole frames of malformed blocks.
+
+        Returns:
+            Texts without their special tokens, and codes, in order.
+
+        Raises:
+            LayoutError: strict, and an audio block does not hold whole frames.
+        """
+        tok: AudioTextTokenizer = self.tokenizer
+        start, end = tok.control_id("audio_start"), tok.control_id("audio_end")
+        given = ids.tolist() if isinstance(ids, Tensor | np.ndarray) else list(ids)
+        audio = range(tok.audio_offset, tok.audio_offset + tok.n_q * tok.codebook_size)
+        inside = bool(given) and given[0] in audio
+        parts: list[Part] = []
+        piece: list[int] = []
+
+        def close() -> None:
+            if inside and errors == "repair":
+                parts.append(Part(None, *tok.decode_audio(piece, self.layout, self.n_q, errors="repair")))
+            elif inside:
+                parts.append(Part(codes=tok.decode_audio(piece, self.layout, self.n_q)))
+            elif text := tok.decode(piece, skip_special_tokens=True):
+                parts.append(Part(text=str(text)))
+            piece.clear()
+
+        for index in given:
+            if index in (start, end):
+                close()
+                inside = index == start
+            else:
+                piece.append(index)
+        if piece or inside:
+            close()
+        return parts
+
+    # ---- files
 
     def save_pretrained(
         self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any
     ) -> Any:
         """Save tokenizer, feature extractor and codec in one folder, the codec in ``audio_tokenizer/``.
+
+        The folder works wherever it is moved, without a network.
 
         Args:
             save_directory: the folder.
@@ -141,8 +420,8 @@ class PortableProcessor(ProcessorMixin):
         return written
 
     def to_dict(self) -> dict[str, Any]:
-        """What goes into processor_config.json; the codec as the name of its folder, not as a path."""
-        # transformers would copy the codec's weights here and write down where they came from.
+        """The contents of processor_config.json, with the name of the codec's folder."""
+        # transformers would copy the codec's weights here and write down the path they came from.
         codec = self.__dict__.pop("audio_tokenizer", None)
         try:
             values = super().to_dict()
@@ -154,14 +433,11 @@ class PortableProcessor(ProcessorMixin):
     def get_processor_dict(
         cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """As transformers' own, with the codec loaded from the folder beside the tokenizer."""
+        """As in transformers, with the codec loaded from its folder beside the tokenizer."""
         values, rest = super().get_processor_dict(pretrained_model_name_or_path, **kwargs)
         if folder := values.pop("audio_tokenizer_folder", None):
-            where = {
-                key: kwargs[key]
-                for key in ("cache_dir", "local_files_only", "token", "revision")
-                if key in kwargs
-            }
+            shared = ("cache_dir", "local_files_only", "token", "revision")
+            where = {key: kwargs[key] for key in shared if key in kwargs}
             folder = os.path.join(kwargs.get("subfolder", ""), folder)
             config = AutoConfig.from_pretrained(pretrained_model_name_or_path, subfolder=folder, **where)
             known = type(config) in AutoModelForAudioTokenization._model_mapping
@@ -176,310 +452,112 @@ class PortableProcessor(ProcessorMixin):
     def _get_arguments_from_pretrained(
         cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any
     ) -> list[Any]:
-        # AutoTokenizer would give the plain class.
         return [
             AutoFeatureExtractor.from_pretrained(pretrained_model_name_or_path, **kwargs),
             AudioTextTokenizer.from_pretrained(pretrained_model_name_or_path, **kwargs),
         ]
 
+    # ---- helpers
 
-IGNORED = -100  # a label that no loss looks at
-Task = Literal["speak", "transcribe"]
+    def check_row(self, row: Mapping[str, Any]) -> None:
+        """Refuse a row whose ``codes_fingerprint`` is another codec's. Raises ValueError."""
+        if row.get("codes_fingerprint"):
+            self._check_fingerprint(self.tokenizer, row["codes_fingerprint"], "the row has")
 
-
-class AudioTextProcessor(PortableProcessor):
-    """Feature extractor, tokenizer and codec as one Hugging Face processor; see :meth:`from_codec`.
-
-    Args:
-        feature_extractor: what the codec wants to be fed through.
-        tokenizer: of :func:`extend_tokenizer` or :func:`build_tokenizer`.
-        audio_tokenizer: the codec; None when all sound comes as codes and none is decoded.
-        chat_template: instead of the tokenizer's.
-        layout: of the audio ids.
-        n_q: K, codebooks that are written; None means all of the tokenizer's.
-
-    Raises:
-        TypeError: the tokenizer has no audio ids.
-        ValueError: the tokenizer's ids are another codec's, ``n_q`` is out of range or the layout is unknown.
-    """
-
-    def __init__(
-        self,
-        feature_extractor: Any,
-        tokenizer: AudioTextTokenizer,
-        audio_tokenizer: PreTrainedModel | None = None,
-        chat_template: str | None = None,
-        layout: Layout = "flat",
-        n_q: int | None = None,
-    ) -> None:
-        if not isinstance(tokenizer, AudioTextTokenizer):
-            raise TypeError(
-                f"expected a tokenizer with audio ids, got {type(tokenizer).__name__}; extend_tokenizer() it"
+    @staticmethod
+    def _check_fingerprint(tokenizer: AudioTextTokenizer, fingerprint: str, what: str) -> None:
+        if fingerprint != tokenizer.codes_fingerprint:
+            raise ValueError(
+                f"the tokenizer's audio ids belong to the codec {tokenizer.codes_fingerprint}, {what} codes of "
+                f"{fingerprint}; use that codec's tokenizer, or encode with the tokenizer's codec"
             )
-        if audio_tokenizer is not None:
-            fingerprint = codec_facts(audio_tokenizer).codes_fingerprint
-            if fingerprint != tokenizer.codes_fingerprint:
+
+    def _codes(self, audio: Any, sampling_rate: int | None) -> Tensor:
+        """Codes of one clip of any form; all of its codebooks."""
+        if isinstance(audio, Mapping):
+            self.check_row(audio)
+            if audio.get("codes") is not None:
+                return _row_codes(audio)
+            if audio.get("array") is not None:
+                return self._encode(_samples(audio["array"]), audio.get("sampling_rate", sampling_rate))
+            if audio.get("bytes") is not None:
+                data, rate = soundfile.read(io.BytesIO(audio["bytes"]), dtype="float32", always_2d=True)
+                return self._encode(torch.from_numpy(data.T.copy()), rate)
+            if audio.get("path") is None:
                 raise ValueError(
-                    f"expected the codec {tokenizer.codes_fingerprint} that the tokenizer's ids stand for, got "
-                    f"{fingerprint}; load that codec, or extend the tokenizer for this one"
+                    f"expected audio with 'array', 'bytes', 'path' or 'codes', got the keys {sorted(audio)}"
                 )
-        check_layout(layout)
-        super().__init__(feature_extractor, tokenizer, chat_template=chat_template)
-        self.audio_tokenizer = audio_tokenizer  # transformers would take the classes of its own list only
-        self.layout: Layout = layout
-        self.n_q = tokenizer.check_n_q(n_q)
+            audio = audio["path"]
+        if isinstance(audio, str | Path):
+            self._codec()
+            rate = self.feature_extractor.sampling_rate
+            return self._encode(load_audio(audio, rate)[0], rate)
+        if hasattr(audio, "get_all_samples"):  # what `datasets` decodes with torchcodec
+            samples = audio.get_all_samples()
+            return self._encode(samples.data, samples.sample_rate)
+        if isinstance(audio, bytes | bytearray | memoryview):
+            raise ValueError(
+                "bytes of codes do not say how many codebooks they hold; pass the shard's row, or "
+                "{'codes': ..., 'n_q': ...}"
+            )
+        values = as_codes(audio)
+        if values.is_floating_point():
+            return self._encode(values, sampling_rate)
+        channels = self.feature_extractor.feature_size
+        if values.ndim == 1 and values.dtype in _PCM_SCALE:
+            return self._encode(_samples(values), sampling_rate)
+        if values.ndim == 2 and values.dtype in _PCM_SCALE and values.shape[0] in (1, channels):
+            raise ValueError(
+                f"{str(values.dtype)[6:]} of shape {list(values.shape)} can be samples or codes; pass samples as "
+                "floats or {'array': ..., 'sampling_rate': ...}, codes as int64"
+            )
+        if values.ndim != 2:
+            raise ValueError(
+                f"expected codes [K, T], or a wav of floats [N] or [{channels}, N], got integers of shape "
+                f"{list(values.shape)}"
+            )
+        return values
 
-    @classmethod
-    def from_codec(
-        cls,
-        tokenizer: PreTrainedTokenizerBase,
-        codec: PreTrainedModel,
-        layout: Layout = "flat",
-        n_q: int | None = None,
-    ) -> AudioTextProcessor:
-        """Make a processor for a codec, ours or one of transformers.
+    def _encode(self, wav: Any, sampling_rate: int | None) -> Tensor:
+        """Codes [K, T] int64 of a wav [N] or [C, N]."""
+        codec = self._codec()
+        rate, channels = self.feature_extractor.sampling_rate, self.feature_extractor.feature_size
+        wav = torch.as_tensor(wav).float()
+        wav = wav.unsqueeze(0) if wav.ndim == 1 else wav
+        if wav.ndim != 2 or wav.shape[0] not in (1, channels) or wav.shape[1] < 1:
+            raise ValueError(
+                f"expected a wav [N] or [{channels}, N] with N >= 1, got shape {list(wav.shape)}; a batch is a list of "
+                "wavs"
+            )
+        wav = resample(wav, sampling_rate or rate, rate).expand(channels, -1)
+        # One clip at a time, so that its codes do not depend on a batch.
+        with torch.no_grad():
+            return codec.encode(wav[None].to(codec.device)).audio_codes[0].cpu()
 
-        Args:
-            tokenizer: a tokenizer with this codec's ids, or any fast tokenizer, which is then extended.
-            codec: an :class:`AudioCodec`, ``EncodecModel``, ``DacModel``, ``MimiModel``...
-            layout: of the audio ids.
-            n_q: K, codebooks that are written; None means all.
+    def _codec(self) -> Any:
+        if self.audio_tokenizer is None:
+            raise ValueError("this processor has no codec to encode a wav with; pass codes [K, T]")
+        return self.audio_tokenizer
 
-        Returns:
-            The processor; its ``tokenizer`` is the extended one.
-
-        Raises:
-            ValueError: as :func:`extend_tokenizer` and the class say.
-        """
-        facts = codec_facts(codec)
-        if not isinstance(tokenizer, AudioTextTokenizer):
-            tokenizer = extend_tokenizer(tokenizer, codec)
-        extractor = EncodecFeatureExtractor(feature_size=facts.channels, sampling_rate=facts.sampling_rate)
-        return cls(extractor, tokenizer, codec, layout=layout, n_q=n_q)
-
-    def encode_audio(self, audio: Audio, sampling_rate: int | None = None) -> list[int]:
-        """Turn one clip into audio ids, without markers.
-
-        Args:
-            audio: a file; a wav [N] or [C, N] of floats; ``{"array": ..., "sampling_rate": ...}`` as in
-                ``datasets``; or codes [K, T] of integers.
-            sampling_rate: of a wav, Hz; None means the codec's. Sound of another rate is resampled.
-
-        Returns:
-            Ids in this processor's layout.
-
-        Raises:
-            ValueError: the shape is another, there are no samples, or sound comes and there is no codec.
-        """
-        codes = read_codes(audio, sampling_rate, self.audio_tokenizer, self.feature_extractor, self.n_q)
-        return self.tokenizer.encode_audio(codes[: self.n_q], self.layout)
-
-    def __call__(  # type: ignore[override]  # only what text and sound need
-        self,
-        text: str | Sequence[str] | None = None,
-        audio: Audio | Sequence[Audio] | None = None,
-        task: Task | None = None,
-        sampling_rate: int | None = None,
-        labels: bool = False,
-        padding: bool = True,
-        padding_side: str | None = None,
-        return_tensors: str | None = None,
-    ) -> BatchFeature:
-        """Turn texts, clips, or pairs of them into sequences.
-
-        Args:
-            text: one text or a list of B.
-            audio: one clip or a list of B, as for :meth:`encode_audio`.
-            task: ``speak`` puts the text first, ``transcribe`` the sound; None: ``transcribe`` if there is
-                sound only. With one of the two the sequence ends with the marker that asks for the other.
-            sampling_rate: of wavs, Hz; None means the codec's.
-            labels: give ``labels`` too: the ids of the answer, -100 elsewhere.
-            padding: pad rows to the longest; false gives ragged lists.
-            padding_side: ``left`` or ``right``; None means the tokenizer's.
-            return_tensors: ``pt`` for tensors [B, S]; None for lists, one list of ids for one item.
-
-        Returns:
-            ``input_ids``, ``attention_mask`` and, if asked for, ``labels``.
-
-        Raises:
-            ValueError: neither text nor sound is given, their numbers differ, or ``task`` is unknown.
-        """
-        single = isinstance(text, str) or (text is None and not _is_many(audio))
-        texts = [text] if text is None or isinstance(text, str) else list(text)
-        clips = list(audio) if audio is not None and _is_many(audio) else [audio]  # type: ignore[arg-type]
-        texts, clips = (
-            (texts * len(clips) if text is None else texts),
-            (clips * len(texts) if audio is None else clips),
-        )
-        if (text is None and audio is None) or len(texts) != len(clips):
-            raise ValueError(f"expected texts, clips or as many of both, got {len(texts)} and {len(clips)}")
-        task = task or ("transcribe" if text is None else "speak")
-        if task not in ("speak", "transcribe"):
-            raise ValueError(f"expected task 'speak' or 'transcribe', got {task!r}")
-        rows = [self._pair(one, clip, task, sampling_rate) for one, clip in zip(texts, clips, strict=True)]
-        return self._batch(rows, single, labels, padding, padding_side, return_tensors)
-
-    def apply_chat_template(  # type: ignore[override]  # the other options go through to the template
-        self,
-        conversation: Sequence[Mapping[str, Any]] | Sequence[Sequence[Mapping[str, Any]]],
-        chat_template: str | None = None,
-        *,
-        tokenize: bool = True,
-        sampling_rate: int | None = None,
-        labels: bool = False,
-        padding: bool = True,
-        padding_side: str | None = None,
-        return_tensors: str | None = None,
-        return_dict: bool = True,
-        **options: Any,
-    ) -> Any:
-        """Turn a conversation with audio parts, or a batch of them, into ids.
-
-        Every string is encoded on its own, as text, and its ids, like those of the sound, are put where the
-        template puts the string. Without any chat template the sequence is that of :meth:`__call__`.
-
-        Args:
-            conversation: messages with ``role`` and ``content``: a string, or parts ``{"type": "text", "text":
-                ...}`` and ``{"type": "audio", "audio": ...}`` with what :meth:`encode_audio` takes (``path``
-                and ``url`` name a file too).
-            chat_template: instead of the processor's or the tokenizer's.
-            tokenize: false gives text without the sound, for people to read; it must not be tokenised again.
-            sampling_rate: of wavs, Hz; None means the codec's.
-            labels: give ``labels`` too: what the assistant says and the token that ends it, -100 elsewhere.
-            padding: as in :meth:`__call__`.
-            padding_side: as in :meth:`__call__`.
-            return_tensors: as in :meth:`__call__`.
-            return_dict: false gives the ids alone.
-            options: ``add_generation_prompt``, ``tools``, ``documents`` and what else the template takes;
-                without a template ``answer="audio"`` or ``"text"`` says what the generation prompt asks for.
-
-        Returns:
-            ``input_ids``, ``attention_mask`` and, if asked for, ``labels``; or text.
-
-        Raises:
-            ValueError: a part is of another type, or a role spells a special token.
-        """
-        if template := chat_template or self.chat_template:
-            options["chat_template"] = template
-        if not tokenize:
-            return self.tokenizer.apply_chat_template(readable(conversation), tokenize=False, **options)
-        batched = is_batch(conversation)
-
-        def audio_ids(part: Mapping[str, Any]) -> list[int]:
-            clip = next((part[key] for key in ("audio", "path", "url") if part.get(key) is not None), None)
-            if clip is None:
-                raise ValueError(
-                    f"expected an audio part with 'audio' or 'path', got the keys {sorted(part)}"
-                )
-            return self._block(clip, sampling_rate)
-
-        batch = conversation if batched else [conversation]
-        rows = [encode_conversation(self.tokenizer, messages, options, audio_ids) for messages in batch]  # type: ignore[arg-type]
-        single = not batched
-        out = self._batch(rows, single, labels, padding, padding_side, return_tensors)
-        return out if return_dict else out["input_ids"]
-
-    def pad(
-        self,
-        rows: Sequence[Mapping[str, Sequence[int]]],
-        padding_side: str | None = None,
-        pad_to_multiple_of: int = 1,
-    ) -> BatchFeature:
-        """Pad rows to tensors.
-
-        Args:
-            rows: with ``input_ids`` and perhaps ``labels``, lists of one length.
-            padding_side: ``left`` or ``right``; None means the tokenizer's.
-            pad_to_multiple_of: of the width.
-
-        Returns:
-            ``input_ids``, ``attention_mask`` and, where the rows have them, ``labels``: [B, S] int64.
-        """
-        left = (padding_side or self.tokenizer.padding_side) == "left"
-        width = max(len(row["input_ids"]) for row in rows)
-        width = -(-width // pad_to_multiple_of) * pad_to_multiple_of
-        fills = {"input_ids": self.pad_id, "attention_mask": 0, "labels": IGNORED}
-        out = {key: torch.full((len(rows), width), fill) for key, fill in fills.items()}
-        if "labels" not in rows[0]:
-            del out["labels"]
-        for index, row in enumerate(rows):
-            size = len(row["input_ids"])
-            span = slice(width - size, width) if left else slice(0, size)
-            out["attention_mask"][index, span] = torch.as_tensor(row.get("attention_mask", [1] * size))
-            for key in out.keys() - {"attention_mask"}:
-                out[key][index, span] = torch.as_tensor(row[key])
-        return BatchFeature(out)
-
-    @property
-    def pad_id(self) -> int:
-        """The id that pads: the tokenizer's padding token, or the control id."""
-        own = self.tokenizer.pad_token_id
-        return self.tokenizer.control_id("pad") if own is None else own
-
-    def generation_options(
-        self,
-        inputs: Mapping[str, Any],
-        max_new_tokens: int,
-        min_frames: int = 1,
-        max_frames: int | None = None,
-    ) -> dict[str, Any]:
-        """What ``model.generate`` needs so that its answer is one well-formed audio block.
-
-        Args:
-            inputs: the prompt, with ``input_ids`` [B, S].
-            max_new_tokens: ids to generate at most; the block is closed before.
-            min_frames: frames the block has at least.
-            max_frames: frames the block has at most.
-
-        Returns:
-            Keyword arguments: ``model.generate(**inputs, **processor.generation_options(inputs, 2000))``.
-
-        Raises:
-            ValueError: a number is out of range.
-        """
-        length = inputs["input_ids"].shape[1] + max_new_tokens
-        constraint = AudioConstraint(self.tokenizer, length, self.layout, self.n_q, min_frames, max_frames)
-        ends = {"eos_token_id": eos_id(self.tokenizer), "pad_token_id": self.pad_id}
-        return {"logits_processor": [constraint], "max_new_tokens": max_new_tokens, **ends}
-
-    def parse(
-        self, ids: Sequence[int] | Tensor, errors: Literal["strict", "repair"] = "strict"
-    ) -> list[Part]:
-        """Take a sequence apart into texts and codes; see :func:`~audiotok.tokens.parts.parse_sequence`.
-
-        Args:
-            ids: [S], whole or from anywhere after the prompt.
-            errors: ``strict``, or ``repair`` to keep the whole frames of malformed blocks.
-
-        Returns:
-            The parts, in order.
-
-        Raises:
-            LayoutError: strict, and an audio block does not hold whole frames.
-        """
-        return parse_sequence(self.tokenizer, ids, self.layout, self.n_q, errors)
-
-    def decode_audio(
-        self, ids: Sequence[int] | Tensor, errors: Literal["strict", "repair"] = "strict"
-    ) -> list[Tensor]:
-        """The sound of every audio block of a sequence.
-
-        Args:
-            ids: [S], as for :meth:`parse`.
-            errors: as for :meth:`parse`.
-
-        Returns:
-            wavs [C, N] float32 at the codec's sampling rate, N = 0 for a block without frames.
-
-        Raises:
-            LayoutError: as :meth:`parse` says.
-            ValueError: there is no codec.
-        """
-        codec = self.audio_tokenizer
-        if codec is None:
-            raise ValueError("expected a processor with a codec, got one without; make it with from_codec()")
-        blocks = [part.codes for part in self.parse(ids, errors) if part.codes is not None]
-        return [decode_codes(codec, codes) if codes.shape[1] else torch.zeros(1, 0) for codes in blocks]
+    def _options(self, kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], int | None]:
+        """Options of :meth:`AudioTextTokenizer.batch_rows`, and the sampling rate of wavs."""
+        flat = {key: value for key, value in kwargs.items() if not key.endswith("_kwargs")}
+        groups = {key: dict(value or {}) for key, value in kwargs.items() if key.endswith("_kwargs")}
+        unknown = [key for key in (*flat, *groups) if key not in _OPTIONS]
+        if unknown:
+            raise TypeError(f"AudioTextProcessor takes no argument {', '.join(unknown)}")
+        merged = {}
+        for group, kind in _GROUPS.items():
+            given = groups.get(group, {})
+            mine = {key: value for key, value in flat.items() if key in kind.__annotations__}
+            if twice := sorted(given.keys() & mine.keys()):
+                raise ValueError(f"{', '.join(twice)} was passed twice: in {group} and directly")
+            merged[group] = {**groups.get("common_kwargs", {}), **given, **mine}
+        init = self.tokenizer.init_kwargs
+        options = {key: init[key] for key in ("padding", "truncation", "max_length") if key in init}
+        options = {"padding": True, **options, **merged["text_kwargs"]}
+        options["padding_side"] = options.get("padding_side") or "left"
+        return options, merged["audio_kwargs"].get("sampling_rate")
 
     def _block(self, audio: Any, sampling_rate: int | None) -> list[int]:
         start, end = self.tokenizer.control_id("audio_start"), self.tokenizer.control_id("audio_end")
@@ -489,9 +567,9 @@ class AudioTextProcessor(PortableProcessor):
         parts: list[dict[str, Any]] = [{"type": "text", "text": text}, {"type": "audio", "audio": audio}]
         given = [part for part in parts if part[part["type"]] is not None]
         ordered = given if task == "speak" else given[::-1]
-        if len(given) == 1 and given[0]["type"] != ("text" if task == "speak" else "audio"):
+        if not given or (len(given) == 1 and given[0]["type"] != ("text" if task == "speak" else "audio")):
             raise ValueError(
-                f"expected {'text' if task == 'speak' else 'sound'} for the task {task!r}, got none"
+                f"the task {task!r} needs {'text' if task == 'speak' else 'audio'}, a row has none"
             )
         roles = ("user", "assistant")
         messages = [{"role": role, "content": [part]} for role, part in zip(roles, ordered, strict=False)]
@@ -504,59 +582,32 @@ class AudioTextProcessor(PortableProcessor):
         rows: Sequence[Conversation],
         single: bool,
         labels: bool,
-        padding: bool,
-        padding_side: str | None,
-        return_tensors: str | None,
+        masks: bool,
+        options: Mapping[str, Any],
     ) -> BatchFeature:
-        if return_tensors not in (None, "pt"):
-            raise ValueError(f"expected return_tensors 'pt' or None, got {return_tensors!r}")
         features = []
-        for row in rows:
-            feature = {"input_ids": row.ids, "attention_mask": [1] * len(row.ids)}
+        for ids, answer in rows:
+            features.append({"input_ids": ids})
             if labels:
-                feature["labels"] = [
-                    i if said else IGNORED for i, said in zip(row.ids, row.answer, strict=True)
-                ]
-            features.append(feature)
-        if return_tensors == "pt":
-            if not padding and len({len(row.ids) for row in rows}) > 1:
-                raise ValueError("expected padding=True for tensors of rows of several lengths")
-            return self.pad(features, padding_side)
-        if single:
-            return BatchFeature(features[0])
-        if padding:
-            return BatchFeature(
-                {key: value.tolist() for key, value in self.pad(features, padding_side).items()}
-            )
-        return BatchFeature({key: [feature[key] for feature in features] for key in features[0]})
-
-
-def _is_many(audio: Any) -> bool:
-    """Whether this is a list of clips: a list of numbers is one clip."""
-    return isinstance(audio, list | tuple) and bool(audio) and not isinstance(audio[0], Real)
-
-
-class _ProcessorKey(PreTrainedConfig):
-    """What AutoProcessor files the class under; a codec's own folder still gives its feature extractor."""
-
-    model_type = "audiotok-processor"
-
-
-AutoProcessor.register(_ProcessorKey, AudioTextProcessor, exist_ok=True)
+                features[-1]["labels"] = [i if said else IGNORED for i, said in zip(ids, answer, strict=True)]
+            if masks:
+                features[-1]["assistant_masks"] = [int(said) for said in answer]
+        return BatchFeature(self.tokenizer.batch_rows(features, single, **options))
 
 
 @dataclass
 class AudioTextCollator:
     """Rows -> a padded batch with labels, for ``Trainer(data_collator=...)`` or a ``DataLoader``.
 
-    A row is what the processor gave (``input_ids`` and perhaps ``labels``), or a conversation under
-    ``messages``, or ``text`` with ``codes`` [K, T] (as in prepared shards) or ``audio``.
+    A row is what the processor gave (``input_ids`` and perhaps ``labels``), a conversation under ``messages``, or
+    ``text`` with ``codes`` or ``audio`` as in :meth:`AudioTextProcessor.encode_audio`. Rows of prepared shards are
+    taken as they are. A row with another codec's ``codes_fingerprint`` raises ValueError.
 
     Attributes:
         processor: makes and pads the sequences.
-        task: ``speak`` or ``transcribe``, for rows of text and sound.
+        task: ``speak`` or ``transcribe``, for rows of text and audio.
         pad_to_multiple_of: of the width.
-        padding_side: ``left`` or ``right``; None means the tokenizer's.
+        padding_side: ``left`` or ``right``; None means left.
     """
 
     processor: AudioTextProcessor
@@ -570,9 +621,63 @@ class AudioTextCollator:
         return dict(self.processor.pad(features, self.padding_side, self.pad_to_multiple_of))
 
     def _feature(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
+        self.processor.check_row(row)
         if "input_ids" in row:
-            return {"input_ids": row["input_ids"], "labels": row.get("labels", row["input_ids"])}
+            kept = {key: row[key] for key in ("input_ids", "attention_mask", "labels") if key in row}
+            return {"labels": row["input_ids"], **kept}
         if "messages" in row:
             return self.processor.apply_chat_template(row["messages"], labels=True)
-        audio = row["codes"] if row.get("codes") is not None else row["audio"]
+        audio = row if row.get("codes") is not None else row["audio"]
         return self.processor(row["text"], audio, self.task, labels=True)
+
+
+def _row_codes(row: Mapping[str, Any]) -> Tensor:
+    """Codes [K, T] of a shard's row, where they are int16 bytes, or of any other form."""
+    codes = row["codes"]
+    if not isinstance(codes, bytes | bytearray | memoryview):
+        return as_codes(codes)
+    n_q = row.get("n_q")
+    if not isinstance(n_q, Integral) or n_q < 1 or len(codes) % (2 * int(n_q)):
+        raise ValueError(
+            f"expected bytes of int16 codes with their n_q, got {len(codes)} bytes and n_q {n_q}; pass the shard's row"
+        )
+    return torch.from_numpy(np.frombuffer(codes, dtype="<i2").reshape(int(n_q), -1).astype(np.int64))
+
+
+def _samples(array: Any) -> Tensor:
+    """Samples as floats in [-1, 1]: floats as they are, int16 and int32 scaled."""
+    values = as_codes(array)
+    if values.is_floating_point():
+        return values
+    if values.dtype not in _PCM_SCALE:
+        raise ValueError(f"expected samples as floats, int16 or int32, got {str(values.dtype)[6:]}")
+    return values.float() / _PCM_SCALE[values.dtype]
+
+
+def _split_clips(audio: Any) -> tuple[list[Any], bool]:
+    """A list of clips, and whether one clip was given rather than a list.
+
+    Nested lists of integers are codes [K, T], deeper ones a batch; lists of lists of floats are a batch of wavs.
+    """
+    if isinstance(audio, Tensor | np.ndarray) and audio.ndim == 3:
+        return list(audio), False
+    if not isinstance(audio, list | tuple):
+        return [audio], True
+    depth, inner = 0, audio
+    while isinstance(inner, list | tuple) and inner:
+        depth, inner = depth + 1, inner[0]
+    if isinstance(inner, list | tuple):
+        raise ValueError("expected audio, got an empty list")
+    if not isinstance(inner, Real):
+        return list(audio), False
+    single = depth == 1 or (depth == 2 and isinstance(inner, Integral))
+    return ([audio] if single else list(audio)), single
+
+
+class _ProcessorKey(PreTrainedConfig):
+    """Key of the class in AutoProcessor's table."""
+
+    model_type = "audiotok-processor"
+
+
+AutoProcessor.register(_ProcessorKey, AudioTextProcessor, exist_ok=True)

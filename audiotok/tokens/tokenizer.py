@@ -1,33 +1,35 @@
-"""One vocabulary for text and sound, as a Hugging Face fast tokenizer.
+"""One vocabulary for text and audio codes, as a Hugging Face fast tokenizer.
 
-Ids: ``[text | 64 reserved control ids | audio k * V + code, level-major]``. Text ids are those of the text
-vocabulary in front, audio ids are arithmetic. Knows nothing of waveforms or models. The law it keeps: no
-text, however it comes in, yields an audio id or a control id.
+Ids are ``[text | 64 reserved control ids | audio]`` with ``id = audio_offset + k * V + code`` for codebook k.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, overload
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import BatchEncoding, PreTrainedTokenizerFast
 
 from ..files import write_aside, write_json
-from .chat import encode_conversation, is_batch
+from .chat import encode_conversation, has_template, is_batch, render_conversation
 from .layout import Cursor, FrameReader, Layout, Repaired, flatten, unflatten
 
 N_CONTROL = 64
-ROW_MULTIPLE = 64
 N_VOICES = 16
+TEXT_MODEL_FILE = "tokenizer.model"
+_ROW_MULTIPLE = 64
+_FILLS = {"attention_mask": 0, "labels": -100, "assistant_masks": 0}
 
 
 def _control_tokens() -> dict[str, str]:
-    """Name -> readable token for the 64 reserved ids, in the order of their ids."""
+    """Name -> readable token of the 64 reserved ids, in their order. A slot that is taken never moves."""
     tokens = {
         "pad": "<pad>",
         "bos": "<bos>",
@@ -43,60 +45,47 @@ def _control_tokens() -> dict[str, str]:
 
 
 CONTROL_TOKENS = _control_tokens()
-CONTROL_INDEX = {name: index for index, name in enumerate(CONTROL_TOKENS)}
+_CONTROL_INDEX = {name: index for index, name in enumerate(CONTROL_TOKENS)}
+
+# Audio and control ids have two spellings. The readable one is used with a text vocabulary of single characters. The
+# hidden one holds a space, so that no piece of text of another tokenizer equals it: pre-tokenizers split at spaces or
+# replace them.
 
 
 def audio_token(codebook: int, code: int) -> str:
-    """The readable string of a code: ``<|a0_17|>`` is code 17 of codebook 0. Typed, it is plain text."""
+    """Readable string of a code: ``<|a0_17|>`` is code 17 of codebook 0."""
     return f"<|a{codebook}_{code}|>"
 
 
 def hidden_audio_token(codebook: int, code: int) -> str:
-    """The hidden string of a code: ``<|a0 17|>``."""
+    """Hidden string of a code: ``<|a0 17|>``."""
     return f"<|a{codebook} {code}|>"
 
 
 def hidden_control_token(name: str) -> str:
-    """The hidden string of a control id: ``<|audiotok pad|>``."""
+    """Hidden string of a control id: ``<|audiotok pad|>``."""
     return f"<|audiotok {name}|>"
 
 
-def hidden_gap_token(index: int) -> str:
-    """The hidden string of an id that the base vocabulary leaves out."""
-    return f"<|audiotok gap {index}|>"
+class AudioTextTokenizer(PreTrainedTokenizerFast):
+    """A fast tokenizer for text and audio codes.
 
-
-def portable_config(config: dict[str, Any], added: Mapping[int, Any]) -> dict[str, Any]:
-    """A tokenizer_config.json that every transformers from 4.57 on opens without our code."""
-    for key in ("is_local", "local_files_only"):  # about how this one was opened, not about the tokenizer
-        config.pop(key, None)
-    # transformers 4 takes a list under its old name only, and would look for a class by our class's name.
-    if extra := config.pop("extra_special_tokens", None):
-        config["additional_special_tokens"] = extra
-    fields = ("content", "single_word", "lstrip", "rstrip", "normalized", "special")
-    tokens = {str(i): {field: getattr(token, field) for field in fields} for i, token in added.items()}
-    return config | {"tokenizer_class": "PreTrainedTokenizerFast", "added_tokens_decoder": tokens}
-
-
-def hide_control_tokens(file: Path, control_offset: int) -> None:
-    """Take control tokens out of tokenizer.json's added tokens: what reads it alone would read them from text."""
-    backend = json.loads(file.read_text(encoding="utf-8"))
-    backend["added_tokens"] = [token for token in backend["added_tokens"] if token["id"] < control_offset]
-    write_json(file, backend)
-
-
-class AudioIds:
-    """What :class:`~audiotok.tokens.tokenizer.AudioTextTokenizer` knows of codes.
+    :func:`build_tokenizer`, :func:`extend_tokenizer` and :meth:`from_pretrained` make one. Batches, padding, pairs,
+    truncation and offsets work as in :class:`transformers.PreTrainedTokenizerFast`. No text yields an audio id or a
+    control id. A saved folder also opens with ``AutoTokenizer`` where audiotok is not installed.
 
     Attributes:
-        n_q: K, the codebooks that have ids.
+        n_q: K, codebooks that have ids.
         codebook_size: V, entries per codebook.
-        codes_fingerprint: the codec whose codes the audio ids stand for.
-        control_offset: id of the first control token, which is also the number of text ids.
+        codes_fingerprint: the codec that the audio ids belong to.
+        control_offset: id of the first control token; also the number of text ids.
         audio_offset: id of code 0 of codebook 0.
     """
 
-    init_kwargs: dict[str, Any]  # where transformers keeps what a saved folder says
+    # No __init__: transformers rebuilds the backend of a subclass that has one, and loses its byte fallback.
+    # The numbers are stored as init arguments, which a plain PreTrainedTokenizerFast keeps as well.
+    _text_model: bytes | None = None
+    _specials: frozenset[int] | None = None
 
     @property
     def n_q(self) -> int:
@@ -120,46 +109,50 @@ class AudioIds:
 
     @property
     def padded_vocab_size(self) -> int:
-        """Rows that a model's embedding should have: the vocabulary, rounded up to a multiple of 64."""
-        ids: Any = self  # the tokenizer that this is part of has a length
-        return -(-len(ids) // ROW_MULTIPLE) * ROW_MULTIPLE
+        """Rows for a model's embedding: the vocabulary size rounded up to a multiple of 64."""
+        return -(-len(self) // _ROW_MULTIPLE) * _ROW_MULTIPLE
+
+    @property
+    def pad_id(self) -> int:
+        """The id that pads: the padding token's, or the control id."""
+        return self.control_id("pad") if self.pad_token_id is None else self.pad_token_id  # type: ignore[return-value]
 
     def control_id(self, name: str) -> int:
-        """The id of a control token by its name.
+        """The id of a control token.
 
         Args:
             name: ``pad``, ``bos``, ``eos``, ``text_start``, ``text_end``, ``audio_start``, ``audio_end``,
                 ``voice_00`` to ``voice_15``, ``fill``, or ``reserved_24`` to ``reserved_63``.
 
-        Returns:
-            The id, in [control_offset, audio_offset).
-
         Raises:
-            ValueError: no control token has this name; the message lists those that exist.
+            ValueError: no control token has this name.
         """
-        if name not in CONTROL_INDEX:
-            raise ValueError(f"expected a control token of {', '.join(CONTROL_INDEX)}; got {name!r}")
-        return self.control_offset + CONTROL_INDEX[name]
+        if name not in _CONTROL_INDEX:
+            raise ValueError(f"unknown control token {name!r}; choose from {', '.join(_CONTROL_INDEX)}")
+        return self.control_offset + _CONTROL_INDEX[name]
 
-    def encode_audio(self, codes: Tensor, layout: Layout = "flat") -> list[int]:
+    # ---- audio
+
+    def encode_audio(self, codes: Any, layout: Layout = "flat") -> list[int]:
         """Turn codes into ids.
 
         Args:
-            codes: [K, T] integers in [0, V), 1 <= K <= n_q.
-            layout: ``flat`` (all K codebooks, frame by frame), ``delay`` (so too, codebook k shifted by k
-                frames), ``coarse`` (codebook by codebook) or ``first`` (codebook 0 only).
+            codes: [K, T] integers in [0, V), 1 <= K <= n_q: a tensor, an array or nested lists.
+            layout: ``flat``, ``delay``, ``coarse`` or ``first``; see :func:`audiotok.flatten`.
 
         Returns:
-            Ids in [audio_offset, len(self)), with the control id ``fill`` in the corners of ``delay``; as
-            many as :func:`audiotok.sequence_length` says.
+            Ids in [audio_offset, len(self)), with the control id ``fill`` in the corners of ``delay``.
+            :func:`audiotok.sequence_length` gives their number.
 
         Raises:
-            TypeError: ``codes`` is not a tensor of integers.
+            TypeError: ``codes`` are not integers.
             ValueError: the shape or a code is out of range, or the layout is unknown.
         """
-        if isinstance(codes, Tensor) and codes.ndim == 2 and codes.shape[0] > self.n_q:
+        codes = as_codes(codes)
+        if codes.ndim == 2 and codes.shape[0] > self.n_q:
             raise ValueError(
-                f"expected at most n_q = {self.n_q} codebooks, got {codes.shape[0]}; pass codes[:n_q]"
+                f"expected codes [K, T] of at most n_q = {self.n_q} codebooks, got {codes.shape[0]} rows; pass "
+                "codes[:n_q], or for a wav floats [C, N]"
             )
         fill = self.control_id("fill")
         return flatten(codes, self.codebook_size, layout, self.audio_offset, fill).tolist()
@@ -171,9 +164,7 @@ class AudioIds:
         layout: Layout = "flat",
         n_q: int | None = None,
         errors: Literal["strict"] = "strict",
-    ) -> Tensor:
-        """Ids [S] -> codes [K, T], strictly."""
-        ...
+    ) -> Tensor: ...
 
     @overload
     def decode_audio(
@@ -183,9 +174,7 @@ class AudioIds:
         n_q: int | None = None,
         *,
         errors: Literal["repair"],
-    ) -> Repaired:
-        """Ids [S] -> codes [K, T] and what was lost."""
-        ...
+    ) -> Repaired: ...
 
     def decode_audio(
         self,
@@ -194,13 +183,13 @@ class AudioIds:
         n_q: int | None = None,
         errors: Literal["strict", "repair"] = "strict",
     ) -> Tensor | Repaired:
-        """Turn audio ids back into codes: the strict inverse of :meth:`encode_audio`.
+        """Turn audio ids back into codes, the inverse of :meth:`encode_audio`.
 
         Args:
-            ids: [S] audio ids only; cut the markers around them off first.
-            layout: the layout that they were made with.
-            n_q: K, the codebooks in them; None means all of the tokenizer's. ``first`` always holds one.
-            errors: ``strict``, or ``repair`` to keep the whole frames and count what was lost.
+            ids: [S] audio ids, without the markers around them.
+            layout: the layout of the ids.
+            n_q: K, codebooks in them; None means all of the tokenizer's. ``first`` always holds one.
+            errors: ``strict``, or ``repair`` to keep whole frames and count what was lost.
 
         Returns:
             [K, T] int64 codes; with ``errors="repair"`` a :class:`Repaired` of codes and count.
@@ -208,8 +197,7 @@ class AudioIds:
         Raises:
             TypeError: ``ids`` are not integers.
             ValueError: ``n_q`` is out of range, or layout or errors are unknown.
-            LayoutError: the ids do not form whole frames; names the first bad position, the range expected
-                there and what came.
+            LayoutError: the ids do not form whole frames; names the first bad position.
         """
         n_q, fill = self.check_n_q(n_q), self.control_id("fill")
         return unflatten(ids, n_q, self.codebook_size, layout, self.audio_offset, fill, errors=errors)  # type: ignore[call-overload]
@@ -220,7 +208,7 @@ class AudioIds:
         n_q: int | None = None,
         errors: Literal["strict", "repair"] = "strict",
     ) -> FrameReader:
-        """A session that takes audio ids one at a time and gives frames as soon as they are whole.
+        """A session that takes audio ids one at a time and returns frames when they are complete.
 
         Raises:
             ValueError: ``n_q`` is out of range, or layout or errors are unknown.
@@ -229,7 +217,7 @@ class AudioIds:
         return FrameReader(layout, self.check_n_q(n_q), self.codebook_size, self.audio_offset, fill, errors)
 
     def audio_cursor(self, layout: Layout = "flat", n_q: int | None = None) -> Cursor:
-        """What may come next in a block of audio ids; see :class:`audiotok.tokens.grammar.Cursor`.
+        """What may come next in a block of audio ids; see :class:`~audiotok.tokens.layout.Cursor`.
 
         Raises:
             ValueError: ``n_q`` is out of range, or the layout is unknown.
@@ -240,15 +228,12 @@ class AudioIds:
     def batch_encode_audio(
         self, codes: Tensor, mask: Tensor | None = None, layout: Layout = "flat"
     ) -> list[list[int]]:
-        """Turn a ragged batch of codes into ids, one list a clip.
+        """Turn a padded batch of codes into ids, one list per clip.
 
         Args:
-            codes: [B, K, T] integers, as ``codec.encode`` gives them.
-            mask: [B, T] bool, true where a frame is sound, ``audio_codes_mask``; None means all.
+            codes: [B, K, T] integers.
+            mask: [B, T] bool, false in padding, ``audio_codes_mask`` of the codec; None means no padding.
             layout: see :meth:`encode_audio`.
-
-        Returns:
-            B lists.
 
         Raises:
             ValueError: a shape does not fit, or as in :meth:`encode_audio`.
@@ -262,15 +247,15 @@ class AudioIds:
     def batch_decode_audio(
         self, batch: Sequence[Sequence[int] | Tensor], layout: Layout = "flat", n_q: int | None = None
     ) -> tuple[Tensor, Tensor]:
-        """The strict inverse of :meth:`batch_encode_audio`.
+        """The inverse of :meth:`batch_encode_audio`.
 
         Args:
-            batch: B sequences of audio ids [S], of any lengths.
+            batch: B sequences of audio ids [S] of any lengths.
             layout: see :meth:`encode_audio`.
-            n_q: K, the codebooks in them; None means all.
+            n_q: K, codebooks in them; None means all.
 
         Returns:
-            codes [B, K, T] int64, zeros where a clip is over, and mask [B, T] bool.
+            codes [B, K, T] int64, zeros in padding, and mask [B, T] bool.
 
         Raises:
             LayoutError: ids of a clip do not form whole frames.
@@ -286,59 +271,23 @@ class AudioIds:
         return codes, torch.arange(codes.shape[2]) < lengths[:, None]
 
     def check_n_q(self, n_q: int | None) -> int:
-        """``n_q`` codebooks, or all for None. ValueError if there are not so many."""
+        """``n_q`` codebooks, or all for None. Raises ValueError if the tokenizer has fewer."""
         n_q = self.n_q if n_q is None else n_q
         if not 1 <= n_q <= self.n_q:
             raise ValueError(f"expected n_q in [1, {self.n_q}], got {n_q}")
         return n_q
 
-    def _stored(self, name: str) -> Any:
-        if name not in self.init_kwargs:
-            raise ValueError(
-                f"expected a tokenizer with audio ids, but its tokenizer_config.json has no {name!r}; "
-                "make one with audiotok.build_tokenizer() or audiotok.extend_tokenizer()"
-            )
-        return self.init_kwargs[name]
-
-
-TEXT_MODEL_FILE = "tokenizer.model"
-
-
-class AudioTextTokenizer(AudioIds, PreTrainedTokenizerFast):
-    """A fast tokenizer that reads text and carries codes.
-
-    Made by :func:`build_tokenizer`, :func:`extend_tokenizer` or a saved folder. All that
-    :class:`transformers.PreTrainedTokenizerFast` does works: batches, padding, pairs, truncation, offsets. A
-    saved folder opens with ``AutoTokenizer`` where audiotok is not installed. What a base tokenizer reads from
-    text (its own special tokens among it) it still reads, except in :meth:`encode_text` and in the messages
-    of a chat, where text is text.
-
-    Attributes:
-        n_q: K, the codebooks that have ids.
-        codebook_size: V, entries per codebook.
-        codes_fingerprint: the codec whose codes the audio ids stand for.
-        control_offset: id of the first control token, which is also the number of text ids.
-        audio_offset: id of code 0 of codebook 0.
-    """
-
-    # No __init__: transformers rebuilds the backend of a subclass that has one, and loses its byte fallback.
-    # The numbers are stored as init arguments instead, which a plain PreTrainedTokenizerFast keeps as well.
-    _text_model: bytes | None = None
-    _specials: frozenset[int] | None = None
+    # ---- text and conversations
 
     def encode_text(self, text: str) -> list[int]:
-        """Turn text into text ids and nothing else, whatever it spells.
-
-        Args:
-            text: any string, of any length.
+        """Turn text into text ids only, whatever it spells.
 
         Returns:
-            Ids in [0, control_offset), none of a special token; :meth:`decode` gives the text back as far as
-            the base vocabulary can.
+            Ids in [0, control_offset), none of a special token.
 
         Raises:
             TypeError: ``text`` is not a string.
-            ValueError: it holds half a surrogate pair, or tokens added to this tokenizer by hand.
+            ValueError: it holds a lone surrogate, or a token that was added to this tokenizer by hand.
         """
         if not isinstance(text, str):
             raise TypeError(f"expected text as a str, got {type(text).__name__}")
@@ -346,7 +295,7 @@ class AudioTextTokenizer(AudioIds, PreTrainedTokenizerFast):
             text.encode()
         except UnicodeEncodeError as error:
             raise ValueError(
-                f"expected Unicode text, got half a surrogate pair at character {error.start}"
+                f"expected Unicode text, got a lone surrogate at character {error.start}"
             ) from None
         coded = self(
             text,
@@ -378,61 +327,145 @@ class AudioTextTokenizer(AudioIds, PreTrainedTokenizerFast):
         *,
         tokenize: bool = True,
         padding: bool | str = False,
-        truncation: bool = False,
+        truncation: bool | str = False,
         max_length: int | None = None,
         return_tensors: str | None = None,
         return_dict: bool = True,
         return_assistant_tokens_mask: bool = False,
+        tokenizer_kwargs: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> Any:
-        """Turn a conversation, or a batch of them, into ids; every string in it is encoded on its own, as text.
+        """Turn a conversation, or a batch of them, into ids. Every string in it is encoded on its own, as text.
 
         Args:
-            conversation: messages with ``role`` and ``content``; a batch is a list of conversations.
-            tokenize: false gives the rendered text, which must not be tokenised again.
-            padding: as in ``pad``.
-            truncation: cut to ``max_length`` on the tokenizer's ``truncation_side``.
-            max_length: ids a row may have.
-            return_tensors: ``"pt"`` or ``"np"`` for tensors [B, S].
+            conversation: messages with ``role`` and ``content``, or a list of conversations.
+            tokenize: false gives the rendered text for people to read; tokenising it again would read special
+                tokens that a message spells.
+            padding: as in :meth:`batch_rows`.
+            truncation: as in :meth:`batch_rows`.
+            max_length: as in :meth:`batch_rows`.
+            return_tensors: as in :meth:`batch_rows`.
             return_dict: false gives the ids alone.
-            return_assistant_tokens_mask: give ``assistant_masks`` too: 1 for what an assistant said and for the
-                special token that ends it. No ``{% generation %}`` is needed in the template.
-            options: ``chat_template``, ``tools``, ``documents``, ``add_generation_prompt`` and what else the
-                template takes.
+            return_assistant_tokens_mask: give ``assistant_masks`` too, 1 for the assistant's ids: those in the
+                template's ``{% generation %}`` blocks; without such blocks the assistant's content and the special
+                token after it.
+            tokenizer_kwargs: more arguments of :meth:`batch_rows`.
+            options: ``chat_template``, ``tools``, ``documents``, ``add_generation_prompt``,
+                ``continue_final_message`` and variables of the template.
 
         Returns:
             A BatchEncoding of ``input_ids`` and ``attention_mask``, or the ids, or text.
 
         Raises:
-            ValueError: the conversation is empty, or a role in it spells a special token.
+            ValueError: the conversation is empty or malformed, or the template leaves its content out.
         """
-        if not tokenize:
-            return super().apply_chat_template(conversation, tokenize=False, **options)  # type: ignore[arg-type]
         batched = is_batch(conversation)
         batch: Any = conversation if batched else [conversation]
-        rows, masks = [], []
+        if not tokenize:
+            if not has_template(self, options):
+                return super().apply_chat_template(conversation, tokenize=False, **options)  # type: ignore[arg-type]
+            texts = [render_conversation(self, messages, options) for messages in batch]
+            return texts if batched else texts[0]
+        options.pop("sanitize_control_tokens", None)  # always so
+        rows = []
         for messages in batch:
             ids, said = encode_conversation(self, messages, options)
-            over = max(0, len(ids) - max_length) if truncation and max_length is not None else 0
-            kept = slice(0, len(ids) - over) if self.truncation_side == "right" else slice(over, None)
-            rows.append({"input_ids": ids[kept]})
-            masks.append([int(flag) for flag in said[kept]])
-        out = self.pad(rows, padding, max_length=max_length)
-        if return_assistant_tokens_mask:
-            left = self.padding_side == "left"
-            for row, mask in zip(out["input_ids"], masks, strict=True):
-                extra = [0] * (len(row) - len(mask))
-                mask[:] = extra + mask if left else mask + extra
-            out["assistant_masks"] = masks
-        if return_tensors is not None:
-            out = out.convert_to_tensors(return_tensors)
-        elif not batched:
-            out = BatchEncoding({key: value[0] for key, value in out.items()})
+            rows.append({"input_ids": ids})
+            if return_assistant_tokens_mask:
+                rows[-1]["assistant_masks"] = [int(flag) for flag in said]
+        given = {
+            "padding": padding,
+            "truncation": truncation,
+            "max_length": max_length,
+            "return_tensors": return_tensors,
+        }
+        out = BatchEncoding(self.batch_rows(rows, not batched, **given, **(tokenizer_kwargs or {})))
         return out if return_dict else out["input_ids"]
 
+    def batch_rows(
+        self,
+        rows: Sequence[Mapping[str, Sequence[int]]],
+        single: bool = False,
+        *,
+        padding: bool | str = False,
+        truncation: bool | str = False,
+        max_length: int | None = None,
+        padding_side: str | None = None,
+        pad_to_multiple_of: int | None = None,
+        return_tensors: str | None = None,
+        **others: Any,
+    ) -> dict[str, Any]:
+        """Truncate and pad sequences to a batch.
+
+        Args:
+            rows: B dicts of ``input_ids`` and, of the same length, ``attention_mask``, ``labels`` or
+                ``assistant_masks``.
+            single: without tensors, give the lists of the only row instead of lists of lists.
+            padding: true or ``longest``, ``max_length``, or false or ``do_not_pad``.
+            truncation: cut to ``max_length`` ids on the tokenizer's ``truncation_side``.
+            max_length: ids; None means the tokenizer's ``model_max_length``.
+            padding_side: ``left`` or ``right``; None means the tokenizer's.
+            pad_to_multiple_of: round the padded length up to a multiple of this.
+            return_tensors: ``pt`` or ``np`` for [B, S] int64; None for lists.
+            others: options of ``__call__`` that change nothing here, such as ``add_special_tokens``.
+
+        Returns:
+            ``input_ids``, ``attention_mask``, and the other keys of the rows.
+
+        Raises:
+            ValueError: an option is unknown, or rows of several lengths are to be tensors.
+        """
+        unknown = [key for key, value in others.items() if value and key not in _WITHOUT_EFFECT]
+        if unknown:
+            raise ValueError(f"{', '.join(unknown)}: not supported for sequences of text and audio")
+        if padding not in (True, False, "longest", "max_length", "do_not_pad"):
+            raise ValueError(
+                f"unknown padding {padding!r}; choose from True, longest, max_length, do_not_pad"
+            )
+        tensors = getattr(return_tensors, "value", return_tensors)
+        if tensors not in (None, "pt", "np"):
+            raise ValueError(f"unknown return_tensors {return_tensors!r}; choose from pt, np, None")
+        side = padding_side or self.padding_side
+        cuts = truncation not in (False, None, "do_not_truncate")
+        limit = self.model_max_length if max_length is None else max_length
+        if limit > 10**9:  # how transformers says that there is none
+            if cuts or padding == "max_length":
+                raise ValueError("expected max_length with truncation or padding='max_length', got none")
+        batch: list[dict[str, list[int]]] = []
+        for row in rows:
+            full = {"input_ids": row["input_ids"], "attention_mask": [1] * len(row["input_ids"]), **row}
+            over = max(0, len(row["input_ids"]) - limit) if cuts else 0
+            keep = (
+                slice(over, None)
+                if self.truncation_side == "left"
+                else slice(0, len(full["input_ids"]) - over)
+            )
+            batch.append({key: list(value)[keep] for key, value in full.items()})
+        width = max((len(row["input_ids"]) for row in batch), default=0)
+        if padding == "max_length":
+            width = max(width, limit)
+        if pad_to_multiple_of and padding not in (False, "do_not_pad"):
+            width = -(-width // pad_to_multiple_of) * pad_to_multiple_of
+        if padding not in (False, "do_not_pad"):
+            for row in batch:
+                for key, value in row.items():
+                    fill = [_FILLS.get(key, self.pad_id)] * (width - len(value))
+                    row[key] = fill + value if side == "left" else value + fill
+        if tensors is None:
+            if single:
+                return dict(batch[0])
+            return {key: [row[key] for row in batch] for key in batch[0]}
+        if len({len(row["input_ids"]) for row in batch}) > 1:
+            raise ValueError("rows of several lengths cannot be tensors; pass padding=True")
+        make = torch.tensor if tensors == "pt" else np.array
+        dtype: Any = torch.int64 if tensors == "pt" else np.int64
+        return {key: make([row[key] for row in batch], dtype=dtype) for key in batch[0]}
+
+    # ---- files
+
     def keep_text_model(self, proto: bytes | None) -> None:
-        """Keep the bytes of a sentencepiece model, to be saved beside the tokenizer as ``tokenizer.model``."""
-        # Bytes, so that a copy in another process or on another machine can still save itself whole.
+        """Keep the bytes of a sentencepiece model, to save them beside the tokenizer as ``tokenizer.model``."""
+        # Bytes rather than a path, so that a copy in another process can still save itself.
         self._text_model = proto
 
     @classmethod
@@ -450,6 +483,26 @@ class AudioTextTokenizer(AudioIds, PreTrainedTokenizerFast):
         file = getattr(tokenizer, "vocab_file", None)
         tokenizer.keep_text_model(Path(file).read_bytes() if file and Path(file).is_file() else None)
         return tokenizer
+
+    @classmethod
+    def from_plain(cls, tokenizer: Any) -> AudioTextTokenizer:
+        """The same tokenizer with the methods for audio, from the plain class that ``AutoTokenizer`` gives.
+
+        Raises:
+            TypeError: it is no fast tokenizer with audio ids.
+        """
+        if isinstance(tokenizer, cls):
+            return tokenizer
+        if not isinstance(tokenizer, PreTrainedTokenizerFast) or "audio_offset" not in tokenizer.init_kwargs:
+            raise TypeError(
+                f"expected a tokenizer with audio ids, got {type(tokenizer).__name__}; make one with "
+                "extend_tokenizer(), or open a saved folder with AudioTextTokenizer.from_pretrained()"
+            )
+        twin: Any = copy.deepcopy(tokenizer)
+        twin.__class__ = cls
+        twin.backend_tokenizer.encode_special_tokens = twin.split_special_tokens
+        twin.check()
+        return twin
 
     def check(self) -> None:
         """Refuse a tokenizer whose ids do not lie where it says. Raises ValueError."""
@@ -470,6 +523,14 @@ class AudioTextTokenizer(AudioIds, PreTrainedTokenizerFast):
                 "typed control tokens would become control ids; build it anew"
             )
 
+    def _stored(self, name: str) -> Any:
+        if name not in self.init_kwargs:
+            raise ValueError(
+                f"expected a tokenizer with audio ids, but its tokenizer_config.json has no {name!r}; "
+                "make one with audiotok.build_tokenizer() or audiotok.extend_tokenizer()"
+            )
+        return self.init_kwargs[name]
+
     def _add_tokens(self, new_tokens: Any, special_tokens: bool = False) -> int:
         self._specials = None
         return super()._add_tokens(new_tokens, special_tokens)
@@ -489,20 +550,57 @@ class AudioTextTokenizer(AudioIds, PreTrainedTokenizerFast):
         filename_prefix: str | None = None,
     ) -> tuple[str, ...]:
         names = super()._save_pretrained(save_directory, file_names, legacy_format, filename_prefix)
-        prefix = f"{filename_prefix}-" if filename_prefix else ""
-        config_file = Path(save_directory) / f"{prefix}tokenizer_config.json"
+        folder, prefix = Path(save_directory), f"{filename_prefix}-" if filename_prefix else ""
+        config_file = folder / f"{prefix}tokenizer_config.json"
         config = json.loads(config_file.read_text(encoding="utf-8"))
-        write_json(config_file, portable_config(config, self.added_tokens_decoder))
+        write_json(config_file, _portable_config(config, self.added_tokens_decoder))
         if CONTROL_TOKENS["pad"] in self.added_tokens_encoder and self.split_special_tokens:
-            hide_control_tokens(Path(save_directory) / f"{prefix}tokenizer.json", self.control_offset)
+            # What reads tokenizer.json alone would read control tokens from text.
+            backend_file = folder / f"{prefix}tokenizer.json"
+            backend = json.loads(backend_file.read_text(encoding="utf-8"))
+            kept = [token for token in backend["added_tokens"] if token["id"] < self.control_offset]
+            write_json(backend_file, backend | {"added_tokens": kept})
         if self._text_model is None:
             return names
-        model_file = Path(save_directory) / f"{prefix}{TEXT_MODEL_FILE}"
+        model_file = folder / f"{prefix}{TEXT_MODEL_FILE}"
         with write_aside(model_file) as aside:
             aside.write_bytes(self._text_model)
         return (*names, str(model_file))
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        # The Rust backend forgets this switch when it is pickled or copied.
+        # The Rust backend loses this switch when it is pickled or copied.
         self.backend_tokenizer.encode_special_tokens = self.split_special_tokens
+
+
+_WITHOUT_EFFECT = (
+    "add_special_tokens verbose return_attention_mask return_token_type_ids return_mm_token_type_ids "
+    "return_text_replacement_offsets split_special_tokens clean_up_tokenization_spaces sampling_rate "
+    "sanitize_control_tokens"
+).split()
+
+
+def as_codes(codes: Any) -> Tensor:
+    """Codes of any form as a tensor: tensors as they are, arrays, nested lists.
+
+    Raises:
+        TypeError: it is none of these, or ragged.
+    """
+    if isinstance(codes, Tensor):
+        return codes
+    try:
+        return torch.from_numpy(np.asarray(codes))
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"expected codes [K, T] of integers, got {type(codes).__name__} ({error})") from None
+
+
+def _portable_config(config: dict[str, Any], added: Mapping[int, Any]) -> dict[str, Any]:
+    """A tokenizer_config.json that transformers from 4.57 on opens without audiotok."""
+    for key in ("is_local", "local_files_only"):  # about how this one was opened
+        config.pop(key, None)
+    # transformers 4 takes a list under its old name only, and would look for a class by our class's name.
+    if extra := config.pop("extra_special_tokens", None):
+        config["additional_special_tokens"] = extra
+    fields = ("content", "single_word", "lstrip", "rstrip", "normalized", "special")
+    tokens = {str(i): {field: getattr(token, field) for field in fields} for i, token in added.items()}
+    return config | {"tokenizer_class": "PreTrainedTokenizerFast", "added_tokens_decoder": tokens}
