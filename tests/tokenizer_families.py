@@ -188,7 +188,7 @@ def t5(vocab_size: int) -> PreTrainedTokenizerFast:
         model_type="unigram",
         vocab_size=vocab_size - 100,
         normalization_rule_name="nmt_nfkc",
-        character_coverage=0.9995,
+        character_coverage=1.0,
         pad_id=0,
         eos_id=1,
         unk_id=2,
