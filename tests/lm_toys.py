@@ -16,14 +16,14 @@ import torch
 from audiotok import AudioTextTokenizer, build_tokenizer, checkpoint_dir
 from audiotok.corpus.shards import Manifest, write_shard
 from tts_lm import NarConfig, NarModel, Synthesizer, build_ar
-from tts_lm.pronounce import SOUNDS, pronounce
+from tts_lm.text import SOUNDS, pronounce
 from tts_lm.voices import CARDS, VOICES, Voice
 
 N_Q, SIZE, FRAME_RATE = 4, 128, 50.0
 CODEC_N_Q, CODEC_SIZE = 4, 64  # of the fixture tiny_codec
 FINGERPRINT = "70ca1c0de5000000"
 CODEC = {"name": "toy", "n_q": N_Q, "codebook_size": SIZE, "hop_length": 320, "sampling_rate": 16000}
-WORDS = "the cat sat on a mat and dog ran to big red house with six new ships under blue sky near old town".split()
+WORDS = "the cat sat on my mat and dog ran to big red house with six new ships under blue sky near old town".split()
 _ORDER = {char: index for index, char in enumerate(SOUNDS.values())}
 _PHONES = {char: name for name, char in SOUNDS.items()}
 

@@ -31,8 +31,7 @@ from tts_lm.decoding.engine import ArDecoder
 from tts_lm.decoding.sampling import FrameLimits, Sampling
 from tts_lm.models.ar import build_ar
 from tts_lm.models.nar import NarModel
-from tts_lm.pronounce import pronounce_text
-from tts_lm.text import TEXT_START, build_prompt, character_ids, normalise
+from tts_lm.text import TEXT_START, build_prompt, character_ids, normalise, pronounce_text
 from tts_lm.training import hearing, loop
 from tts_lm.training.ar_task import ArTask
 from tts_lm.training.attention import AttentionTeacher

@@ -28,7 +28,7 @@ from tts_lm.models.reranker import (
     word_classes,
     word_costs,
 )
-from tts_lm.pronounce import SOUNDS, pronounce, pronounce_text
+from tts_lm.text import SOUNDS, pronounce, pronounce_text
 from tts_lm.training.clips import Clip, Word, read_clips
 from tts_lm.training.recipe import load_lm_recipe
 from tts_lm.training.run import train_lm

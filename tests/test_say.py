@@ -1,4 +1,4 @@
-"""The verb say: nothing is replaced unasked, what is written says that it was generated, long texts tell how far."""
+"""tts-lm say: files are not replaced unasked and carry a provenance tag; text may come from a pipe."""
 
 from __future__ import annotations
 
@@ -128,10 +128,62 @@ def test_a_pipe_gets_a_wav_with_the_mark_and_the_streamed_sound(tiny_codec, mode
     assert "the first after" in capsys.readouterr().err
 
 
+class Stdin:
+    def __init__(self, data: bytes) -> None:
+        self.buffer = io.BytesIO(data)
+
+    def isatty(self) -> bool:
+        return False
+
+
+@pytest.mark.parametrize("name", ["-", "/dev/stdin"])
+def test_the_text_comes_from_standard_input(model, tmp_path, monkeypatch, capsys, name):
+    assert main(["say", "Hello there.", "-o", str(tmp_path / "a.wav"), *model]) == 0
+    monkeypatch.setattr(sys, "stdin", Stdin(b"\xef\xbb\xbfHello there.\n"))
+    assert main(["say", name, "-o", str(tmp_path / "b.wav"), *model]) == 0
+    assert torch.equal(load_audio(tmp_path / "a.wav")[0], load_audio(tmp_path / "b.wav")[0])
+    monkeypatch.setattr(sys, "stdin", Stdin(b"One.\n\nTwo.\n"))
+    assert main(["say", "--file", name, "-o", str(tmp_path / "lines"), *model]) == 0
+    assert sorted(path.name for path in (tmp_path / "lines").iterdir()) == ["0001.wav", "0003.wav"]
+
+
+def test_a_pipe_to_a_pipe_needs_no_output(model, monkeypatch):
+    class Pipe:
+        buffer = io.BytesIO()
+
+        def isatty(self) -> bool:
+            return False
+
+        def flush(self) -> None:
+            pass
+
+    monkeypatch.setattr(sys, "stdin", Stdin(b"Hi\n"))
+    monkeypatch.setattr(sys, "stdout", Pipe())
+    assert main(["say", "-", *model]) == 0
+    assert Pipe.buffer.getvalue()[:4] == b"RIFF"
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "empty"),
+        (b" \n", "empty"),
+        (b"\xff\xfe", "UTF-8"),
+        ("🎉".encode(), "emoji"),
+        (b"?!", "punctuation"),
+    ],
+)
+def test_standard_input_without_words_is_refused_with_the_reason(tmp_path, monkeypatch, capsys, data, reason):
+    monkeypatch.setattr(sys, "stdin", Stdin(data))
+    assert main(["say", "-", "-o", str(tmp_path / "a.wav"), "--model", str(tmp_path / "none")]) == 1
+    assert reason in capsys.readouterr().err
+    assert not (tmp_path / "a.wav").exists()
+
+
 def test_a_long_text_tells_how_far_it_is(model, tmp_path, monkeypatch, capsys):
     ticks = iter(range(0, 10**6, 11))
     monkeypatch.setattr(common.time, "monotonic", lambda: float(next(ticks)))
-    assert main(["say", "1" * 400, "-o", str(tmp_path / "a.wav"), *model, "--temperature", "0"]) == 0
+    assert main(["say", "one " * 400, "-o", str(tmp_path / "a.wav"), *model, "--temperature", "0"]) == 0
     told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("tts-lm: sentence ")]
     assert told and "left" in told[0]
 

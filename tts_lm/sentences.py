@@ -11,12 +11,12 @@ from typing import Any
 from .decoding.engine import Answer, ArDecoder
 from .decoding.sampling import FinishReason, FrameLimits, Sampling, frame_limits
 from .models.reranker import Reranker
-from .pronounce import pronounce_text
 from .text import (
     MAX_PROMPTED_LETTERS,
     MAX_SENTENCE_LETTERS,
     build_prompt,
     normalise,
+    pronounce_text,
     split_sentences,
 )
 from .voices import Voice

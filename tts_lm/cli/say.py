@@ -1,4 +1,4 @@
-"""``tts-lm say``: a text, or a file of them, to sound files."""
+"""``tts-lm say``: text to speech, one text or a file of them."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _GROUP = 16  # lines of a file that are spoken at once
 _PIPE = "-"
+_STDIN = ("-", "/dev/stdin")
 _CLIPS = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 _PACKET_FRAMES = 50
 
@@ -37,34 +38,37 @@ class _Line:
     text: str
     target: Path
     origin: str
-    """What an error about it begins with."""
+    """Prefix of an error about the line."""
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Declare the verb."""
+    """Add the command."""
     parser = subparsers.add_parser(
         "say",
         help="text -> a wav file",
         description="Speak a text into a file, or to standard output while it is being made (-o -), or every line of a "
-        "file into a folder: 0001.wav, 0002.wav... What is written carries a comment that it was generated.",
+        "file into a folder: 0001.wav, 0002.wav... The text and the lines may come from standard input (-). The files "
+        "carry a comment that they were generated.",
         allow_abbrev=False,
     )
-    parser.add_argument("text", nargs="?", metavar="TEXT", help="what to say")
+    parser.add_argument("text", nargs="?", metavar="TEXT", help="the text, or - for standard input")
     parser.add_argument(
         "-o",
         "--out",
         "--output",
         metavar="OUT",
-        help="the file; its suffix decides the format: .wav, .flac, .ogg, .opus, or .atok for the codes; - streams wav"
-        "; with --file the folder",
+        help="the file; its suffix decides the format: .wav, .flac, .ogg, .opus, or .atok for the codes; - streams wav "
+        "(default where TEXT is - and the output a pipe); with --file the folder",
     )
-    parser.add_argument("--file", metavar="LINES", help="say every line of this text file instead")
-    parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
+    parser.add_argument(
+        "--file", metavar="LINES", help="say every line of this text file instead, - for standard input"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace existing files")
     add_speaking_options(parser)
     parser.add_argument(
         "--voice-text",
         metavar="TEXT",
-        help="with --voice CLIP.wav: exactly what is said in the clip (3 to 5 s)",
+        help="with --voice CLIP.wav: the exact transcript of the clip (3 to 5 s)",
     )
     add_sampling_options(parser)
     add_model_options(parser)
@@ -72,13 +76,17 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Speak; paths of what was written go to stdout."""
+    """Speak, and print the paths of the files."""
+    if args.text in _STDIN and args.out is None and not sys.stdout.isatty():
+        args.out = _PIPE
     if args.out is None or (args.text is None) == (args.file is None):
         args.parser.error("expected TEXT -o OUT, or --file LINES.txt --out DIR")
     out = str(args.out)
     with warnings.catch_warnings():
         warnings.simplefilter("default", UserWarning)
         warnings.showwarning = _show_warning
+        if args.text in _STDIN:
+            args.text = _read_stdin()
         with threads(1):
             if args.file is None and out == _PIPE:
                 return _stream(args)
@@ -87,13 +95,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _load(args: argparse.Namespace, started: float) -> tuple[Synthesizer, Voice, dict[str, Any]]:
-    """What speaks, in whose voice, and what its sound depends on; says how long that took since ``started``."""
+    """The synthesizer, the voice and the settings of the provenance tag; prints the time since ``started``."""
     from audiotok import load_audio
 
     from ..decoding.sampling import Sampling
     from ..synthesizer import Synthesizer
 
-    Sampling(**sampling_settings(args))  # what is out of bounds is said before anything is loaded
+    Sampling(**sampling_settings(args))  # refuses bad settings before anything is loaded
     words: str | None = args.voice_text
     clip = Path(args.voice) if args.voice and words is not None else None
     if clip is None and args.voice and Path(args.voice).suffix.lower() in _CLIPS:
@@ -106,13 +114,11 @@ def _load(args: argparse.Namespace, started: float) -> tuple[Synthesizer, Voice,
     else:
         voice = synthesizer.clone_voice(*load_audio(clip), words, clip.stem)
         print(
-            f"tts-lm: speaking in the voice of {clip}; make sure that its speaker agrees. Little is learnt of a voice "
-            "from seconds: expect a likeness at best",
+            f"tts-lm: speaking in the voice of {clip}; make sure that its speaker agrees. "
+            "A few seconds give a likeness at best",
             file=sys.stderr,
         )
-    synthesizer.plan(
-        "a", voice
-    )  # its pronunciations are read at the first sentence otherwise, and timed with it
+    synthesizer.plan("a", voice)  # loads the dictionary, which the first sentence would be timed with
     print(f"tts-lm: loaded in {time.monotonic() - started:.1f} s", file=sys.stderr)
     settings = {"model": args.model, "seed": args.seed, "dtype": args.dtype, "voice_text": args.voice_text}
     return synthesizer, voice, settings | sampling_settings(args)
@@ -143,7 +149,7 @@ def _speak(args: argparse.Namespace, lines: list[_Line]) -> int:
                 continue
             print(line.target, flush=True)
             if speech.finish_reason != "eos":
-                note = f"ended by {speech.finish_reason}, not by itself; another --seed may do better"
+                note = f"ended by {speech.finish_reason}, not by eos; another --seed may do better"
                 print(f"tts-lm: {line.target.name}: {note}", file=sys.stderr)
         seconds = sum(speech.seconds for speech in speeches)
         print(f"tts-lm: {seconds:.1f} s of speech in {took:.1f} s{_pace(seconds, took)}", file=sys.stderr)
@@ -151,7 +157,7 @@ def _speak(args: argparse.Namespace, lines: list[_Line]) -> int:
 
 
 def _stream(args: argparse.Namespace) -> int:
-    """Speak to standard output, every chunk when it is made."""
+    """Speak to standard output, one chunk at a time."""
     started = time.monotonic()
     from ..marks import mark_of, pcm16, wav_head
     from ..text import normalise
@@ -160,7 +166,7 @@ def _stream(args: argparse.Namespace) -> int:
         raise ValueError(
             "expected standard output to be a pipe or a file, got a terminal; add '| aplay' or '> OUT'"
         )
-    normalise(args.text)  # what cannot be said is refused before anything is loaded
+    normalise(args.text)  # refuses a text that cannot be said before anything is loaded
     synthesizer, voice, settings = _load(args, started)
     out, began, samples, latency = sys.stdout.buffer, time.monotonic(), 0, 0.0
     head = wav_head(synthesizer.codec.config.sampling_rate, mark_of(args.text, voice.name, settings))
@@ -183,12 +189,12 @@ def _stream(args: argparse.Namespace) -> int:
 
 
 def _pace(seconds: float, took: float) -> str:
-    """ " (5x real time)", where a clock could tell."""
+    """The speed, such as " (5x real time)", or nothing where no time passed."""
     return f" ({seconds / took:.2g}x real time)" if took else ""
 
 
 def _is_free(target: Path, mark: str, overwrite: bool) -> bool:
-    """Whether a file may be written; a line on stderr if not. The same request again may, if it gives the same."""
+    """Whether a file may be written, with a line on stderr if not; a file of the same request may."""
     from ..marks import read_mark
 
     exact = target.suffix.lower() in (".wav", ".flac")
@@ -199,7 +205,7 @@ def _is_free(target: Path, mark: str, overwrite: bool) -> bool:
 
 
 def _write(line: _Line, speech: Speech, synthesizer: Synthesizer, mark: str, overwrite: bool) -> bool:
-    """Write a speech with its mark; a file of the same request stays as it is, or is not replaced: then False."""
+    """Write a speech with its provenance tag; False where a file of the same request was changed and is kept."""
     import torch
 
     from audiotok import AtokHeader, load_audio, save_atok, save_audio
@@ -234,7 +240,7 @@ def _write(line: _Line, speech: Speech, synthesizer: Synthesizer, mark: str, ove
 
 
 def _speakable(lines: list[_Line]) -> list[_Line]:
-    """The lines that say something; a line on stderr for each that does not."""
+    """The lines that can be said; a line on stderr for each of the others."""
     from ..text import normalise
 
     good = []
@@ -266,14 +272,13 @@ def _one(text: str, target: Path) -> list[_Line]:
 
 
 def _many(path: Path, folder: Path) -> list[_Line]:
-    """A line of the file is a number, so that sound 0007.wav is line 7; blank lines keep theirs."""
-    if not path.is_file():
+    """The lines of a file; 0007.wav is line 7, and blank lines count."""
+    if str(path) in _STDIN:
+        texts = _read_stdin().split("\n")
+    elif not path.exists() or path.is_dir():
         raise FileNotFoundError(f"no file {path}; expected a text file with one sentence a line")
-    try:
-        texts = path.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        byte = error.object[error.start]
-        raise ValueError(f"{path}: expected UTF-8 text, got byte {byte:#x} at {error.start}") from None
+    else:
+        texts = _decode(path.read_bytes(), path).split("\n")
     lines = [
         _Line(text, folder / f"{number:04}.wav", f"{path}, line {number}: ")
         for number, text in enumerate(texts, start=1)
@@ -283,6 +288,21 @@ def _many(path: Path, folder: Path) -> list[_Line]:
         raise ValueError(f"{path}: expected one sentence a line, the file is empty")
     folder.mkdir(parents=True, exist_ok=True)
     return lines
+
+
+def _read_stdin() -> str:
+    if sys.stdin.isatty():
+        print("tts-lm: reading the text from the terminal; end it with Ctrl-D", file=sys.stderr)
+    return _decode(sys.stdin.buffer.read(), "standard input")
+
+
+def _decode(data: bytes, name: object) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{name}: expected UTF-8 text, got byte {data[error.start]:#x} at {error.start}; save it as UTF-8"
+        ) from None
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: object) -> None:

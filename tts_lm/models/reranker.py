@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from ..pronounce import SOUNDS
-from ..text import LETTERS
+from ..text import LETTERS, SOUNDS
 
 SILENCE = 0
 CLASSES = {character: index for index, character in enumerate(SOUNDS.values(), start=1)}
@@ -121,7 +120,7 @@ class Reranker(PreTrainedModel):
 
         Args:
             codes: [T] int64, codebook 0, T >= 0.
-            phonemes: the text, of :func:`~tts_lm.pronounce.pronounce_text`.
+            phonemes: the text, of :func:`~tts_lm.text.pronounce_text`.
 
         Returns:
             Minus the mean cost of a word, -3 to 0 nats; ``-inf`` for codes with fewer frames than phonemes.
@@ -137,7 +136,7 @@ def word_classes(phonemes: str) -> list[list[int]]:
     """The classes of a text's phonemes, one list a word.
 
     Args:
-        phonemes: of :func:`~tts_lm.pronounce.pronounce_text`, with the letters of words without a pronunciation.
+        phonemes: of :func:`~tts_lm.text.pronounce_text`, with the letters of words without a pronunciation.
     """
     words = [[_CLASS_OF[c] for c in word if c in _CLASS_OF] for word in phonemes.split()]
     return [word for word in words if word]

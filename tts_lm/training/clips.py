@@ -19,8 +19,7 @@ import numpy as np
 
 from audiotok import PreparedCorpus
 
-from ..pronounce import SOUNDS, pronounce, write_sounds
-from ..text import PUNCTUATION, normalise
+from ..text import PUNCTUATION, SOUNDS, normalise, pronounce, write_sounds
 from ..voices import OTHER_VOICE, voice_index
 
 

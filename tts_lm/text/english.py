@@ -1,9 +1,4 @@
-"""Words to sounds: the CMU pronouncing dictionary, written with one character a sound.
-
-Knows nothing of tokens or models. The law it keeps: letters stay lower case and sounds are written with
-capitals and digits, so a pronounced text mixes both without doubt, and no text a user types (it is
-lower-cased) forges a sound.
-"""
+"""English words to phonemes by the CMU Pronouncing Dictionary, one character a phoneme."""
 
 from __future__ import annotations
 
@@ -24,8 +19,8 @@ SOUNDS = {
         ).split()
     )
 }
-"""ARPAbet names and the character each is written with."""
-_DICTIONARY = Path(__file__).parent / "pronunciations.txt.xz"
+"""ARPAbet names, and the character of each: a digit or a capital, which normalised text does not hold."""
+_DICTIONARY = Path(__file__).parent.parent / "pronunciations.txt.xz"
 _VOICELESS = frozenset(SOUNDS[s] for s in ("P", "T", "K", "F", "TH"))
 _HISSING = frozenset(SOUNDS[s] for s in ("S", "Z", "SH", "ZH", "CH", "JH"))
 
@@ -34,19 +29,19 @@ def write_sounds(phones: Iterable[str]) -> str:
     """ARPAbet names to characters: ``["K", "AE", "T"]`` -> ``"KET"``.
 
     Raises:
-        KeyError: a name outside the 39 sounds (stress marks must be gone).
+        KeyError: a name outside the 39 phonemes; stress marks must be removed.
     """
     return "".join(SOUNDS[phone] for phone in phones)
 
 
 def pronounce(word: str) -> str | None:
-    """How a word sounds.
+    """The pronunciation of a word, without stress.
 
     Args:
         word: lower-case letters and apostrophes.
 
     Returns:
-        One character a sound, or None when neither the word nor its stem is known.
+        One character a phoneme, or None when neither the word nor its stem is known.
     """
     known = _lexicon()
     if word in known:
@@ -69,8 +64,24 @@ def pronounce(word: str) -> str | None:
 
 
 def pronounce_text(text: str) -> str:
-    """Replace the known words of normalised text by their sounds; unknown words stay letters."""
+    """Replace the known words of normalised text by their phonemes; unknown words stay letters."""
     return re.sub(r"[a-z']+", lambda match: pronounce(match[0]) or match[0], text)
+
+
+def is_word(word: str) -> bool:
+    """Whether the dictionary has a lower-case word."""
+    return word in _lexicon()
+
+
+def is_common(word: str) -> bool:
+    """Whether a lower-case word is common in running text."""
+    return word in _common()
+
+
+def is_spelled(word: str) -> bool:
+    """Whether the dictionary reads a word letter by letter, as it does ``fbi``."""
+    names = [SOUNDS["EY"] if letter == "a" else _lexicon().get(letter, "?") for letter in word]
+    return _lexicon().get(word) == "".join(names)
 
 
 def _ending(last: str, ending: str) -> str:
@@ -82,6 +93,17 @@ def _ending(last: str, ending: str) -> str:
 
 
 @functools.cache
-def _lexicon() -> dict[str, str]:
+def _entries() -> list[list[str]]:
     text = lzma.decompress(_DICTIONARY.read_bytes()).decode("ascii")
-    return dict(line.split(" ") for line in text.splitlines() if line[0] != "#")
+    return [line.split(" ") for line in text.splitlines() if line[0] != "#"]
+
+
+@functools.cache
+def _lexicon() -> dict[str, str]:
+    marks = str.maketrans("", "", "',")
+    return {entry[0]: entry[1].translate(marks) for entry in _entries()}
+
+
+@functools.cache
+def _common() -> frozenset[str]:
+    return frozenset(entry[0] for entry in _entries() if len(entry) > 2)

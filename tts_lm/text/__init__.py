@@ -1,0 +1,23 @@
+"""Text front end: normalisation, sentences, pronunciation and the prompt of the AR model."""
+
+from .english import SOUNDS, pronounce, pronounce_text, write_sounds
+from .normalize import ALPHABET, LETTERS, MAX_SENTENCE_LETTERS, PUNCTUATION, normalise, plain, split_sentences
+from .prompt import MAX_PROMPTED_LETTERS, TEXT_START, build_prompt, character_ids
+
+__all__ = [
+    "ALPHABET",
+    "LETTERS",
+    "MAX_PROMPTED_LETTERS",
+    "MAX_SENTENCE_LETTERS",
+    "PUNCTUATION",
+    "SOUNDS",
+    "TEXT_START",
+    "build_prompt",
+    "character_ids",
+    "normalise",
+    "plain",
+    "pronounce",
+    "pronounce_text",
+    "split_sentences",
+    "write_sounds",
+]

@@ -1,0 +1,25 @@
+"""The word lists of the English normaliser, from ``english_terms.txt``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def _read() -> dict[str, dict[str, str]]:
+    out: dict[str, dict[str, str]] = {}
+    for line in (Path(__file__).parent / "english_terms.txt").read_text(encoding="utf-8").splitlines():
+        if not line.startswith("# "):
+            kind, _, entries = line.partition(": ")
+            for entry in entries.split("; "):
+                written, _, spoken = entry.partition("=")
+                out.setdefault(kind, {})[written] = spoken
+    return out
+
+
+TERMS = _read()
+"""Kind -> written -> spoken; the kinds that are sets of words have empty values."""
+
+
+def either(kind: str) -> str:
+    """A regular expression for the words of a kind; the longer of two that begin alike comes first."""
+    return "|".join(sorted(TERMS[kind], key=len, reverse=True))
