@@ -21,7 +21,7 @@ from torch import Tensor
 from audiotok import AudioCodec, save_audio
 from tts_lm.cli.main import main
 from tts_lm.marks import read_mark
-from tts_lm.serve.page import CLIP_SECONDS, LiveSound, LiveSounds, Page
+from tts_lm.server.page import CLIP_SECONDS, LiveSound, LiveSounds, Page
 
 pytest.importorskip("matplotlib", reason="the page draws with matplotlib")
 ROOT = Path(__file__).parents[1]
@@ -159,7 +159,7 @@ def test_pictures_show_what_the_last_codebook_adds(
 def test_without_pesq_the_page_says_so(
     page: Page, make_speech: Callable[..., Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tts_lm.serve.demo import level_table
+    from tts_lm.server.demo import level_table
 
     monkeypatch.setitem(sys.modules, "pesq", None)
     save_audio(tmp_path / "clip.wav", make_speech(0.5), 16_000)
@@ -187,7 +187,7 @@ def test_a_sound_that_would_swell_is_refused_by_its_header(
 
 def test_a_port_that_is_taken_is_said_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("gradio", reason="the page needs the extra demo")
-    from tts_lm.serve.wire import listen
+    from tts_lm.server.wire import listen
 
     with listen("127.0.0.1", 0) as taken:
         assert main(["demo", "--port", str(taken.getsockname()[1])]) == 1

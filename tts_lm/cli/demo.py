@@ -45,11 +45,11 @@ def run(args: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as folder:
         # Uploads and results lie here, and are gone with the process.
         os.environ["GRADIO_TEMP_DIR"] = folder
-        from ..serve.demo import build_app, import_gradio
+        from ..server.demo import build_app, import_gradio
 
         import_gradio()  # what is missing is said before the model is loaded, and so is a port that is taken
-        from ..serve.page import Page
-        from ..serve.wire import listen, local_names, run_server, server_config
+        from ..server.page import Page
+        from ..server.wire import listen, local_names, run_server, server_config
         from ..synthesizer import Synthesizer
 
         with listen(args.host, args.port) as listener, threads(1):

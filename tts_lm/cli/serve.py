@@ -73,8 +73,8 @@ def run(args: argparse.Namespace) -> int:
         raise ImportError(
             f"{error}; the server needs the extra 'serve': pip install 'audiotok[serve]'"
         ) from None
-    from ..serve.limits import keep_few_shapes
-    from ..serve.wire import listen, local_names, run_server, server_config
+    from ..server.limits import keep_few_shapes
+    from ..server.wire import listen, local_names, run_server, server_config
 
     keep_few_shapes()
     key = args.api_key or os.environ.get(KEY_VARIABLE) or None
@@ -96,9 +96,9 @@ def run(args: argparse.Namespace) -> int:
 def _app(args: argparse.Namespace, key: str | None, hosts: tuple[str, ...] | None) -> Any:
     import torch
 
-    from ..serve.app import create_app
-    from ..serve.guard import Door
-    from ..serve.limits import ServeLimits
+    from ..server.app import create_app
+    from ..server.guard import Door
+    from ..server.limits import ServeLimits
     from ..shipped import find_checkpoint
     from ..synthesizer import Synthesizer
 

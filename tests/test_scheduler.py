@@ -13,11 +13,11 @@ import torch
 pytest.importorskip("fastapi", reason="the server is an extra")
 
 from lm_toys import toy_synthesizer
-from serve_toys import Slow
+from server_toys import Slow
 
 from tts_lm import Speech, Synthesizer
-from tts_lm.serve.engine import Busy, Engine, Stopped
-from tts_lm.serve.limits import ServeLimits
+from tts_lm.server.scheduler import Busy, Engine, Stopped
+from tts_lm.server.limits import ServeLimits
 
 TEXTS = [
     "Hello there.",

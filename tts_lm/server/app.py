@@ -19,10 +19,10 @@ from audiotok import __version__
 
 from ..synthesizer import Synthesizer
 from . import routes, speech
-from .engine import Engine
+from .scheduler import Engine
 from .errors import install
 from .front import Front
-from .guard import FREE, Door, Guard
+from .security import FREE, Door, Guard
 from .keeper import VoiceKeeper
 from .limits import ServeLimits, keep_few_shapes
 from .meters import Meters

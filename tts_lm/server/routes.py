@@ -21,7 +21,7 @@ from ..voices import MAX_PROMPT_SECONDS, Voice
 from .errors import ApiError
 from .front import ERRORS, Behind, Front, client_errors
 from .limits import MAX_FIELD_LETTERS, MAX_NAME_LETTERS
-from .sounds import MEDIA_TYPES, SoundFormat, encode
+from .audio import MEDIA_TYPES, SoundFormat, encode
 from .speech import MARK_HEADER, SOUND
 from .uploads import check_field, check_name
 

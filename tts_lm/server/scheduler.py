@@ -30,7 +30,7 @@ from .limits import ServeLimits
 _GATHER_SECONDS = 0.03
 _CHUNKS_AHEAD = 4  # of what a stream's client has taken
 _LONGEST_RETRY_SECONDS = 60
-_LOG = logging.getLogger("tts_lm.serve")
+_LOG = logging.getLogger("tts_lm.server")
 _T = TypeVar("_T")
 
 

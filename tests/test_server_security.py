@@ -21,14 +21,14 @@ pytest.importorskip("openai", reason="its client is what the server is for")
 
 from lm_toys import toy_synthesizer
 from safetensors import SafetensorError
-from serve_toys import TEXT, Slow, clip, serving, until
+from server_toys import TEXT, Slow, clip, serving, until
 
 from tts_lm import Synthesizer
-from tts_lm.serve import keeper, wire
-from tts_lm.serve.app import create_app
-from tts_lm.serve.guard import Door
-from tts_lm.serve.keeper import VoiceKeeper
-from tts_lm.serve.limits import ServeLimits
+from tts_lm.server import keeper, wire
+from tts_lm.server.app import create_app
+from tts_lm.server.security import Door
+from tts_lm.server.keeper import VoiceKeeper
+from tts_lm.server.limits import ServeLimits
 
 httpx = pytest.importorskip("httpx2", reason="it comes with openai")
 GET = b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"

@@ -18,7 +18,7 @@ pytest.importorskip("httpx2", reason="it comes with openai")
 import httpx2
 from lm_toys import toy_synthesizer
 from pages import ROOT, read_blocks
-from serve_toys import clip, heard, serving
+from server_toys import clip, heard, serving
 
 from tts_lm.cli.main import main
 
@@ -46,10 +46,10 @@ def test_the_page_can_be_worked_through(tiny_codec, tmp_path, monkeypatch, capsy
 def test_the_table_of_limits_is_that_of_the_code():
     from tts_lm.cli.main import build_parser
     from tts_lm.cli.serve import SLOW_CONNECTIONS
-    from tts_lm.serve.guard import BODY_SECONDS
-    from tts_lm.serve.limits import ServeLimits
-    from tts_lm.serve.routes import VOICE_CLIP_SECONDS
-    from tts_lm.serve.wire import PATIENCE_SECONDS
+    from tts_lm.server.security import BODY_SECONDS
+    from tts_lm.server.limits import ServeLimits
+    from tts_lm.server.routes import VOICE_CLIP_SECONDS
+    from tts_lm.server.wire import PATIENCE_SECONDS
 
     args, limits = build_parser("serve").parse_args(["serve"]), ServeLimits()
     given = (args.queue, args.batch, args.letters, args.timeout)

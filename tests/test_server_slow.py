@@ -1,6 +1,6 @@
 """The server as a process under load: nothing mixed up, nothing leaked, killed and back, fuzzed by schemathesis.
 
-By name, for it takes minutes: ``pytest -s tests/test_serve_slow.py`` prints what it measured. With the shipped model.
+By name, for it takes minutes: ``pytest -s tests/test_server_slow.py`` prints what it measured. With the shipped model.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ pytest.importorskip("fastapi", reason="the server is an extra")
 pytest.importorskip("openai", reason="its client is what the server is for")
 
 from lm_toys import toy_synthesizer
-from serve_toys import client, clip, heard, serving
+from server_toys import client, clip, heard, serving
 
-from tts_lm.serve.limits import ServeLimits
+from tts_lm.server.limits import ServeLimits
 from tts_lm.voices import load_voices
 
 httpx = pytest.importorskip("httpx2", reason="it comes with openai")

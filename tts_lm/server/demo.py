@@ -1,6 +1,6 @@
 """The page: a form to speak with, and a codec to look into, in gradio.
 
-Knows nothing of models: :class:`~tts_lm.serve.page.Page` does the work. The laws it keeps: nothing is fetched from, or
+Knows nothing of models: :class:`~tts_lm.server.page.Page` does the work. The laws it keeps: nothing is fetched from, or
 told to, any other machine; what goes wrong is a message, never a traceback; no file outlives the process.
 """
 
@@ -19,12 +19,12 @@ from typing import Any
 
 from audiotok import program
 
-from .guard import OwnName
+from .security import OwnName
 from .limits import keep_few_shapes
 from .page import CLIP_SECONDS, TEXT_LETTERS, Clip, Level, Page
 
 _LOG = logging.getLogger("tts_lm.demo")
-_PLAYER = Path(__file__).with_name("page_player.js")
+_PLAYER = Path(__file__).with_name("demo_player.js")
 _UPLOAD = "16mb"
 _KEEP_S = 3600
 _WAITING = 16  # visitors in the queue

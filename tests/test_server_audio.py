@@ -14,11 +14,11 @@ from conftest import speech_like
 
 pytest.importorskip("fastapi", reason="the server is an extra")
 
-from serve_toys import clip, heard
+from server_toys import clip, heard
 
 from audiotok import AudioError
-from tts_lm.serve.sounds import change_speed, encode, open_encoder
-from tts_lm.serve.uploads import check_field, check_name, check_plain, read_clip
+from tts_lm.server.audio import change_speed, encode, open_encoder
+from tts_lm.server.uploads import check_field, check_name, check_plain, read_clip
 
 MARK = "Generated speech, not a recording: tts-lm 0.1.0, voice kathleen, request 0123456789ab"
 

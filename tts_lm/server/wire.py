@@ -18,7 +18,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from .errors import ApiError
-from .guard import FULL
+from .security import FULL
 
 PATIENCE_SECONDS = 10.0
 TAKING_SECONDS = 120.0  # a player that has enough for a while takes nothing meanwhile

@@ -17,10 +17,10 @@ from conftest import speech_like
 from openai import OpenAI
 
 from tts_lm import Synthesizer
-from tts_lm.serve.app import create_app
-from tts_lm.serve.guard import Door
-from tts_lm.serve.limits import ServeLimits
-from tts_lm.serve.wire import server_config
+from tts_lm.server.app import create_app
+from tts_lm.server.security import Door
+from tts_lm.server.limits import ServeLimits
+from tts_lm.server.wire import server_config
 
 TEXT = "Hello there, dear friend. And one more sentence."
 

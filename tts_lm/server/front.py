@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..synthesizer import Synthesizer
 from ..voices import Voice
-from .engine import Busy, Engine, Stopped
+from .scheduler import Busy, Engine, Stopped
 from .errors import ApiError, ErrorBody, one_line, storage_error
 from .keeper import VoiceKeeper
 from .limits import ServeLimits

@@ -23,11 +23,11 @@ from starlette.types import Receive, Scope, Send
 from ..marks import mark_of
 from ..stream import SpeechChunk
 from ..voices import Voice
-from .engine import Stopped
+from .scheduler import Stopped
 from .errors import ApiError, BrokenOff
 from .front import ERRORS, Behind, Front, client_errors
 from .limits import MAX_NAME_LETTERS, MAX_SPEED, MIN_SPEED
-from .sounds import MEDIA_TYPES, SoundFormat, change_speed, encode, open_encoder
+from .audio import MEDIA_TYPES, SoundFormat, change_speed, encode, open_encoder
 
 _SSE = "text/event-stream"
 MARK_HEADER = "X-Generated"

@@ -18,11 +18,11 @@ pytest.importorskip("openai", reason="its client is what the server is for")
 
 import openai
 from lm_toys import toy_synthesizer
-from serve_toys import TEXT, Slow, client, clip, heard, places, serving, until
+from server_toys import TEXT, Slow, client, clip, heard, places, serving, until
 
 from tts_lm import Synthesizer
-from tts_lm.serve.guard import Door
-from tts_lm.serve.limits import ServeLimits
+from tts_lm.server.security import Door
+from tts_lm.server.limits import ServeLimits
 
 httpx = pytest.importorskip("httpx2", reason="it comes with openai")
 CONSENT = "the speaker, a colleague, agreed in writing"
