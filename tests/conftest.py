@@ -112,7 +112,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture
 def tiny_codec() -> AudioCodec:
-    """A small codec with random weights: 16 kHz, hop 320, 4 codebooks of 64. Built anew each time."""
+    """:func:`build_tiny_codec`, anew for each test."""
+    return build_tiny_codec()
+
+
+def build_tiny_codec() -> AudioCodec:
+    """A small codec with random weights: 16 kHz, hop 320, 4 codebooks of 64."""
     from audiotok import AudioCodec, CodecConfig
 
     config = CodecConfig(

@@ -18,9 +18,9 @@ from openai import OpenAI
 
 from tts_lm import Synthesizer
 from tts_lm.server.app import create_app
-from tts_lm.server.security import Door
-from tts_lm.server.limits import ServeLimits
-from tts_lm.server.wire import server_config
+from tts_lm.server.run import server_config
+from tts_lm.server.scheduler import ServeLimits
+from tts_lm.server.security import Access
 
 TEXT = "Hello there, dear friend. And one more sentence."
 
@@ -29,13 +29,13 @@ TEXT = "Hello there, dear friend. And one more sentence."
 def serving(
     synthesizer: Synthesizer,
     limits: ServeLimits | None = None,
-    door: Door | None = None,
+    access: Access | None = None,
     voices_folder: Path | None = None,
     model: str = "toy",
     connections: int | None = None,
 ) -> Iterator[tuple[str, Any]]:
     """Yields the address and the app; on the way out it stops as on SIGTERM."""
-    app = create_app(synthesizer, limits, model, door, voices_folder)
+    app = create_app(synthesizer, limits, model, access, voices_folder)
     config = server_config(app, connections, 5.0)
     config.port = 0
     server = uvicorn.Server(config)
@@ -65,7 +65,7 @@ def client(address: str, key: str = "any") -> OpenAI:
 
 def places(app: Any) -> int:
     """How many places of the queue are taken."""
-    return app.state.front.engine.places_taken
+    return app.state.server.scheduler.places_taken
 
 
 def clip(seconds: float = 2.0, form: str = "WAV", sampling_rate: int = 16_000) -> bytes:

@@ -14,9 +14,9 @@ from lm_toys import toy_synthesizer
 
 import audiotok
 from audiotok import load_audio, save_audio
+from audiotok import read_comment as read_mark
 from tts_lm.cli import common
 from tts_lm.cli.main import main
-from tts_lm.marks import read_mark
 from tts_lm.voices import load_voices
 
 

@@ -1,4 +1,4 @@
-"""The engine: nobody's answer depends on the others, nobody starves, nothing leaks."""
+"""The scheduler: results do not depend on other requests, no request starves, no place in the queue leaks."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from lm_toys import toy_synthesizer
 from server_toys import Slow
 
 from tts_lm import Speech, Synthesizer
-from tts_lm.server.scheduler import Busy, Engine, Stopped
-from tts_lm.server.limits import ServeLimits
+from tts_lm.server.scheduler import QueueFull, Scheduler, ServeLimits, Stopped
 
 TEXTS = [
     "Hello there.",
@@ -36,14 +35,14 @@ def synthesizer(tiny_codec) -> Synthesizer:
 @contextmanager
 def running(
     synthesizer: Synthesizer, limits: ServeLimits | None = None
-) -> Iterator[tuple[Engine, list[int]]]:
+) -> Iterator[tuple[Scheduler, list[int]]]:
     batches: list[int] = []
-    engine = Engine(synthesizer, limits or ServeLimits(), batches.append)
-    engine.start()
+    scheduler = Scheduler(synthesizer, limits or ServeLimits(), batches.append)
+    scheduler.start()
     try:
-        yield engine, batches
+        yield scheduler, batches
     finally:
-        engine.stop()
+        scheduler.stop()
 
 
 def same(one: Speech, other: Speech) -> bool:
@@ -55,13 +54,13 @@ def test_batch_is_single(synthesizer):
     """Texts, voices and seeds mixed in a batch: each is what it is alone."""
     voices = list(synthesizer.voices.values())
     asked = [(text, voices[n % 2], seed) for n, text in enumerate(TEXTS) for seed in (0, 5)]
-    with running(synthesizer) as (engine, batches):
+    with running(synthesizer) as (scheduler, batches):
 
         async def all_at_once() -> list[Speech]:
-            return await asyncio.gather(*(engine.say(*one) for one in asked))
+            return await asyncio.gather(*(scheduler.say(*one) for one in asked))
 
         answers = asyncio.run(all_at_once())
-        assert engine.places_taken == 0
+        assert scheduler.places_taken == 0
     assert max(batches) > 4 and sum(batches) == 10
     for answer, (text, voice, seed) in zip(answers, asked, strict=True):
         assert same(answer, synthesizer.say(text, voice, seed))
@@ -69,13 +68,13 @@ def test_batch_is_single(synthesizer):
 
 def test_a_long_text_starves_no_one(synthesizer):
     voice = synthesizer.voice()
-    with running(synthesizer, ServeLimits(batch=4)) as (engine, _):
+    with running(synthesizer, ServeLimits(batch=4)) as (scheduler, _):
 
         async def ask() -> list[str]:
             order: list[str] = []
 
             async def one(name: str, text: str) -> None:
-                await engine.say(text, voice, 0)
+                await scheduler.say(text, voice, 0)
                 order.append(name)
 
             long = [asyncio.create_task(one("long", LONG)) for _ in range(5)]
@@ -90,20 +89,20 @@ def test_a_long_text_starves_no_one(synthesizer):
 
 def test_a_stream_and_the_others_take_turns(synthesizer):
     voice = synthesizer.voice()
-    with running(synthesizer) as (engine, _):
+    with running(synthesizer) as (scheduler, _):
 
         async def ask() -> tuple[int, int]:
             chunks, said = 0, 0
-            async with aclosing(engine.stream(LONG, voice, 0)) as stream:
+            async with aclosing(scheduler.stream(LONG, voice, 0)) as stream:
                 async for _ in stream:
                     chunks += 1
                     if chunks >= 5:
-                        await engine.say("A.", voice, 0)
+                        await scheduler.say("A.", voice, 0)
                         said += 1
                     if said == 3:
                         break
-            assert engine.places_taken == 0
-            whole = [chunk async for chunk in engine.stream(TEXTS[2], voice, 1)]
+            assert scheduler.places_taken == 0
+            whole = [chunk async for chunk in scheduler.stream(TEXTS[2], voice, 1)]
             alone = list(synthesizer.stream(TEXTS[2], voice, 1))
             assert [torch.equal(a.codes, b.codes) for a, b in zip(whole, alone, strict=True)]
             return chunks, said
@@ -122,12 +121,12 @@ def test_a_stream_waits_for_who_listens(synthesizer):
             yield chunk
 
     synthesizer.stream = counting  # type: ignore[method-assign]
-    with running(synthesizer) as (engine, _):
+    with running(synthesizer) as (scheduler, _):
 
         async def ask() -> None:
-            async with aclosing(engine.stream(LONG, synthesizer.voice(), 0)) as chunks:
+            async with aclosing(scheduler.stream(LONG, synthesizer.voice(), 0)) as chunks:
                 await anext(chunks)
-                await engine.say("A.", synthesizer.voice(), 0)
+                await scheduler.say("A.", synthesizer.voice(), 0)
                 await asyncio.sleep(0.3)
                 assert 1 <= made <= 6
 
@@ -136,27 +135,27 @@ def test_a_stream_waits_for_who_listens(synthesizer):
 
 def test_a_full_queue_refuses_and_a_place_is_given_back(synthesizer):
     slow, voice = Slow(synthesizer), synthesizer.voice()
-    with running(synthesizer, ServeLimits(queue=2)) as (engine, _):
+    with running(synthesizer, ServeLimits(queue=2)) as (scheduler, _):
 
         async def ask() -> None:
-            tasks = [asyncio.create_task(engine.say("A.", voice, seed)) for seed in range(2)]
+            tasks = [asyncio.create_task(scheduler.say("A.", voice, seed)) for seed in range(2)]
             await asyncio.sleep(0.05)
-            with pytest.raises(Busy, match="try again in 1 s"):
-                await engine.say("A.", voice, 9)
-            with pytest.raises(Busy):
-                await anext(engine.stream("A.", voice, 9))
+            with pytest.raises(QueueFull):
+                await scheduler.say("A.", voice, 9)
+            with pytest.raises(QueueFull):
+                await anext(scheduler.stream("A.", voice, 9))
             tasks[1].cancel()
             await asyncio.sleep(0)
             await asyncio.sleep(0)
-            assert engine.places_taken == 1
-            third = asyncio.create_task(engine.say("A.", voice, 3))
+            assert scheduler.places_taken == 1
+            third = asyncio.create_task(scheduler.say("A.", voice, 3))
             await asyncio.sleep(0)
             slow.go.set()
             assert same(await tasks[0], synthesizer.say("A.", voice, 0))
             assert same(await third, synthesizer.say("A.", voice, 3))
 
         asyncio.run(ask())
-        assert engine.places_taken == 0
+        assert scheduler.places_taken == 0
 
 
 def test_a_failing_neighbour_costs_no_one_else(synthesizer):
@@ -168,10 +167,10 @@ def test_a_failing_neighbour_costs_no_one_else(synthesizer):
         return speak(sentences, *rest)
 
     synthesizer.speak = moody  # type: ignore[method-assign]
-    with running(synthesizer) as (engine, _):
+    with running(synthesizer) as (scheduler, _):
 
         async def ask() -> list[Any]:
-            asked = [engine.say("Hello there.", voice, seed) for seed in (1, 13, 2)]
+            asked = [scheduler.say("Hello there.", voice, seed) for seed in (1, 13, 2)]
             return await asyncio.gather(*asked, return_exceptions=True)
 
         first, second, third = asyncio.run(ask())
@@ -181,20 +180,20 @@ def test_a_failing_neighbour_costs_no_one_else(synthesizer):
 
 def test_those_who_wait_are_told_when_it_stops(synthesizer):
     slow, voice = Slow(synthesizer), synthesizer.voice()
-    engine = Engine(synthesizer, ServeLimits(batch=1))
-    engine.start()
+    scheduler = Scheduler(synthesizer, ServeLimits(batch=1))
+    scheduler.start()
 
     async def ask() -> None:
-        tasks = [asyncio.create_task(engine.say("A.", voice, seed)) for seed in range(2)]
+        tasks = [asyncio.create_task(scheduler.say("A.", voice, seed)) for seed in range(2)]
         await asyncio.to_thread(slow.inside.wait)
-        stopping = asyncio.create_task(asyncio.to_thread(engine.stop))
+        stopping = asyncio.create_task(asyncio.to_thread(scheduler.stop))
         await asyncio.sleep(0.05)
         slow.go.set()
         await stopping
         first, second = await asyncio.gather(*tasks, return_exceptions=True)
         assert isinstance(first, Speech) and isinstance(second, Stopped)
         with pytest.raises(Stopped):
-            await engine.say("A.", voice, 0)
+            await scheduler.say("A.", voice, 0)
 
     asyncio.run(ask())
-    assert not engine.alive
+    assert not scheduler.alive

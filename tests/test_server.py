@@ -1,10 +1,11 @@
-"""The server from outside: the real OpenAI client, voices, tokens, and everything that is refused."""
+"""The server as the official OpenAI client sees it: speech, streams, voices, and errors."""
 
 from __future__ import annotations
 
 import base64
 import io
 import json
+import struct
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -14,15 +15,15 @@ import pytest
 import torch
 
 pytest.importorskip("fastapi", reason="the server is an extra")
-pytest.importorskip("openai", reason="its client is what the server is for")
+pytest.importorskip("openai", reason="the server is tested through its client")
 
 import openai
+from conftest import build_tiny_codec
 from lm_toys import toy_synthesizer
 from server_toys import TEXT, Slow, client, clip, heard, places, serving, until
 
 from tts_lm import Synthesizer
-from tts_lm.server.security import Door
-from tts_lm.server.limits import ServeLimits
+from tts_lm.server.scheduler import ServeLimits
 
 httpx = pytest.importorskip("httpx2", reason="it comes with openai")
 CONSENT = "the speaker, a colleague, agreed in writing"
@@ -33,9 +34,14 @@ def synthesizer(tiny_codec) -> Synthesizer:
     return toy_synthesizer(tiny_codec)
 
 
-@pytest.fixture
-def served(synthesizer) -> Iterator[tuple[str, Any]]:
-    with serving(synthesizer, ServeLimits(queue=8)) as found:
+@pytest.fixture(scope="module")
+def shared() -> Synthesizer:
+    return toy_synthesizer(build_tiny_codec())
+
+
+@pytest.fixture(scope="module")
+def served(shared) -> Iterator[tuple[str, Any]]:
+    with serving(shared, ServeLimits(queue=8)) as found:
         yield found
 
 
@@ -45,6 +51,11 @@ def ask(address: str, **more: Any) -> Any:
         return caller.audio.speech.create(**asked)
 
 
+def post(address: str, asked: dict[str, Any]) -> httpx.Response:
+    asked = {"model": "toy", "voice": "bdl", "input": "Hello.", "response_format": "wav"} | asked
+    return httpx.post(f"{address}/v1/audio/speech", json=asked, timeout=60)
+
+
 def error_of(answer: httpx.Response) -> dict[str, Any]:
     body = answer.json()
     assert set(body) == {"error"} and set(body["error"]) == {"message", "type", "param", "code"}
@@ -52,17 +63,18 @@ def error_of(answer: httpx.Response) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("form", ["wav", "flac", "mp3", "opus", "pcm"])
-def test_the_openai_client_gets_what_say_says(served, synthesizer, form):
+def test_the_client_gets_what_say_returns(served, shared, form):
     address, app = served
-    whole = synthesizer.say(TEXT, "bdl", 7)
+    whole = shared.say(TEXT, "bdl", 7)
     answer = ask(address, response_format=form, extra_body={"seed": 7})
-    mark = answer.response.headers["x-generated"]
-    assert mark.startswith("Generated speech, not a recording") and "voice bdl" in mark
+    tag = answer.response.headers["x-generated"]
+    assert tag.startswith("Generated speech, not a recording") and "voice bdl" in tag
+    assert answer.response.headers["x-finish-reason"] == whole.finish_reason
     if form == "pcm":
         assert len(answer.content) == 2 * round(len(whole.wav) * 24_000 / 16_000)
     else:
         wav, rate, comment = heard(answer.content)
-        assert rate == 16_000 and comment == mark
+        assert rate == 16_000 and comment == tag
         assert abs(len(wav) - len(whole.wav)) <= (1 if form in ("wav", "flac") else 2_500)
         if form in ("wav", "flac"):
             assert np.abs(wav - whole.wav.numpy()).max() < 1e-4
@@ -72,9 +84,9 @@ def test_the_openai_client_gets_what_say_says(served, synthesizer, form):
 
 
 @pytest.mark.parametrize("form", ["pcm", "wav", "mp3", "opus"])
-def test_the_openai_client_hears_a_stream_while_it_is_made(served, synthesizer, form):
+def test_the_client_gets_a_stream_in_pieces(served, shared, form):
     address, _ = served
-    whole = torch.cat([chunk.wav for chunk in synthesizer.stream(TEXT, "bdl", 3)])
+    whole = torch.cat([chunk.wav for chunk in shared.stream(TEXT, "bdl", 3)])
     asked = {"model": "tts-1", "voice": {"id": "bdl"}, "input": TEXT, "response_format": form}
     more = {"extra_body": {"stream": True, "seed": 3}}
     with client(address) as caller:
@@ -86,100 +98,143 @@ def test_the_openai_client_hears_a_stream_while_it_is_made(served, synthesizer, 
         assert len(data) == 2 * round(len(whole) * 24_000 / 16_000)
         return
     wav, rate, comment = heard(data)
-    assert rate == 16_000 and comment.startswith("Generated speech")
+    assert rate == 16_000 and (form == "wav" or comment.startswith("Generated speech"))
     assert abs(len(wav) - len(whole)) <= (0 if form == "wav" else 4_000)
     if form == "wav":
         assert np.abs(wav - whole.numpy()).max() < 1e-4
 
 
-def test_openais_voices_are_the_models_own(served):
+@pytest.mark.parametrize("more", [{}, {"stream": True}])
+def test_a_wav_has_the_plain_header_of_44_bytes(served, shared, more):
     address, _ = served
-    sounds = {
-        name: ask(address, voice=name, response_format="wav").content for name in ("kathleen", "bdl", "alloy")
-    }
-    assert sounds["alloy"] == sounds["kathleen"] != sounds["bdl"]
+    data = post(address, more).content
+    assert data[:4] == b"RIFF" and data[8:16] == b"WAVEfmt " and data[36:40] == b"data"
+    samples = np.frombuffer(data[44 : 44 + 2 * 100], "<i2") / 32768
+    wav = heard(data)[0]
+    assert np.abs(samples - wav[:100]).max() < 1e-4
+    size = struct.unpack("<I", data[40:44])[0]
+    assert size in (2 * len(wav), 0xFFFFFFFF)
 
 
-def test_a_stream_of_events_is_openais(served, synthesizer):
+@pytest.mark.parametrize("more", [{}, {"response_format": "flac"}, {"speed": 2.0}])
+def test_events_are_those_of_openai(served, shared, more):
     address, _ = served
-    answer = ask(address, stream_format="sse", response_format="wav")
+    answer = ask(address, stream_format="sse", **more)
     assert answer.response.headers["content-type"].startswith("text/event-stream")
-    events = [json.loads(line[6:]) for line in answer.content.decode().split("\n\n") if line]
-    *deltas, done = events
-    assert {event["type"] for event in deltas} == {"speech.audio.delta"} and done[
-        "type"
-    ] == "speech.audio.done"
+    *deltas, done = [json.loads(line[6:]) for line in answer.content.decode().split("\n\n") if line]
+    assert {event["type"] for event in deltas} == {"speech.audio.delta"}
+    assert done["type"] == "speech.audio.done"
     assert done["usage"]["total_tokens"] == done["usage"]["input_tokens"] + done["usage"]["output_tokens"]
     wav, _, _ = heard(b"".join(base64.b64decode(event["audio"]) for event in deltas))
-    assert len(wav) == sum(len(chunk.wav) for chunk in synthesizer.stream(TEXT, "bdl", 0))
+    if more:  # these need the whole speech, which is then sent at once
+        whole = shared.say(TEXT, "bdl", 0).wav
+        assert len(deltas) == 1 and abs(len(wav) - len(whole) / more.get("speed", 1)) <= 2
+    else:
+        assert len(wav) == sum(len(chunk.wav) for chunk in shared.stream(TEXT, "bdl", 0))
 
 
-def test_speed_changes_the_length(served, synthesizer):
+def test_speed_changes_the_length(served, shared):
     address, _ = served
-    whole = synthesizer.say(TEXT, "bdl", 0)
+    whole = shared.say(TEXT, "bdl", 0)
     for speed in (0.5, 2.0):
         wav, _, _ = heard(ask(address, speed=speed).content)
         assert abs(len(wav) - len(whole.wav) / speed) <= 2
 
 
 @pytest.mark.parametrize(
-    ("asked", "error", "param", "message"),
+    ("asked", "ignored"),
     [
-        ({"model": "gpt-9"}, openai.NotFoundError, "model", "expected the model 'toy'"),
-        ({"voice": "nobody"}, openai.BadRequestError, "voice", "expected a voice of kathleen, bdl"),
-        ({"input": ""}, openai.BadRequestError, "input", "at least 1 character"),
-        ({"input": "?!"}, openai.BadRequestError, "input", "something to say"),
-        ({"input": "a" * 4097}, openai.BadRequestError, "input", "at most 4096 characters, got 4097"),
+        ({"instructions": "whisper"}, "instructions"),
+        ({"voice": "marin"}, "voice"),
+        ({"voice": "cedar"}, "voice"),
+        ({"voice": {"id": "alloy"}}, "voice"),
+        ({"model": "tts-1-hd"}, "model"),
+        ({"model": "gpt-4o-mini-tts"}, "model"),
         (
-            {"input": "<script>alert(1)</script>"},
-            openai.BadRequestError,
-            "input",
-            "got markup at character 0",
+            {"model": "gpt-4o-mini-tts-2025-12-15", "instructions": "cheerful", "voice": "nova"},
+            "instructions, model, voice",
         ),
-        ({"input": "a\x00b"}, openai.BadRequestError, "input", "control characters"),
-        ({"response_format": "aac"}, openai.BadRequestError, "response_format", "'mp3', 'opus'"),
-        ({"speed": 9.0}, openai.BadRequestError, "speed", "less than or equal to 4"),
-        ({"instructions": "whisper"}, openai.BadRequestError, "instructions", "at most 0"),
-        ({"stream_format": "audio", "speed": 2.0}, openai.BadRequestError, "speed", "speed 1 for a stream"),
+        ({"language": "en", "colour\r\nX-A: b": [1]}, "language, colour??X-A??b"),
         (
-            {"stream_format": "sse", "response_format": "flac"},
-            openai.BadRequestError,
-            "response_format",
-            "got flac",
+            {
+                "speed": None,
+                "instructions": None,
+                "stream_format": None,
+                "seed": None,
+                "response_format": "wav",
+            },
+            None,
         ),
-        ({"stream_format": "audio", "input": "?!"}, openai.BadRequestError, "input", "something to say"),
-        ({"extra_body": {"colour": "red"}}, openai.BadRequestError, "colour", "not permitted"),
-        ({"extra_body": {"seed": 1 << 63}}, openai.BadRequestError, "seed", "less than"),
+        ({"voice": {"id": "bdl", "object": "audio.voice"}}, None),
     ],
 )
-def test_what_cannot_be_said_is_refused_in_openais_words(served, asked, error, param, message):
+def test_what_cannot_be_honoured_is_ignored_and_named(served, asked, ignored):
+    address, _ = served
+    answer = post(address, asked)
+    assert answer.status_code == 200 and heard(answer.content)[0].size
+    assert answer.headers.get("x-ignored-fields") == ignored
+
+
+def test_openais_voices_are_the_models_first_voice(served):
+    address, _ = served
+    sounds = {name: post(address, {"voice": name}).content for name in ("kathleen", "bdl", "alloy")}
+    sounds = {name: heard(data)[0].tobytes() for name, data in sounds.items()}
+    assert sounds["alloy"] == sounds["kathleen"] != sounds["bdl"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "A List<String> here.",
+        "if a<b and b>c then d",
+        "5 < 6 and 7 > 3",
+        "I <3 you",
+        "<b>bold</b> text",
+        "vector<voice>",
+    ],
+)
+def test_text_with_angle_brackets_is_spoken(served, text):
+    address, _ = served
+    assert heard(post(address, {"input": text}).content)[0].size
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "param"),
+    [
+        ({"model": "gpt-9"}, 404, "model"),
+        ({"voice": "nobody"}, 400, "voice"),
+        ({"voice": {}}, 400, "voice"),
+        ({"voice": 5}, 400, "voice"),
+        ({"voice": None}, 400, "voice"),
+        ({"input": ""}, 400, "input"),
+        ({"input": "?!"}, 400, "input"),
+        ({"input": "?!", "stream": True}, 400, "input"),
+        ({"input": "a" * 4097}, 400, "input"),
+        ({"input": "<speak>Hello</speak>"}, 400, "input"),
+        ({"input": 'Hello <break time="1s"/> you'}, 400, "input"),
+        ({"input": "a\x00b"}, 400, "input"),
+        ({"response_format": "aac"}, 400, "response_format"),
+        ({"speed": 9.0}, 400, "speed"),
+        ({"speed": "1.0"}, 400, "speed"),
+        ({"speed": True}, 400, "speed"),
+        ({"stream": "yes"}, 400, "stream"),
+        ({"seed": "7"}, 400, "seed"),
+        ({"seed": 1 << 63}, 400, "seed"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_by_field(served, asked, status, param):
     address, app = served
-    with pytest.raises(error) as caught:
-        ask(address, **asked)
-    body: Any = caught.value.body
-    assert body["param"] == param and message in body["message"] and body["type"] == "invalid_request_error"
-    assert places(app) == 0
+    answer = post(address, asked)
+    assert answer.status_code == status and error_of(answer)["param"] == param
+    assert error_of(answer)["type"] == "invalid_request_error" and places(app) == 0
 
 
-def test_a_key_is_asked_for_where_there_is_one(synthesizer):
-    with serving(synthesizer, door=Door(api_key="s3cret")) as (address, _):
-        with client(address, "wrong") as caller:
-            with pytest.raises(openai.AuthenticationError, match="this server's key"):
-                caller.models.list()
-        with client(address, "s3cret") as caller:
-            assert [model.id for model in caller.models.list()] == ["toy"]
-            assert caller.models.retrieve("toy").object == "model"
-        assert httpx.get(f"{address}/health").json() == {"status": "ok", "model": "toy", "queue": 0}
-        assert httpx.get(f"{address}/metrics").status_code == 401
-
-
-def test_a_page_of_another_site_is_refused(synthesizer):
-    with serving(synthesizer, door=Door(hosts=("127.0.0.1",))) as (address, _):
-        own = {"Origin": address}
-        assert httpx.get(f"{address}/v1/voices", headers=own).status_code == 200
-        for headers in ({"Origin": "https://evil.example"}, {"Host": "evil.example"}, {"Host": "[[x"}):
-            answer = httpx.get(f"{address}/v1/voices", headers=headers)
-            assert answer.status_code in (400, 403) and "voice" not in answer.text
+def test_errors_arrive_as_those_of_the_client(served):
+    address, _ = served
+    with pytest.raises(openai.BadRequestError):
+        ask(address, voice="nobody")
+    with pytest.raises(openai.NotFoundError):
+        ask(address, model="gpt-9")
 
 
 def test_a_full_queue_says_when_to_come_back(synthesizer):
@@ -194,7 +249,7 @@ def test_a_full_queue_says_when_to_come_back(synthesizer):
         ]
         [thread.start() for thread in threads]
         until(lambda: places(app) == 2)
-        with pytest.raises(openai.RateLimitError, match="expected a free place in the queue") as caught:
+        with pytest.raises(openai.RateLimitError) as caught:
             ask(address)
         assert 1 <= int(caught.value.response.headers["retry-after"]) <= 60
         slow.go.set()
@@ -207,7 +262,7 @@ def test_a_full_queue_says_when_to_come_back(synthesizer):
 def test_a_client_that_leaves_frees_its_place(synthesizer, more):
     slow = Slow(synthesizer)
     with serving(synthesizer, ServeLimits(queue=2)) as (address, app):
-        # Someone else's batch is being spoken, so that neither request can be answered.
+        # The batch of another client is being synthesized, so that this request cannot be answered.
         other = threading.Thread(target=ask, args=(address,))
         other.start()
         assert slow.inside.wait(30)
@@ -218,10 +273,10 @@ def test_a_client_that_leaves_frees_its_place(synthesizer, more):
         slow.go.set()
         other.join()
         assert places(app) == 0 and all(len(batch) == 2 for batch in slow.batches)
-        until(lambda: b"tts_lm_left_total 1.0" in httpx.get(f"{address}/metrics").content)
+        until(lambda: b'status="499"} 1.0' in httpx.get(f"{address}/metrics").content)
 
 
-def test_a_stream_that_is_not_listened_to_any_more_is_given_up(served, synthesizer):
+def test_a_stream_whose_client_left_is_closed(served):
     address, app = served
     long = "One sentence after another. " * 100
     asked = {"model": "toy", "voice": "bdl", "input": long, "response_format": "pcm", "stream": True}
@@ -231,42 +286,71 @@ def test_a_stream_that_is_not_listened_to_any_more_is_given_up(served, synthesiz
     until(lambda: places(app) == 0)
 
 
-def test_an_answer_that_is_late_is_an_error(synthesizer):
+def test_a_late_answer_is_an_error(synthesizer):
     slow = Slow(synthesizer)
     with serving(synthesizer, ServeLimits(timeout_seconds=0.3)) as (address, app):
-        with pytest.raises(openai.InternalServerError, match="took too long") as caught:
+        with pytest.raises(openai.InternalServerError) as caught:
             ask(address)
-        assert caught.value.status_code == 503 and places(app) == 0
+        assert caught.value.status_code == 503 and caught.value.code == "timeout" and places(app) == 0
         slow.go.set()
 
 
-def test_voices_are_added_with_consent_and_removed(served, tmp_path):
+@pytest.mark.parametrize("events", [False, True])
+def test_a_late_stream_breaks_off(synthesizer, capsys, events):
+    first, over = next(synthesizer.stream(TEXT, "bdl", 0)), threading.Event()
+
+    def stalled(*_: Any) -> Any:
+        yield first
+        assert over.wait(30)
+
+    synthesizer.stream = stalled  # type: ignore[method-assign]
+    asked = {"response_format": "pcm", "stream": True} | ({"stream_format": "sse"} if events else {})
+    with serving(synthesizer, ServeLimits(timeout_seconds=2.0)) as (address, app):
+        try:
+            last = json.loads(post(address, asked).text.strip().rpartition("data: ")[2])
+            assert events and last["type"] == "error" and last["error"]["code"] == "timeout"
+        except httpx.RemoteProtocolError:  # no client takes a part for the whole
+            pass
+        over.set()
+        until(lambda: places(app) == 0)
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_voices_are_added_with_consent_and_removed(served):
     address, _ = served
     fields = {"name": "anna", "text": "so many words of hers", "consent": CONSENT, "license": "CC0-1.0"}
 
-    def add(**more: Any) -> httpx.Response:
-        files = {"file": ("../../etc/passwd", clip())}
+    def add(data: bytes | None = None, **more: Any) -> httpx.Response:
+        files = {"file": ("../../etc/passwd", data or clip())}
         return httpx.post(f"{address}/v1/voices", data=fields | more, files=files)
 
-    refused = add(consent="")
-    assert refused.status_code == 400 and error_of(refused)["param"] == "consent"
-    assert error_of(add(consent="yes"))["code"] == "consent_required"
-    for name in ("../anna", "a/b", "<b>anna</b>", "Anna", "", "a" * 41):
+    assert error_of(add(consent=""))["code"] == "consent_required"
+    assert error_of(add(consent="yes"))["param"] == "consent"
+    for name in ("../anna", "a/b", "<b>anna</b>", "Anna", "", "a" * 41, "con.txt"):
         assert add(name=name).status_code == 400
-    assert error_of(add(text="<img src=x onerror=alert(1)>"))["param"] == "text"
+    assert error_of(add(text="words\x00"))["param"] == "text"
+    noise = io.BytesIO()
+    import soundfile
+
+    soundfile.write(noise, 0.1 * np.random.default_rng(0).standard_normal(32_000), 16_000, format="WAV")
+    for data in (noise.getvalue(), b"no sound"):
+        refused = add(data)
+        assert refused.status_code == 400 and error_of(refused)["param"] == "file"
     added = add()
     assert added.status_code == 201, added.text
     assert added.json()["consent"] == CONSENT and added.json()["added"] is True
     assert add().status_code == 409 and add(name="bdl").status_code == 409
-    listed = httpx.get(f"{address}/v1/voices").json()["data"]
-    assert [voice["id"] for voice in listed] == ["kathleen", "bdl", "anna"]
+    for path in ("/v1/voices", "/v1/audio/voices"):
+        listed = httpx.get(address + path).json()
+        assert [voice["id"] for voice in listed["data"]] == ["kathleen", "bdl", "anna"]
+        assert {voice["id"]: voice["name"] for voice in listed["voices"]}["anna"] == "anna"
     assert heard(ask(address, voice="anna").content)[0].size
     assert httpx.delete(f"{address}/v1/voices/anna").json()["deleted"] is True
     assert httpx.delete(f"{address}/v1/voices/anna").status_code == 404
     assert httpx.delete(f"{address}/v1/voices/bdl").status_code == 404
 
 
-def test_only_so_many_voices_are_kept_and_they_outlive_the_server(synthesizer, tmp_path):
+def test_added_voices_outlive_the_server(synthesizer, tmp_path):
     fields = {"text": "so many words of hers", "consent": CONSENT}
     folder = tmp_path / "voices"
     with serving(synthesizer, ServeLimits(voices=1), voices_folder=folder) as (address, _):
@@ -275,88 +359,24 @@ def test_only_so_many_voices_are_kept_and_they_outlive_the_server(synthesizer, t
             answer = httpx.post(f"{address}/v1/voices", data=fields | {"name": name}, files=files)
             assert answer.status_code == status
         said = ask(address, voice="anna").content
-    (folder / ".adding-x").mkdir()  # of a server that was killed while it wrote
     with serving(synthesizer, ServeLimits(voices=1), voices_folder=folder) as (address, _):
         assert ask(address, voice="anna").content == said
-    assert sorted(path.name for path in folder.iterdir()) == ["anna"]
 
 
-def test_a_sound_becomes_codes_and_they_become_sound(served, synthesizer):
-    address, _ = served
-    files = {"file": ("clip.flac", clip(1.0, "FLAC"))}
-    found = httpx.post(f"{address}/v1/audio/tokens", files=files).json()
-    wav = torch.from_numpy(heard(files["file"][1])[0])
-    codec = synthesizer.codec
-    assert found["codes"] == codec.encode(wav[None, None]).audio_codes[0].tolist()
-    asked = {key: found[key] for key in ("codes", "codes_fingerprint", "num_samples")}
-    answer = httpx.post(f"{address}/v1/audio/tokens/decode", json=asked)
-    back, rate, comment = heard(answer.content)
-    assert len(back) == 16_000 and rate == 16_000 and comment.startswith("Generated speech")
-    whole = codec.decode(torch.tensor(found["codes"])[None], num_samples=16_000).audio_values[0, 0]
-    assert np.abs(back - whole.clamp(-1, 1).detach().numpy()).max() < 1e-4
-    fewer = httpx.post(f"{address}/v1/audio/tokens", files=files, data={"n_q": "2"}).json()
-    assert fewer["codes"] == found["codes"][:2]
-
-
-@pytest.mark.parametrize(
-    ("change", "param"),
-    [
-        ({"codes_fingerprint": "0ther"}, "codes_fingerprint"),
-        ({"codes": [[1], [1, 2]]}, "codes"),
-        ({"codes": [[]]}, "codes"),
-        ({"codes": [[64]]}, "codes"),
-        ({"codes": [[-1]]}, "codes.0.0"),
-        ({"codes": [[0]] * 5}, "codes"),
-        ({"codes": [[0] * 3001]}, "codes"),
-        ({"num_samples": 321}, "num_samples"),
-    ],
-)
-def test_codes_that_are_none_of_ours_are_refused(served, synthesizer, change, param):
-    address, _ = served
-    asked = {"codes": [[0]], "codes_fingerprint": synthesizer.codec.codes_fingerprint}
-    answer = httpx.post(f"{address}/v1/audio/tokens/decode", json=asked | change)
-    assert answer.status_code == 400 and error_of(answer)["param"] == param
-
-
-def test_bodies_are_bounded_with_and_without_a_length(synthesizer):
-    limits = ServeLimits(upload_bytes=50_000)
-    with serving(synthesizer, limits) as (address, _):
-        large = b"x" * 60_000
-        answer = httpx.post(f"{address}/v1/audio/tokens", files={"file": ("a.wav", large)})
-        assert answer.status_code == 413 and error_of(answer)["code"] == "request_too_large"
-        head = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
-        kind = {"Content-Type": "multipart/form-data; boundary=b"}
-
-        def drip() -> Iterator[bytes]:
-            yield head
-            for _ in range(60):
-                yield b"x" * 1_000
-
-        answer = httpx.post(f"{address}/v1/audio/tokens", content=drip(), headers=kind)
-        assert answer.status_code == 413 and "at most 50000 bytes" in error_of(answer)["message"]
-        text = json.dumps({"model": "toy", "voice": "bdl", "input": "a" * 5_000_000})
-        json_kind = {"Content-Type": "application/json"}
-        for body in (text.encode(), (piece.encode() for piece in (text[:100], text[100:]))):
-            answer = httpx.post(f"{address}/v1/audio/speech", content=body, headers=json_kind)
-            assert answer.status_code == 413
-        for broken in (b"{", b"[" * 500_000, b'{"speed": 1' + b"0" * 5_000 + b"}", b"\xff", b'"\\ud800"'):
-            answer = httpx.post(f"{address}/v1/audio/speech", content=broken, headers=json_kind)
-            assert answer.status_code == 400 and error_of(answer)["message"]
-
-
-def test_the_document_says_what_is_sent(served):
+def test_the_openapi_document_lists_the_routes_and_errors(served):
     address, _ = served
     document = httpx.get(f"{address}/openapi.json").json()
-    assert {"/v1/audio/speech", "/v1/models", "/v1/voices", "/v1/audio/tokens", "/health", "/metrics"} <= set(
-        document["paths"]
-    )
+    paths = {"/v1/audio/speech", "/v1/models", "/v1/voices", "/v1/audio/voices", "/health", "/metrics"}
+    assert paths <= set(document["paths"])
     assert "422" not in json.dumps(document)
-    for path in ("/nowhere", "/v1/audio/speech"):
+    for path, status in (("/nowhere", 404), ("/v1/models/", 404), ("/v1/audio/speech", 405)):
         answer = httpx.get(f"{address}{path}")
-        assert answer.status_code in (404, 405) and error_of(answer)
+        assert answer.status_code == status and error_of(answer)
+    assert httpx.put(f"{address}/v1/audio/speech").headers["allow"] == "POST"
+    assert httpx.head(f"{address}/health").status_code == 200
 
 
-def test_our_own_failure_tells_nothing_of_the_inside(synthesizer):
+def test_a_fault_of_the_server_shows_no_details(synthesizer):
     def broken(*_: Any, **__: Any) -> Any:
         raise RuntimeError("secret")
 
@@ -369,13 +389,13 @@ def test_our_own_failure_tells_nothing_of_the_inside(synthesizer):
         assert httpx.get(f"{address}/health").status_code == 200
 
 
-def test_going_down_finishes_what_was_begun(synthesizer):
+def test_a_server_that_stops_finishes_what_it_has_begun(synthesizer):
     slow = Slow(synthesizer)
     answers: list[bytes] = []
-    with serving(synthesizer) as (address, app):
+    with serving(synthesizer) as (address, _):
         thread = threading.Thread(target=lambda: answers.append(ask(address).content))
         thread.start()
         assert slow.inside.wait(30)
         threading.Timer(0.3, slow.go.set).start()
     thread.join()
-    assert heard(answers[0])[0].size and io.BytesIO(answers[0]).read(4) == b"RIFF"
+    assert heard(answers[0])[0].size

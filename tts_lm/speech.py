@@ -1,38 +1,50 @@
-"""What was said: sentences, and a text of them as one sound.
-
-Knows nothing of the language model. The law it keeps: every sentence ends as long after its last sound as the others
-(tts_lm/endings.py), whatever it was said beside.
-"""
+"""Codes of sentences to a waveform, whole or streamed: level, silent ends and pauses; provenance tags."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from audiotok import __version__
+
+from .decoding.engine import Answer
 from .decoding.sampling import FinishReason
-from .endings import Ending
 from .sentences import REASONS
+from .voices import LEVEL_DB
 
 PAUSE_SECONDS = 0.25
-"""Silence between sentences, beside the little that each ends with."""
+"""Silence between sentences, in addition to the ends that :class:`Trimmer` keeps."""
+LEAD_SECONDS, TAIL_SECONDS = 0.05, 0.1
+"""Longest silence before the first sound of a sentence, and silence after its last."""
+FIRST_FRAMES, MOST_FRAMES = 8, 100
+"""Frames of the first chunk of a stream; chunks double up to the second number."""
+AHEAD = 6
+"""Frames that a streamed chunk waits for, because the NAR model attends to both sides."""
+_ONSET_DB = LEVEL_DB - 27.0  # a sentence begins with its first frame above this
+_END_DB = -30.0  # a sentence ends with its last frame above this, relative to its loudest frame so far
+
+FirstCodes = Generator[int, None, Answer]
+"""Codes of codebook 0 as the AR model draws them; returns the whole answer."""
 
 
 @dataclass(frozen=True)
 class Speech:
-    """What was said."""
+    """The speech of a text."""
 
     wav: Tensor
     """[N] float32 in [-1, 1]."""
     sampling_rate: int
     """Hz."""
     codes: Tensor
-    """[K, T] int64, K the codebooks that were filled; without the pauses between sentences."""
+    """[K, T] int64, K filled codebooks, without the pauses between sentences."""
     finish_reason: FinishReason
-    """``eos`` when every sentence came to its end by itself, else the worst of theirs."""
+    """``eos`` when every sentence ended by itself, else the worst reason of all sentences."""
 
     @property
     def seconds(self) -> float:
@@ -41,16 +53,81 @@ class Speech:
 
 
 @dataclass(frozen=True)
+class SpeechChunk:
+    """A piece of streamed speech."""
+
+    wav: Tensor
+    """[n] float32 in [-1, 1]."""
+    sampling_rate: int
+    """Hz."""
+    codes: Tensor
+    """[K, t] int64, the frames of ``wav``; none for a pause."""
+    finish_reason: FinishReason | None = None
+    """Why its sentence ended, on the last chunk of a sentence."""
+
+
+@dataclass(frozen=True)
 class Said:
-    """A sentence that was spoken."""
+    """A synthesized sentence."""
 
     codes: Tensor
     """[K, T] int64."""
     finish_reason: FinishReason
+    gain: float = 1.0
+    """Factor that brings its voice to the common level."""
+
+
+class Trimmer:
+    """Finds the frames of a sentence between its silent ends, while the sentence is still being made.
+
+    The AR model ends a sentence 40 to 400 ms after the last sound, and begins it up to 200 ms before the first. The
+    first sound is the first frame above an absolute level, so the wav must be at :data:`~tts_lm.voices.LEVEL_DB`. The
+    last is relative to the loudest frame so far: a louder frame later would be a later last sound, so that pieces and
+    the whole give the same result. On 30 recordings, -30 dB and 100 ms cut audible sound from 3 %, at most 40 ms of it.
+
+    Args:
+        hop_length: samples of a frame.
+        frame_rate: Hz.
+    """
+
+    def __init__(self, hop_length: int, frame_rate: float) -> None:
+        self._hop = hop_length
+        self._lead = max(
+            0, int(LEAD_SECONDS * frame_rate) - 1
+        )  # the sound begins somewhere in its first frame
+        self._tail = max(1, round(TAIL_SECONDS * frame_rate))
+        self._rest = np.zeros(0, dtype=np.float32)
+        self._peak, self._frames, self._loud = 0.0, 0, 0
+        self._start: int | None = None
+
+    def push(self, wav: Tensor, is_last: bool = False) -> tuple[int, int]:
+        """Add samples.
+
+        Args:
+            wav: [n] float32, what follows.
+            is_last: the sentence ends here.
+
+        Returns:
+            The frames [start, stop) that are kept, whatever follows. Of a silent sentence that is the first 100 ms.
+        """
+        samples = np.concatenate((self._rest, wav.numpy()))
+        count = len(samples) // self._hop
+        self._rest = samples[count * self._hop :]
+        if count:
+            power = np.square(samples[: count * self._hop].reshape(count, -1), dtype=np.float64).mean(axis=1)
+            peaks = np.maximum.accumulate(np.append(self._peak, power))[1:]
+            if self._start is None and len(onset := np.nonzero(power > 10 ** (_ONSET_DB / 10))[0]):
+                self._start = max(0, self._frames + int(onset[0]) - self._lead)
+            loud = np.nonzero(power >= 10 ** (_END_DB / 10) * peaks)[0]
+            self._loud = self._frames + int(loud[-1]) + 1 if len(loud) else self._loud
+            self._peak, self._frames = float(peaks[-1]), self._frames + count
+        if self._start is None:
+            return 0, min(self._tail, self._frames) if is_last else 0
+        return self._start, min(self._loud + self._tail, self._frames)
 
 
 def join_sentences(said: Sequence[Said], codec: Any) -> Speech:
-    """The sentences of one text as one speech, with pauses between them.
+    """Decode the sentences of one text and join them with pauses.
 
     Args:
         said: at least one, in order.
@@ -62,9 +139,110 @@ def join_sentences(said: Sequence[Said], codec: Any) -> Speech:
     kept: list[Tensor] = []
     with torch.inference_mode():
         for sentence in said:
-            wav = codec.decode(sentence.codes[None]).audio_values[0, 0].float().cpu().clamp(-1.0, 1.0)
-            frames = Ending(config.hop_length, config.frame_rate).push(wav)
-            wavs += [pause] * bool(wavs) + [wav[: frames * config.hop_length]]
-            kept.append(sentence.codes[:, :frames])
+            wav = _mono(codec.decode(sentence.codes[None]).audio_values, sentence.gain)
+            start, stop = Trimmer(config.hop_length, config.frame_rate).push(wav, is_last=True)
+            wavs += [pause] * bool(wavs) + [wav[start * config.hop_length : stop * config.hop_length]]
+            kept.append(sentence.codes[:, start:stop])
     worst = REASONS[max(REASONS.index(sentence.finish_reason) for sentence in said)]
     return Speech(torch.cat(wavs).clone(), config.sampling_rate, torch.cat(kept, dim=1).cpu(), worst)
+
+
+def pause_chunk(sampling_rate: int) -> SpeechChunk:
+    """The pause between two sentences of a stream."""
+    pause = torch.zeros(int(PAUSE_SECONDS * sampling_rate))
+    return SpeechChunk(pause, sampling_rate, torch.zeros(0, 0, dtype=torch.int64))
+
+
+def stream_sentence(
+    first_codes: FirstCodes, fill: Callable[[Tensor], Tensor], codec: Any, gain: float = 1.0
+) -> Generator[SpeechChunk, None, Answer]:
+    """Decode one sentence while it is being generated.
+
+    Each chunk of codebook 0 is filled with all frames before it and :data:`AHEAD` frames after it as context. Every
+    frame is output once, in order. Silence is held back until sound follows, because the silence at the end is cut.
+
+    Args:
+        first_codes: codebook 0.
+        fill: codes [T] of codebook 0 to codes [K, T].
+        codec: opens a streaming decoder.
+        gain: as of :class:`Said`.
+
+    Yields:
+        Chunks; the last has the finish reason.
+
+    Returns:
+        The AR model's answer, with the silence at its end.
+    """
+    sentence = _StreamedSentence(codec, gain)
+    first: list[int] = []
+    given, size = 0, FIRST_FRAMES
+    while True:
+        try:
+            first.append(next(first_codes))
+        except StopIteration as stopped:
+            answer: Answer = stopped.value
+            break
+        if len(first) >= given + size + AHEAD:
+            chunk = sentence.push(fill(torch.tensor(first))[:, given : given + size])
+            given, size = given + size, min(2 * size, MOST_FRAMES)
+            if len(chunk.wav):
+                yield chunk
+    first = answer.codes.tolist()
+    rest = fill(torch.tensor(first))[:, given:] if len(first) > given else None
+    yield sentence.push(rest, answer.finish_reason)
+    return answer
+
+
+class _StreamedSentence:
+    """Codes of a sentence to samples, a piece at a time."""
+
+    def __init__(self, codec: Any, gain: float) -> None:
+        config = codec.config
+        self._session, self._gain = codec.streaming_decoder(), gain
+        self._rate, self._hop = config.sampling_rate, config.hop_length
+        self._trimmer = Trimmer(config.hop_length, config.frame_rate)
+        self._codes, self._wav = torch.zeros(0, 0, dtype=torch.int64), torch.zeros(0)
+        self._given = 0  # frames
+
+    def push(self, codes: Tensor | None, reason: FinishReason | None = None) -> SpeechChunk:
+        """Codes [K, t], or none, to a chunk of what is certain to stay. A reason marks the last call."""
+        wav = torch.zeros(0)
+        if codes is not None:
+            wav = _mono(self._session.push(codes[None]), self._gain)
+            self._codes = torch.cat((self._codes, codes.cpu()), dim=1) if self._codes.numel() else codes.cpu()
+        if reason is not None and self._codes.numel():
+            wav = torch.cat((wav, _mono(self._session.flush(), self._gain)))
+        self._wav = torch.cat((self._wav, wav))
+        start, stop = self._trimmer.push(wav, reason is not None)
+        start = max(start, self._given)
+        self._given = stop = max(start, stop)
+        wav = self._wav[start * self._hop : stop * self._hop]
+        return SpeechChunk(wav, self._rate, self._codes[:, start:stop], reason)
+
+
+def whole_answer(answer: Answer) -> FirstCodes:
+    """An answer that is complete already, in the form that :func:`stream_sentence` takes."""
+    yield from answer.codes.tolist()
+    return answer
+
+
+def provenance_tag(text: str, voice: str, settings: object) -> str:
+    """The comment that marks a file as generated speech.
+
+    Args:
+        text: what is said; the tag holds a digest only.
+        voice: name of the voice.
+        settings: what else the audio depends on, printable: model, seed, sampling.
+    """
+    digest = hashlib.sha256(f"{text}\n{settings}".encode("utf-8", "surrogatepass")).hexdigest()[:12]
+    return f"Generated speech, not a recording: tts-lm {__version__}, voice {voice}, request {digest}"
+
+
+def pcm16(wav: Tensor) -> bytes:
+    """Samples [n] float32 in [-1, 1] as 16-bit little-endian integers."""
+    whole = torch.floor(wav.float() * 32768).clamp(-32768, 32767).to(torch.int16)
+    return whole.numpy().astype("<i2").tobytes()
+
+
+def _mono(wav: Tensor, gain: float) -> Tensor:
+    return (gain * wav[0, 0].float().cpu()).clamp(-1.0, 1.0)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -13,7 +14,6 @@ from transformers import AutoModelForCausalLM
 
 from audiotok import load_codec
 
-from .clone import clone_voice
 from .decoding.engine import Answer, ArDecoder, pack_linears
 from .decoding.sampling import Sampling
 from .folder import (
@@ -32,10 +32,18 @@ from .models.nar import NarConfig, NarModel
 from .models.reranker import Reranker, RerankerConfig
 from .sentences import Progress, Sentence, answer_sentences, check_seeds, plan_sentences
 from .shipped import find_checkpoint
-from .speech import PAUSE_SECONDS, Said, Speech, join_sentences
-from .stream import FirstCodes, SpeechChunk, stream_sentence, whole_answer
+from .speech import (
+    FirstCodes,
+    Said,
+    Speech,
+    SpeechChunk,
+    join_sentences,
+    pause_chunk,
+    stream_sentence,
+    whole_answer,
+)
 from .text import character_ids
-from .voices import PROMPT_SECONDS, Voice, load_voices, save_voices
+from .voices import PROMPT_SECONDS, Voice, clone_voice, load_voices, save_voices, voice_gain
 
 
 class Synthesizer:
@@ -93,6 +101,7 @@ class Synthesizer:
         self.reranker = reranker.eval() if reranker is not None else None
         self._characters = character_ids(tokenizer)
         self._silent = self._codes_of_silence()
+        self._gains: WeakKeyDictionary[Voice, float] = WeakKeyDictionary()
 
     @classmethod
     def from_pretrained(
@@ -243,7 +252,11 @@ class Synthesizer:
         settings = replace(self.sampling, **sampling)
         answers = self._answers(sentences, settings, progress)
         return [
-            Said(self._fill(sentence, answer.codes, settings.n_q), answer.finish_reason)
+            Said(
+                self._fill(sentence, answer.codes, settings.n_q),
+                answer.finish_reason,
+                self._gain(sentence.voice),
+            )
             for sentence, answer in zip(sentences, answers, strict=True)
         ]
 
@@ -288,11 +301,9 @@ class Synthesizer:
         return clone_voice(wav, sampling_rate, text, self.codec, name)
 
     def _stream(self, sentences: list[Sentence], sampling: Sampling) -> Iterator[SpeechChunk]:
-        rate = self.codec.config.sampling_rate
         for index, sentence in enumerate(sentences):
             if index:
-                pause = torch.zeros(int(PAUSE_SECONDS * rate))
-                yield SpeechChunk(pause, rate, torch.zeros(0, 0, dtype=torch.int64))
+                yield pause_chunk(self.codec.config.sampling_rate)
             said: FirstCodes
             if sampling.best_of > 1:
                 [answer] = self._answers([sentence], sampling, None)
@@ -305,7 +316,7 @@ class Synthesizer:
             def fill(first: Tensor, sentence: Sentence = sentence) -> Tensor:
                 return self._fill(sentence, first, sampling.n_q)
 
-            yield from stream_sentence(said, fill, self.codec)
+            yield from stream_sentence(said, fill, self.codec, self._gain(sentence.voice))
 
     def _answers(self, sentences: Sequence[Sentence], sampling: Sampling, progress: Progress) -> list[Answer]:
         return answer_sentences(self._decoder, sentences, sampling, self.reranker, self._silent, progress)
@@ -321,6 +332,11 @@ class Synthesizer:
             voice.codes[None, :, :longest].to(self.device),
             n_q=n_q or None,
         )[0]
+
+    def _gain(self, voice: Voice) -> float:
+        if voice not in self._gains:
+            self._gains[voice] = voice_gain(voice, self.codec)
+        return self._gains[voice]
 
     def join(self, said: Sequence[Said]) -> Speech:
         """The sentences of one text as one speech, with pauses between them."""

@@ -1,34 +1,45 @@
-"""Who can speak: names, control tokens, code prompts and where they come from.
-
-Knows nothing of models. The law it keeps: a name means the same ``<voice_k>`` token in training and in
-speaking, and a voice is never without the card that says whose it is and that it may be used.
-"""
+"""Voices: names, control tokens, code prompts and cards, in files and on a server; and cloning a voice from a clip."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from audiotok import write_aside, write_json
+from audiotok import resample, write_aside, write_json
 
 from .folder import read_json
+from .text import normalise
 
 VOICES = {"kathleen": 0, "slt": 1, "bdl": 2, "lj": 3, "flite_slt": 4, "flite_rms": 5, "flite_awb": 6}
 DEFAULT_VOICE = "slt"
 OTHER_VOICE = 15
-MAX_PROMPT_SECONDS = 5.0
-MAX_SPEAKERS = 16  # of a corpus without known voices
+"""The control token that all other speakers share."""
 NOT_STATED = "not stated"
-PROMPT_SECONDS = 2.5  # what training has seen most of
+LEVEL_DB = -21.0
+"""Level of all output, and of a clip before it is encoded: see :func:`speech_level_db`."""
+PROMPT_SECONDS = 2.5
+"""Length of the prompts that the NAR model is trained with."""
+CLIP_SECONDS = (1.0, 8.0)
+"""Shortest and longest clip that can be cloned, without its silent ends; 3 to 5 s are best."""
+_MAX_SPEAKERS = 16  # of a corpus without known voices
 _SPEAKERS = {"arctic_slt": "slt", "arctic_bdl": "bdl", "ljspeech": "lj"}
+_SILENT_DB = -40.0  # the ends of a clip, relative to its loudest 20 ms
+_ACTIVE_DB = -25.0  # frames that count as speech, relative to the loudest
+_MS_PER_LETTER = (25.0, 250.0)  # the fastest and slowest reading
+_LETTERS_PER_HAN = 3  # a Chinese character is a syllable
+_PITCH_HZ = (70, 400)
+_PERIODICITY = 0.6  # autocorrelation of a voiced frame at its pitch
+_VOICED_SHARE = 0.3  # 0.41 is the least of 135 clips of nine corpora, 0.21 the most of six colours of noise
+_LEVEL_RANGE_DB = 6.0  # between the 10th and 90th percentile of frames: 16 in those clips, 0 in a tone or hum
 _ARCTIC = (
     "CMU ARCTIC databases, Copyright (c) 2003 Carnegie Mellon University, all rights reserved; "
     "J. Kominek, A. Black, 'The CMU ARCTIC speech databases', SSW5, 2004. Shortened and coded by us."
@@ -82,34 +93,128 @@ CARDS: dict[str, dict[str, str]] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Voice:
-    """A voice: a control token for the AR half and a code prompt for the NAR half."""
+    """A voice: a control token for the AR model and a code prompt for the NAR model."""
 
     name: str
     index: int
     """0..15, the control token."""
     codes: Tensor
-    """[K, P] int64, at most 5 s."""
+    """[K, P] int64, at most 8 s."""
     card: dict[str, Any] = field(default_factory=dict)
     """Description, license, attribution, consent, clip."""
     prompt_text: str = ""
-    """What the codes say, where the AR half is to go on from them: a speaker whom no control token names."""
+    """Transcript of the codes, for a speaker without a control token of its own: the AR model continues the codes."""
 
 
 def voice_index(speaker: str) -> int:
-    """The control token 0..15 of a corpus speaker; speakers without a voice of their own share the last."""
+    """The control token 0..15 of a corpus speaker."""
     return VOICES.get(voice_name(speaker), OTHER_VOICE)
 
 
 def voice_name(speaker: str) -> str:
-    """What the voice of a corpus speaker is called: a known voice's name, or the speaker's, fit for a file name."""
+    """The voice name of a corpus speaker: a known voice, or the speaker's name in a form that suits a file name."""
     name = re.sub(r"[^a-z0-9]+", "_", speaker.lower()).strip("_") or "speaker"
     return _SPEAKERS.get(name, name)
 
 
+def clone_voice(wav: Tensor, sampling_rate: int, text: str, codec: Any, name: str = "clip") -> Voice:
+    """Make a voice from a clip.
+
+    Args:
+        wav: [N] or [1, N] float32 in [-1, 1], 1 to 8 s without its silent ends, at any level.
+        sampling_rate: of ``wav``, in Hz.
+        text: exactly what is said in it.
+        codec: the codec of the TTS model.
+        name: of the voice.
+
+    Raises:
+        TypeError: text is not a str.
+        ValueError: the clip is too short, too long, silent or not speech, or the text cannot be its transcript.
+    """
+    if wav.ndim > 2 or (wav.ndim == 2 and wav.shape[0] != 1) or not wav.numel():
+        raise ValueError(
+            f"expected the clip as wav [N] or [1, N], got {list(wav.shape)}; average its channels"
+        )
+    letters = sum(_LETTERS_PER_HAN if "\u2e80" <= c < "\ua000" else 1 for c in normalise(text) if c.isalpha())
+    rate = codec.config.sampling_rate
+    wav = _trim(resample(wav.detach().float().reshape(1, -1), sampling_rate, rate), rate)
+    seconds = wav.shape[-1] / rate
+    if not CLIP_SECONDS[0] <= seconds <= CLIP_SECONDS[1]:
+        raise ValueError(
+            f"expected {CLIP_SECONDS[0]:g} to {CLIP_SECONDS[1]:g} s of speech in the clip, got {seconds:.1f} s without "
+            "its silent ends; cut the clip and its text"
+        )
+    if not _is_speech(wav[0], rate):
+        raise ValueError(
+            "the clip does not sound like speech: it is noise, a tone or whispered; use another clip"
+        )
+    pace = 1000 * seconds / max(1, letters)
+    if not _MS_PER_LETTER[0] <= pace <= _MS_PER_LETTER[1]:
+        raise ValueError(
+            f"the text cannot be what is said in the clip: {pace:.0f} ms a letter, speech has 25 to 250; "
+            "write down exactly its words"
+        )
+    gain = 10 ** ((LEVEL_DB - speech_level_db(wav[0], rate)) / 20)
+    wav = wav * min(gain, 0.99 / float(wav.abs().max()))
+    device = next(codec.parameters()).device
+    with torch.inference_mode():
+        codes = codec.encode(wav[None].to(device)).audio_codes[0].cpu()
+    card = {"description": "a speaker of a clip", "text": text} | _unstated()
+    return Voice(name, OTHER_VOICE, codes.clone(), card, text)
+
+
+def speech_level_db(wav: Tensor, sampling_rate: int) -> float:
+    """Level of the speech in a wav [N]: mean power of its 20 ms frames, without pauses, in dB of full scale."""
+    power = _frame_power(wav, sampling_rate)
+    active = power[power >= power.max() * 10 ** (_ACTIVE_DB / 10)]
+    return 10 * float(torch.log10(active.mean().clamp_min(1e-12)))
+
+
+def voice_gain(voice: Voice, codec: Any) -> float:
+    """The factor that brings speech in a voice to :data:`LEVEL_DB`, from the level of its prompt; at most 20 dB."""
+    device = next(codec.parameters()).device
+    with torch.inference_mode():
+        prompt = codec.decode(voice.codes[None].to(device)).audio_values[0, 0].float().cpu()
+    gain_db = LEVEL_DB - speech_level_db(prompt, codec.config.sampling_rate)
+    return 10 ** (max(-20.0, min(20.0, gain_db)) / 20)
+
+
+def _frame_power(wav: Tensor, sampling_rate: int) -> Tensor:
+    step = max(1, sampling_rate // 50)
+    return torch.nn.functional.pad(wav, (0, -wav.shape[-1] % step)).reshape(-1, step).square().mean(1)
+
+
+def _trim(wav: Tensor, sampling_rate: int) -> Tensor:
+    """Cut the silent ends of a wav [1, N]; raises ValueError if all of it is silent."""
+    power, step = _frame_power(wav[0], sampling_rate), max(1, sampling_rate // 50)
+    if not float(power.max()) > 0:
+        raise ValueError("the clip is silent; use another clip")
+    loud = torch.nonzero(power > power.max() * 10 ** (_SILENT_DB / 10))[:, 0]
+    return wav[:, int(loud[0]) * step : (int(loud[-1]) + 1) * step]
+
+
+def _is_speech(wav: Tensor, sampling_rate: int) -> bool:
+    """Whether enough frames of a wav [N] have a pitch (autocorrelation), and its level moves as in syllables."""
+    size, hop = sampling_rate // 25, sampling_rate // 50
+    frames = wav.double().unfold(0, size, hop)
+    power = frames.square().mean(1)
+    level = 10 * torch.log10(power.clamp_min(1e-12))
+    low, high = torch.quantile(level, torch.tensor([0.1, 0.9], dtype=level.dtype)).tolist()
+    spectrum = torch.fft.rfft(frames - frames.mean(1, keepdim=True), 2 * size).abs().square()
+    hz = torch.fft.rfftfreq(2 * size, 1 / sampling_rate)
+    spectrum[:, (hz < 60) | (hz > 1500)] = 0
+    correlation = torch.fft.irfft(spectrum)[:, :size]
+    correlation = correlation / correlation[:, :1].clamp_min(1e-20) * (size / (size - torch.arange(size)))
+    lags = slice(sampling_rate // _PITCH_HZ[1], sampling_rate // _PITCH_HZ[0])
+    voiced = correlation[:, lags].max(1).values > _PERIODICITY
+    loud = power > power.max() * 1e-3
+    return high - low >= _LEVEL_RANGE_DB and float(voiced[loud].double().mean()) >= _VOICED_SHARE
+
+
 def save_voices(voices: Iterable[Voice], folder: str | Path) -> None:
-    """Write ``NAME.safetensors`` (codes) and ``NAME.json`` (card) of each voice, in place of those that are there."""
+    """Write ``NAME.safetensors`` (codes) and ``NAME.json`` (card) of each voice; voices already there are removed."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.glob("*.json"):
@@ -121,42 +226,49 @@ def save_voices(voices: Iterable[Voice], folder: str | Path) -> None:
 
 
 def add_voice(voice: Voice, folder: str | Path) -> None:
-    """Write one voice beside those that are there.
+    """Write one voice; it exists once its card does, which is written last.
 
     Raises:
-        FileExistsError: there is one of this name.
+        FileExistsError: the folder has a voice of this name.
+        OSError: it cannot be written.
     """
     card, codes = (Path(folder) / f"{voice.name}{suffix}" for suffix in (".json", ".safetensors"))
-    for path in (card, codes):
-        if path.exists():
-            raise FileExistsError(f"{path}: exists already; give the voice another name, or remove it first")
+    if card.exists():
+        raise FileExistsError(f"{card}: exists already; give the voice another name, or remove it first")
     facts: dict[str, Any] = {"name": voice.name, "index": voice.index}
     if voice.prompt_text:
         facts["prompt_text"] = voice.prompt_text
-    with write_aside(codes) as aside:
-        save_file({"codes": voice.codes.contiguous()}, aside)
+    try:
+        with write_aside(codes) as aside:
+            save_file({"codes": voice.codes.contiguous()}, aside)
+    except SafetensorError as error:  # the disk is full
+        raise OSError(f"{codes}: {error}") from None
     write_json(card, facts | voice.card)
 
 
 def load_voices(
     folder: str | Path, n_q: int | None = None, codebook_size: int | None = None
 ) -> dict[str, Voice]:
-    """Read all voices of a folder, by token, the first is the default one's.
+    """Read all voices of a folder, the default voice first, then by control token.
 
     Args:
         folder: of :func:`save_voices`.
-        n_q: K that the codes must have, if it is known.
-        codebook_size: V that they must stay below, if it is known.
+        n_q: K of the codes, if it is known.
+        codebook_size: V that the codes must be below, if it is known.
 
     Raises:
-        FileNotFoundError: the folder holds no voice, or a card lacks its codes.
+        FileNotFoundError: the folder has no voice, or a card has no codes.
         ValueError: a card or its codes are damaged, or of another codec.
     """
-    found = [_load_voice(path, n_q, codebook_size) for path in sorted(Path(folder).glob("*.json"))]
+    found = [_load_voice(path, n_q, codebook_size) for path in _cards(folder)]
     if not found:
-        raise FileNotFoundError(f"expected voices (NAME.json, NAME.safetensors) in {folder}, found none")
+        raise FileNotFoundError(f"no voices (NAME.json, NAME.safetensors) in {folder}")
     found.sort(key=lambda voice: (voice.name != DEFAULT_VOICE, voice.index))
     return {voice.name: voice for voice in found}
+
+
+def _cards(folder: str | Path) -> list[Path]:
+    return [path for path in sorted(Path(folder).glob("*.json")) if not path.name.startswith(".")]
 
 
 def _load_voice(path: Path, n_q: int | None, codebook_size: int | None) -> Voice:
@@ -169,23 +281,89 @@ def _load_voice(path: Path, n_q: int | None, codebook_size: int | None) -> Voice
         )
     weights = path.with_suffix(".safetensors")
     if not weights.is_file():
-        raise FileNotFoundError(
-            f"expected the codes of voice {name} in {weights}, found none; bundle it again"
-        )
+        raise FileNotFoundError(f"{weights}: the codes of voice {name} are missing; bundle the model again")
     try:
         codes = load_file(weights)["codes"].long()
     except (SafetensorError, KeyError) as error:
         reason = " ".join(str(error).split())
-        raise ValueError(
-            f"{weights}: expected codes of a voice, it is damaged ({reason}); bundle again"
-        ) from None
+        raise ValueError(f"{weights}: damaged codes of a voice ({reason}); bundle the model again") from None
     fits = codes.ndim == 2 and codes.shape[0] == (n_q or codes.shape[0]) and codes.numel() > 0
     if not fits or int(codes.min()) < 0 or int(codes.max()) >= (codebook_size or 1 << 31):
         raise ValueError(
             f"{weights}: expected codes [{n_q or 'K'}, P] from 0 to {(codebook_size or 1 << 31) - 1}, got "
-            f"{list(codes.shape)}; they are damaged or of another codec: bundle again"
+            f"{list(codes.shape)}; they are damaged or of another codec: bundle the model again"
         )
     return Voice(name, index, codes, card, str(card.pop("prompt_text", "")))
+
+
+class VoiceStore:
+    """The voices of a server: those of the model, which stay, and those that clients add.
+
+    Args:
+        own: voices of the model.
+        limit: voices that may be added.
+        folder: where added voices are kept; None keeps them in memory.
+        n_q: codebooks of a voice.
+        codebook_size: V of each codebook.
+
+    Raises:
+        ValueError: a voice in the folder is damaged or of another codec.
+        OSError: the folder cannot be made or written.
+    """
+
+    def __init__(
+        self, own: Mapping[str, Voice], limit: int, folder: str | Path | None, n_q: int, codebook_size: int
+    ) -> None:
+        self._own, self._limit = dict(own), limit
+        self._folder = None if folder is None else Path(folder)
+        self.added: dict[str, Voice] = {}
+        if self._folder is not None:
+            try:
+                self._folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise OSError(f"{folder}: {error.strerror}; name another folder for voices") from None
+            for path in _cards(self._folder):
+                voice = _load_voice(path, n_q, codebook_size)
+                if voice.name not in self._own:
+                    self.added[voice.name] = voice
+
+    def all(self) -> list[Voice]:
+        """Every voice, the default first."""
+        return [*self._own.values(), *self.added.values()]
+
+    def find(self, name: str) -> Voice | None:
+        """The voice of this name, if there is one."""
+        return self._own.get(name) or self.added.get(name)
+
+    def add(self, voice: Voice) -> None:
+        """Keep a voice, on disk first.
+
+        Raises:
+            FileExistsError: there is a voice of this name.
+            ValueError: the limit is reached.
+            OSError: it cannot be written.
+        """
+        if self.find(voice.name) is not None:
+            raise FileExistsError(f"there is a voice {voice.name!r} already; choose another name")
+        if len(self.added) >= self._limit:
+            raise ValueError(f"{self._limit} voices were added, which is the limit; remove one first")
+        if self._folder is not None:
+            add_voice(voice, self._folder)
+        self.added[voice.name] = voice
+
+    def remove(self, name: str) -> bool:
+        """Remove an added voice; False if there is none of this name.
+
+        Raises:
+            OSError: it cannot be removed from the disk.
+        """
+        if name not in self.added:
+            return False
+        if self._folder is not None:
+            (self._folder / f"{name}.json").unlink(missing_ok=True)
+            (self._folder / f"{name}.safetensors").unlink(missing_ok=True)
+        del self.added[name]
+        return True
 
 
 def choose_voices(
@@ -196,8 +374,8 @@ def choose_voices(
     Args:
         rows: as ``PreparedCorpus`` gives them; only those of split ``train`` are used.
         frame_rate: in Hz.
-        names: of :func:`voice_name`; None takes the known voices that occur, and where there is none every speaker,
-            those with the most rows, at most 16.
+        names: of :func:`voice_name`; None takes the known voices in the corpus, or if there are none, the 16 speakers
+            with the most rows.
 
     Returns:
         A voice for each, by control token: the clip whose length is nearest to ``PROMPT_SECONDS`` from above, cut to
@@ -216,7 +394,7 @@ def choose_voices(
         counts[name] += 1
         if name not in best or _fitness(row, wanted) < _fitness(best[name], wanted):
             best[name] = row
-    common = [name for name, _ in counts.most_common(MAX_SPEAKERS)]
+    common = [name for name, _ in counts.most_common(_MAX_SPEAKERS)]
     chosen = list(names) if names is not None else [name for name in best if name in VOICES] or common
     if not chosen or set(chosen) - set(best):
         missing = ", ".join(sorted(set(chosen) - set(best))) or "any"
@@ -229,11 +407,13 @@ def choose_voices(
 
 
 def _cut_voice(name: str, row: dict[str, Any], wanted: int) -> Voice:
-    unknown = {"description": f"speaker {row['speaker'] or 'unnamed'} of the corpus"} | dict.fromkeys(
-        ("license", "attribution", "consent"), NOT_STATED
-    )
+    unknown = {"description": f"speaker {row['speaker'] or 'unnamed'} of the corpus"} | _unstated()
     card = CARDS.get(name, unknown) | {"clip": row["id"], "text": row["text"]}
     return Voice(name, VOICES.get(name, OTHER_VOICE), row["codes"][:, :wanted].clone(), card)
+
+
+def _unstated() -> dict[str, str]:
+    return dict.fromkeys(("license", "attribution", "consent"), NOT_STATED)
 
 
 def _fitness(row: dict[str, Any], wanted: int) -> tuple[bool, int, str]:

@@ -1,4 +1,4 @@
-"""``tts-lm demo``: a page in the browser to speak with, and to look into the codec."""
+"""``tts-lm demo``: the demo page."""
 
 from __future__ import annotations
 
@@ -11,45 +11,34 @@ from audiotok import program, threads
 
 from .common import add_model_options, pick_device
 
-_PORT = 7860
-_CONNECTIONS = 256  # a visitor's browser opens half a dozen
+_CONNECTIONS = 256  # a browser opens six
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Declare the verb."""
     parser = subparsers.add_parser(
         "demo",
-        help="a page to speak with, and to look into the codec",
+        help="a page in the browser to try the TTS model and the codec",
         description="Serve a page: type a text and hear it while it is made, in a voice of the model or of a clip; "
-        "drop a clip and hear what each number of codebooks keeps. It is there for this machine only, "
-        "unless --host says otherwise, and asks no other machine for anything.",
+        "upload a clip and hear what each number of codebooks keeps. Only this machine reaches it, unless --host says "
+        "otherwise. It needs no network.",
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "--model", metavar="NAME", help="a shipped model or a folder (default: the shipped default)"
-    )
-    parser.add_argument(
-        "--port",
-        type=program.number(int, 0, 65_535),
-        default=_PORT,
-        help="where the page is; 0 takes a free one (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--host", default="127.0.0.1", help="0.0.0.0 lets other machines in (default: %(default)s)"
-    )
+    add, port = parser.add_argument, program.number(int, 0, 65_535)
+    add("--model", metavar="NAME", help="a shipped model or a folder (default: the shipped default)")
+    add("--port", type=port, default=7860, help="0 takes a free one (default: %(default)s)")
+    add("--host", default="127.0.0.1", help="0.0.0.0 opens it to other machines (default: %(default)s)")
     add_model_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve until interrupted; the address goes to stdout."""
+    """Serve until interrupted; prints the address to stdout."""
     with tempfile.TemporaryDirectory() as folder:
-        # Uploads and results lie here, and are gone with the process.
-        os.environ["GRADIO_TEMP_DIR"] = folder
-        from ..server.demo import build_app, import_gradio
+        os.environ["GRADIO_TEMP_DIR"] = folder  # uploads and results are deleted with the process
+        from ..server.demo import Page, build_app, import_gradio
 
-        import_gradio()  # what is missing is said before the model is loaded, and so is a port that is taken
-        from ..server.page import Page
-        from ..server.wire import listen, local_names, run_server, server_config
+        import_gradio()  # before the model is loaded, which takes longer
+        from ..server.run import listen, local_names, run_server, server_config
         from ..synthesizer import Synthesizer
 
         with listen(args.host, args.port) as listener, threads(1):
@@ -57,6 +46,6 @@ def run(args: argparse.Namespace) -> int:
             hosts = local_names(listener, args.host)
             app = build_app(Page(synthesizer), hosts)
             if hosts is None:
-                print(f"tts-lm: whoever reaches {args.host} can use this page", file=sys.stderr)
+                print(f"tts-lm: anyone who can reach {args.host} can use this page", file=sys.stderr)
             run_server(server_config(app, _CONNECTIONS), listener)
     return 0

@@ -126,13 +126,13 @@ def _load(args: argparse.Namespace, started: float) -> tuple[Synthesizer, Voice,
 
 def _speak(args: argparse.Namespace, lines: list[_Line]) -> int:
     started = time.monotonic()
-    from ..marks import mark_of
+    from ..speech import provenance_tag
 
     good = _speakable(lines)
     if not good:
         return 1
     synthesizer, voice, settings = _load(args, started)
-    marks = {line.target: mark_of(line.text, voice.name, settings) for line in good}
+    marks = {line.target: provenance_tag(line.text, voice.name, settings) for line in good}
     free = [line for line in good if _is_free(line.target, marks[line.target], args.overwrite)]
     failed = len(lines) - len(free)
     for start in range(0, len(free), _GROUP):
@@ -159,7 +159,9 @@ def _speak(args: argparse.Namespace, lines: list[_Line]) -> int:
 def _stream(args: argparse.Namespace) -> int:
     """Speak to standard output, one chunk at a time."""
     started = time.monotonic()
-    from ..marks import mark_of, pcm16, wav_head
+    from audiotok import wav_head
+
+    from ..speech import pcm16, provenance_tag
     from ..text import normalise
 
     if sys.stdout.isatty():
@@ -169,7 +171,7 @@ def _stream(args: argparse.Namespace) -> int:
     normalise(args.text)  # refuses a text that cannot be said before anything is loaded
     synthesizer, voice, settings = _load(args, started)
     out, began, samples, latency = sys.stdout.buffer, time.monotonic(), 0, 0.0
-    head = wav_head(synthesizer.codec.config.sampling_rate, mark_of(args.text, voice.name, settings))
+    head = wav_head(synthesizer.codec.config.sampling_rate, provenance_tag(args.text, voice.name, settings))
     for chunk in synthesizer.stream(args.text, voice, args.seed, **sampling_settings(args)):
         if not len(chunk.wav):
             continue
@@ -195,10 +197,10 @@ def _pace(seconds: float, took: float) -> str:
 
 def _is_free(target: Path, mark: str, overwrite: bool) -> bool:
     """Whether a file may be written, with a line on stderr if not; a file of the same request may."""
-    from ..marks import read_mark
+    from audiotok import read_comment
 
     exact = target.suffix.lower() in (".wav", ".flac")
-    if overwrite or not target.exists() or (exact and read_mark(target) == mark):
+    if overwrite or not target.exists() or (exact and read_comment(target) == mark):
         return True
     print(f"tts-lm: error: {target}: exists already; pass --overwrite to replace it", file=sys.stderr)
     return False

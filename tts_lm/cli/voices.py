@@ -1,4 +1,4 @@
-"""``tts-lm voices``: who can speak, and whose voice it is."""
+"""``tts-lm voices``: the voices of a model and their cards."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Declare the verb."""
     parser = subparsers.add_parser(
         "voices",
-        help="who can speak",
+        help="list the voices of a model",
         description="List the voices of a model with their sources; the first is the default. --add keeps a new one.",
         allow_abbrev=False,
     )
@@ -21,12 +21,14 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print JSON, one object per line")
     parser.add_argument(
-        "--add", metavar="CLIP", help="give the model in the folder --model the voice of a clip of up to 5 s"
+        "--add",
+        metavar="CLIP",
+        help="add the voice of a clip of 1 to 8 s (best 3 to 5) to the model folder --model",
     )
     parser.add_argument("--name", metavar="V", help="with --add: what it is called")
     parser.add_argument("--text", metavar="TEXT", help="with --add: exactly what is said in the clip")
     parser.add_argument(
-        "--consent", metavar="TEXT", help="with --add: how the speaker agreed to being spoken with"
+        "--consent", metavar="TEXT", help="with --add: how the speaker agreed to the use of the voice"
     )
     parser.add_argument("--license", metavar="TEXT", help="with --add: of the clip")
     parser.add_argument("--attribution", metavar="TEXT", help="with --add: whose voice it is")
@@ -34,7 +36,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the cards, after adding a voice where that is asked for."""
+    """Print the cards; with --add, after adding a voice."""
     from ..shipped import find_checkpoint
     from ..voices import load_voices
 
@@ -57,22 +59,15 @@ def _add(args: argparse.Namespace) -> None:
 
     from ..shipped import CHECKPOINTS, find_checkpoint
     from ..synthesizer import Synthesizer
-    from ..voices import MAX_PROMPT_SECONDS, add_voice, voice_name
+    from ..voices import add_voice, voice_name
 
     if not (args.model and args.name and args.text and args.consent):
         args.parser.error("expected --add CLIP --model DIR --name V --text TEXT --consent TEXT")
     folder = find_checkpoint(args.model)
     if CHECKPOINTS in folder.resolve().parents:
-        raise ValueError(
-            f"expected a folder of your own, {folder} comes with the package; copy it and add there"
-        )
+        raise ValueError(f"{folder} is part of the package; copy it and name the copy with --model")
     synthesizer = Synthesizer.from_pretrained(folder)
     voice = synthesizer.clone_voice(*load_audio(args.add), args.text, voice_name(args.name))
-    seconds = voice.codes.shape[1] / synthesizer.frame_rate
-    if seconds > MAX_PROMPT_SECONDS:
-        raise ValueError(
-            f"expected at most {MAX_PROMPT_SECONDS:g} s for a voice that is kept, got {seconds:.1f} s"
-        )
     given = {"license": args.license, "attribution": args.attribution, "consent": args.consent}
     card = voice.card | {key: value for key, value in given.items() if value}
     add_voice(replace(voice, card=card | {"clip": Path(args.add).name}), folder / "voices")

@@ -1,1 +1,1 @@
-"""The front door: an OpenAI-compatible server and a page, each an optional extra. Nothing else imports from here."""
+"""HTTP server with OpenAI's speech interface, and a demo page. Both need optional packages."""

@@ -1,15 +1,11 @@
-"""The server as an ASGI app: a synthesizer, its routes, and what stands before them.
-
-Knows nothing of sockets or the command line. The law it keeps: what it starts it stops, and in between every answer
-has passed the guard.
-"""
+"""The server as an ASGI app."""
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,93 +14,78 @@ from fastapi import FastAPI
 from audiotok import __version__
 
 from ..synthesizer import Synthesizer
-from . import routes, speech
-from .scheduler import Engine
-from .errors import install
-from .front import Front
-from .security import FREE, Door, Guard
-from .keeper import VoiceKeeper
-from .limits import ServeLimits, keep_few_shapes
-from .meters import Meters
-
-_CLIPS_AT_ONCE = 2
+from ..voices import VoiceStore
+from . import routes
+from .errors import install_handlers
+from .metrics import Metrics, MetricsMiddleware
+from .run import keep_few_shapes
+from .scheduler import Scheduler, ServeLimits
+from .security import OPEN_PATHS, Access, protect
 
 
 def create_app(
     synthesizer: Synthesizer,
     limits: ServeLimits | None = None,
     model: str = "tts-lm",
-    door: Door | None = None,
+    access: Access | None = None,
     voices_folder: str | Path | None = None,
 ) -> FastAPI:
-    """The server.
+    """Make the server.
 
     Args:
-        synthesizer: speaks; nobody else uses it meanwhile.
-        limits: what clients may take; None takes the defaults.
-        model: what it is called.
-        door: who may come in; None: everyone.
+        synthesizer: used by this app only.
+        limits: what clients may ask for; None takes the defaults.
+        model: name of the model.
+        access: who may use it; None: everyone. Its limits of bodies are set from ``limits``.
         voices_folder: where added voices are kept; None keeps them in memory.
 
     Raises:
         ValueError: a voice in the folder is damaged or of another codec.
     """
     keep_few_shapes()
-    limits, meters, config = limits or ServeLimits(), Meters(), synthesizer.codec.config
-    folder = None if voices_folder is None else Path(voices_folder)
-    keeper = VoiceKeeper(synthesizer.voices, limits.voices, folder, config.n_q, config.codebook_size)
-    engine = Engine(synthesizer, limits, meters.turns.observe)
-    meters.watch(lambda: engine.places_taken, lambda: keeper.added)
+    limits, config = limits or ServeLimits(), synthesizer.codec.config
+    store = VoiceStore(synthesizer.voices, limits.voices, voices_folder, config.n_q, config.codebook_size)
+    scheduler = Scheduler(synthesizer, limits, lambda sentences: metrics.batch.observe(sentences))
+    metrics = Metrics(lambda: scheduler.places_taken, lambda: len(store.added))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.front.clips = asyncio.Semaphore(_CLIPS_AT_ONCE)
-        engine.start()
+        scheduler.start()
         yield
-        await asyncio.to_thread(engine.stop)
+        await asyncio.to_thread(scheduler.stop)
 
     app = FastAPI(
         title="tts-lm",
         version=__version__,
-        summary="Text in, speech out: POST /v1/audio/speech as OpenAI's clients call it.",
+        summary="Text-to-speech: POST /v1/audio/speech as OpenAI's clients call it.",
         lifespan=lifespan,
         docs_url=None,  # their pages load scripts from elsewhere
         redoc_url=None,
-        redirect_slashes=False,  # a redirect repeats whatever Host the client named
+        redirect_slashes=False,  # a redirect repeats the Host that the client named
     )
-    app.state.front = Front(
-        synthesizer=synthesizer,
-        engine=engine,
-        keeper=keeper,
-        limits=limits,
-        meters=meters,
-        model=model,
-        created=int(time.time()),
-        clips=asyncio.Semaphore(_CLIPS_AT_ONCE),
-    )
-    install(app)
-    app.include_router(speech.router)
+    app.state.server = routes.Server(synthesizer, scheduler, store, limits, metrics, model)
+    install_handlers(app)
     app.include_router(routes.router)
-    door = door or Door()
-    app.add_middleware(Guard, limits=limits, door=door, meters=meters)
-    _describe(app, door)
+    access = replace(access or Access(), json_bytes=limits.json_bytes, upload_bytes=limits.upload_bytes)
+    protect(app, access, (routes.TAG_HEADER, routes.IGNORED_HEADER, routes.REASON_HEADER, "Retry-After"))
+    app.add_middleware(MetricsMiddleware, metrics=metrics)
+    _describe(app, access)
     return app
 
 
-def _describe(app: FastAPI, door: Door) -> None:
-    """The OpenAPI document with the errors that are sent, a request that does not fit is a 400, and with the key."""
-    made = app.openapi
+def _describe(app: FastAPI, access: Access) -> None:
+    """Complete the OpenAPI document: the key, and 400 instead of 422 for a request that does not fit."""
+    generate = app.openapi
 
     def document() -> dict[str, Any]:
-        schema = made()
-        if door.api_key is not None:
+        schema = generate()
+        if access.api_key is not None:
             schema["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         for path, methods in schema["paths"].items():
             for operation in methods.values():
-                if door.api_key is not None and path not in FREE:
+                if access.api_key is not None and path not in OPEN_PATHS:
                     operation["security"] = [{"key": []}]
                 operation["responses"].pop("422", None)
-                operation["description"] = operation["description"].split("\n\n")[0]
         for name in ("HTTPValidationError", "ValidationError"):
             schema["components"]["schemas"].pop(name, None)
         return schema

@@ -1,12 +1,10 @@
-"""What can go wrong between a client and the server, in OpenAI's words.
-
-Knows nothing of models. The law it keeps: every refusal is JSON of one shape, says what was expected and repeats no
-body; what is our own fault says nothing of the inside.
-"""
+"""Errors as OpenAI's clients read them: ``{"error": {"message", "type", "param", "code"}}``."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -15,53 +13,19 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
+from .scheduler import QueueFull, Stopped
+
 _LOG = logging.getLogger("tts_lm.server")
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
-_SHOWN = 60  # letters of what a client sent
-_CODES = {401: "invalid_api_key", 404: "not_found", 405: "method_not_allowed", 429: "rate_limit_exceeded"}
-
-
-class ApiError(Exception):
-    """A refusal.
-
-    Args:
-        status: of HTTP.
-        message: for the client.
-        param: the field at fault.
-        code: for programs; None takes that of the status, if it has one.
-        retry_after_s: whole seconds after which it may go better.
-        hang_up: the connection ends with it.
-    """
-
-    def __init__(
-        self,
-        status: int,
-        message: str,
-        param: str | None = None,
-        code: str | None = None,
-        retry_after_s: int | None = None,
-        hang_up: bool = False,
-    ) -> None:
-        super().__init__(message)
-        self.status, self.param, self.code = status, param, code or _CODES.get(status)
-        self.headers = {} if retry_after_s is None else {"Retry-After": str(retry_after_s)}
-        if hang_up:
-            self.headers["Connection"] = "close"
-        if status == 401:
-            self.headers["WWW-Authenticate"] = "Bearer"
-
-    def response(self) -> JSONResponse:
-        """As it is sent."""
-        return JSONResponse(self.body(), self.status, self.headers)
-
-    def body(self) -> dict[str, Any]:
-        """``{"error": {...}}``, as ``openai`` reads it."""
-        kind = _TYPES.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")
-        return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
-
-
-class BrokenOff(RuntimeError):
-    """An answer that has begun and will have no end: its connection breaks off, which is no failure of ours."""
+_CODES = {
+    401: "invalid_api_key",
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "request_too_large",
+    429: "rate_limit_exceeded",
+}
+_SHOWN = 60  # characters of what a client sent
+_FAILED = "the server failed at this request; its log says why"
 
 
 class ErrorDetail(BaseModel):
@@ -74,60 +38,139 @@ class ErrorDetail(BaseModel):
 
 
 class ErrorBody(BaseModel):
-    """A refusal or a failure."""
+    """An error."""
 
     error: ErrorDetail
 
 
-def storage_error(error: OSError) -> ApiError:
-    """The answer where a disk is full or cannot be written; what it was is in the log."""
-    _LOG.error("a file could not be read or written: %s", one_line(error))
-    return ApiError(503, "the server cannot read or write its files; its log says why", code="storage")
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorBody, "description": why}
+    for status, why in {
+        400: "the request is malformed or asks for something that does not exist",
+        401: "the API key is missing or wrong",
+        403: "the request comes from another site",
+        404: "not found",
+        413: "the body is too large",
+        429: "the queue is full; Retry-After says when to try again",
+        500: "a fault of the server",
+        503: "the answer took too long, the disk is full, or the server is stopping",
+    }.items()
+}
+"""For the OpenAPI document."""
 
 
-def one_line(error: Exception) -> str:
-    """An error's text, on one line and without what JSON cannot hold."""
-    return " ".join(str(error).split()).encode("utf-8", "replace").decode()
+class ApiError(Exception):
+    """An error that is sent to the client.
+
+    Args:
+        status: HTTP status.
+        message: what is wrong.
+        param: the field at fault.
+        code: for programs; None takes that of the status.
+        retry_after_s: whole seconds after which to try again.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after_s: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.param, self.code = status, param, code or _CODES.get(status)
+        self.headers = {} if retry_after_s is None else {"Retry-After": str(retry_after_s)}
+        if status == 401:
+            self.headers["WWW-Authenticate"] = "Bearer"
+
+    def response(self) -> JSONResponse:
+        """As an HTTP answer."""
+        return JSONResponse(self.body(), self.status, self.headers)
+
+    def body(self) -> dict[str, Any]:
+        """As JSON, in ASCII so that any header or log can carry it."""
+        kind = _TYPES.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")
+        message = " ".join(str(self).split()).encode("utf-8", "replace").decode()
+        return {"error": {"message": message, "type": kind, "param": self.param, "code": self.code}}
 
 
-def install(app: FastAPI) -> None:
-    """Have an app answer every error in this shape."""
+@contextmanager
+def client_errors(param: str | None = None) -> Iterator[None]:
+    """Raise the expected errors of a block as :class:`ApiError`.
 
-    async def refused(_: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, ApiError)
+    Args:
+        param: the field at fault for a ValueError or TypeError.
+    """
+    try:
+        yield
+    except Exception as error:
+        known = api_error(error, param)
+        if known is None:
+            raise
+        raise known from None
+
+
+def api_error(error: Exception, param: str | None = None) -> ApiError | None:
+    """The :class:`ApiError` for an expected error; None for a fault of the server."""
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, QueueFull):
+        return ApiError(429, str(error), retry_after_s=error.retry_after_s)
+    if isinstance(error, Stopped):
+        return ApiError(503, str(error), code="stopping")
+    if isinstance(error, TimeoutError):
+        message = "the answer took too long; send less text, or try again later"
+        return ApiError(503, message, code="timeout")
+    if isinstance(error, FileExistsError):
+        return ApiError(409, str(error), "name", "voice_exists")
+    if isinstance(error, OSError):
+        _LOG.error("a file could not be read or written: %s", " ".join(str(error).split()))
+        return ApiError(503, "the server cannot read or write its files; its log says why", code="storage")
+    if isinstance(error, (ValueError, TypeError)):
+        return ApiError(400, str(error), param)
+    return None
+
+
+def failure() -> ApiError:
+    """The answer to a fault of the server, without its details."""
+    return ApiError(500, _FAILED)
+
+
+def install_handlers(app: FastAPI) -> None:
+    """Answer every error of an app in this shape."""
+
+    @app.exception_handler(ApiError)
+    async def refused(_: Request, error: ApiError) -> JSONResponse:
         return error.response()
 
-    async def invalid(request: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, RequestValidationError)
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
         where = [str(part) for part in first["loc"] if part not in ("body", "query", "path")]
         param = ".".join(where) or None
         message = f"{param}: {first['msg']}" if param else f"the request: {first['msg']}"
         kind = request.headers.get("content-type", "none")
         if first["type"] == "json_invalid":  # "where" is a character of the body
-            param, message = None, f"expected JSON, got something else from character {where[-1]} on"
+            param, message = None, f"the body is not JSON, from character {where[-1]} on"
         elif first["type"] == "model_attributes_type" and not where and "json" not in kind:
             message = f"expected JSON with Content-Type: application/json, got {kind[:_SHOWN]}"
         return ApiError(400, message.encode("ascii", "replace").decode(), param).response()
 
-    async def http(request: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, HTTPException)
-        if isinstance(error.__cause__, OSError):  # a body that is not kept in memory
-            return storage_error(error.__cause__).response()
+    @app.exception_handler(HTTPException)
+    async def http(request: Request, error: HTTPException) -> JSONResponse:
         message = str(error.detail)
+        if isinstance(error.__cause__, OSError):  # a large body is written to the disk
+            return (api_error(error.__cause__) or failure()).response()
         if error.status_code == 404:
             path = request.url.path[:_SHOWN].encode("ascii", "replace").decode()
-            message = f"expected a path of GET /openapi.json, got {path}"
+            message = f"no path {path} here; GET /openapi.json lists them"
         elif error.status_code == 405:
             message = f"expected {(error.headers or {}).get('Allow')}, got {request.method[:_SHOWN]}"
         answer = ApiError(error.status_code, message).response()
         answer.headers.update(error.headers or {})
         return answer
 
+    @app.exception_handler(Exception)
     async def failed(_: Request, error: Exception) -> JSONResponse:
-        return ApiError(500, "the server failed at this request; its log says why").response()
-
-    app.add_exception_handler(ApiError, refused)
-    app.add_exception_handler(RequestValidationError, invalid)
-    app.add_exception_handler(HTTPException, http)
-    app.add_exception_handler(Exception, failed)
+        return failure().response()

@@ -1,34 +1,316 @@
-"""The routes beside speaking: models, voices, sound to codes and back, health and counters.
-
-Knows nothing of queues. The laws they keep: a voice is taken with its speaker's consent only; codes are taken with the
-fingerprint of the codec that they are of.
-"""
+"""The HTTP interface: speech, models and voices as OpenAI's clients ask for them, health and metrics."""
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
-from typing import Annotated, Literal
+import base64
+import json
+import logging
+import re
+import time
+from collections.abc import AsyncGenerator, Awaitable
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, Literal, TypeVar
 
-import torch
-from fastapi import APIRouter, File, Form, UploadFile
-from fastapi.responses import Response
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi import APIRouter, Depends, File, Form, Request, UploadFile
+from fastapi.responses import Response, StreamingResponse
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+from starlette.types import Receive, Scope, Send
 
-from ..clone import LONGEST_SECONDS
-from ..marks import mark_of
-from ..voices import MAX_PROMPT_SECONDS, Voice
-from .errors import ApiError
-from .front import ERRORS, Behind, Front, client_errors
-from .limits import MAX_FIELD_LETTERS, MAX_NAME_LETTERS
-from .audio import MEDIA_TYPES, SoundFormat, encode
-from .speech import MARK_HEADER, SOUND
-from .uploads import check_field, check_name
+from ..speech import SpeechChunk, provenance_tag
+from ..synthesizer import Synthesizer
+from ..voices import Voice, VoiceStore
+from .audio import MEDIA_TYPES, SoundFormat, StreamEncoder, change_speed, encode, read_clip
+from .errors import ERRORS, ApiError, api_error, client_errors, failure
+from .metrics import Metrics
+from .scheduler import Scheduler, ServeLimits
 
+TAG_HEADER, IGNORED_HEADER, REASON_HEADER = "X-Generated", "X-Ignored-Fields", "X-Finish-Reason"
+_OTHER_MODELS = re.compile(
+    r"tts-1(-.+)?|gpt-.*tts(-.+)?"
+)  # OpenAI's; they stand for the model that is served
+_OTHER_VOICES = frozenset(  # OpenAI's; they stand for the model's first voice
+    "alloy ash ballad cedar coral echo fable marin nova onyx sage shimmer verse".split()
+)
+_NAME_LETTERS, _FIELD_LETTERS = 40, 1_000
 _SHORTEST_CONSENT = 10  # letters: "yes" does not say who agreed to what
-VOICE_CLIP_SECONDS = LONGEST_SECONDS + 10.0  # with silence around what is said
-_TOKENS = "/v1/audio/tokens"
+_NAME = re.compile(rf"[a-z0-9][a-z0-9_-]{{0,{_NAME_LETTERS - 1}}}")
+_SSML = re.compile(
+    r"<\?xml|</?speak\b[^<>]*>|<(?:audio|break|emphasis|lang|mark|phoneme|prosody|say-as|sub|voice)(?:\s+[\w:-]+\s*=|\s*/>)"
+)
+_SSE = "text/event-stream"
+_SOUND = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in MEDIA_TYPES.values()}
+_LOG = logging.getLogger("tts_lm.server")
+_T = TypeVar("_T")
 router = APIRouter(responses=ERRORS)
+
+
+@dataclass
+class Server:
+    """Everything behind the routes."""
+
+    synthesizer: Synthesizer
+    scheduler: Scheduler
+    voices: VoiceStore
+    limits: ServeLimits
+    metrics: Metrics
+    model: str
+    """Name of the model."""
+    created: int = field(default_factory=lambda: int(time.time()))
+    """Unix seconds."""
+    uploads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
+    """Held while an uploaded clip is decoded."""
+
+    def check_model(self, name: str) -> bool:
+        """Whether this is the model that is served, or one of OpenAI's.
+
+        Raises:
+            ApiError: it is neither.
+        """
+        if name != self.model and not _OTHER_MODELS.fullmatch(name):
+            raise ApiError(404, f"unknown model; this server has {self.model!r}", "model", "model_not_found")
+        return name == self.model
+
+    def voice(self, name: str) -> Voice:
+        """The voice of this name; the model's first voice for OpenAI's names.
+
+        Raises:
+            ApiError: there is none.
+        """
+        voice = self.voices.find(name)
+        if voice is None and name in _OTHER_VOICES:
+            return self.synthesizer.voice()
+        if voice is None:
+            names = ", ".join(voice.name for voice in self.voices.all())
+            raise ApiError(400, f"unknown voice; choose from {names}", "voice", "voice_not_found")
+        return voice
+
+
+def _server(request: Request) -> Server:
+    return request.app.state.server
+
+
+Served = Annotated[Server, Depends(_server)]
+
+
+async def _unless_client_leaves(request: Request, work: Awaitable[_T]) -> _T:
+    """Await ``work``; cancel it when the client disconnects. The body of the request must have been read."""
+
+    async def disconnected() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    tasks = asyncio.ensure_future(work), asyncio.ensure_future(disconnected())
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if not tasks[0].done():
+            raise ApiError(499, "the client left")
+        return tasks[0].result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+# Speech
+
+
+class VoiceId(BaseModel):
+    """A voice by its id."""
+
+    id: str
+
+
+def _a_voice(given: Any) -> Any:
+    if isinstance(given, str) or isinstance(given, dict) and isinstance(given.get("id"), str):
+        return given
+    raise PydanticCustomError("voice", "expected the name of a voice, or an object with its id")
+
+
+class SpeechRequest(BaseModel):
+    """OpenAI's fields, and ``seed`` and ``stream``. Other fields are ignored and named in ``X-Ignored-Fields``."""
+
+    model_config = ConfigDict(extra="allow")
+    model: str = Field(max_length=200, description="of GET /v1/models, or one of OpenAI's")
+    input: str = Field(min_length=1, description="plain text")
+    voice: Annotated[str | VoiceId, BeforeValidator(_a_voice)] = Field(description="of GET /v1/voices")
+    response_format: SoundFormat = Field("mp3", description="pcm is 16-bit little-endian mono at 24 kHz")
+    speed: float = Field(
+        1.0, ge=0.25, le=4.0, allow_inf_nan=False, strict=True, description="at the same pitch"
+    )
+    stream: bool = Field(False, strict=True, description="send audio while it is being made")
+    stream_format: Literal["audio", "sse"] | None = Field(None, description="implies stream")
+    seed: int = Field(
+        0, ge=-(1 << 63), lt=1 << 63, strict=True, description="another seed gives another reading"
+    )
+    instructions: Any = Field(None, description="ignored")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_nulls(cls, given: Any) -> Any:
+        return {k: v for k, v in given.items() if v is not None} if isinstance(given, dict) else given
+
+    @property
+    def voice_name(self) -> str:
+        """The voice, in either form."""
+        return self.voice if isinstance(self.voice, str) else self.voice.id
+
+    def ignored(self) -> list[str]:
+        """Fields without effect."""
+        return [*(self.model_extra or ()), *(["instructions"] if self.instructions else [])]
+
+
+def check_text(text: str) -> str:
+    """Refuse text that is not plain.
+
+    Raises:
+        ValueError: it contains SSML or control characters.
+    """
+    if tag := _SSML.search(text):
+        raise ValueError(f"expected plain text, got SSML at character {tag.start()}; remove the tags")
+    if any(ord(c) < 32 and c not in "\t\n\r\f\v" or 0xD800 <= ord(c) < 0xE000 or ord(c) == 127 for c in text):
+        raise ValueError("expected plain text, got control characters; remove them")
+    return text
+
+
+@router.post(
+    "/v1/audio/speech",
+    tags=["speech"],
+    response_class=Response,
+    responses={
+        200: {"content": {**_SOUND, _SSE: {"schema": {"type": "string"}}}, "description": "audio or events"}
+    },
+)
+async def speech(asked: SpeechRequest, request: Request, server: Served) -> Response:
+    """Synthesize a text."""
+    ignored = asked.ignored()
+    if not server.check_model(asked.model):
+        ignored.append("model")
+    letters = server.limits.text_letters
+    if len(asked.input) > letters:
+        message = f"the input may have {letters} characters, got {len(asked.input)}; send it in parts"
+        raise ApiError(400, message, "input", "string_above_max_length")
+    with client_errors("input"):
+        check_text(asked.input)
+    voice = server.voice(asked.voice_name)
+    if voice.name != asked.voice_name:
+        ignored.append("voice")
+    settings = {"model": server.model, "seed": asked.seed, "speed": asked.speed}
+    headers = {TAG_HEADER: provenance_tag(asked.input, voice.name, settings)}
+    if ignored:
+        names = dict.fromkeys(re.sub(r"[^\w.-]", "?", name, flags=re.ASCII)[:40] for name in ignored)
+        headers[IGNORED_HEADER] = ", ".join(list(names)[:20])
+    if not (asked.stream or asked.stream_format):
+        body, _ = await _whole(asked, request, server, voice, headers)
+        return Response(body, headers=headers, media_type=MEDIA_TYPES[asked.response_format])
+    if asked.speed != 1 or asked.response_format == "flac":  # both need the whole speech
+        pieces = _one_piece(*await _whole(asked, request, server, voice, headers))
+    else:
+        pieces = await _stream(asked, request, server, voice, headers[TAG_HEADER])
+    is_sse = asked.stream_format == "sse"
+    kind = _SSE if is_sse else MEDIA_TYPES[asked.response_format]
+    body = _events(pieces, len(asked.input)) if is_sse else _bytes(pieces)
+    return _StreamedSpeech(body, headers, kind, server.limits.timeout_seconds)
+
+
+Pieces = AsyncGenerator[tuple[bytes, int], None]
+"""Encoded audio, and the frames that are in it."""
+
+
+async def _whole(
+    asked: SpeechRequest, request: Request, server: Server, voice: Voice, headers: dict[str, str]
+) -> tuple[bytes, int]:
+    """The encoded speech and its frames."""
+    with client_errors("input"):
+        said = await _unless_client_leaves(request, server.scheduler.say(asked.input, voice, asked.seed))
+    headers[REASON_HEADER] = said.finish_reason
+
+    def pack() -> bytes:
+        wav = change_speed(said.wav, said.sampling_rate, asked.speed)
+        return encode(wav, said.sampling_rate, asked.response_format, headers[TAG_HEADER])
+
+    server.metrics.spoken.inc(said.seconds)
+    return await asyncio.to_thread(pack), said.codes.shape[1]
+
+
+async def _one_piece(body: bytes, frames: int) -> Pieces:
+    yield body, frames
+
+
+async def _stream(asked: SpeechRequest, request: Request, server: Server, voice: Voice, tag: str) -> Pieces:
+    """Encoded pieces of a stream. Waits for the first chunk, so that an error before it gets its own status."""
+    began = time.monotonic()
+    encoder = StreamEncoder(server.synthesizer.codec.config.sampling_rate, asked.response_format, tag)
+    chunks = server.scheduler.stream(asked.input, voice, asked.seed)
+    with client_errors("input"):
+        first = await _unless_client_leaves(request, anext(chunks))
+    server.metrics.first_sound.observe(time.monotonic() - began)
+
+    async def pieces() -> Pieces:
+        async with aclosing(chunks):
+            chunk: SpeechChunk | None = first
+            while chunk is not None:
+                server.metrics.spoken.inc(len(chunk.wav) / chunk.sampling_rate)
+                yield await asyncio.to_thread(encoder.push, chunk.wav), chunk.codes.shape[1]
+                chunk = await anext(chunks, None)
+        yield await asyncio.to_thread(encoder.close), 0
+
+    return pieces()
+
+
+async def _bytes(pieces: Pieces) -> AsyncGenerator[bytes, None]:
+    async with aclosing(pieces):
+        async for piece, _ in pieces:
+            if piece:
+                yield piece
+
+
+async def _events(pieces: Pieces, letters: int) -> AsyncGenerator[bytes, None]:
+    """OpenAI's events: speech.audio.delta, speech.audio.done, error."""
+
+    def event(kind: str, **fields: Any) -> bytes:
+        return f"data: {json.dumps({'type': kind} | fields)}\n\n".encode()
+
+    frames = 0
+    async with aclosing(pieces):
+        try:
+            async for piece, new in pieces:
+                frames += new
+                if piece:
+                    yield event("speech.audio.delta", audio=base64.b64encode(piece).decode())
+        except Exception as error:
+            known = api_error(error, "input")
+            if known is None:
+                _LOG.exception("a stream failed")
+            yield event("error", error=(known or failure()).body()["error"])
+            return
+    usage = {"input_tokens": letters, "output_tokens": frames, "total_tokens": letters + frames}
+    yield event("speech.audio.done", usage=usage)
+
+
+class _StreamedSpeech(StreamingResponse):
+    """A stream that is closed with its request. If it fails or is late, the connection breaks off before its end."""
+
+    def __init__(
+        self, pieces: AsyncGenerator[bytes, None], headers: dict[str, str], kind: str, timeout_s: float
+    ) -> None:
+        super().__init__(pieces, headers=headers, media_type=kind)
+        self._pieces, self._timeout_s = pieces, timeout_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with aclosing(self._pieces):
+            try:
+                async with asyncio.timeout(self._timeout_s):  # also where the client reads nothing
+                    await super().__call__(scope, receive, send)
+            except Exception as error:
+                if api_error(error) is None:
+                    raise
+                _LOG.warning("a stream broke off: %s", type(error).__name__)
+
+
+# Models
 
 
 class ModelCard(BaseModel):
@@ -47,6 +329,22 @@ class ModelList(BaseModel):
     data: list[ModelCard]
 
 
+@router.get("/v1/models", tags=["models"])
+async def models(server: Served) -> ModelList:
+    """The model that is served."""
+    return ModelList(data=[ModelCard(id=server.model, created=server.created)])
+
+
+@router.get("/v1/models/{model}", tags=["models"])
+async def model_card(model: str, server: Served) -> ModelCard:
+    """One model."""
+    server.check_model(model)
+    return ModelCard(id=server.model, created=server.created)
+
+
+# Voices
+
+
 class VoiceCard(BaseModel):
     """A voice, and whose it is."""
 
@@ -61,235 +359,112 @@ class VoiceCard(BaseModel):
 
 
 class VoiceList(BaseModel):
-    """Voices; the first is the default of ``tts-lm say``."""
+    """Voices, the default first."""
 
     object: Literal["list"] = "list"
     data: list[VoiceCard]
+    voices: list[VoiceCard] = Field(description="the same as data, for clients that read this field")
 
 
 class VoiceRemoved(BaseModel):
-    """A voice that is no more."""
+    """Confirms the removal of a voice."""
 
     id: str
     object: Literal["audio.voice.deleted"] = "audio.voice.deleted"
     deleted: bool = True
 
 
-class Tokens(BaseModel):
-    """A sound as codes."""
-
-    object: Literal["audio.tokens"] = "audio.tokens"
-    codec: str
-    codes_fingerprint: str
-    sampling_rate: int
-    frame_rate: float
-    num_samples: int
-    n_q: int
-    codes: list[list[int]] = Field(description="n_q rows of one code a frame")
-
-
-class TokensRequest(BaseModel):
-    """Codes to be heard."""
-
-    model_config = ConfigDict(extra="forbid")
-    codes: list[list[Annotated[int, Field(ge=0, lt=1 << 31, strict=True)]]] = Field(min_length=1)
-    codes_fingerprint: str = Field(max_length=64, description="of the answer that the codes came in")
-    num_samples: int | None = Field(
-        None, ge=1, lt=1 << 31, description="length of the sound; None: all frames"
-    )
-    response_format: SoundFormat = "wav"
-
-
-class Health(BaseModel):
-    """How the server is."""
-
-    status: Literal["ok", "going down"]
-    model: str
-    queue: int = Field(description="requests that wait or are spoken")
-
-
-MaybeLine = Annotated[str | None, Form(max_length=MAX_FIELD_LETTERS)]
-
-
-@router.get("/v1/models", tags=["models"])
-async def models(front: Behind) -> ModelList:
-    """What speaks here."""
-    return ModelList(data=[ModelCard(id=front.model, created=front.created)])
-
-
-@router.get("/v1/models/{model}", tags=["models"])
-async def model_card(model: str, front: Behind) -> ModelCard:
-    """One model."""
-    front.check_model(model)
-    return ModelCard(id=front.model, created=front.created)
+def _card(voice: Voice, added: bool) -> VoiceCard:
+    facts = {
+        key: str(voice.card.get(key, "")) for key in ("description", "license", "attribution", "consent")
+    }
+    return VoiceCard.model_validate({"id": voice.name, "name": voice.name, "added": added, **facts})
 
 
 @router.get("/v1/voices", tags=["voices"])
-async def voices(front: Behind) -> VoiceList:
-    """Who can speak."""
-    return VoiceList(data=[_card(voice, added) for voice, added in front.keeper.all()])
+@router.get("/v1/audio/voices", tags=["voices"])
+async def voices(server: Served) -> VoiceList:
+    """All voices."""
+    cards = [_card(voice, voice.name in server.voices.added) for voice in server.voices.all()]
+    return VoiceList(data=cards, voices=cards)
+
+
+_Line = Annotated[str, Form(max_length=_FIELD_LETTERS)]
 
 
 @router.post("/v1/voices", status_code=201, tags=["voices"], responses={409: ERRORS[400]})
 async def add_voice(
-    front: Behind,
-    file: Annotated[UploadFile, File(description="1 to 5 s of speech: WAV, FLAC, Ogg or MP3")],
-    name: Annotated[str, Form(min_length=1, max_length=MAX_NAME_LETTERS, description="a-z, 0-9, _ and -")],
-    text: Annotated[
-        str, Form(min_length=1, max_length=MAX_FIELD_LETTERS, description="exactly what is said")
-    ],
-    consent: Annotated[str, Form(description="how the speaker agreed to being spoken with")] = "",
-    license: MaybeLine = None,
-    attribution: MaybeLine = None,
+    request: Request,
+    server: Served,
+    file: Annotated[UploadFile, File(description="1 to 8 s of speech: WAV, FLAC, Ogg or MP3")],
+    name: Annotated[str, Form(max_length=_NAME_LETTERS, description="a-z, 0-9, _ and -")],
+    text: Annotated[str, Form(max_length=_FIELD_LETTERS, description="exactly what is said")],
+    consent: Annotated[_Line, Form(description="how the speaker agreed to the use of the voice")] = "",
+    license: _Line = "",
+    attribution: _Line = "",
 ) -> VoiceCard:
-    """Give the server the voice of a clip, with its speaker's consent.
-
-    Raises:
-        ApiError: a field does not fit, the clip is no speech, the name is taken, or there is no room.
-    """
+    """Clone the voice of a clip, with its speaker's consent."""
+    if not _NAME.fullmatch(name):
+        raise ApiError(
+            400, f"expected up to {_NAME_LETTERS} of a-z, 0-9, _ and -, a letter or digit first", "name"
+        )
     card: dict[str, str] = {}
-    fields = {"consent": consent, "license": license, "attribution": attribution}
-    with client_errors("name"):
-        check_name(name)
-    with client_errors("text"):
-        check_field(text)
+    fields = {"text": text, "consent": consent, "license": license, "attribution": attribution}
     for key, value in fields.items():
-        if value is not None:
-            with client_errors(key):
-                card[key] = check_field(value)
-    if len(card["consent"]) < _SHORTEST_CONSENT:
-        message = "expected how the speaker agreed to being spoken with, in a few words"
+        with client_errors(key):
+            if value := " ".join(check_text(value).split()):
+                card[key] = value
+    if len(card.get("consent", "")) < _SHORTEST_CONSENT:
+        message = "say in a few words how the speaker agreed to the use of the voice"
         raise ApiError(400, message, "consent", "consent_required")
-    wav = await front.read(file.file, VOICE_CLIP_SECONDS)
-    rate = front.synthesizer.codec.config.sampling_rate
+    rate = server.synthesizer.codec.config.sampling_rate
+    async with server.uploads:
+        with client_errors("file"):
+            wav = await asyncio.to_thread(read_clip, file.file, server.limits.clip_seconds, rate)
 
-    def learn() -> Voice:
-        voice = front.synthesizer.clone_voice(wav, rate, text, name)
-        seconds = voice.codes.shape[1] / front.synthesizer.frame_rate
-        if seconds > MAX_PROMPT_SECONDS:
-            raise ValueError(
-                f"expected at most {MAX_PROMPT_SECONDS:g} s of speech, got {seconds:.1f} s; cut it"
-            )
+    def clone() -> Voice:
+        voice = server.synthesizer.clone_voice(wav, rate, text, name)
         voice = replace(voice, card=voice.card | card)
-        front.keeper.add(voice)
+        server.voices.add(voice)
         return voice
 
     with client_errors("file"):
-        return _card(await front.engine.call(learn), True)
+        return _card(await server.scheduler.call(clone), True)
 
 
 @router.delete("/v1/voices/{name}", tags=["voices"])
-async def remove_voice(name: str, front: Behind) -> VoiceRemoved:
-    """Forget a voice that was added.
-
-    Raises:
-        ApiError: there is none of this name.
-    """
+async def remove_voice(name: str, server: Served) -> VoiceRemoved:
+    """Remove a voice that a client added."""
     with client_errors():
-        found = await front.engine.call(lambda: front.keeper.remove(name))
+        found = await server.scheduler.call(lambda: server.voices.remove(name))
     if not found:
-        raise ApiError(404, "expected the name of an added voice; GET /v1/voices lists them", "name")
+        raise ApiError(404, "no added voice of this name; GET /v1/voices lists them", "name")
     return VoiceRemoved(id=name)
 
 
-@router.post(_TOKENS, tags=["tokens"])
-async def to_tokens(
-    front: Behind,
-    file: Annotated[UploadFile, File(description="WAV, FLAC, Ogg or MP3")],
-    n_q: Annotated[int | None, Form(ge=1, lt=1 << 31, description="codebooks; all if not given")] = None,
-) -> Tokens:
-    """A sound as the codes that the language model speaks in.
-
-    Raises:
-        ApiError: it is no sound, too long, or there are not so many codebooks.
-    """
-    codec = front.synthesizer.codec
-    config = codec.config
-    if n_q is not None and n_q > config.n_q:
-        raise ApiError(400, f"expected n_q of 1 to {config.n_q}, got {n_q}", "n_q")
-    wav = await front.read(file.file, front.limits.clip_seconds)
-
-    def listen() -> list[list[int]]:
-        with torch.inference_mode():
-            sound = wav[None].to(front.synthesizer.device)
-            return codec.encode(sound, n_q=n_q or config.n_q).audio_codes[0].tolist()
-
-    with client_errors("file"):
-        codes = await front.engine.call(listen)
-    return Tokens(
-        codec=config.codec_name,
-        codes_fingerprint=codec.codes_fingerprint,
-        sampling_rate=config.sampling_rate,
-        frame_rate=front.synthesizer.frame_rate,
-        num_samples=wav.shape[-1],
-        n_q=len(codes),
-        codes=codes,
-    )
+# Server
 
 
-@router.post(
-    f"{_TOKENS}/decode",
-    tags=["tokens"],
-    response_class=Response,
-    responses={200: {"content": SOUND}},
-)
-async def from_tokens(asked: TokensRequest, front: Behind) -> Response:
-    """Codes as the sound that they stand for."""
-    codec = front.synthesizer.codec
-    _check_codes(asked, front)
+class Health(BaseModel):
+    """State of the server."""
 
-    def sound() -> torch.Tensor:
-        codes = torch.tensor(asked.codes, device=front.synthesizer.device)[None]
-        with torch.inference_mode():
-            wav = codec.decode(codes, num_samples=asked.num_samples).audio_values[0, 0]
-        return wav.float().cpu().clamp(-1.0, 1.0).clone()
-
-    with client_errors("codes"):
-        wav = await front.engine.call(sound)
-    mark = mark_of(str(asked.codes), "of the codes", codec.codes_fingerprint)
-    rate = codec.config.sampling_rate
-    body = await asyncio.to_thread(encode, wav, rate, asked.response_format, mark)
-    return Response(body, headers={MARK_HEADER: mark}, media_type=MEDIA_TYPES[asked.response_format])
+    status: Literal["ok"]
+    model: str
+    queue: int = Field(description="requests that wait or run")
 
 
+@router.head("/health", include_in_schema=False)
 @router.get("/health", tags=["server"])
-async def health(front: Behind) -> Health:
-    """Whether requests are taken.
-
-    Raises:
-        ApiError: they are not.
-    """
-    if not front.engine.alive:
-        raise ApiError(503, "the server is going down", code="going_down")
-    return Health(status="ok", model=front.model, queue=front.engine.places_taken)
+async def health(server: Served) -> Health:
+    """Whether requests are taken."""
+    if not server.scheduler.alive:
+        raise ApiError(503, "the server is stopping", code="stopping")
+    return Health(status="ok", model=server.model, queue=server.scheduler.places_taken)
 
 
 @router.get(
     "/metrics", tags=["server"], response_class=Response, responses={200: {"content": {"text/plain": {}}}}
 )
-async def metrics(front: Behind) -> Response:
+async def metrics(server: Served) -> Response:
     """Counters, for Prometheus."""
-    return Response(front.meters.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
-
-
-def _check_codes(asked: TokensRequest, front: Front) -> None:
-    codec, config = front.synthesizer.codec, front.synthesizer.codec.config
-    if asked.codes_fingerprint != codec.codes_fingerprint:
-        message = f"expected codes of {codec.codes_fingerprint}; use the codec that they were made with"
-        raise ApiError(400, message, "codes_fingerprint")
-    most = int(front.limits.clip_seconds * front.synthesizer.frame_rate)
-    frames = {len(row) for row in asked.codes}
-    if len(asked.codes) > config.n_q or len(frames) > 1 or not 1 <= min(frames) <= most:
-        message = f"expected 1 to {config.n_q} rows of one length, 1 to {most} codes"
-        raise ApiError(400, message, "codes")
-    if max(map(max, asked.codes)) >= config.codebook_size:
-        raise ApiError(400, f"expected codes below {config.codebook_size}", "codes")
-    longest = min(frames) * config.hop_length
-    if asked.num_samples is not None and asked.num_samples > longest:
-        raise ApiError(400, f"expected num_samples of 1 to {longest} for these codes", "num_samples")
-
-
-def _card(voice: Voice, added: bool) -> VoiceCard:
-    keys = ("description", "license", "attribution", "consent")
-    facts = {key: str(voice.card.get(key, "")) for key in keys}
-    return VoiceCard.model_validate({"id": voice.name, "name": voice.name, "added": added, **facts})
+    return Response(server.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -1,9 +1,7 @@
-"""One thread that speaks for many: whole texts sentence by sentence, streams chunk by chunk, other work between them.
+"""The queue of requests and the one thread that runs the models for all of them.
 
-Knows nothing of HTTP or files. The laws it keeps: the event loop never waits for a model; what one gets does not depend
-on who else asks; a place in the queue is free again when its answer is there, has failed, is late, or is not wanted any
-more; and nobody's long text keeps the others waiting, for in a turn everyone gets a sentence, or a chunk, before anyone
-gets a second.
+A turn of the thread makes one chunk for every stream, runs every call, and synthesizes one batch of sentences: one
+sentence of each waiting text before a second of any. Results do not depend on the other requests in a batch.
 """
 
 from __future__ import annotations
@@ -20,34 +18,70 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from ..sentences import Sentence
-from ..stream import SpeechChunk
-from ..synthesizer import Said, Speech, Synthesizer
+from ..speech import Said, Speech, SpeechChunk
+from ..synthesizer import Synthesizer
 from ..voices import Voice
-from .limits import ServeLimits
 
-# Those who ask at the same time are spoken together, and so are those who ask again as soon as they have their answer:
-# without it they would fall into two halves that take turns.
+# Requests that arrive together are batched, and so are those of clients that ask again as soon as they have an answer.
+# Without it they would form two groups that take turns.
 _GATHER_SECONDS = 0.03
-_CHUNKS_AHEAD = 4  # of what a stream's client has taken
+_CHUNKS_AHEAD = 4  # of what the client of a stream has taken
 _LONGEST_RETRY_SECONDS = 60
 _LOG = logging.getLogger("tts_lm.server")
 _T = TypeVar("_T")
 
 
-class Busy(RuntimeError):
+@dataclass(frozen=True)
+class ServeLimits:
+    """What one client, and all of them together, may ask for.
+
+    Raises:
+        ValueError: a value is not above 0.
+    """
+
+    queue: int = 64
+    """Requests that may wait or run at one time; one more is answered with status 429."""
+    batch: int = 8
+    """Sentences of one batch."""
+    text_letters: int = 4096
+    """Characters of one request's text."""
+    upload_bytes: int = 8 << 20
+    """Body of an upload."""
+    clip_seconds: float = 18.0
+    """An uploaded clip, with the silence around the speech."""
+    voices: int = 32
+    """Voices that clients may add."""
+    timeout_seconds: float = 120.0
+    """From the arrival of a request to its answer, or to the end of a stream."""
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not value > 0:
+                raise ValueError(f"expected {name} above 0, got {value}")
+
+    @property
+    def json_bytes(self) -> int:
+        """Body that is not an upload: the longest text with every character escaped as two surrogates, and 1 MiB."""
+        return 12 * self.text_letters + (1 << 20)
+
+
+class QueueFull(RuntimeError):
     """The queue is full.
 
     Args:
-        retry_after_s: when a place may be free.
+        retry_after_s: seconds after which to try again.
     """
 
     def __init__(self, retry_after_s: int) -> None:
-        super().__init__(f"expected a free place in the queue, it is full; try again in {retry_after_s} s")
+        super().__init__(f"the queue is full; try again in {retry_after_s} s")
         self.retry_after_s = retry_after_s
 
 
 class Stopped(RuntimeError):
-    """The server is going down."""
+    """The server is stopping."""
+
+    def __init__(self) -> None:
+        super().__init__("the server is stopping; try again later")
 
 
 @dataclass(eq=False)
@@ -60,11 +94,11 @@ class _Job:
     done: bool = False
     """Nothing is left to do for it."""
 
-    def settle(self, value: Any = None, error: BaseException | None = None) -> None:
-        """Hand over what came of it; from any thread."""
+    def finish(self, value: Any = None, error: BaseException | None = None) -> None:
+        """Hand over the result, from any thread."""
         self.done = True
 
-        def tell() -> None:
+        def deliver() -> None:
             if self.future.done():
                 return
             if error is None:
@@ -72,8 +106,8 @@ class _Job:
             else:
                 self.future.set_exception(error)
 
-        with suppress(RuntimeError):  # the loop is closed: no one waits any more
-            self.loop.call_soon_threadsafe(tell)
+        with suppress(RuntimeError):  # the loop is closed
+            self.loop.call_soon_threadsafe(deliver)
 
 
 @dataclass(eq=False)
@@ -88,8 +122,8 @@ class _Text(_Job):
     seed: int = 0
     sentences: list[Sentence] | None = None
     said: list[Said] = field(default_factory=list)
-    served: int = 0
-    """The last turn that spoke for it, at first the one in which it came."""
+    last_turn: int = 0
+    """The last turn with a sentence of it, at first the one in which it came."""
 
 
 @dataclass(eq=False)
@@ -99,21 +133,21 @@ class _Stream(_Text):
     ahead: int = 0
     """Chunks that were made and not taken."""
 
-    def put(self, item: SpeechChunk | BaseException | None) -> None:
-        """Hand over a chunk, an error, or None at the end; from any thread."""
+    def finish(self, value: Any = None, error: BaseException | None = None) -> None:
+        """Hand over a chunk (``value``), an error, or with neither the end; from any thread."""
         self.ahead += 1
-        self.done = not isinstance(item, SpeechChunk)
+        self.done = value is None
         with suppress(RuntimeError):
-            self.loop.call_soon_threadsafe(self.items.put_nowait, item)
+            self.loop.call_soon_threadsafe(self.items.put_nowait, error or value)
 
 
-class Engine:
+class Scheduler:
     """The queue and the thread. Its coroutines belong to the event loop that calls them.
 
     Args:
-        synthesizer: speaks; only the thread uses it.
-        limits: how long the queue, how large a batch, how late an answer.
-        on_batch: told how many sentences were spoken at once, after each batch.
+        synthesizer: only the thread uses it.
+        limits: length of the queue, size of a batch, timeout.
+        on_batch: called with the number of sentences after each batch.
     """
 
     def __init__(
@@ -127,13 +161,13 @@ class Engine:
         self._changed = threading.Condition()
         self._stopping = False
         self._turns = 0
-        self._pace = 1.0  # seconds that a turn takes, lately
-        self._answered = False  # somebody has an answer since the last turn, and may ask again
-        self._thread = threading.Thread(target=self._work, name="tts-lm-engine", daemon=True)
+        self._turn_seconds = 1.0  # of recent turns
+        self._answered = False  # a client has an answer since the last turn, and may ask again
+        self._thread = threading.Thread(target=self._work, name="tts-lm-scheduler", daemon=True)
 
     @property
     def places_taken(self) -> int:
-        """Requests that wait or are spoken."""
+        """Requests that wait or run."""
         return len(self._jobs)
 
     @property
@@ -142,48 +176,44 @@ class Engine:
         return self._thread.is_alive() and not self._stopping
 
     def start(self) -> None:
-        """Begin to work."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self, timeout_s: float = 10.0) -> None:
-        """Take nothing more, finish the turn, and tell those who wait."""
+        """Take no more requests, finish the turn, and fail what still waits with :class:`Stopped`."""
         with self._changed:
             self._stopping = True
             self._changed.notify()
         self._thread.join(timeout_s)
         for job in list(self._jobs):
-            error = Stopped("the server is going down; try again later")
-            job.put(error) if isinstance(job, _Stream) else job.settle(error=error)
+            job.finish(error=Stopped())
 
     async def say(self, text: str, voice: Voice, seed: int) -> Speech:
-        """Speak a text, a sentence a turn.
+        """Synthesize a text, one sentence a turn.
 
         Raises:
-            Busy: the queue is full.
-            Stopped: the server is going down.
+            QueueFull: the queue is full.
+            Stopped: the server is stopping.
             TimeoutError: it took too long.
             ValueError: nothing in the text can be spoken.
         """
-        return await self._outcome(_Text(*self._place(), text=text, voice=voice, seed=seed))
+        return await self._result(_Text(*self._new_place(), text=text, voice=voice, seed=seed))
 
     async def call(self, work: Callable[[], _T]) -> _T:
-        """Run something that needs the models, or must not run twice at a time.
+        """Run a function that needs the models, on the thread.
 
         Raises:
-            Busy, Stopped, TimeoutError: as :meth:`say`; and whatever ``work`` raises.
+            QueueFull, Stopped, TimeoutError: as :meth:`say`; and whatever ``work`` raises.
         """
-        return await self._outcome(_Call(*self._place(), work=work))
+        return await self._result(_Call(*self._new_place(), work=work))
 
     async def stream(self, text: str, voice: Voice, seed: int) -> AsyncGenerator[SpeechChunk, None]:
-        """Speak a text while it is being made; close the iterator to give up.
-
-        Yields:
-            Chunks of sound.
+        """Synthesize a text as a stream; close the generator to cancel.
 
         Raises:
-            Busy, Stopped, TimeoutError, ValueError: as :meth:`say`, before the first chunk or between two.
+            QueueFull, Stopped, TimeoutError, ValueError: as :meth:`say`, before the first chunk or between two.
         """
-        job = _Stream(*self._place(), text=text, voice=voice, seed=seed)
+        job = _Stream(*self._new_place(), text=text, voice=voice, seed=seed)
         self._enter(job)
         try:
             while True:
@@ -200,7 +230,7 @@ class Engine:
         finally:
             self._leave(job)
 
-    async def _outcome(self, job: _Job) -> Any:
+    async def _result(self, job: _Job) -> Any:
         self._enter(job)
         try:
             async with asyncio.timeout_at(job.deadline):
@@ -208,18 +238,18 @@ class Engine:
         finally:
             self._leave(job)
 
-    def _place(self) -> tuple[asyncio.AbstractEventLoop, asyncio.Future[Any], float]:
+    def _new_place(self) -> tuple[asyncio.AbstractEventLoop, asyncio.Future[Any], float]:
         loop = asyncio.get_running_loop()
         return loop, loop.create_future(), loop.time() + self._limits.timeout_seconds
 
     def _enter(self, job: _Job) -> None:
         with self._changed:
             if self._stopping:
-                raise Stopped("the server is going down; try again later")
+                raise Stopped
             if len(self._jobs) >= self._limits.queue:
-                raise Busy(min(_LONGEST_RETRY_SECONDS, math.ceil(self._pace)))
+                raise QueueFull(min(_LONGEST_RETRY_SECONDS, math.ceil(self._turn_seconds)))
             if isinstance(job, _Text):
-                job.served = self._turns
+                job.last_turn = self._turns
             self._jobs.append(job)
             self._changed.notify()
 
@@ -229,24 +259,24 @@ class Engine:
             self._jobs.remove(job)
 
     def _work(self) -> None:
-        """What the thread does."""
+        """Body of the thread."""
         while True:
             with self._changed:
-                gather = self._answered or not self._waiting()
+                gather = self._answered or not self._runnable()
                 self._answered = False
-                while not self._stopping and not self._waiting():
+                while not self._stopping and not self._runnable():
                     self._changed.wait()
                 if self._stopping:
                     return
-                hurried = any(isinstance(job, _Stream) for job in self._jobs)
-            if gather and not hurried:
+                is_urgent = any(isinstance(job, _Stream) for job in self._jobs)
+            if gather and not is_urgent:
                 time.sleep(_GATHER_SECONDS)
             began = time.monotonic()
             self._turn()
-            self._pace += 0.2 * (time.monotonic() - began - self._pace)
+            self._turn_seconds += 0.2 * (time.monotonic() - began - self._turn_seconds)
 
-    def _waiting(self) -> list[_Job]:
-        """For whom something can be done now."""
+    def _runnable(self) -> list[_Job]:
+        """Jobs for which something can be done now."""
         return [
             job
             for job in self._jobs
@@ -257,88 +287,76 @@ class Engine:
         """A chunk of every stream, every call, and one batch of sentences."""
         with self._changed:
             self._turns += 1
-            jobs = self._waiting()
+            jobs = self._runnable()
         texts = []
         for job in jobs:
-            if isinstance(job, _Stream):
-                self._advance(job)
-            elif isinstance(job, _Text):
-                texts.append(job)
-            elif isinstance(job, _Call):
-                self._run(job)
-        texts = [job for job in texts if job.sentences is not None or self._plan(job)]
+            try:
+                if isinstance(job, _Stream):
+                    job.finish(self._next_chunk(job))
+                elif isinstance(job, _Call):
+                    job.finish(job.work())
+                elif isinstance(job, _Text):
+                    if job.sentences is None:
+                        job.sentences = self._quietly(self._synthesizer.plan, job)
+                    texts.append(job)
+            except Exception as error:
+                job.finish(error=error)
         if texts:
-            self._speak(share(texts, self._limits.batch))
+            self._synthesize(share(texts, self._limits.batch))
 
-    def _run(self, job: _Call) -> None:
-        try:
-            job.settle(job.work())
-        except Exception as error:
-            job.settle(error=error)
+    def _next_chunk(self, job: _Stream) -> SpeechChunk | None:
+        if job.chunks is None:
+            job.chunks = self._quietly(self._synthesizer.stream, job)
+        return next(job.chunks, None)
 
-    def _plan(self, job: _Text) -> bool:
-        """Cut the text into sentences; False where there is nothing to say."""
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of letters that an English voice drops
-                job.sentences = self._synthesizer.plan(job.text, job.voice, job.seed)
-        except Exception as error:
-            job.settle(error=error)
-            return False
-        return True
+    @staticmethod
+    def _quietly(method: Callable[..., _T], job: _Text) -> _T:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about characters that are not spoken
+            return method(job.text, job.voice, job.seed)
 
-    def _advance(self, job: _Stream) -> None:
-        try:
-            if job.chunks is None:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")
-                    job.chunks = self._synthesizer.stream(job.text, job.voice, job.seed)
-            job.put(next(job.chunks, None))
-        except Exception as error:
-            job.put(error)
-
-    def _speak(self, picked: Sequence[tuple[_Text, Sentence]]) -> None:
-        """One batch; should it fail, each on its own, so that nobody pays for a neighbour."""
+    def _synthesize(self, picked: Sequence[tuple[_Text, Sentence]]) -> None:
+        """One batch. If it fails, each sentence is tried alone, so that only the request at fault fails."""
         try:
             said = self._synthesizer.speak([sentence for _, sentence in picked])
         except Exception as error:
             if len(picked) == 1:
-                _LOG.exception("a sentence could not be spoken")
-                picked[0][0].settle(error=RuntimeError(f"the model failed: {error}"))
+                _LOG.exception("a sentence could not be synthesized")
+                picked[0][0].finish(error=RuntimeError(f"the model failed: {error}"))
                 return
             for one in picked:
                 if not one[0].done:
-                    self._speak([one])
+                    self._synthesize([one])
             return
         self._on_batch(len(picked))
         for (job, _), one in zip(picked, said, strict=True):
             job.said.append(one)
-            job.served = self._turns
+            job.last_turn = self._turns
             if not job.done and len(job.said) == len(job.sentences or ()):
-                self._finish(job)
+                self._finish_text(job)
 
-    def _finish(self, job: _Text) -> None:
+    def _finish_text(self, job: _Text) -> None:
         self._answered = True
         try:
-            job.settle(self._synthesizer.join(job.said))
+            job.finish(self._synthesizer.join(job.said))
         except Exception as error:
             _LOG.exception("a speech could not be decoded")
-            job.settle(error=RuntimeError(f"the codec failed: {error}"))
+            job.finish(error=RuntimeError(f"the codec failed: {error}"))
 
 
-def share(texts: Sequence[_Text], most: int) -> list[tuple[_Text, Sentence]]:
-    """Who speaks next: a sentence of each, of those who have waited longest first, then a second of each...
+def share(texts: Sequence[_Text], limit: int) -> list[tuple[_Text, Sentence]]:
+    """The sentences of the next batch: one of each text, those that waited longest first, then a second of each.
 
     Args:
-        texts: with sentences that are not said yet, by arrival.
-        most: sentences in all.
+        texts: with sentences that are not synthesized yet, in order of arrival.
+        limit: sentences in all.
     """
     left = [
-        (job, (job.sentences or [])[len(job.said) :]) for job in sorted(texts, key=lambda job: job.served)
+        (job, (job.sentences or [])[len(job.said) :]) for job in sorted(texts, key=lambda job: job.last_turn)
     ]
     picked: list[tuple[_Text, Sentence]] = []
     for nth in range(max(len(sentences) for _, sentences in left)):
         picked += [(job, sentences[nth]) for job, sentences in left if nth < len(sentences)]
-        if len(picked) >= most:
+        if len(picked) >= limit:
             break
-    return picked[:most]
+    return picked[:limit]

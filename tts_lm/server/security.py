@@ -1,224 +1,152 @@
-"""What stands before every route: who may come in, how much they may bring, and what happens when they leave.
-
-Knows nothing of routes. The laws it keeps: no body is read beyond its bound, with a length or without; a client that
-leaves ends its own request, which frees what it held; and no web page of somebody else's speaks to a server that asks
-for no key.
-"""
+"""Who may use a server: API key, host names, other sites' pages (CORS), and how large a body may be."""
 
 from __future__ import annotations
 
-import asyncio
 import hmac
-import time
-from collections.abc import Callable
+import re
 from dataclasses import dataclass
-from urllib.parse import urlsplit
+from ipaddress import AddressValueError, IPv6Address
+from typing import Any
 
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .errors import ApiError, BrokenOff
-from .limits import ServeLimits
-from .meters import Meters
+from .errors import ApiError
 
-FREE = ("/health",)  # of the key: what says no more than that somebody is there
-BODY_SECONDS = 30.0  # in which a body must have come
-FULL = "tts_lm_full"
-"""In a request's ``state``: it came on a connection too many."""
-_NO_ROOM = "expected a free connection, all are taken; try again soon"
+OPEN_PATHS = ("/health",)
+"""Paths that need no key."""
+_AUTHORITY = re.compile(r"(\[[^\[\]]*\]|[^\s\[\]@:/?#\\]+)(?::\d{0,5})?")
+_ORIGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://(.+)")
 
 
 @dataclass(frozen=True)
-class Door:
-    """Who may come in."""
+class Access:
+    """Who may use a server."""
 
     api_key: str | None = None
-    """What ``Authorization: Bearer`` must say."""
+    """What ``Authorization: Bearer`` must say; None asks for no key."""
     hosts: tuple[str, ...] | None = None
-    """Names that requests may call the server by, so that no page finds it by a name of its own; None takes all."""
+    """Names that requests may use for the server, against DNS rebinding; None allows all."""
+    cors_origins: tuple[str, ...] = ()
+    """Sites whose pages may use the server, as ``https://example.org``; ``*`` is every site."""
+    json_bytes: int | None = None
+    """Largest body that is not an upload; None: no limit."""
+    upload_bytes: int | None = None
+    """Largest upload (multipart)."""
 
 
-class Guard:
-    """An ASGI middleware.
+def protect(app: Any, access: Access, exposed_headers: tuple[str, ...] = ()) -> None:
+    """Add the middleware for an :class:`Access` to a Starlette app.
 
     Args:
-        app: what it stands before.
-        limits: of bodies and of time.
-        door: who may come in.
-        meters: told of every answer.
+        app: a Starlette or FastAPI app.
+        access: who may use it.
+        exposed_headers: response headers that pages of ``cors_origins`` may read.
+    """
+    app.add_middleware(AccessMiddleware, access=access)
+    if access.cors_origins:  # outside of the key: a preflight request has none
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(access.cors_origins),
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["*"],
+            expose_headers=list(exposed_headers),
+        )
+
+
+class AccessMiddleware:
+    """Refuses requests that an :class:`Access` does not allow.
+
+    Args:
+        app: the app behind it.
+        access: who may use it.
     """
 
-    def __init__(self, app: ASGIApp, limits: ServeLimits, door: Door, meters: Meters) -> None:
-        self._app, self._limits, self._door, self._meters = app, limits, door, meters
+    def __init__(self, app: ASGIApp, access: Access) -> None:
+        self._app, self._access = app, access
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+        """Handle one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        if scope["method"] == "HEAD":  # what GET says, without its body
-            scope = {**scope, "method": "GET"}
-        began, answer = time.monotonic(), _Answer(send, self._limits.timeout_seconds)
         try:
-            if scope.get("state", {}).get(FULL):
-                raise ApiError(503, _NO_ROOM, code="no_room", retry_after_s=1, hang_up=True)
-            most = self._admit(Headers(scope=scope), scope["path"])
-            await self._run(scope, _Body(receive, most), answer)
-        except ApiError as error:
-            await error.response()(scope, receive, answer.send)
-        except BrokenOff:
-            pass
-        except Exception:
-            answer.status = answer.status or 500
-            raise
-        finally:
-            route = getattr(scope.get("route"), "path", "other")
-            self._meters.requests.labels(route, str(answer.status or 499)).inc()
-            self._meters.took.labels(route).observe(time.monotonic() - began)
-
-    def _admit(self, headers: Headers, path: str) -> int:
-        """Check who comes; how many bytes they may bring."""
-        check_host(headers, self._door.hosts)
-        host, origin = headers.get("host", ""), headers.get("origin")
-        key = self._door.api_key
-        if key is None and origin is not None and urlsplit(origin).netloc != host:
-            raise ApiError(
-                403, "expected no request from another site's page; run the server with an API key"
-            )
-        if key is not None and path not in FREE:
-            scheme, _, given = headers.get("authorization", "").partition(" ")
-            right = hmac.compare_digest(given.strip().encode("latin-1"), key.encode())
-            if scheme.lower() != "bearer" or not right:
-                raise ApiError(401, "expected 'Authorization: Bearer KEY' with this server's key")
-        upload = headers.get("content-type", "").startswith("multipart/")
-        most = self._limits.upload_bytes if upload else self._limits.json_bytes
-        length = headers.get("content-length", "0")
-        if length.isdecimal() and int(length[:20]) > most:
-            raise _too_large(most)
-        return most
-
-    async def _run(self, scope: Scope, body: _Body, answer: _Answer) -> None:
-        """Let the app answer, until it has or its client leaves."""
-        task = asyncio.ensure_future(self._app(scope, body.receive, answer.send))
-
-        def leave() -> None:
-            if not answer.whole:
-                self._meters.left.inc()
-                task.cancel()
-
-        body.on_leave = leave
-        try:
-            await task
-        except asyncio.CancelledError:
-            if not body.left.is_set():
-                task.cancel()
-                raise
-        finally:
-            body.close()
-
-
-class _Body:
-    """A request's body within its bound; behind it, whether the client is still there."""
-
-    def __init__(self, receive: Receive, most: int) -> None:
-        self._receive, self._most = receive, most
-        self._deadline = asyncio.get_running_loop().time() + BODY_SECONDS
-        self._count = 0
-        self._watcher: asyncio.Task[None] | None = None
-        self.left = asyncio.Event()
-        self.on_leave: Callable[[], None] = lambda: None
-
-    async def receive(self) -> Message:
-        """The next piece, as ASGI has it."""
-        if self._watcher is not None or self.left.is_set():
-            await self.left.wait()
-            return {"type": "http.disconnect"}
-        try:
-            async with asyncio.timeout_at(self._deadline):
-                message = await self._receive()
-        except TimeoutError:
-            raise HTTPException(408, f"expected the whole request within {BODY_SECONDS:g} s") from None
-        if message["type"] == "http.disconnect":
-            self.left.set()
-            return message
-        self._count += len(message.get("body", b""))
-        if self._count > self._most:
-            error = _too_large(self._most)
-            raise HTTPException(error.status, str(error))
-        if not message.get("more_body"):
-            self._watcher = asyncio.ensure_future(self._watch())
-        return message
-
-    async def _watch(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        self.left.set()
-        self.on_leave()
-
-    def close(self) -> None:
-        """Look no longer."""
-        if self._watcher is not None:
-            self._watcher.cancel()
-
-
-class _Answer:
-    """What is sent: its status, and whether all of it is; a client that takes nothing for too long is let go."""
-
-    def __init__(self, send: Send, patience_s: float) -> None:
-        self._send, self._patience = send, patience_s
-        self.status = 0
-        self.whole = False
-
-    async def send(self, message: Message) -> None:
-        """Pass on a message of ASGI."""
-        if message["type"] == "http.response.start":
-            self.status = message["status"]
-        elif not message.get("more_body"):
-            self.whole = True
-        try:
-            async with asyncio.timeout(self._patience):
-                await self._send(message)
-        except TimeoutError:
-            raise BrokenOff from None
-
-
-class OwnName:
-    """An ASGI middleware that lets nobody in by a name that is not the server's.
-
-    Args:
-        app: what it stands before.
-        hosts: as of :class:`Door`.
-    """
-
-    def __init__(self, app: ASGIApp, hosts: tuple[str, ...] | None) -> None:
-        self._app, self._hosts = app, hosts
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        try:
-            if scope["type"] == "http":
-                check_host(Headers(scope=scope), self._hosts)
+            headers = Headers(scope=scope)
+            self._check(headers, scope["path"])
+            receive = self._bounded(headers, receive)
         except ApiError as error:
             await error.response()(scope, receive, send)
             return
         await self._app(scope, receive, send)
 
+    def _check(self, headers: Headers, path: str) -> None:
+        access, host, origin = self._access, headers.get("host"), headers.get("origin")
+        name = None if host is None else host_name(host)
+        if (name is None) and (host is not None or access.hosts is not None):
+            raise ApiError(400, "the Host header is malformed")
+        if access.hosts is not None and name not in access.hosts:
+            raise ApiError(403, "this server does not go by the name in the Host header; see --host")
+        site = _ORIGIN.fullmatch(origin or "")
+        if origin not in (None, "null") and (site is None or host_name(site[1]) is None):
+            raise ApiError(400, "the Origin header is malformed")
+        own = origin is None or (site is not None and site[1] == host)
+        if access.api_key is None and not (own or {origin, "*"} & set(access.cors_origins)):
+            raise ApiError(
+                403, "pages of other sites may not use this server; see --cors-origin, or set an API key"
+            )
+        if access.api_key is not None and path not in OPEN_PATHS:
+            scheme, _, given = headers.get("authorization", "").partition(" ")
+            right = hmac.compare_digest(given.strip().encode("latin-1"), access.api_key.encode())
+            if scheme.lower() != "bearer" or not right:
+                raise ApiError(401, "expected 'Authorization: Bearer KEY' with this server's key")
 
-def check_host(headers: Headers, hosts: tuple[str, ...] | None) -> None:
-    """Refuse who calls the server by another name: a page whose name was made to mean this machine.
+    def _bounded(self, headers: Headers, receive: Receive) -> Receive:
+        """``receive`` with a limit on the body, with or without a Content-Length."""
+        is_upload = headers.get("content-type", "").startswith("multipart/")
+        limit = self._access.upload_bytes if is_upload else self._access.json_bytes
+        if limit is None:
+            return receive
+        message = f"the body may have {limit} bytes; send less"
+        length = headers.get("content-length", "0")
+        if length.isdecimal() and int(length[:20]) > limit:
+            raise ApiError(413, message)
+        size = 0
+
+        async def bounded() -> Message:
+            nonlocal size
+            part = await receive()
+            size += len(part.get("body", b""))
+            if size > limit:
+                raise HTTPException(413, message)
+            return part
+
+        return bounded
+
+
+def host_name(authority: str) -> str | None:
+    """The name in a Host header: ``Localhost:8000`` -> ``localhost``, ``[::1]:8000`` -> ``::1``; None if malformed."""
+    match = _AUTHORITY.fullmatch(authority)
+    if match is None:
+        return None
+    name = match[1].lower()
+    if not name.startswith("["):
+        return name
+    try:
+        return str(IPv6Address(name[1:-1]))
+    except AddressValueError:
+        return None
+
+
+def site_of(origin: str) -> str:
+    """An origin as browsers send it: ``https://Example.org/`` -> ``https://example.org``.
 
     Raises:
-        ApiError: it is another.
+        ValueError: it is not a scheme and a host.
     """
-    if hosts is not None and _name(headers.get("host", "")) not in hosts:
-        raise ApiError(403, "expected a request to this server by its own name; ask its owner for --host")
-
-
-def _name(host: str) -> str:
-    """``localhost:8000`` -> ``localhost``, ``[::1]:8000`` -> ``::1``."""
-    return (urlsplit(f"//{host}").hostname or "") if "@" not in host and host.count("[") <= 1 else ""
-
-
-def _too_large(most: int) -> ApiError:
-    return ApiError(413, f"expected at most {most} bytes in a request; send less", code="request_too_large")
+    site = origin.lower().rstrip("/")
+    match = _ORIGIN.fullmatch(site)
+    if match is None or host_name(match[1]) is None:
+        raise ValueError(f"expected a site as https://example.org, got {origin!r}")
+    return site

@@ -1,0 +1,188 @@
+"""Speech from codes: even silence around every sentence, even level of all voices, streams equal to whole speech."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lm_toys import CODEC_N_Q as K
+from lm_toys import toy_synthesizer
+from torch import Tensor
+
+from tts_lm import Synthesizer
+from tts_lm.ar import Answer
+from tts_lm.speech import (
+    AHEAD,
+    FIRST_FRAMES,
+    LEAD_SECONDS,
+    PAUSE_SECONDS,
+    TAIL_SECONDS,
+    Said,
+    Trimmer,
+    join_sentences,
+    stream_sentence,
+    whole_answer,
+)
+from tts_lm.voices import LEVEL_DB, Voice, speech_level_db, voice_gain
+
+HOP, FRAME_RATE, RATE = 320, 50.0, 16_000
+TAIL = round(TAIL_SECONDS * FRAME_RATE)
+LEAD = int(LEAD_SECONDS * FRAME_RATE) - 1
+TEXT = "Hello there, dear friend of speech. And one more."
+
+
+def noise(levels: list[float]) -> Tensor:
+    """A frame of noise at each level."""
+    generator = torch.Generator().manual_seed(len(levels))
+    return torch.cat([level * torch.randn(HOP, generator=generator) for level in levels])
+
+
+@pytest.mark.parametrize("quiet", [0, 1, 5, 40])
+@pytest.mark.parametrize("level", [0.0, 1e-4])
+def test_silence_before_and_after_a_sentence_is_cut(quiet, level):
+    before, after = [level] * quiet, [level] * quiet
+    wav = noise([*before, 0.1, 0.0, 0.3, 0.2, 0.02, *after])
+    start, stop = Trimmer(HOP, FRAME_RATE).push(wav, is_last=True)
+    assert start == max(0, quiet - LEAD) and stop == quiet + 5 + min(quiet, TAIL)
+
+
+def test_a_silent_sentence_is_short():
+    assert Trimmer(HOP, FRAME_RATE).push(torch.zeros(50 * HOP), is_last=True) == (0, TAIL)
+    assert Trimmer(HOP, FRAME_RATE).push(torch.zeros(50 * HOP)) == (0, 0)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    levels=st.lists(st.sampled_from([0.0, 1e-4, 3e-3, 0.02, 0.3]), min_size=1, max_size=30),
+    cuts=st.lists(st.integers(0, 30 * HOP), max_size=8),
+)
+def test_pieces_are_trimmed_as_the_whole(levels, cuts):
+    wav, trimmer = noise(levels), Trimmer(HOP, FRAME_RATE)
+    edges = [0, *sorted(min(cut, len(wav)) for cut in cuts), len(wav)]
+    kept = [trimmer.push(wav[low:high]) for low, high in zip(edges, edges[1:], strict=False)]
+    kept.append(trimmer.push(torch.zeros(0), is_last=True))
+    assert kept[-1] == Trimmer(HOP, FRAME_RATE).push(wav, is_last=True)
+    stops = [stop for _, stop in kept]
+    assert stops == sorted(stops) and {start for start, stop in kept if stop} <= {kept[-1][0]}
+
+
+class Fading:
+    """A codec whose code is the loudness of its frame; its stream is a frame late."""
+
+    class config:
+        hop_length, sampling_rate, frame_rate, n_q = HOP, RATE, FRAME_RATE, 1
+
+    def parameters(self) -> object:
+        return iter([torch.zeros(1)])
+
+    def decode(self, codes: Tensor) -> object:
+        wav = torch.cat([10.0 ** -(float(code) / 2) * torch.ones(HOP) for code in codes[0, 0]])[None, None]
+        return type("Out", (), {"audio_values": wav})
+
+    def streaming_decoder(self) -> object:
+        codec, late = self, [torch.zeros(1, 1, 0)]
+
+        def push(codes: Tensor) -> Tensor:
+            wav = torch.cat((late[0], codec.decode(codes).audio_values), dim=-1)
+            late[0] = wav[..., -HOP:]
+            return wav[..., :-HOP]
+
+        return type("Session", (), {"push": staticmethod(push), "flush": staticmethod(lambda: late[0])})
+
+
+@pytest.mark.parametrize("quiet", [0, 1, 4, 60])
+def test_a_stream_has_the_silence_of_the_whole(quiet):
+    codes = torch.tensor([9] * quiet + [1, 2, *[9] * 14, 1, 2, 2] + [9] * quiet)
+    answer = whole_answer(Answer(codes, "eos"))
+    chunks = list(stream_sentence(answer, lambda first: first[None], Fading(), gain=0.5))
+    whole = join_sentences([Said(codes[None], "eos", gain=0.5)], Fading())
+    assert torch.equal(torch.cat([chunk.wav for chunk in chunks]), whole.wav)
+    given_out = torch.cat([chunk.codes for chunk in chunks if chunk.codes.numel()], dim=1)
+    assert torch.equal(given_out, whole.codes)
+    first_sound = int(torch.nonzero(whole.wav > 0.1)[0])
+    assert first_sound <= LEAD_SECONDS * RATE
+    assert whole.codes.shape[1] == min(quiet, LEAD) + 19 + min(quiet, TAIL) == len(whole.wav) // HOP
+    assert all(len(chunk.wav) == chunk.codes.shape[1] * HOP for chunk in chunks)
+    assert chunks[-1].finish_reason == "eos" and all(chunk.finish_reason is None for chunk in chunks[:-1])
+
+
+def test_pauses_between_sentences_are_equal():
+    loud, quiet = torch.ones(1, 5), torch.full((1, 30), 9.0)
+    texts = [torch.cat((quiet, loud, quiet[:, :length]), dim=1).long() for length in (30, 5, 12)]
+    speech = join_sentences([Said(codes, "eos") for codes in texts], Fading())
+    gaps = torch.nonzero(speech.wav > 0.1)[:, 0].diff()
+    pause = int(PAUSE_SECONDS * RATE) + (TAIL + LEAD) * HOP + 1
+    assert gaps[gaps > 1].tolist() == [pause, pause]
+
+
+def test_loud_and_quiet_voices_come_out_at_one_level():
+    levels = []
+    for code in (1, 3):  # 20 dB apart
+        voice = Voice("a", 0, torch.full((1, 50), code))
+        said = Said(voice.codes, "eos", voice_gain(voice, Fading()))
+        levels.append(speech_level_db(join_sentences([said], Fading()).wav, RATE))
+    assert levels == pytest.approx([LEVEL_DB, LEVEL_DB], abs=0.1)
+
+
+@pytest.fixture
+def synthesizer(tiny_codec) -> Synthesizer:
+    return toy_synthesizer(tiny_codec)
+
+
+def test_the_level_of_a_voice_is_the_same_in_say_and_stream(synthesizer):
+    for name, voice in synthesizer.voices.items():
+        gain = voice_gain(voice, synthesizer.codec)
+        [said] = synthesizer.speak(synthesizer.plan("Hello there.", name))
+        assert said.gain == pytest.approx(gain) and not math.isclose(gain, 1.0, abs_tol=0.01)
+    whole = synthesizer.say("Hello there. And you.", best_of=2, n_q=1)
+    streamed = torch.cat([c.wav for c in synthesizer.stream("Hello there. And you.", best_of=2, n_q=1)])
+    # With one codebook the NAR model has nothing to fill from later frames, so the stream is the whole.
+    assert streamed.shape == whole.wav.shape and (streamed - whole.wav).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_stream_has_the_first_codebook_of_the_whole(synthesizer, seed):
+    whole = synthesizer.say(TEXT, seed=seed, best_of=1)
+    chunks = list(synthesizer.stream(TEXT, seed=seed))
+    assert len([chunk for chunk in chunks if chunk.finish_reason]) == 2
+    pause = [chunk for chunk in chunks if chunk.codes.shape[1] == 0 and chunk.finish_reason is None]
+    assert [len(chunk.wav) for chunk in pause] == [int(PAUSE_SECONDS * RATE)]
+    codes = torch.cat([chunk.codes for chunk in chunks if chunk.codes.numel()], dim=1)
+    wav = torch.cat([chunk.wav for chunk in chunks])
+    assert codes.shape[0] == K and len(wav) == codes.shape[1] * HOP + len(pause[0].wav)
+    if whole.finish_reason == "eos":  # else the whole was tried again
+        assert torch.equal(codes[0], whole.codes[0])
+
+
+def test_the_first_chunk_waits_for_a_few_frames_only(synthesizer):
+    steps = 0
+    inner = synthesizer._decoder._logits
+
+    def count(hidden):
+        nonlocal steps
+        steps += 1
+        logits = inner(hidden)
+        logits[:, -1] = -torch.inf  # it never ends by itself
+        return logits
+
+    synthesizer._decoder._logits = count  # type: ignore[method-assign]
+    first = next(iter(synthesizer.stream("Hello there, dear friend of speech.")))
+    assert steps <= FIRST_FRAMES + AHEAD + 1
+    assert FIRST_FRAMES - 3 <= first.codes.shape[1] <= FIRST_FRAMES
+
+
+@pytest.mark.parametrize(
+    ("call", "error"),
+    [
+        (lambda s: s.stream(""), ValueError),
+        (lambda s: s.stream("Hello", voice="bob"), ValueError),
+        (lambda s: s.stream("Hello", seed="a"), TypeError),
+        (lambda s: s.stream("Hello", temperature=-1), ValueError),
+    ],
+)
+def test_what_cannot_be_streamed_is_refused_before_the_first_chunk(synthesizer, call, error):
+    with pytest.raises(error):
+        call(synthesizer)

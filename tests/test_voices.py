@@ -1,0 +1,95 @@
+"""Voices: cloned from speech at any level, never from noise or silence; kept whole in a folder."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import speech_like
+from lm_toys import toy_voice
+
+from tts_lm.voices import VoiceStore, add_voice, clone_voice, load_voices
+
+WORDS = "what the clip says"
+N = 2 * 16_000
+_RNG = np.random.default_rng(0)
+_TIME = np.arange(N) / 16_000
+_WHITE = _RNG.standard_normal(N)
+
+
+def coloured(slope: float) -> np.ndarray:
+    spectrum = np.fft.rfft(_WHITE)
+    return np.fft.irfft(spectrum * (1.0 + np.arange(len(spectrum))) ** slope)
+
+
+NO_SPEECH = {
+    "silence": np.zeros(N),
+    "white noise": _WHITE,
+    "pink noise": coloured(-0.5),
+    "brown noise": coloured(-1.0),
+    "noise in bursts": _WHITE * np.clip(np.sin(2 * np.pi * 2 * _TIME) + 0.4, 0, 1),
+    "fading noise": _WHITE * np.exp(-_TIME),
+    "hum": np.sin(2 * np.pi * 50 * _TIME) + 0.3 * np.sin(2 * np.pi * 150 * _TIME),
+    "hum in noise": np.sin(2 * np.pi * 100 * _TIME) + 0.3 * _WHITE,
+    "a tone": np.sin(2 * np.pi * 440 * _TIME),
+    "clicks": (_RNG.random(N) < 5e-4).astype(float),
+}
+
+
+@pytest.mark.parametrize("name", NO_SPEECH)
+@pytest.mark.parametrize("level", [0.5, 1e-3])
+def test_a_clip_without_speech_is_no_voice(tiny_codec, name, level):
+    sound = NO_SPEECH[name]
+    wav = torch.from_numpy(level * sound / max(1e-9, np.abs(sound).max())).float()
+    with pytest.raises(ValueError):
+        clone_voice(wav, 16_000, WORDS, tiny_codec)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_quiet_clip_is_cloned_as_a_loud_one(tiny_codec, seed):
+    wav = speech_like(2.0, seed=seed)
+    loud = clone_voice(wav, 16_000, WORDS, tiny_codec)
+    for gain_db in (-40, -20, 6):
+        quiet = clone_voice(wav * 10 ** (gain_db / 20), 16_000, WORDS, tiny_codec)
+        assert float((quiet.codes == loud.codes).float().mean()) > 0.99
+
+
+@pytest.mark.parametrize("snr_db", [20, 10])
+def test_speech_in_noise_is_accepted(tiny_codec, snr_db):
+    wav = speech_like(2.0)
+    noise = torch.from_numpy(_WHITE).float() * wav.std() * 10 ** (-snr_db / 20)
+    assert clone_voice(wav + noise, 16_000, WORDS, tiny_codec).prompt_text == WORDS
+
+
+def test_a_voice_exists_once_its_card_does(tmp_path: Path):
+    """Leftovers of a process that was killed while it wrote are neither read nor in the way."""
+    voice = toy_voice("bdl")
+    (tmp_path / "bdl.safetensors").write_bytes(b"half of it")
+    (tmp_path / ".anna.x1y2.json").write_text("")
+    (tmp_path / "lost+found").mkdir()
+    store = VoiceStore({}, 4, tmp_path, 4, 64)
+    assert store.all() == []
+    store.add(voice)
+    assert torch.equal(load_voices(tmp_path)["bdl"].codes, voice.codes)
+    assert [v.name for v in VoiceStore({}, 4, tmp_path, 4, 64).all()] == ["bdl"]
+    with pytest.raises(FileExistsError):
+        add_voice(voice, tmp_path)
+    assert store.remove("bdl") and not store.remove("bdl")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".anna.x1y2.json", "lost+found"]
+
+
+def test_a_store_has_a_limit_and_keeps_the_models_voices(tmp_path: Path):
+    own = {"kathleen": toy_voice("kathleen")}
+    store = VoiceStore(own, 1, None, 4, 64)
+    with pytest.raises(FileExistsError):
+        store.add(toy_voice("kathleen"))
+    store.add(toy_voice("bdl"))
+    with pytest.raises(ValueError):
+        store.add(replace(toy_voice("bdl"), name="anna"))
+    assert not store.remove("kathleen") and [voice.name for voice in store.all()] == ["kathleen", "bdl"]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file"):
+        VoiceStore({}, 1, tmp_path / "file", 4, 64)
