@@ -26,6 +26,7 @@ from tts_lm import Synthesizer
 from tts_lm.server.scheduler import ServeLimits
 
 httpx = pytest.importorskip("httpx2", reason="it comes with openai")
+LEFT = b'tts_lm_request_seconds_count{route="/v1/audio/speech",status="499"} 1.0'
 CONSENT = "the speaker, a colleague, agreed in writing"
 
 
@@ -273,7 +274,7 @@ def test_a_client_that_leaves_frees_its_place(synthesizer, more):
         slow.go.set()
         other.join()
         assert places(app) == 0 and all(len(batch) == 2 for batch in slow.batches)
-        until(lambda: b'status="499"} 1.0' in httpx.get(f"{address}/metrics").content)
+        until(lambda: LEFT in httpx.get(f"{address}/metrics").content)
 
 
 def test_a_stream_whose_client_left_is_closed(served):

@@ -133,7 +133,7 @@ def test_load(tmp_path: Path) -> None:
                 memory.append(memory_mib(server))
         left = httpx.get(f"{address}/health").json()["queue"]
         sums = dict(re.findall(r"^(\S+) (\S+)$", httpx.get(f"{address}/metrics").text, flags=re.MULTILINE))
-    batch = float(sums["tts_lm_sentences_at_once_sum"]) / float(sums["tts_lm_sentences_at_once_count"])
+    batch = float(sums["tts_lm_batch_sum"]) / float(sums["tts_lm_batch_count"])
     ratio = statistics.median(ratios)
     print(
         f"\n{ROUNDS * 40} requests of {CLIENTS} clients: {wrong} wrong, {left} places left taken, resident "
@@ -236,7 +236,7 @@ def test_schemathesis_finds_no_failure_of_ours(tiny_codec: Any, tmp_path: Path) 
             words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=3000
         )
         counted = re.findall(
-            r'^tts_lm_requests_total\{route="(.*)",status="(\d+)"\} (\S+)$',
+            r'^tts_lm_request_seconds_count\{route="(.*)",status="(\d+)"\} (\S+)$',
             httpx.get(f"{address}/metrics").text,
             flags=re.MULTILINE,
         )

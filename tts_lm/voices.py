@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
@@ -19,7 +20,10 @@ from audiotok import resample, write_aside, write_json
 from .folder import read_json
 from .text import normalise
 
-VOICES = {"kathleen": 0, "slt": 1, "bdl": 2, "lj": 3, "flite_slt": 4, "flite_rms": 5, "flite_awb": 6}
+CARDS: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_name("voice_cards.json").read_text(encoding="utf-8"))
+"""Known voices: where they come from, and why they may be used."""
+VOICES: dict[str, int] = {name: card.pop("index") for name, card in CARDS.items()}
+"""Their control tokens."""
 DEFAULT_VOICE = "slt"
 OTHER_VOICE = 15
 """The control token that all other speakers share."""
@@ -40,57 +44,6 @@ _PITCH_HZ = (70, 400)
 _PERIODICITY = 0.6  # autocorrelation of a voiced frame at its pitch
 _VOICED_SHARE = 0.3  # 0.41 is the least of 135 clips of nine corpora, 0.21 the most of six colours of noise
 _LEVEL_RANGE_DB = 6.0  # between the 10th and 90th percentile of frames: 16 in those clips, 0 in a tone or hum
-_ARCTIC = (
-    "CMU ARCTIC databases, Copyright (c) 2003 Carnegie Mellon University, all rights reserved; "
-    "J. Kominek, A. Black, 'The CMU ARCTIC speech databases', SSW5, 2004. Shortened and coded by us."
-)
-_FLITE = (
-    "Generated with CMU Flite, Copyright (c) 1999-2016 Carnegie Mellon University; no recorded person's text."
-)
-CARDS: dict[str, dict[str, str]] = {
-    "kathleen": {
-        "description": "a woman, US English, recorded",
-        "license": "CC0-1.0",
-        "attribution": "Rhasspy / Nabu Casa dataset Kathleen, github.com/rhasspy/dataset-voice-kathleen.",
-        "consent": "the speaker recorded them for making voices and gave up all rights",
-    },
-    "slt": {
-        "description": "a woman, US English, recorded",
-        "license": "CMU ARCTIC",
-        "attribution": _ARCTIC,
-        "consent": "recorded for making synthetic voices",
-    },
-    "bdl": {
-        "description": "a man, US English, recorded",
-        "license": "CMU ARCTIC",
-        "attribution": _ARCTIC,
-        "consent": "recorded for making synthetic voices",
-    },
-    "lj": {
-        "description": "a woman, US English, recorded",
-        "license": "public domain",
-        "attribution": "The LJ Speech Dataset 1.1, Keith Ito and Linda Johnson, 2017.",
-        "consent": "the reader gave the recordings to the public domain (LibriVox)",
-    },
-    "flite_slt": {
-        "description": "synthetic, a woman",
-        "license": "CMU Flite (BSD-like)",
-        "attribution": _FLITE,
-        "consent": "a synthetic voice",
-    },
-    "flite_rms": {
-        "description": "synthetic, a man",
-        "license": "CMU Flite (BSD-like)",
-        "attribution": _FLITE,
-        "consent": "a synthetic voice",
-    },
-    "flite_awb": {
-        "description": "synthetic, a man, Scottish",
-        "license": "CMU Flite (BSD-like)",
-        "attribution": _FLITE,
-        "consent": "a synthetic voice",
-    },
-}
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 
-from .common import Counter, add_model_options, pick_device
+from .common import add_model_options, pick_device, progress_bar
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     [sentence, *_] = plan_sentences(
         text, voice, 0, tokenizer, character_ids(tokenizer), synthesizer.frame_rate
     )
-    with Counter("part") as counter:
+    with progress_bar("parts") as counter:
         loops = time_loops(synthesizer.ar, sentence.prompt, rounds=args.rounds)
         counter(1, 4)
         report = {f"loop/{name}": value for name, value in vars(loops).items()}

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 from audiotok import threads
 
 from .common import (
-    Counter,
     add_model_options,
     add_sampling_options,
     add_speaking_options,
     one_line,
     pick_device,
+    progress_bar,
     sampling_settings,
 )
 
@@ -138,9 +138,9 @@ def _speak(args: argparse.Namespace, lines: list[_Line]) -> int:
     for start in range(0, len(free), _GROUP):
         group = free[start : start + _GROUP]
         began = time.monotonic()
-        with Counter("sentence") as counter:
+        with progress_bar("sentences") as progress:
             speeches = synthesizer.say_batch(
-                [line.text for line in group], voice, args.seed, counter, **sampling_settings(args)
+                [line.text for line in group], voice, args.seed, progress, **sampling_settings(args)
             )
         took = time.monotonic() - began
         for line, speech in zip(group, speeches, strict=True):

@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
+from fastapi.security import HTTPBearer
 
 from audiotok import __version__
 
@@ -20,7 +20,7 @@ from .errors import install_handlers
 from .metrics import Metrics, MetricsMiddleware
 from .run import keep_few_shapes
 from .scheduler import Scheduler, ServeLimits
-from .security import OPEN_PATHS, Access, protect
+from .security import Access, protect
 
 
 def create_app(
@@ -46,7 +46,7 @@ def create_app(
     limits, config = limits or ServeLimits(), synthesizer.codec.config
     store = VoiceStore(synthesizer.voices, limits.voices, voices_folder, config.n_q, config.codebook_size)
     scheduler = Scheduler(synthesizer, limits, lambda sentences: metrics.batch.observe(sentences))
-    metrics = Metrics(lambda: scheduler.places_taken, lambda: len(store.added))
+    metrics = Metrics(lambda: scheduler.places_taken)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -65,29 +65,13 @@ def create_app(
     )
     app.state.server = routes.Server(synthesizer, scheduler, store, limits, metrics, model)
     install_handlers(app)
-    app.include_router(routes.router)
-    access = replace(access or Access(), json_bytes=limits.json_bytes, upload_bytes=limits.upload_bytes)
+    access = replace(
+        access or Access(), json_bytes=12 * limits.text_letters + (1 << 20), upload_bytes=limits.upload_bytes
+    )
+    # AccessMiddleware checks the key; this documents it.
+    key = [Depends(HTTPBearer(auto_error=False))] if access.api_key is not None else []
+    app.include_router(routes.router, dependencies=key)
+    app.include_router(routes.open_router)
     protect(app, access, (routes.TAG_HEADER, routes.IGNORED_HEADER, routes.REASON_HEADER, "Retry-After"))
     app.add_middleware(MetricsMiddleware, metrics=metrics)
-    _describe(app, access)
     return app
-
-
-def _describe(app: FastAPI, access: Access) -> None:
-    """Complete the OpenAPI document: the key, and 400 instead of 422 for a request that does not fit."""
-    generate = app.openapi
-
-    def document() -> dict[str, Any]:
-        schema = generate()
-        if access.api_key is not None:
-            schema["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-        for path, methods in schema["paths"].items():
-            for operation in methods.values():
-                if access.api_key is not None and path not in OPEN_PATHS:
-                    operation["security"] = [{"key": []}]
-                operation["responses"].pop("422", None)
-        for name in ("HTTPValidationError", "ValidationError"):
-            schema["components"]["schemas"].pop(name, None)
-        return schema
-
-    app.openapi = document

@@ -6,19 +6,17 @@ The page works offline. Uploads are read with limits, a clip is cloned only with
 from __future__ import annotations
 
 import html
-import inspect
 import logging
 import os
 import secrets
 import tempfile
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
+from queue import Empty, Queue
 from typing import Any
 
 import numpy as np
@@ -26,9 +24,9 @@ import soundfile
 import torch
 from torch import Tensor
 
-from audiotok import MetricError, audio_blocks, pesq, pictures, program, save_audio, wav_head
+from audiotok import audio_blocks, pictures, program, save_audio, wav_head
 
-from ..speech import SpeechChunk, pcm16, provenance_tag
+from ..speech import PAUSE_SECONDS, SpeechChunk, pcm16, provenance_tag
 from ..synthesizer import Synthesizer
 from ..voices import Voice
 from .audio import check_shape
@@ -48,61 +46,15 @@ _EXAMPLE = "The garden is quiet this morning."
 _CONSENT = "The speaker of this clip agreed to the use of the voice."
 
 
-class LiveAudio:
-    """A wav that any number of clients can read while it is being made."""
-
-    def __init__(self) -> None:
-        self._pieces: list[bytes] = []
-        self._ended = False
-        self._changed = threading.Condition()
-
-    def push(self, piece: bytes) -> None:
-        """Add a piece."""
-        with self._changed:
-            self._pieces.append(piece)
-            self._changed.notify_all()
-
-    def end(self) -> None:
-        """Mark the end."""
-        with self._changed:
-            self._ended = True
-            self._changed.notify_all()
-
-    def read(self) -> Iterator[bytes]:
-        """All pieces from the first; waits for the next one."""
-        given = 0
-        while fresh := self._after(given):
-            given += len(fresh)
-            yield b"".join(fresh)
-
-    def _after(self, given: int) -> list[bytes]:
-        with self._changed:
-            self._changed.wait_for(lambda: len(self._pieces) > given or self._ended, _STREAM_TIMEOUT_S)
-            return self._pieces[given:]
+Pieces = Queue[bytes]
+"""A wav while it is being made; an empty piece ends it."""
 
 
-@dataclass(frozen=True)
-class Progress:
-    """State of a speech that is being made."""
-
-    seconds: float
-    """Of audio so far."""
-    ended: str | None = None
-    """How it ended; None while it goes on."""
-
-
-@dataclass(frozen=True)
-class Clip:
-    """An uploaded clip."""
-
-    name: str
-    """Of its file."""
-    wav: Tensor
-    """[1, N] float32."""
-    codes: Tensor
-    """[K, T] int64."""
-    is_cut: bool
-    """Whether the file is longer."""
+def read_pieces(pieces: Pieces) -> Iterator[bytes]:
+    """All pieces, as they come."""
+    with suppress(Empty):
+        while piece := pieces.get(timeout=_STREAM_TIMEOUT_S):
+            yield piece
 
 
 class Page:
@@ -116,7 +68,7 @@ class Page:
         self._synthesizer = synthesizer
         self._codec = synthesizer.codec
         self._models = threading.Lock()
-        self._streams: OrderedDict[str, LiveAudio] = OrderedDict()
+        self._streams: dict[str, Pieces] = {}
         self.n_q: int = self._codec.config.n_q
 
     @property
@@ -125,17 +77,17 @@ class Page:
         voices = self._synthesizer.voices.items()
         return [(f"{name}: {voice.card.get('description', 'a voice')}", name) for name, voice in voices]
 
-    def open_stream(self) -> tuple[str, LiveAudio]:
+    def open_stream(self) -> tuple[str, Pieces]:
         """A new stream and its name, which cannot be guessed; only the newest 16 are kept."""
-        name, live = secrets.token_urlsafe(16), LiveAudio()
-        self._streams[name] = live
-        while len(self._streams) > _KEPT_STREAMS:
-            self._streams.popitem(last=False)
-        return name, live
+        name, pieces = secrets.token_urlsafe(16), Queue[bytes]()
+        self._streams[name] = pieces
+        for old in list(self._streams)[:-_KEPT_STREAMS]:
+            self._streams.pop(old, None)
+        return name, pieces
 
-    def stream(self, name: str) -> LiveAudio | None:
-        """The stream of this name, if it is still kept."""
-        return self._streams.get(name)
+    def take_stream(self, name: str) -> Pieces | None:
+        """The stream of this name, once."""
+        return self._streams.pop(name, None)
 
     def choose_voice(self, name: str, clip: str | None, words: str, consent: bool) -> Voice:
         """The voice that the form asks for.
@@ -156,13 +108,13 @@ class Page:
         if not words.strip():
             raise ValueError("the words of the clip are missing; write down exactly what is said in it")
         rate = self._codec.config.sampling_rate
-        wav, _ = read_start(clip, rate)
+        wav = read_start(clip, rate)
         with self._models:
             return self._synthesizer.clone_voice(wav, rate, words)
 
     def speak(
-        self, text: str, voice: Voice, seed: int, live: LiveAudio, wav_path: Path, picture_path: Path
-    ) -> Iterator[Progress]:
+        self, text: str, voice: Voice, seed: int, live: Pieces, wav_path: Path, picture_path: Path
+    ) -> Iterator[tuple[float, str]]:
         """Synthesize a text into a stream; at the end also into a file, with a picture.
 
         Args:
@@ -171,6 +123,9 @@ class Page:
             seed: another seed gives another reading.
             live: always ended when this ends.
             wav_path, picture_path: written at the end.
+
+        Yields:
+            Seconds of audio so far, and how the speech ended, empty until then.
 
         Raises:
             ValueError: nothing in the text can be spoken, or it is too long.
@@ -182,71 +137,53 @@ class Page:
                 raise ValueError(f"the text may have {TEXT_LETTERS} letters, got {len(text)}; shorten it")
             with self._models:
                 for chunk in self._synthesizer.stream(text, voice, seed):
-                    live.push((b"" if chunks else wav_head(rate)) + pcm16(chunk.wav))
+                    live.put((b"" if chunks else wav_head(rate)) + pcm16(chunk.wav))
                     chunks.append(chunk)
                     samples += len(chunk.wav)
-                    yield Progress(samples / rate)
+                    yield samples / rate, ""
         finally:
-            live.end()
+            live.put(b"")
         wav = torch.cat([chunk.wav for chunk in chunks])
         if not len(wav):
             raise ValueError("the model stopped before the first sound; try another seed")
         save_audio(wav_path, wav, rate, provenance_tag(text, voice.name, {"seed": seed}))
+        rows, hop = max(len(chunk.codes) for chunk in chunks), self._codec.config.hop_length
+        pause = torch.full((rows, int(PAUSE_SECONDS * rate) // hop), -1)
+        codes = [
+            chunk.codes if chunk.codes.numel() else pause
+            for chunk in chunks
+            if chunk.codes.numel() or chunk.finish_reason is None
+        ]
         shown = text if len(text) < 80 else f"{text[:77]}..."
-        self._draw(picture_path, wav, None, self._codes_over_time(chunks), f"{voice.name}: {shown}")
+        self._draw(picture_path, wav, None, torch.cat(codes, dim=1), f"{voice.name}: {shown}")
         bad = [chunk.finish_reason for chunk in chunks if chunk.finish_reason not in (None, "eos")]
-        ended = f"ended by {bad[0]}, not by itself; another seed may do better" if bad else "ended by itself"
-        yield Progress(len(wav) / rate, ended)
+        yield (
+            samples / rate,
+            f"ended by {bad[0]}, not by itself; another seed may do better" if bad else "ended by itself",
+        )
 
-    def open_clip(self, path: str) -> Clip:
-        """Read and encode the start of an audio file; raises ValueError if it is none."""
-        wav, is_cut = read_start(path, self._codec.config.sampling_rate)
+    def show(self, path: str, n_q: int, wav_path: Path, picture_path: Path) -> None:
+        """Code the start of an audio file; write what its first ``n_q`` codebooks decode to, and a picture.
+
+        Raises:
+            ValueError: it is not audio.
+        """
+        codec, config = self._codec, self._codec.config
+        wav = read_start(path, config.sampling_rate)
         with self._models, torch.inference_mode():
-            codes = self._codec.encode(self._codec.spread(wav[None])).audio_codes
-        return Clip(Path(path).name, wav, codes[0].cpu().clone(), is_cut)
+            codes = codec.encode(codec.spread(wav[None])).audio_codes
 
-    def decode(self, clip: Clip, n_q: int) -> Tensor:
-        """A clip decoded from its first ``n_q`` codebooks: [1, N] float32."""
-        with self._models, torch.inference_mode():
-            codes = clip.codes[None, :n_q].to(self._codec.device)
-            wav = self._codec.decode(codes, num_samples=clip.wav.shape[-1]).audio_values
-        return wav[0].float().mean(dim=0, keepdim=True).cpu().clone()
+            def decode(n_q: int) -> Tensor:
+                audio = codec.decode(codes[:, :n_q], num_samples=wav.shape[-1]).audio_values
+                return audio[0].float().mean(dim=0, keepdim=True).cpu()
 
-    def show(self, clip: Clip, n_q: int, wav_path: Path, picture_path: Path) -> None:
-        """Write a clip decoded from its first ``n_q`` codebooks, and a picture of before and after."""
-        decoded, config = self.decode(clip, n_q), self._codec.config
+            decoded, fewer = decode(n_q), decode(n_q - 1)[0] if n_q > 1 else None
         save_audio(wav_path, decoded, config.sampling_rate, "Coded speech")
         title = (
-            f"{clip.name}: {n_q} x {config.codebook_size} at {config.frame_rate:g} Hz, "
-            f"{self._bitrate_bps(n_q) / 1000:g} kbit/s"
+            f"{Path(path).name}: {n_q} x {config.codebook_size} at {config.frame_rate:g} Hz, "
+            f"{config.bitrate_bps * n_q / self.n_q / 1000:g} kbit/s"
         )
-        fewer = self.decode(clip, n_q - 1)[0] if n_q > 1 else None
-        self._draw(picture_path, clip.wav[0], decoded[0], clip.codes[:n_q], title, fewer)
-
-    def levels(self, clip: Clip) -> Iterator[tuple[int, float, float | str]]:
-        """For 1 to K codebooks: their number, bits a second before entropy coding, and PESQ-WB or why there is none."""
-        for n_q in range(1, self.n_q + 1):
-            try:
-                score: float | str = pesq(clip.wav, self.decode(clip, n_q), self._codec.config.sampling_rate)
-            except MetricError as error:
-                score = str(error)
-            except ModuleNotFoundError:
-                score = "not installed"
-            yield n_q, self._bitrate_bps(n_q), score
-
-    def _bitrate_bps(self, n_q: int) -> float:
-        return self._codec.config.bitrate_bps * n_q / self.n_q
-
-    def _codes_over_time(self, chunks: list[SpeechChunk]) -> Tensor:
-        """Codes [K, T] of a speech, -1 in the pauses."""
-        rows, hop = max(len(chunk.codes) for chunk in chunks), self._codec.config.hop_length
-        columns = []
-        for chunk in chunks:
-            if chunk.codes.numel():
-                columns.append(chunk.codes)
-            elif chunk.finish_reason is None:
-                columns.append(torch.full((rows, len(chunk.wav) // hop), -1))
-        return torch.cat(columns, dim=1)
+        self._draw(picture_path, wav[0], decoded[0], codes[0, :n_q].cpu(), title, fewer)
 
     def _draw(
         self,
@@ -264,7 +201,7 @@ class Page:
         pictures.draw_clip(path, np.asarray(wav), after, np.asarray(codes), *sizes, plain, less)
 
 
-def read_start(path: str, sampling_rate: int) -> tuple[Tensor, bool]:
+def read_start(path: str, sampling_rate: int) -> Tensor:
     """The start of an uploaded audio file.
 
     Args:
@@ -272,7 +209,7 @@ def read_start(path: str, sampling_rate: int) -> tuple[Tensor, bool]:
         sampling_rate: Hz, to which it is resampled.
 
     Returns:
-        wav [1, N] float32 of at most ``CLIP_SECONDS``, and whether the file is longer.
+        wav [1, N] float32 of at most ``CLIP_SECONDS``.
 
     Raises:
         ValueError: it is not audio; the message has the file's name, not its path.
@@ -281,7 +218,7 @@ def read_start(path: str, sampling_rate: int) -> tuple[Tensor, bool]:
         blocks = audio_blocks(path, sampling_rate, CLIP_SECONDS)
         with suppress(soundfile.LibsndfileError), soundfile.SoundFile(path) as sound:
             check_shape(sound.channels, sound.samplerate)
-        return next(blocks), next(blocks, None) is not None
+        return next(blocks)
     except ValueError as error:
         raise ValueError(str(error).replace(path, Path(path).name)) from None
 
@@ -322,10 +259,11 @@ def build_app(page: Page, hosts: tuple[str, ...] | None = None) -> Any:
 
     @app.get("/live/{name}.wav")
     def live(name: str) -> StreamingResponse:
-        audio = page.stream(name)
-        if audio is None:
+        pieces = page.take_stream(name)
+        if pieces is None:
             raise HTTPException(404, "this stream is gone; press the button again")
-        return StreamingResponse(audio.read(), media_type="audio/wav", headers={"Cache-Control": "no-store"})
+        no_store = {"Cache-Control": "no-store"}
+        return StreamingResponse(read_pieces(pieces), media_type="audio/wav", headers=no_store)
 
     blocks = gradio.Blocks(title="audiotok", analytics_enabled=False, delete_cache=(_KEEP_S, _KEEP_S))
     with blocks:
@@ -379,17 +317,17 @@ def _speak_tab(gradio: Any, page: Page) -> None:
         element = f'<div data-live="live/{name}.wav"><button>Stop the sound</button></div>'
         with tempfile.TemporaryDirectory() as folder:
             wav, drawn = Path(folder) / "speech.wav", Path(folder) / "speech.png"
-            for state in page.speak(text or "", chosen, int(seed or 0), live, wav, drawn):
-                so_far = f"{state.seconds:.1f} s so far"
+            for seconds, ended in page.speak(text or "", chosen, int(seed or 0), live, wav, drawn):
+                so_far = f"{seconds:.1f} s so far"
                 if not first:
                     first = time.monotonic() - began
                     yield element, so_far, None, None
-                elif state.ended is None:
+                elif not ended:
                     yield gradio.skip(), so_far, None, None
                 else:
                     summary = (
-                        f"{state.seconds:.1f} s of speech in {time.monotonic() - began:.1f} s, the first after "
-                        f"{first:.1f} s; {state.ended}. Generated speech, not a recording; the file says so too."
+                        f"{seconds:.1f} s of speech in {time.monotonic() - began:.1f} s, the first after "
+                        f"{first:.1f} s; {ended}. Generated speech, not a recording; the file says so too."
                     )
                     yield gradio.skip(), summary, str(wav), str(drawn)
 
@@ -404,39 +342,28 @@ def _codebooks_tab(gradio: Any, page: Page) -> None:
         f"codebooks keep. The first {CLIP_SECONDS:g} s are used."
     )
     with gradio.Row():
-        with gradio.Column():
-            source = _audio_input(gradio, "A clip of speech", "source")
-            n_q = gradio.Slider(1, page.n_q, value=page.n_q, step=1, label="Codebooks", elem_id="n-q")
-            decoded = _audio_output(gradio, "After the codec", "decoded")
-        table = gradio.HTML(elem_id="levels")
+        source = _audio_input(gradio, "A clip of speech", "source")
+        decoded = _audio_output(gradio, "After the codec", "decoded")
+    n_q = gradio.Slider(1, page.n_q, value=page.n_q, step=1, label="Codebooks", elem_id="n-q")
     picture = _picture(gradio, "Before and after", "clip-picture")
-    held = gradio.State(None, time_to_live=_KEEP_S)
 
-    def show(clip: Clip | None, n_q: float) -> Iterator[tuple[Any, ...]]:
-        if clip is None:
+    def show(path: str | None, n_q: float) -> Iterator[tuple[Any, ...]]:
+        if path is None:
             yield None, None
             return
         with tempfile.TemporaryDirectory() as folder:
             wav, drawn = Path(folder) / f"decoded-{int(n_q)}.wav", Path(folder) / "clip.png"
-            page.show(clip, int(n_q), wav, drawn)
+            page.show(path, int(n_q), wav, drawn)
             yield str(wav), str(drawn)
 
-    def take(path: str | None) -> Any:
-        return None if path is None else page.open_clip(path)
-
-    def measure(clip: Clip | None) -> Iterator[str]:
-        levels: list[tuple[int, float, float | str]] = []
-        yield ""
-        for level in page.levels(clip) if clip is not None else ():
-            levels.append(level)
-            yield level_table(levels, clip is not None and clip.is_cut, page.n_q)
-
-    show, take, measure = (_with_messages(gradio, work) for work in (show, take, measure))
-    outputs = [decoded, picture]
-    taken = source.change(take, [source], [held], api_visibility="private")
-    shown = taken.success(show, [held, n_q], outputs, api_visibility="private")
-    shown.success(measure, [held], [table], api_visibility="private", show_progress="hidden")
-    n_q.change(show, [held, n_q], outputs, api_visibility="private", trigger_mode="always_last")
+    for control in (source, n_q):
+        control.change(
+            _with_messages(gradio, show),
+            [source, n_q],
+            [decoded, picture],
+            api_visibility="private",
+            trigger_mode="always_last",
+        )
 
 
 def _audio_input(gradio: Any, label: str, name: str) -> Any:
@@ -468,30 +395,7 @@ def _picture(gradio: Any, label: str, name: str) -> Any:
     return gradio.Image(label=label, type="filepath", interactive=False, elem_id=name, buttons=buttons)
 
 
-def level_table(levels: list[tuple[int, float, float | str]], is_cut: bool, n_q: int) -> str:
-    """The output of :meth:`Page.levels` so far as HTML; ``n_q`` is the number of rows at the end."""
-    rows, before = [], None
-    for number, bitrate_bps, score in levels:
-        gain = ""
-        if isinstance(score, str):
-            shown = html.escape(score)
-        else:
-            shown, gain = f"{score:.2f}", "" if before is None else f"{score - before:+.2f}"
-            before = score
-        cells = (str(number), f"{bitrate_bps / 1000:g}", shown, gain)
-        rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
-    notes = []
-    if is_cut:
-        notes.append(f"The file is longer; its first {CLIP_SECONDS:g} s are measured.")
-    if any(score == "not installed" for _, _, score in levels):
-        notes.append("PESQ is not installed: pip install 'audiotok[eval]'.")
-    if len(levels) < n_q:
-        notes.append("Measuring...")
-    heads = "".join(f"<th>{word}</th>" for word in ("codebooks", "kbit/s", "PESQ-WB", "gain"))
-    return f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table><p>{' '.join(notes)}</p>"
-
-
-def _with_messages(gradio: Any, work: Callable[..., Any]) -> Callable[..., Any]:
+def _with_messages(gradio: Any, work: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
     """``work`` with its errors as messages of the page: expected ones in their words, others without details."""
 
     def message(error: Exception) -> Any:
@@ -503,17 +407,10 @@ def _with_messages(gradio: Any, work: Callable[..., Any]) -> Callable[..., Any]:
         return gradio.Error(html.escape(words), print_exception=False, title="That did not work")
 
     @wraps(work)
-    def call(*values: Any) -> Any:
-        try:
-            return work(*values)
-        except Exception as error:
-            raise message(error) from None
-
-    @wraps(work)
     def run(*values: Any) -> Iterator[Any]:
         try:
             yield from work(*values)
         except Exception as error:
             raise message(error) from None
 
-    return run if inspect.isgeneratorfunction(work) else call
+    return run

@@ -25,7 +25,6 @@ _CODES = {
     429: "rate_limit_exceeded",
 }
 _SHOWN = 60  # characters of what a client sent
-_FAILED = "the server failed at this request; its log says why"
 
 
 class ErrorDetail(BaseModel):
@@ -43,32 +42,8 @@ class ErrorBody(BaseModel):
     error: ErrorDetail
 
 
-ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorBody, "description": why}
-    for status, why in {
-        400: "the request is malformed or asks for something that does not exist",
-        401: "the API key is missing or wrong",
-        403: "the request comes from another site",
-        404: "not found",
-        413: "the body is too large",
-        429: "the queue is full; Retry-After says when to try again",
-        500: "a fault of the server",
-        503: "the answer took too long, the disk is full, or the server is stopping",
-    }.items()
-}
-"""For the OpenAPI document."""
-
-
 class ApiError(Exception):
-    """An error that is sent to the client.
-
-    Args:
-        status: HTTP status.
-        message: what is wrong.
-        param: the field at fault.
-        code: for programs; None takes that of the status.
-        retry_after_s: whole seconds after which to try again.
-    """
+    """An error that is sent to the client; ``code`` is for programs, None takes that of the status."""
 
     def __init__(
         self,
@@ -97,11 +72,7 @@ class ApiError(Exception):
 
 @contextmanager
 def client_errors(param: str | None = None) -> Iterator[None]:
-    """Raise the expected errors of a block as :class:`ApiError`.
-
-    Args:
-        param: the field at fault for a ValueError or TypeError.
-    """
+    """Raise the expected errors of a block as :class:`ApiError`; ``param`` is the field at fault for a ValueError."""
     try:
         yield
     except Exception as error:
@@ -134,7 +105,7 @@ def api_error(error: Exception, param: str | None = None) -> ApiError | None:
 
 def failure() -> ApiError:
     """The answer to a fault of the server, without its details."""
-    return ApiError(500, _FAILED)
+    return ApiError(500, "the server failed at this request; its log says why")
 
 
 def install_handlers(app: FastAPI) -> None:

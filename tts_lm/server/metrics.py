@@ -17,28 +17,19 @@ class Metrics:
 
     Args:
         queue: returns the number of requests that wait or run.
-        voices: returns the number of voices that clients added.
     """
 
-    def __init__(self, queue: Callable[[], int], voices: Callable[[], int]) -> None:
+    def __init__(self, queue: Callable[[], int]) -> None:
         to = self._registry = CollectorRegistry()
-        self.requests = Counter("tts_lm_requests", "Requests answered", ["route", "status"], registry=to)
-        self.seconds = Histogram(
-            "tts_lm_request_seconds",
-            "Time to the end of the answer",
-            ["route"],
-            buckets=_SECONDS,
-            registry=to,
+        self.requests = Histogram(
+            "tts_lm_request_seconds", "Time to the end", ["route", "status"], buckets=_SECONDS, registry=to
         )
         self.first_sound = Histogram(
             "tts_lm_first_sound_seconds", "Time to the first audio of a stream", buckets=_SECONDS, registry=to
         )
-        self.batch = Histogram(
-            "tts_lm_sentences_at_once", "Sentences in one batch", buckets=_SIZES, registry=to
-        )
+        self.batch = Histogram("tts_lm_batch", "Sentences in one batch", buckets=_SIZES, registry=to)
         self.spoken = Counter("tts_lm_speech_seconds", "Speech made, in seconds", registry=to)
         Gauge("tts_lm_queue", "Requests that wait or run", registry=to).set_function(queue)
-        Gauge("tts_lm_voices_added", "Voices that clients added", registry=to).set_function(voices)
         ProcessCollector(registry=to)
 
     def text(self) -> bytes:
@@ -47,35 +38,21 @@ class Metrics:
 
 
 class MetricsMiddleware:
-    """Counts requests by route and status; 499 is a client that left.
-
-    Args:
-        app: the app behind it.
-        metrics: where it counts.
-    """
+    """Counts requests by route and status; 499 is a client that left."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app, self._metrics = app, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        began, status = time.monotonic(), 0
+        began, status = time.monotonic(), 500
 
         async def watched(message: Message) -> None:
             nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
+            status = message.get("status", status)
             await send(message)
 
-        try:
-            await self._app(scope, receive, watched)
-        except Exception:
-            status = status or 500
-            raise
-        finally:
+        await self._app(scope, receive, watched)
+        if scope["type"] == "http":
             route = getattr(scope.get("route"), "path", "other")
-            self._metrics.requests.labels(route, str(status or 499)).inc()
-            self._metrics.seconds.labels(route).observe(time.monotonic() - began)
+            self._metrics.requests.labels(route, str(status)).observe(time.monotonic() - began)

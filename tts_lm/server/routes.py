@@ -23,17 +23,14 @@ from ..speech import SpeechChunk, provenance_tag
 from ..synthesizer import Synthesizer
 from ..voices import Voice, VoiceStore
 from .audio import MEDIA_TYPES, SoundFormat, StreamEncoder, change_speed, encode, read_clip
-from .errors import ERRORS, ApiError, api_error, client_errors, failure
+from .errors import ApiError, ErrorBody, api_error, client_errors, failure
 from .metrics import Metrics
 from .scheduler import Scheduler, ServeLimits
 
 TAG_HEADER, IGNORED_HEADER, REASON_HEADER = "X-Generated", "X-Ignored-Fields", "X-Finish-Reason"
-_OTHER_MODELS = re.compile(
-    r"tts-1(-.+)?|gpt-.*tts(-.+)?"
-)  # OpenAI's; they stand for the model that is served
-_OTHER_VOICES = frozenset(  # OpenAI's; they stand for the model's first voice
-    "alloy ash ballad cedar coral echo fable marin nova onyx sage shimmer verse".split()
-)
+# OpenAI's names. They stand for the model that is served, and for its first voice.
+_OTHER_MODELS = re.compile(r"tts-1(-.+)?|gpt-.*tts(-.+)?")
+_OTHER_VOICES = "alloy ash ballad cedar coral echo fable marin nova onyx sage shimmer verse".split()
 _NAME_LETTERS, _FIELD_LETTERS = 40, 1_000
 _SHORTEST_CONSENT = 10  # letters: "yes" does not say who agreed to what
 _NAME = re.compile(rf"[a-z0-9][a-z0-9_-]{{0,{_NAME_LETTERS - 1}}}")
@@ -44,7 +41,9 @@ _SSE = "text/event-stream"
 _SOUND = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in MEDIA_TYPES.values()}
 _LOG = logging.getLogger("tts_lm.server")
 _T = TypeVar("_T")
-router = APIRouter(responses=ERRORS)
+router = APIRouter(responses={"default": {"model": ErrorBody}})
+open_router = APIRouter(responses={"default": {"model": ErrorBody}})
+"""Routes that need no key."""
 
 
 @dataclass
@@ -57,28 +56,18 @@ class Server:
     limits: ServeLimits
     metrics: Metrics
     model: str
-    """Name of the model."""
     created: int = field(default_factory=lambda: int(time.time()))
-    """Unix seconds."""
     uploads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
     """Held while an uploaded clip is decoded."""
 
     def check_model(self, name: str) -> bool:
-        """Whether this is the model that is served, or one of OpenAI's.
-
-        Raises:
-            ApiError: it is neither.
-        """
+        """True for the model that is served, False for OpenAI's names; raises ApiError for others."""
         if name != self.model and not _OTHER_MODELS.fullmatch(name):
             raise ApiError(404, f"unknown model; this server has {self.model!r}", "model", "model_not_found")
         return name == self.model
 
     def voice(self, name: str) -> Voice:
-        """The voice of this name; the model's first voice for OpenAI's names.
-
-        Raises:
-            ApiError: there is none.
-        """
+        """The voice of this name, or the first for OpenAI's names; raises ApiError for others."""
         voice = self.voices.find(name)
         if voice is None and name in _OTHER_VOICES:
             return self.synthesizer.voice()
@@ -117,16 +106,11 @@ async def _unless_client_leaves(request: Request, work: Awaitable[_T]) -> _T:
 # Speech
 
 
-class VoiceId(BaseModel):
-    """A voice by its id."""
-
-    id: str
-
-
-def _a_voice(given: Any) -> Any:
-    if isinstance(given, str) or isinstance(given, dict) and isinstance(given.get("id"), str):
-        return given
-    raise PydanticCustomError("voice", "expected the name of a voice, or an object with its id")
+def _voice_name(given: Any) -> Any:
+    name = given.get("id") if isinstance(given, dict) else given
+    if not isinstance(name, str):
+        raise PydanticCustomError("voice", "expected the name of a voice, or an object with its id")
+    return name
 
 
 class SpeechRequest(BaseModel):
@@ -135,7 +119,7 @@ class SpeechRequest(BaseModel):
     model_config = ConfigDict(extra="allow")
     model: str = Field(max_length=200, description="of GET /v1/models, or one of OpenAI's")
     input: str = Field(min_length=1, description="plain text")
-    voice: Annotated[str | VoiceId, BeforeValidator(_a_voice)] = Field(description="of GET /v1/voices")
+    voice: Annotated[str, BeforeValidator(_voice_name, str | dict)] = Field(description="of GET /v1/voices")
     response_format: SoundFormat = Field("mp3", description="pcm is 16-bit little-endian mono at 24 kHz")
     speed: float = Field(
         1.0, ge=0.25, le=4.0, allow_inf_nan=False, strict=True, description="at the same pitch"
@@ -152,22 +136,13 @@ class SpeechRequest(BaseModel):
     def _drop_nulls(cls, given: Any) -> Any:
         return {k: v for k, v in given.items() if v is not None} if isinstance(given, dict) else given
 
-    @property
-    def voice_name(self) -> str:
-        """The voice, in either form."""
-        return self.voice if isinstance(self.voice, str) else self.voice.id
-
     def ignored(self) -> list[str]:
         """Fields without effect."""
         return [*(self.model_extra or ()), *(["instructions"] if self.instructions else [])]
 
 
 def check_text(text: str) -> str:
-    """Refuse text that is not plain.
-
-    Raises:
-        ValueError: it contains SSML or control characters.
-    """
+    """The text; raises ValueError if it contains SSML or control characters."""
     if tag := _SSML.search(text):
         raise ValueError(f"expected plain text, got SSML at character {tag.start()}; remove the tags")
     if any(ord(c) < 32 and c not in "\t\n\r\f\v" or 0xD800 <= ord(c) < 0xE000 or ord(c) == 127 for c in text):
@@ -194,8 +169,8 @@ async def speech(asked: SpeechRequest, request: Request, server: Served) -> Resp
         raise ApiError(400, message, "input", "string_above_max_length")
     with client_errors("input"):
         check_text(asked.input)
-    voice = server.voice(asked.voice_name)
-    if voice.name != asked.voice_name:
+    voice = server.voice(asked.voice)
+    if voice.name != asked.voice:
         ignored.append("voice")
     settings = {"model": server.model, "seed": asked.seed, "speed": asked.speed}
     headers = {TAG_HEADER: provenance_tag(asked.input, voice.name, settings)}
@@ -310,89 +285,46 @@ class _StreamedSpeech(StreamingResponse):
                 _LOG.warning("a stream broke off: %s", type(error).__name__)
 
 
-# Models
+# Models and voices
 
 
-class ModelCard(BaseModel):
-    """A model."""
-
-    id: str
-    object: Literal["model"] = "model"
-    created: int
-    owned_by: str = "tts-lm"
-
-
-class ModelList(BaseModel):
-    """Models."""
-
-    object: Literal["list"] = "list"
-    data: list[ModelCard]
+def _model(server: Server) -> dict[str, Any]:
+    return {"id": server.model, "object": "model", "created": server.created, "owned_by": "tts-lm"}
 
 
 @router.get("/v1/models", tags=["models"])
-async def models(server: Served) -> ModelList:
+async def models(server: Served) -> dict[str, Any]:
     """The model that is served."""
-    return ModelList(data=[ModelCard(id=server.model, created=server.created)])
+    return {"object": "list", "data": [_model(server)]}
 
 
 @router.get("/v1/models/{model}", tags=["models"])
-async def model_card(model: str, server: Served) -> ModelCard:
+async def one_model(model: str, server: Served) -> dict[str, Any]:
     """One model."""
     server.check_model(model)
-    return ModelCard(id=server.model, created=server.created)
+    return _model(server)
 
 
-# Voices
-
-
-class VoiceCard(BaseModel):
-    """A voice, and whose it is."""
-
-    id: str
-    name: str
-    object: Literal["audio.voice"] = "audio.voice"
-    description: str
-    license: str
-    attribution: str
-    consent: str
-    added: bool = Field(description="by a client of this server")
-
-
-class VoiceList(BaseModel):
-    """Voices, the default first."""
-
-    object: Literal["list"] = "list"
-    data: list[VoiceCard]
-    voices: list[VoiceCard] = Field(description="the same as data, for clients that read this field")
-
-
-class VoiceRemoved(BaseModel):
-    """Confirms the removal of a voice."""
-
-    id: str
-    object: Literal["audio.voice.deleted"] = "audio.voice.deleted"
-    deleted: bool = True
-
-
-def _card(voice: Voice, added: bool) -> VoiceCard:
+def _card(voice: Voice, added: bool) -> dict[str, Any]:
+    """A voice and whose it is; ``added`` by a client of this server."""
     facts = {
         key: str(voice.card.get(key, "")) for key in ("description", "license", "attribution", "consent")
     }
-    return VoiceCard.model_validate({"id": voice.name, "name": voice.name, "added": added, **facts})
+    return {"id": voice.name, "name": voice.name, "object": "audio.voice", **facts, "added": added}
 
 
 @router.get("/v1/voices", tags=["voices"])
 @router.get("/v1/audio/voices", tags=["voices"])
-async def voices(server: Served) -> VoiceList:
-    """All voices."""
+async def voices(server: Served) -> dict[str, Any]:
+    """All voices, the default first. ``voices`` repeats ``data`` for clients that read that field."""
     cards = [_card(voice, voice.name in server.voices.added) for voice in server.voices.all()]
-    return VoiceList(data=cards, voices=cards)
+    return {"object": "list", "data": cards, "voices": cards}
 
 
 _Line = Annotated[str, Form(max_length=_FIELD_LETTERS)]
 
 
-@router.post("/v1/voices", status_code=201, tags=["voices"], responses={409: ERRORS[400]})
+@router.post("/v1/voices", status_code=201, tags=["voices"])
 async def add_voice(
     request: Request,
     server: Served,
@@ -402,7 +334,7 @@ async def add_voice(
     consent: Annotated[_Line, Form(description="how the speaker agreed to the use of the voice")] = "",
     license: _Line = "",
     attribution: _Line = "",
-) -> VoiceCard:
+) -> dict[str, Any]:
     """Clone the voice of a clip, with its speaker's consent."""
     if not _NAME.fullmatch(name):
         raise ApiError(
@@ -433,33 +365,25 @@ async def add_voice(
 
 
 @router.delete("/v1/voices/{name}", tags=["voices"])
-async def remove_voice(name: str, server: Served) -> VoiceRemoved:
+async def remove_voice(name: str, server: Served) -> dict[str, Any]:
     """Remove a voice that a client added."""
     with client_errors():
         found = await server.scheduler.call(lambda: server.voices.remove(name))
     if not found:
         raise ApiError(404, "no added voice of this name; GET /v1/voices lists them", "name")
-    return VoiceRemoved(id=name)
+    return {"id": name, "object": "audio.voice.deleted", "deleted": True}
 
 
 # Server
 
 
-class Health(BaseModel):
-    """State of the server."""
-
-    status: Literal["ok"]
-    model: str
-    queue: int = Field(description="requests that wait or run")
-
-
-@router.head("/health", include_in_schema=False)
-@router.get("/health", tags=["server"])
-async def health(server: Served) -> Health:
+@open_router.head("/health", include_in_schema=False)
+@open_router.get("/health", tags=["server"])
+async def health(server: Served) -> dict[str, Any]:
     """Whether requests are taken."""
     if not server.scheduler.alive:
         raise ApiError(503, "the server is stopping", code="stopping")
-    return Health(status="ok", model=server.model, queue=server.scheduler.places_taken)
+    return {"status": "ok", "model": server.model, "queue": server.scheduler.places_taken}
 
 
 @router.get(

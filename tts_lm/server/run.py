@@ -76,22 +76,18 @@ def listen(host: str, port: int) -> socket.socket:
     Raises:
         OSError: the host is not of this machine, or the port is in use.
     """
-    listener = None
     try:
-        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM)
+        found = {
+            family: at
+            for family, _, _, _, at in socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM)
+        }
         # localhost has two addresses; every client tries the IPv4 one.
-        family, kind, _, _, address = min(found, key=lambda one: one[0] != socket.AF_INET)
-        listener = socket.socket(family, kind)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(128)
+        family = socket.AF_INET if socket.AF_INET in found else socket.AF_INET6
+        return socket.create_server(found[family][:2], family=family, backlog=128)
     except OSError as error:
-        if listener is not None:
-            listener.close()
         raise OSError(
             f"cannot listen at {host}, port {port}: {error.strerror}; choose another --port or --host"
         ) from None
-    return listener
 
 
 def address_of(listener: socket.socket) -> str:

@@ -33,14 +33,10 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class ServeLimits:
-    """What one client, and all of them together, may ask for.
-
-    Raises:
-        ValueError: a value is not above 0.
-    """
+    """What one client, and all of them together, may ask for. Raises ValueError for a value that is not above 0."""
 
     queue: int = 64
-    """Requests that may wait or run at one time; one more is answered with status 429."""
+    """Requests that may wait or run at one time."""
     batch: int = 8
     """Sentences of one batch."""
     text_letters: int = 4096
@@ -59,18 +55,9 @@ class ServeLimits:
             if not value > 0:
                 raise ValueError(f"expected {name} above 0, got {value}")
 
-    @property
-    def json_bytes(self) -> int:
-        """Body that is not an upload: the longest text with every character escaped as two surrogates, and 1 MiB."""
-        return 12 * self.text_letters + (1 << 20)
-
 
 class QueueFull(RuntimeError):
-    """The queue is full.
-
-    Args:
-        retry_after_s: seconds after which to try again.
-    """
+    """The queue is full."""
 
     def __init__(self, retry_after_s: int) -> None:
         super().__init__(f"the queue is full; try again in {retry_after_s} s")
@@ -88,15 +75,13 @@ class Stopped(RuntimeError):
 class _Job:
     """A place in the queue."""
 
-    loop: asyncio.AbstractEventLoop
-    future: asyncio.Future[Any]
-    deadline: float
-    done: bool = False
-    """Nothing is left to do for it."""
+    loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
+    future: asyncio.Future[Any] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    is_done: bool = False
 
     def finish(self, value: Any = None, error: BaseException | None = None) -> None:
         """Hand over the result, from any thread."""
-        self.done = True
+        self.is_done = True
 
         def deliver() -> None:
             if self.future.done():
@@ -123,7 +108,7 @@ class _Text(_Job):
     sentences: list[Sentence] | None = None
     said: list[Said] = field(default_factory=list)
     last_turn: int = 0
-    """The last turn with a sentence of it, at first the one in which it came."""
+    """The last turn with a sentence of it; at first the turn in which it came."""
 
 
 @dataclass(eq=False)
@@ -136,18 +121,15 @@ class _Stream(_Text):
     def finish(self, value: Any = None, error: BaseException | None = None) -> None:
         """Hand over a chunk (``value``), an error, or with neither the end; from any thread."""
         self.ahead += 1
-        self.done = value is None
+        self.is_done = value is None
         with suppress(RuntimeError):
             self.loop.call_soon_threadsafe(self.items.put_nowait, error or value)
 
 
 class Scheduler:
-    """The queue and the thread. Its coroutines belong to the event loop that calls them.
+    """The queue and the thread, which alone uses ``synthesizer``.
 
-    Args:
-        synthesizer: only the thread uses it.
-        limits: length of the queue, size of a batch, timeout.
-        on_batch: called with the number of sentences after each batch.
+    ``on_batch`` is called with the number of sentences after each batch.
     """
 
     def __init__(
@@ -192,32 +174,24 @@ class Scheduler:
         """Synthesize a text, one sentence a turn.
 
         Raises:
-            QueueFull: the queue is full.
-            Stopped: the server is stopping.
+            QueueFull, Stopped: there is no place.
             TimeoutError: it took too long.
             ValueError: nothing in the text can be spoken.
         """
-        return await self._result(_Text(*self._new_place(), text=text, voice=voice, seed=seed))
+        return await self._result(_Text(text=text, voice=voice, seed=seed))
 
     async def call(self, work: Callable[[], _T]) -> _T:
-        """Run a function that needs the models, on the thread.
-
-        Raises:
-            QueueFull, Stopped, TimeoutError: as :meth:`say`; and whatever ``work`` raises.
-        """
-        return await self._result(_Call(*self._new_place(), work=work))
+        """Run a function that needs the models, on the thread. Raises what :meth:`say` and ``work`` raise."""
+        return await self._result(_Call(work=work))
 
     async def stream(self, text: str, voice: Voice, seed: int) -> AsyncGenerator[SpeechChunk, None]:
-        """Synthesize a text as a stream; close the generator to cancel.
-
-        Raises:
-            QueueFull, Stopped, TimeoutError, ValueError: as :meth:`say`, before the first chunk or between two.
-        """
-        job = _Stream(*self._new_place(), text=text, voice=voice, seed=seed)
+        """Synthesize a text as a stream. Raises what :meth:`say` raises; close the generator to cancel."""
+        job = _Stream(text=text, voice=voice, seed=seed)
+        deadline = job.loop.time() + self._limits.timeout_seconds
         self._enter(job)
         try:
             while True:
-                async with asyncio.timeout_at(job.deadline):
+                async with asyncio.timeout_at(deadline):
                     item = await job.items.get()
                 if isinstance(item, BaseException):
                     raise item
@@ -233,14 +207,10 @@ class Scheduler:
     async def _result(self, job: _Job) -> Any:
         self._enter(job)
         try:
-            async with asyncio.timeout_at(job.deadline):
+            async with asyncio.timeout(self._limits.timeout_seconds):
                 return await job.future
         finally:
             self._leave(job)
-
-    def _new_place(self) -> tuple[asyncio.AbstractEventLoop, asyncio.Future[Any], float]:
-        loop = asyncio.get_running_loop()
-        return loop, loop.create_future(), loop.time() + self._limits.timeout_seconds
 
     def _enter(self, job: _Job) -> None:
         with self._changed:
@@ -255,7 +225,7 @@ class Scheduler:
 
     def _leave(self, job: _Job) -> None:
         with self._changed:
-            job.done = True
+            job.is_done = True
             self._jobs.remove(job)
 
     def _work(self) -> None:
@@ -280,7 +250,7 @@ class Scheduler:
         return [
             job
             for job in self._jobs
-            if not job.done and not (isinstance(job, _Stream) and job.ahead >= _CHUNKS_AHEAD)
+            if not job.is_done and not (isinstance(job, _Stream) and job.ahead >= _CHUNKS_AHEAD)
         ]
 
     def _turn(self) -> None:
@@ -325,14 +295,14 @@ class Scheduler:
                 picked[0][0].finish(error=RuntimeError(f"the model failed: {error}"))
                 return
             for one in picked:
-                if not one[0].done:
+                if not one[0].is_done:
                     self._synthesize([one])
             return
         self._on_batch(len(picked))
         for (job, _), one in zip(picked, said, strict=True):
             job.said.append(one)
             job.last_turn = self._turns
-            if not job.done and len(job.said) == len(job.sentences or ()):
+            if not job.is_done and len(job.said) == len(job.sentences or ()):
                 self._finish_text(job)
 
     def _finish_text(self, job: _Text) -> None:
@@ -345,7 +315,7 @@ class Scheduler:
 
 
 def share(texts: Sequence[_Text], limit: int) -> list[tuple[_Text, Sentence]]:
-    """The sentences of the next batch: one of each text, those that waited longest first, then a second of each.
+    """Choose the next batch: one sentence of each text, those that waited longest first, then a second of each.
 
     Args:
         texts: with sentences that are not synthesized yet, in order of arrival.

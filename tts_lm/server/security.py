@@ -40,10 +40,7 @@ class Access:
 def protect(app: Any, access: Access, exposed_headers: tuple[str, ...] = ()) -> None:
     """Add the middleware for an :class:`Access` to a Starlette app.
 
-    Args:
-        app: a Starlette or FastAPI app.
-        access: who may use it.
-        exposed_headers: response headers that pages of ``cors_origins`` may read.
+    Pages of ``cors_origins`` may read the response headers ``exposed_headers``.
     """
     app.add_middleware(AccessMiddleware, access=access)
     if access.cors_origins:  # outside of the key: a preflight request has none
@@ -57,12 +54,7 @@ def protect(app: Any, access: Access, exposed_headers: tuple[str, ...] = ()) -> 
 
 
 class AccessMiddleware:
-    """Refuses requests that an :class:`Access` does not allow.
-
-    Args:
-        app: the app behind it.
-        access: who may use it.
-    """
+    """Refuses requests that an :class:`Access` does not allow."""
 
     def __init__(self, app: ASGIApp, access: Access) -> None:
         self._app, self._access = app, access
