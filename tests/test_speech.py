@@ -13,7 +13,7 @@ from lm_toys import toy_synthesizer
 from torch import Tensor
 
 from tts_lm import Synthesizer
-from tts_lm.ar import Answer
+from tts_lm.decoding.engine import Answer
 from tts_lm.speech import (
     AHEAD,
     FIRST_FRAMES,

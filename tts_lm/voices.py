@@ -20,7 +20,9 @@ from audiotok import resample, write_aside, write_json
 from .folder import read_json
 from .text import normalise
 
-CARDS: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_name("voice_cards.json").read_text(encoding="utf-8"))
+CARDS: dict[str, dict[str, Any]] = json.loads(
+    Path(__file__).with_name("voice_cards.json").read_text(encoding="utf-8")
+)
 """Known voices: where they come from, and why they may be used."""
 VOICES: dict[str, int] = {name: card.pop("index") for name, card in CARDS.items()}
 """Their control tokens."""
