@@ -21,8 +21,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
         "serve",
         help="an HTTP server for OpenAI's clients",
-        description="Serve POST /v1/audio/speech and what belongs to it (docs/how-to/serve.md). Prints its address when it is "
-        f"ready. {KEY_VARIABLE} or --api-key sets the key that clients must send.",
+        description="Serve POST /v1/audio/speech and what belongs to it; see docs/how-to/serve.md. Prints its address "
+        f"when it is ready. {KEY_VARIABLE} or --api-key sets the key that clients must send.",
         allow_abbrev=False,
     )
     add = parser.add_argument
