@@ -8,6 +8,7 @@ of the two programs are only parsed.
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -29,7 +30,7 @@ TINY = {
     "tts-lm train": "--set max_steps=2 --set max_minutes=0 --set data.batch_tokens=900",
     "tts-lm eval": "--limit 1 --workers 1",
 }  # fmt: skip
-SMALL_LM = "hidden_size=32 layers=2 heads=2 intermediate_size=48".split()
+SMALL_LM = "model.hidden_size=32 model.layers=2 model.heads=2 model.intermediate_size=48 attention.layers=[0,1]"
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,8 @@ def run_command(words: list[str]) -> None:
         sys.modules["accelerate.state"].AcceleratorState._reset_state(reset_partial_state=True)
     typed = " ".join(words)
     more = next((more.split() for start, more in TINY.items() if typed.startswith(start)), [])
-    if typed.startswith("tts-lm train") and "--init" not in words and "verifier" not in typed:
-        more += [word for key in SMALL_LM for word in ("--set", f"model.{key}")]
+    if typed.startswith("tts-lm train") and "--init" not in words:
+        more += [word for value in SMALL_LM.split() for word in ("--set", value)]
     program, *rest = [*words, *more]
     assert import_module(PROGRAMS[program]).main(rest) == 0, typed
 
@@ -111,6 +112,9 @@ def run_block(block: Block, names: dict[str, object]) -> None:
             words = shlex.split(line)
             if words[0] in PROGRAMS:
                 run_command(words)
+            elif words[0] == "python":
+                environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+                subprocess.run([sys.executable, *words[1:]], env=environment, check=True, timeout=300)
             else:
                 subprocess.run(["bash", "-euo", "pipefail", "-c", line], check=True, timeout=60)
 
