@@ -64,7 +64,7 @@ class OnlySpeech(LogitsProcessor):
 
     def __init__(self, model: Any, prompt: int) -> None:
         self.low, self.prompt = model.config.audio["audio_offset"], prompt
-        self.end = model.config.eos_token_id[0]
+        self.end = model.config.eos_token_id
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         allowed = torch.full_like(scores, -torch.inf)
@@ -196,7 +196,7 @@ def test_the_fast_loop_is_generate(model, prompts):
             logits_processor=LogitsProcessorList([OnlySpeech(model, len(prompt))]),
         )
         ids = [i - model.config.audio["audio_offset"] for i in out[0, len(prompt) :].tolist()]
-        ended = out[0, -1].item() == model.config.eos_token_id[0]
+        ended = out[0, -1].item() == model.config.eos_token_id
         stock = ids[:-1] if ended else ids
         fast = answer.codes.tolist()
         assert len(fast) == len(stock) or answer.finish_reason == "loop"
@@ -288,7 +288,7 @@ def test_it_opens_as_a_stock_llama(model, tokenizer, prompts, tmp_path: Path, no
     ids = torch.tensor(prompts[:1])
     with torch.no_grad():
         assert torch.equal(opened(ids).logits, model(ids).logits)
-    ends = [tokenizer.control_id("audio_end"), tokenizer.control_id("eos")]
+    ends = tokenizer.control_id("audio_end")
     assert opened.generation_config.eos_token_id == opened.config.eos_token_id == ends
     assert opened.config.audio == {
         "codes_fingerprint": FINGERPRINT,

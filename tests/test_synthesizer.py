@@ -167,7 +167,7 @@ def test_a_folder_that_is_none_is_refused(folder, tmp_path):
         Synthesizer.from_pretrained(copy)
 
 
-@pytest.mark.parametrize("part", ["ar", "nar", "tokenizer", "voices"])
+@pytest.mark.parametrize("part", ["ar", "nar", "voices"])
 def test_a_folder_that_is_not_whole_is_refused_before_anything_is_sought_elsewhere(folder, tmp_path, part):
     copy = shutil.copytree(folder, tmp_path / "copy")
     shutil.rmtree(copy / part)

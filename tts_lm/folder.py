@@ -1,11 +1,4 @@
-"""A synthesizer on disk: which folder is one, reading its parts whole, writing only where nothing of others is lost.
-
-Knows nothing of speaking. The laws it keeps: nothing is sought on the network; a part that is damaged is named before
-it is used, never replaced by random weights; a folder of something else is never written into.
-
-The card holds a checksum (CRC-32C) of every file of the parts, so that a flipped bit in weights that load all the same
-is refused by the file's name. Cards of before have none; voices are not in it, as they may be added.
-"""
+"""Folders of TTS models: finding one by name, checking and loading its parts offline, and writing one."""
 
 from __future__ import annotations
 
@@ -14,17 +7,55 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import google_crc32c
 import torch
 
 from audiotok import load_tokenizer, quiet_loading, write_json
 
 CARD = "synthesizer.json"
+CHECKPOINTS = Path(__file__).parent / "checkpoints"
+DEFAULT_NAME = "default"
 FORMAT_VERSION = 1
-_PARTS = ("ar", "nar", "tokenizer", "voices")
-_SEALED = ("ar", "nar", "reranker", "tokenizer", "codec")
+_PARTS = ("ar", "nar", "voices")
 _WEIGHTS = "model.safetensors"
 _MISFITS = ("missing_keys", "unexpected_keys", "mismatched_keys")
+_AGAIN = "fetch or bundle the model again"
+
+
+def find_checkpoint(name_or_path: str | Path | None = None) -> Path:
+    """The folder of a TTS model; nothing is looked up on the network.
+
+    Args:
+        name_or_path: None for the shipped default, a shipped name, or a folder.
+
+    Raises:
+        FileNotFoundError: there is no such shipped model or folder.
+    """
+    name = DEFAULT_NAME if name_or_path is None else str(name_or_path)
+    shipped = CHECKPOINTS / name
+    if "/" not in name and not name.startswith((".", "~")) and shipped.is_dir():
+        return shipped
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    names = ", ".join(sorted(p.name for p in CHECKPOINTS.glob("*") if p.is_dir())) or "none"
+    raise FileNotFoundError(f"no language model {name!r}: expected a folder or a shipped name ({names})")
+
+
+def find_part(name_or_path: str | Path, part: str) -> Path:
+    """The folder of one part of a TTS model.
+
+    Args:
+        name_or_path: the part's own folder, or a whole model by shipped name or folder.
+        part: ``ar``, ``nar`` or ``reranker``.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or neither it nor its part holds a ``config.json``.
+    """
+    folder = find_checkpoint(name_or_path)
+    for place in (folder / part, folder):
+        if (place / "config.json").is_file():
+            return place
+    raise FileNotFoundError(f"no trained {part} model in {folder}: it has no config.json")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -32,26 +63,24 @@ def read_json(path: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it holds something else; the message names the file.
+        ValueError: it holds something else.
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
-        raise ValueError(f"{path}: expected JSON ({reason}); fetch or bundle the model again") from None
+        raise ValueError(f"{path}: expected JSON ({reason}); {_AGAIN}") from None
     if not isinstance(value, dict):
-        raise ValueError(
-            f"{path}: expected a JSON object, got {type(value).__name__}; fetch or bundle the model again"
-        )
+        raise ValueError(f"{path}: expected a JSON object, got {type(value).__name__}; {_AGAIN}")
     return value
 
 
 def read_card(folder: Path) -> dict[str, Any]:
-    """What a synthesizer's folder says of itself.
+    """The contents of a TTS model's ``synthesizer.json``.
 
     Raises:
-        FileNotFoundError: a part is missing; transformers would look for it on the network.
-        ValueError: the card is damaged, of another format, or names a codec that does not come with audiotok.
+        FileNotFoundError: a part of the model is missing.
+        ValueError: the card is damaged, of another format, or names a codec that is not shipped with audiotok.
     """
     for part in (CARD, *_PARTS):
         if not (folder / part).exists():
@@ -81,53 +110,15 @@ def read_card(folder: Path) -> dict[str, Any]:
         )
     if not isinstance(card.get("sampling", {}), dict):
         raise ValueError(f"{path}: expected sampling to be an object, got {card['sampling']!r}")
-    if not isinstance(card.get("crc32c", {}), dict):
-        raise ValueError(f"{path}: expected crc32c to be an object, got {card['crc32c']!r}")
     return card
 
 
-def seal_folder(folder: Path, card: dict[str, Any]) -> None:
-    """Write a synthesizer's card, with the checksums of the files of its parts as they are now.
-
-    Args:
-        folder: of the parts.
-        card: of :func:`read_card`, or a new one.
-    """
-    files = [path for part in _SEALED for path in sorted((folder / part).rglob("*")) if path.is_file()]
-    sums = {path.relative_to(folder).as_posix(): _checksum(path) for path in files}
-    write_json(folder / CARD, card | {"crc32c": sums})
-
-
-def check_seal(folder: Path, card: dict[str, Any]) -> None:
-    """Compare the files of a synthesizer with the checksums in its card.
-
-    Raises:
-        FileNotFoundError: a file is missing.
-        ValueError: a file is not the one that was written.
-    """
-    for name, expected in card.get("crc32c", {}).items():
-        if name.split("/")[0] not in _SEALED or ".." in name.split("/"):
-            raise ValueError(f"{folder / CARD}: expected crc32c of files of its parts, got {name!r}")
-        path = folder / name
-        if not path.is_file():
-            raise FileNotFoundError(f"expected {path}, found none; fetch or bundle the model again")
-        if (found := _checksum(path)) != expected:
-            raise ValueError(
-                f"{path}: expected a file with CRC-32C {expected}, got {found}: it is damaged or another one; "
-                "fetch or bundle the model again"
-            )
-
-
-def _checksum(path: Path) -> str:
-    return f"{int(google_crc32c.value(path.read_bytes())):08x}"
-
-
 def load_part(family: Any, folder: Path, model_type: str, dtype: torch.dtype = torch.float32) -> Any:
-    """Read the AR model, the NAR model or the reranker, offline and whole.
+    """Load one model of a TTS model's folder offline, and check that its weights are complete.
 
     Args:
         family: the class whose ``from_pretrained`` opens it.
-        folder: ``config.json`` and ``model.safetensors``.
+        folder: with ``config.json`` and ``model.safetensors``.
         model_type: what its config must say.
         dtype: of the weights.
 
@@ -137,13 +128,11 @@ def load_part(family: Any, folder: Path, model_type: str, dtype: torch.dtype = t
     """
     for name in ("config.json", _WEIGHTS):
         if not (folder / name).is_file():
-            raise FileNotFoundError(
-                f"expected {name} in {folder}, found none; fetch or bundle the model again"
-            )
+            raise FileNotFoundError(f"expected {name} in {folder}, found none; {_AGAIN}")
     kind = read_json(folder / "config.json").get("model_type")
     if kind != model_type:
         raise ValueError(
-            f"{folder / 'config.json'}: expected model_type {model_type!r}, got {kind!r}; fetch or bundle it again"
+            f"{folder / 'config.json'}: expected model_type {model_type!r}, got {kind!r}; {_AGAIN}"
         )
     try:
         with quiet_loading():
@@ -154,26 +143,27 @@ def load_part(family: Any, folder: Path, model_type: str, dtype: torch.dtype = t
         reason = " ".join(str(error).split())[:200]
         raise ValueError(
             f"{folder}: expected a whole {model_type} model, its config.json or {_WEIGHTS} is damaged "
-            f"({type(error).__name__}: {reason}); fetch or bundle it again"
+            f"({type(error).__name__}: {reason}); {_AGAIN}"
         ) from error
     wrong = [f"{len(loading[key])} {key.replace('_', ' ')}" for key in _MISFITS if loading.get(key)]
     if wrong:
         raise ValueError(
-            f"{folder / _WEIGHTS}: expected the weights of its config.json, got {', '.join(wrong)}; "
-            "fetch or bundle it again"
+            f"{folder / _WEIGHTS}: expected the weights of its config.json, got {', '.join(wrong)}; {_AGAIN}"
         )
     if not all(bool(torch.isfinite(value).all()) for value in model.state_dict().values()):
-        raise ValueError(f"{folder / _WEIGHTS}: expected finite weights, got NaN or infinity; fetch it again")
+        raise ValueError(f"{folder / _WEIGHTS}: expected finite weights, got NaN or infinity; {_AGAIN}")
     return model
 
 
-def load_text_side(folder: Path) -> Any:
-    """Read the tokenizer, offline and whole.
+def load_tokenizer_part(folder: Path) -> Any:
+    """Load a TTS model's tokenizer offline: from ``ar/``, or in models of before from ``tokenizer/``.
 
     Raises:
         FileNotFoundError: a file is missing.
         ValueError: its files are damaged.
     """
+    former = folder / "tokenizer"
+    folder = former if (former / "tokenizer.json").is_file() else folder / "ar"
     try:
         with quiet_loading():
             return load_tokenizer(folder.absolute())
@@ -183,15 +173,15 @@ def load_text_side(folder: Path) -> Any:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(
             f"{folder}: expected a whole tokenizer, its files are damaged ({type(error).__name__}: {reason}); "
-            "fetch or bundle the model again"
+            f"{_AGAIN}"
         ) from error
 
 
 def claim_folder(folder: str | Path) -> Path:
-    """Make a folder to write a synthesizer into: new, empty, or one that holds a synthesizer already.
+    """Make a folder to write a TTS model into: new, empty, or one that holds a TTS model already.
 
     Raises:
-        FileExistsError: it is a file, or holds something else, of which files would be replaced.
+        FileExistsError: it is a file, or holds other files.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
@@ -203,18 +193,18 @@ def claim_folder(folder: str | Path) -> Path:
             "choose another name"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    # Until its real card is written it is ours, and no synthesizer.
+    # Until the real card is written, the folder may be written again but not read.
     write_json(folder / CARD, {"format_version": FORMAT_VERSION, "unfinished": True})
     return folder
 
 
 def drop_part(folder: Path) -> None:
-    """Remove a former part from a claimed folder; files of others beside it stay.
+    """Remove a former part from a claimed folder; other files beside it stay.
 
     Args:
-        folder: the part's, which need not be there.
+        folder: the part's, which need not exist.
     """
-    for name in ("config.json", _WEIGHTS):
+    for name in ("config.json", _WEIGHTS, "tokenizer.json", "tokenizer_config.json", "tokenizer.model"):
         (folder / name).unlink(missing_ok=True)
     if folder.is_dir() and not any(folder.iterdir()):
         shutil.rmtree(folder)

@@ -12,26 +12,24 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from audiotok import load_codec
+from audiotok import load_codec, write_json
 
 from .decoding.engine import Answer, ArDecoder, pack_linears
 from .decoding.sampling import Sampling
 from .folder import (
     CARD,
     FORMAT_VERSION,
-    check_seal,
     claim_folder,
     drop_part,
+    find_checkpoint,
     load_part,
-    load_text_side,
+    load_tokenizer_part,
     read_card,
-    seal_folder,
 )
 from .models.ar import save_ar
 from .models.nar import NarConfig, NarModel
 from .models.reranker import Reranker, RerankerConfig
 from .sentences import Progress, Sentence, answer_sentences, check_seeds, plan_sentences
-from .shipped import find_checkpoint
 from .speech import (
     FirstCodes,
     Said,
@@ -145,8 +143,7 @@ class Synthesizer:
         if (folder / "reranker").is_dir():
             reranker = load_part(Reranker, folder / "reranker", RerankerConfig.model_type).to(device)
         voices = load_voices(folder / "voices", codec.config.n_q, codec.config.codebook_size)
-        tokenizer = load_text_side(folder / "tokenizer")
-        check_seal(folder, card)
+        tokenizer = load_tokenizer_part(folder)
         return cls(ar, nar, codec, tokenizer, voices, card["codec"], sampling, reranker)
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -159,12 +156,12 @@ class Synthesizer:
             FileExistsError: the folder holds something else.
         """
         folder = claim_folder(folder)
-        save_ar(self.ar, folder / "ar")
+        save_ar(self.ar, folder / "ar", self.tokenizer)
         self.nar.save_pretrained(folder / "nar")
         drop_part(folder / "reranker")
         if self.reranker is not None:
             self.reranker.save_pretrained(folder / "reranker")
-        self.tokenizer.save_pretrained(str(folder / "tokenizer"))
+        drop_part(folder / "tokenizer")  # where it was before it moved into ar/
         save_voices(self.voices.values(), folder / "voices")
         if self.codec_name is None:
             self.codec.save_pretrained(folder / "codec")
@@ -174,7 +171,7 @@ class Synthesizer:
             "codes_fingerprint": self.codec.codes_fingerprint,
             "sampling": vars(self.sampling),
         }
-        seal_folder(folder, card)
+        write_json(folder / CARD, card)
 
     def say(
         self,

@@ -67,10 +67,9 @@ def run(args: argparse.Namespace) -> int:
     )
 
     from ..decoding.sampling import Sampling
-    from ..folder import CARD, claim_folder, load_part, read_card, read_json, seal_folder
+    from ..folder import CARD, claim_folder, find_part, load_part, read_json
     from ..models.nar import NarConfig, NarModel
     from ..models.reranker import Reranker, RerankerConfig
-    from ..shipped import find_part
     from ..synthesizer import Synthesizer
     from ..voices import choose_voices, voice_name
 
@@ -108,7 +107,6 @@ def run(args: argparse.Namespace) -> int:
     synthesizer.save_pretrained(folder)
     for part in ("ar", "nar", *(["reranker"] if reranker is not None else [])):
         store_half(folder / part)
-    seal_folder(folder, read_card(folder))
     print(folder)
     print(f"voices: {', '.join(synthesizer.voices)}", file=sys.stderr)
     return 0

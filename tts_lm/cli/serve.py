@@ -80,9 +80,9 @@ def run(args: argparse.Namespace) -> int:
 def _app(args: argparse.Namespace, access: Any) -> Any:
     import torch
 
+    from ..folder import find_checkpoint
     from ..server.app import create_app
     from ..server.scheduler import ServeLimits
-    from ..shipped import find_checkpoint
     from ..synthesizer import Synthesizer
 
     torch.set_num_threads(args.threads)

@@ -37,7 +37,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the cards; with --add, after adding a voice."""
-    from ..shipped import find_checkpoint
+    from ..folder import find_checkpoint
     from ..voices import load_voices
 
     if args.add:
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
 def _add(args: argparse.Namespace) -> None:
     from audiotok import load_audio
 
-    from ..shipped import CHECKPOINTS, find_checkpoint
+    from ..folder import CHECKPOINTS, find_checkpoint
     from ..synthesizer import Synthesizer
     from ..voices import add_voice, voice_name
 

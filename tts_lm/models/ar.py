@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,6 @@ def build_ar(
     """
     if hidden_size % heads:
         raise ValueError(f"expected hidden_size to be a multiple of heads, got {hidden_size} and {heads}")
-    eos = [tokenizer.control_id("audio_end"), tokenizer.control_id("eos")]
     config = LlamaConfig(
         vocab_size=tokenizer.padded_vocab_size,
         hidden_size=hidden_size,
@@ -40,7 +40,7 @@ def build_ar(
         tie_word_embeddings=True,
         rms_norm_eps=1e-5,
         bos_token_id=tokenizer.control_id("bos"),
-        eos_token_id=eos,
+        eos_token_id=tokenizer.control_id("audio_end"),
         pad_token_id=tokenizer.control_id("pad"),
     )
     config.audio = {
@@ -53,9 +53,18 @@ def build_ar(
     return LlamaForCausalLM(config)
 
 
-def save_ar(model: LlamaForCausalLM, folder: str | Path) -> None:
-    """Write a stock Llama folder: safetensors, config, generation settings that end at ``</audio>``."""
+def save_ar(model: LlamaForCausalLM, folder: str | Path, tokenizer: Any = None) -> None:
+    """Write a stock Llama folder whose generation ends at ``</audio>``.
+
+    Args:
+        model: of :func:`build_ar`.
+        folder: gets safetensors, config and generation settings.
+        tokenizer: written beside the model, so that other engines and converters find all they need. There
+            ``</audio>`` is its end of sequence too.
+    """
     config = model.config
+    if isinstance(config.eos_token_id, list):  # of models of before: </audio>, then <eos>
+        config.eos_token_id = config.eos_token_id[0]
     model.generation_config = GenerationConfig(
         bos_token_id=config.bos_token_id,
         eos_token_id=config.eos_token_id,
@@ -67,3 +76,7 @@ def save_ar(model: LlamaForCausalLM, folder: str | Path) -> None:
         max_new_tokens=1024,
     )
     model.save_pretrained(folder)
+    if tokenizer is not None:
+        tokenizer = copy.deepcopy(tokenizer)
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(config.eos_token_id)
+        tokenizer.save_pretrained(str(folder))

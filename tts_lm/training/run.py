@@ -18,10 +18,9 @@ from transformers import AutoModelForCausalLM
 from audiotok import PreparedCorpus, build_tokenizer, checkpoint_dir, load_codec, program
 
 from ..evaluate import read_lines
-from ..folder import load_part
+from ..folder import find_checkpoint, load_part
 from ..models.nar import NarConfig, NarModel
 from ..models.reranker import Reranker, RerankerConfig
-from ..shipped import find_checkpoint
 from .ar_task import ArTask
 from .carry import carry_ar, carry_nar, count_pairs, pair_rows
 from .clips import join_clips, read_clips
