@@ -107,6 +107,8 @@ def _codec_kind(args: argparse.Namespace) -> tuple[Any, Any, type, type]:
 
 def _train_entropy(args: argparse.Namespace) -> int:
     """Train the entropy model of the codec that --data was prepared with; prints what it measured, as JSON."""
+    from pathlib import Path
+
     from ..codec.pretrained import load_codec
     from ..corpus import PreparedCorpus
     from ..program import pick_device
@@ -119,6 +121,6 @@ def _train_entropy(args: argparse.Namespace) -> int:
         return 0
     codec = load_codec(args.init)
     PreparedCorpus(args.data).check(codec)
-    trainer = EntropyTrainer(recipe, args.data, args.out, codec.quantizer.codebooks, pick_device(args.device))
-    print(json.dumps(trainer.run()))
+    EntropyTrainer(recipe, args.data, args.out, codec.quantizer.codebooks, pick_device(args.device)).run()
+    print((Path(args.out) / "metrics.json").read_text(encoding="utf-8").strip())
     return 0

@@ -6,10 +6,7 @@ bound to the codes it was trained on; what is reported was measured on real file
 
 from __future__ import annotations
 
-import json
 import math
-import sys
-import time
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -27,9 +24,9 @@ from ..bitstream.layers import LEARNT, raw_bits
 from ..bitstream.writer import AtokWriter
 from ..corpus import PreparedCorpus
 from ..files import write_json
-from ..recipes import load_recipe, recipe_dict
-from ..state import load_state, save_state
+from ..recipes import load_recipe
 from .entropy_net import EntropyNet
+from .trainer import Plan, TrainingLoop
 
 TASK = "entropy"
 _CLIP_S = 10.0
@@ -89,16 +86,21 @@ def load_entropy_recipe(name_or_path: str, overrides: list[str] | None = None) -
     return load_recipe(EntropyRecipe, name_or_path, Path(__file__).parent / "recipes", overrides or [])
 
 
-class EntropyTrainer:
-    """Trains on the split ``train`` of a corpus, judges by ``validation``; started again in ``out``, it goes on.
+class EntropyTrainer(TrainingLoop):
+    """Trains an entropy model on the split ``train`` of a prepared corpus.
+
+    The model is written to ``OUT/entropy.safetensors``, what it saves on the split ``validation`` to ``OUT/metrics.json``.
+    Ranks do not share the work: each trains the same model.
 
     Args:
         recipe: how.
         data: a folder written by ``audiotok prepare``.
         out: the run's folder.
         codebooks: [K, V, D] float32 of the codec, to start from; None starts at random.
-        device: where to train.
+        device: as in :class:`.trainer.TrainingLoop`.
     """
+
+    recipe: EntropyRecipe
 
     def __init__(
         self,
@@ -108,7 +110,16 @@ class EntropyTrainer:
         codebooks: Tensor | None,
         device: str = "cpu",
     ) -> None:
-        self.recipe, self.out, self.device = recipe, Path(out), device
+        plan = Plan(
+            lr=recipe.lr,
+            floor=0.02,
+            warmup=recipe.warmup_steps / recipe.steps,
+            steps=recipe.steps,
+            log_every=recipe.log_every,
+            eval_every=recipe.steps,
+            save_s=recipe.save_every_s,
+        )
+        super().__init__(recipe, plan, out, device)
         self.corpus = PreparedCorpus(data, "train")
         self.validation = PreparedCorpus(data, "validation")
         self.facts = self.corpus.manifest.codec
@@ -116,7 +127,6 @@ class EntropyTrainer:
         self._weights = speaker_weights(
             self.corpus.frames, self.corpus.column("speaker"), recipe.speaker_balance
         )
-        torch.manual_seed(recipe.seed)
         self.net = EntropyNet(
             self.facts["n_q"],
             self.facts["codebook_size"],
@@ -130,7 +140,7 @@ class EntropyTrainer:
             counts = [torch.bincount(torch.cat([row[k] for row in self._rows]).int(), minlength=size)
                       for k in range(self.facts["n_q"])]  # fmt: skip
             self.net.start_from(codebooks.float().cpu(), torch.stack(counts).float())
-        self.net.to(device)
+        self.net.to(self.accelerator.device)
         decayed = [p for name, p in self.net.named_parameters() if name.startswith("w")]
         others = [p for name, p in self.net.named_parameters() if not name.startswith("w")]
         groups = [
@@ -138,56 +148,47 @@ class EntropyTrainer:
             {"params": others, "weight_decay": 0.0},
         ]
         self.optimizer = torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.98))
-        self.step = 0
+        self.optimizers = [self.optimizer]
+        self.resume()
 
-    def run(self) -> dict[str, Any]:
-        """Train to the end of the recipe, export and measure.
-
-        Returns:
-            what was measured, as also written to ``OUT/metrics.json``.
-        """
-        self.out.mkdir(parents=True, exist_ok=True)
-        write_json(self.out / "recipe.json", recipe_dict(self.recipe))
-        self._resume()
-        started, saved = time.monotonic(), time.monotonic()
-        bits = np.zeros(self.net.n_q)
-        first = self.step
-        while self.step < self.recipe.steps:
-            bits += self._step()
-            self.step += 1
-            now = time.monotonic()
-            if self.step % self.recipe.log_every == 0:
-                self._log(bits / (self.recipe.log_every), (now - started) / (self.step - first))
-                bits[:] = 0
-            if now - saved > self.recipe.save_every_s or self.step == self.recipe.steps:
-                self._save()
-                saved = now
-        model = self.net.export(self.corpus.manifest.codes_fingerprint)
-        model.save(self.out / FILE_NAME)
-        metrics = measure(model, self.facts, self._clips()) | {"steps": self.step}
-        write_json(self.out / "metrics.json", metrics)
-        return metrics
-
-    def _step(self) -> np.ndarray:
-        """One step; returns the bits per code of every book."""
-        recipe = self.recipe
-        codes = self._batch().to(self.device)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self._rate()
-        self.optimizer.zero_grad(set_to_none=True)
+    def train_step(self) -> dict[str, float]:
+        """One step; bits per code of every codebook, and their mean."""
+        codes = self._batch().to(self.accelerator.device)
         bits = []
         for k in range(self.net.n_q):
-            # Book by book: the scores of one are 30 MB, those of all would be 250.
+            # Codebook by codebook: the scores of one are 30 MB, those of all would be 250.
             scores = self.net(k, codes).flatten(0, 1)
             loss = F.cross_entropy(scores, codes[:, k].flatten(), ignore_index=self.net.codebook_size)
             loss.backward()
             bits.append(loss.item() / math.log(2))
-        torch.nn.utils.clip_grad_norm_(self.net.parameters(), float(recipe.batch))
-        self.optimizer.step()
-        return np.array(bits)
+        norm = self.update(self.optimizer, self.net.parameters(), float(self.recipe.batch))
+        values = {f"bits/codebook_{k}": value for k, value in enumerate(bits)}
+        return values | {"bits/mean": sum(bits) / len(bits), "train/gradient_norm": norm}
+
+    def state(self) -> dict[str, Any]:
+        """Network and optimiser."""
+        return {"net": self.net.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take over a checkpoint."""
+        self.net.load_state_dict(state["net"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+    def export(self) -> None:
+        """Write the model in integers."""
+        self._model().save(self.out / FILE_NAME)
+
+    def evaluate(self) -> dict[str, float]:
+        """Code the validation clips as files and count every byte."""
+        metrics = measure(self._model(), self.facts, self._clips()) | {"steps": self.step}
+        write_json(self.out / "metrics.json", metrics)
+        return {"eval/saved_percent": metrics["saved_percent"]}
+
+    def _model(self) -> EntropyModel:
+        return self.net.export(self.corpus.manifest.codes_fingerprint)
 
     def _batch(self) -> Tensor:
-        """Packets [P, K, T] int64 of this step, drawn from (seed, step) so that a resumed run sees the same."""
+        """Packets [P, K, T] int64 of this step, a function of the seed and the step."""
         size = self.recipe.packet_frames
         generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + self.step)
         rows = torch.multinomial(self._weights, self.recipe.batch, replacement=True, generator=generator)
@@ -199,11 +200,6 @@ class EntropyTrainer:
             packets[p, :, : piece.shape[1]] = piece
         return packets
 
-    def _rate(self) -> float:
-        recipe = self.recipe
-        warm = min(1.0, (self.step + 1) / max(1, recipe.warmup_steps))
-        return recipe.lr * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * self.step / recipe.steps)))
-
     def _clips(self) -> list[Tensor]:
         """Codes [K, T] of up to ``eval_clips`` validation clips: 10 s of rows that have them, else whole rows."""
         frames = round(_CLIP_S * self.facts["sampling_rate"] / self.facts["hop_length"])
@@ -212,31 +208,6 @@ class EntropyTrainer:
         index = index if len(index) else np.arange(len(lengths))
         chosen = index[np.linspace(0, len(index) - 1, min(len(index), self.recipe.eval_clips)).astype(int)]
         return [self.validation.row(int(i))["codes"][:, :frames] for i in chosen]
-
-    def _log(self, bits: np.ndarray, step_s: float) -> None:
-        left = (self.recipe.steps - self.step) * step_s
-        line = {
-            "step": self.step,
-            "bits": [round(float(b), 3) for b in bits],
-            "mean": round(float(bits.mean()), 4),
-        }
-        with open(self.out / "log.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-        what = f"{self.step} of {self.recipe.steps}: {line['mean']} bits a code, {left / 60:.1f} min left"
-        print(what, file=sys.stderr)
-
-    def _save(self) -> None:
-        state = {"net": self.net.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step}
-        save_state(self.out / "state.safetensors", state)
-
-    def _resume(self) -> None:
-        path = self.out / "state.safetensors"
-        if path.is_file():
-            state = load_state(path, self.device)
-            self.net.load_state_dict(state["net"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.step = state["step"]
-            print(f"{self.out}: going on at step {self.step}", file=sys.stderr)
 
 
 def speaker_weights(frames: np.ndarray, speakers: list[str | None], balance: float) -> Tensor:

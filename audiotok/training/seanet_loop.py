@@ -52,8 +52,14 @@ class SeanetTrainer(Trainer):
         )
         return model, judge, optimizer, judge_optimizer
 
-    def _stateful(self) -> dict[str, Any]:
-        return {"balancer": self.balancer}
+    def state(self) -> dict[str, Any]:
+        """As of every codec, and the averages of the balancer."""
+        return super().state() | {"balancer": self.balancer.state_dict()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take over a checkpoint."""
+        super().restore(state)
+        self.balancer.load_state_dict(state["balancer"])
 
     @property
     def codec(self) -> SeanetCodec:

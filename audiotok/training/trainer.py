@@ -1,87 +1,274 @@
-"""What every codec's training shares: accelerate, a warm-up and a cosine, a log, checkpoints that resume.
-
-Knows nothing of what a loss means, nor of which codec it trains. The law kept: a run that was killed and resumed takes
-the same steps as one that was not, because what a step draws is a function of (seed, step) and everything else is in
-the checkpoint.
-"""
+"""The training loop, and what the codecs' trainers share: two optimisers, codebooks that start on the way."""
 
 from __future__ import annotations
 
 import json
 import math
+import sys
 import time
 from abc import ABC, abstractmethod
 from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, set_seed
-from torch import nn
+from torch import Tensor, nn
 
 from ..files import write_json
 from ..recipes import recipe_dict
 from ..state import load_state, save_state
 from .packed import PackedClips
 
+STATE = "state.safetensors"
 
-class Recipe(Protocol):
-    """What the loop asks of a recipe."""
 
-    seed: int
-    steps: int
+class NonFiniteError(ValueError):
+    """A loss or a gradient is not a finite number. The run has stopped; its last checkpoint is as it was."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The budget of a run, its learning rate, and what happens on the way.
+
+    Args:
+        lr: peak learning rate: linear warm-up, then a cosine down to ``floor * lr``.
+        floor: share of ``lr`` at the end of the budget.
+        warmup: share of the budget in which the rate rises.
+        steps: optimiser steps; 0 sets no limit.
+        minutes: training time, interruptions not counted; 0 sets no limit. Rank 0's clock counts for every rank.
+        log_every: steps between lines of the log.
+        eval_every: steps between evaluations; 0 evaluates with every checkpoint.
+        save_s: seconds between checkpoints.
+    """
+
     lr: float
-    warmup_steps: int
-    quantize_from: int
-    log_every: int
-    eval_every: int
-    save_every_s: float
+    floor: float
+    warmup: float
+    steps: int
+    minutes: float = 0.0
+    log_every: int = 50
+    eval_every: int = 0
+    save_s: float = 180.0
+
+    def spent(self, step: int, seconds: float) -> float:
+        """Share of the budget that is spent after ``step`` steps and ``seconds``."""
+        shares = [step / self.steps] if self.steps else []
+        shares += [seconds / (60 * self.minutes)] if self.minutes else []
+        return max(shares, default=1.0)
+
+    def rate(self, spent: float) -> float:
+        """The learning rate when this share of the budget is spent."""
+        first = 1 / self.steps if self.steps else 1e-3  # the first step has a rate above 0
+        warm = min(1.0, (spent + first) / max(self.warmup, first))
+        cosine = 0.5 * (1.0 + math.cos(math.pi * min(max(spent, 0.0), 1.0)))
+        return self.lr * warm * (self.floor + (1.0 - self.floor) * cosine)
 
 
-class Log:
-    """JSON lines in ``log.jsonl``, and TensorBoard beside it where that is installed."""
+class TrainingLoop(ABC):
+    """Runs the steps of a training in one folder.
 
-    def __init__(self, out: Path, active: bool) -> None:
-        self._path = out / "log.jsonl" if active else None
-        self._board: Any = None
-        if active:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError:
-                return
-            self._board = SummaryWriter(str(out / "tensorboard"))
+    Every rank takes the same steps: what a step draws is a function of the seed and the step, and the end of the
+    budget and a non-finite value are agreed between the ranks after each step. A run that was stopped and started
+    again takes the steps it would have taken.
 
-    def write(self, step: int, values: dict[str, float]) -> None:
-        """Append one line of losses or metrics, keyed by path."""
-        if self._path is None:
-            return
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **{k: round(v, 5) for k, v in values.items()}}) + "\n")
-        if self._board is not None:
+    Args:
+        recipe: written to ``recipe.json``; ``recipe.seed`` is the seed.
+        plan: budget, learning rate, intervals.
+        out: the run's folder: ``log.jsonl``, ``tensorboard/`` where tensorboard is installed, the state of the last
+            checkpoint, and what :meth:`export` writes.
+        device: ``cpu`` or ``auto``, which leaves the choice to accelerate.
+        dtype: ``bfloat16`` trains in mixed precision.
+        find_unused: some parameters get no gradient in some steps.
+    """
+
+    def __init__(
+        self,
+        recipe: Any,
+        plan: Plan,
+        out: str | Path,
+        device: str = "auto",
+        dtype: str = "float32",
+        find_unused: bool = False,
+    ) -> None:
+        self.recipe, self.plan, self.out = recipe, plan, Path(out)
+        self.out.mkdir(parents=True, exist_ok=True)
+        self.accelerator = Accelerator(
+            cpu=device == "cpu",
+            mixed_precision="bf16" if dtype == "bfloat16" else "no",
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=find_unused)],
+        )
+        set_seed(recipe.seed)
+        self.optimizers: list[Any] = []
+        self.step = 0
+        self.seconds = 0.0
+        self._saved = -1  # step of the last checkpoint
+
+    @abstractmethod
+    def train_step(self) -> dict[str, Any]:
+        """Take one step; losses to log by path, scalars."""
+
+    @abstractmethod
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds besides step and time: nested dicts of tensors and plain values."""
+
+    @abstractmethod
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take over what :meth:`state` returned."""
+
+    @abstractmethod
+    def export(self) -> None:
+        """Write the model as users load it; called on the main process with every checkpoint."""
+
+    def evaluate(self) -> dict[str, float]:
+        """Metrics to log by path; called on the main process."""
+        return {}
+
+    @property
+    def spent(self) -> float:
+        """Share of the budget that is spent."""
+        return self.plan.spent(self.step, self.seconds)
+
+    def update(self, optimizer: Any, parameters: Iterable[Tensor], clip: float) -> float:
+        """Clip the gradients, step, clear them; returns their norm before clipping."""
+        norm = self.accelerator.clip_grad_norm_(parameters, clip)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return 0.0 if norm is None else float(norm)
+
+    def run(self) -> None:
+        """Train until the budget is spent, from the last checkpoint if there is one.
+
+        Raises:
+            NonFiniteError: a loss or a gradient became NaN or infinite, on any rank.
+        """
+        log = None
+        if self.accelerator.is_main_process:
+            write_json(self.out / "recipe.json", recipe_dict(self.recipe))
+            log = _Log(self.out)
+        try:
+            self._run(log)
+        finally:
+            if log is not None:
+                log.close()
+        self.accelerator.wait_for_everyone()
+
+    def _run(self, log: _Log | None) -> None:
+        plan = self.plan
+        sums: dict[str, list[float]] = defaultdict(list)
+        before, began = self.seconds, time.monotonic()
+        saved = lap = began
+        first, laps = self.step, 0
+        while self.spent < 1.0:
+            rate = plan.rate(self.spent)
+            for optimizer in self.optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+            torch.manual_seed(self.recipe.seed * 1_000_003 + self.step)
+            values = {key: float(value) for key, value in self.train_step().items()}
+            self.step, laps = self.step + 1, laps + 1
+            self._agree(values, before + time.monotonic() - began)
             for key, value in values.items():
-                self._board.add_scalar(key, value, step)
-            self._board.flush()
+                sums[key].append(value)
+            done = self.spent >= 1.0
+            if self.step == first + 2 and log is not None:
+                self._tell_pace((self.seconds - before) / 2)
+            if self.step % plan.log_every == 0:
+                means = {key: sum(each) / len(each) for key, each in sums.items()}
+                now = time.monotonic()
+                self._report(log, means | {"train/lr": rate, "train/steps_per_s": laps / (now - lap)})
+                sums, lap, laps = defaultdict(list), now, 0
+            # Rank 0 alone writes and evaluates, so its clock may choose the step.
+            save = done or time.monotonic() - saved > plan.save_s
+            if log is not None and save:
+                self.save()
+            if log is not None and (save if not plan.eval_every else done or not self.step % plan.eval_every):
+                self._report(log, self.evaluate())
+            if save:
+                saved = time.monotonic()
+        if log is not None and self.step == first:  # a finished run, perhaps killed before its export
+            self.save()
+
+    def save(self) -> None:
+        """Write a checkpoint and the model as users load it."""
+        save_state(self.out / STATE, {"step": self.step, "seconds": self.seconds, **self.state()})
+        self._saved = self.step
+        self.export()
+
+    def resume(self) -> None:
+        """Restore the last checkpoint if there is one; for the end of a constructor.
+
+        Raises:
+            ValueError: the checkpoint is of another model.
+        """
+        path = self.out / STATE
+        if not path.is_file():
+            return
+        state = load_state(path, self.accelerator.device)
+        try:
+            self.restore(state)
+        except (KeyError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(f"{path} holds another model ({reason}); choose another --out") from None
+        self.step, self.seconds = state["step"], state["seconds"]
+        self._saved = self.step
+        self.accelerator.print(f"{self.out}: resumed at step {self.step}", file=sys.stderr, flush=True)
+
+    def _agree(self, values: dict[str, float], seconds: float) -> None:
+        """Give every rank rank 0's clock, and stop all of them when one has a non-finite value."""
+        bad = [key for key, value in values.items() if not math.isfinite(value)]
+        clock = seconds if self.accelerator.is_main_process else 0.0
+        shared = torch.tensor([clock, float(bool(bad))], device=self.accelerator.device)
+        if self.accelerator.num_processes > 1:
+            torch.distributed.all_reduce(shared, torch.distributed.ReduceOp.MAX)
+        self.seconds = float(shared[0])
+        if shared[1]:
+            what = (
+                ", ".join(f"{key} is {values[key]}" for key in bad[:3])
+                or "a loss of another rank is not finite"
+            )
+            kept = (
+                f"step {self._saved} is kept in {self.out}"
+                if self._saved >= 0
+                else "there is no checkpoint yet"
+            )
+            raise NonFiniteError(
+                f"step {self.step}: {what}; {kept}; lower the learning rate and start it again"
+            )
+
+    def _tell_pace(self, step_s: float) -> None:
+        left = [(self.plan.steps - self.step) * step_s] if self.plan.steps else []
+        left += [60 * self.plan.minutes - self.seconds] if self.plan.minutes else []
+        line = f"{step_s:.2f} s a step, {max(min(left), 0) / 60:.0f} min left, a log line every {self.plan.log_every} steps"
+        print(line, file=sys.stderr, flush=True)
+
+    def _report(self, log: _Log | None, values: dict[str, float]) -> None:
+        if log is None or not values:
+            return
+        log.write(self.step, {"minutes": self.seconds / 60} | values)
+        shown = " ".join(f"{key} {value:.4g}" for key, value in values.items())
+        print(f"[{100 * min(self.spent, 1.0):5.1f} %] step {self.step}: {shown}", file=sys.stderr, flush=True)
 
 
-class Trainer(ABC):
-    """Trains one codec in one folder; a subclass says what a step is.
+class Trainer(TrainingLoop):
+    """Trains one codec against discriminators; a subclass builds them and defines the step.
 
     Args:
         recipe: how.
         train: clips to learn from.
-        validation: clips to judge by; never learnt from.
-        out: the run's folder; an existing run in it is resumed.
+        validation: clips to evaluate on.
+        out: the run's folder; the codec is written into ``out/codec``.
         init: a codec to continue from; None starts a new one from the recipe.
-        device: ``cpu`` keeps off an accelerator that is there; anything else leaves the choice to accelerate.
+        device: as in :class:`TrainingLoop`.
         dtype: ``bfloat16`` computes the decoder and the discriminators in mixed precision.
     """
 
-    recipe: Any
-
     def __init__(
         self,
-        recipe: Recipe,
+        recipe: Any,
         train: PackedClips,
         validation: PackedClips,
         out: str | Path,
@@ -89,26 +276,25 @@ class Trainer(ABC):
         device: str = "auto",
         dtype: str = "float32",
     ) -> None:
-        self.recipe, self.train_clips, self.validation_clips = recipe, train, validation
-        self.out = Path(out)
-        self.out.mkdir(parents=True, exist_ok=True)
-        self.accelerator = Accelerator(
-            cpu=device == "cpu",
-            mixed_precision="bf16" if dtype == "bfloat16" else "no",
-            # What a stage does not use yet, such as the phone classifier without labels, has no gradient to wait for.
-            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+        plan = Plan(
+            lr=recipe.lr,
+            floor=0.05,
+            warmup=recipe.warmup_steps / recipe.steps,
+            steps=recipe.steps,
+            log_every=recipe.log_every,
+            eval_every=recipe.eval_every,
+            save_s=recipe.save_every_s,
         )
-        set_seed(recipe.seed)
+        super().__init__(recipe, plan, out, device, dtype, find_unused=True)
+        self.train_clips, self.validation_clips = train, validation
         self.model, self.judge, self.optimizer, self.judge_optimizer = self.accelerator.prepare(
             *self._build(init)
         )
-        self.step = 0
-        self.log = Log(self.out, self.accelerator.is_main_process)
-        if self.accelerator.is_main_process:
-            write_json(self.out / "recipe.json", recipe_dict(recipe))
+        self.optimizers = [self.optimizer, self.judge_optimizer]
+        self.model.train()
         if init is not None:
             self._start_averages()
-        self._resume()
+        self.resume()
 
     @abstractmethod
     def _build(self, init: Any) -> tuple[nn.Module, nn.Module, torch.optim.Optimizer, torch.optim.Optimizer]:
@@ -124,105 +310,89 @@ class Trainer(ABC):
 
     @abstractmethod
     def _start_averages(self) -> None:
-        """Tell the EMA codebooks how many frames of a step a level sees."""
+        """Start the averages of the EMA codebooks from the number of frames that a step brings to a level."""
 
     @abstractmethod
     def _validate(self) -> dict[str, float]:
         """Metrics of the codec on held-out clips, by path."""
 
-    def _stateful(self) -> dict[str, Any]:
-        """What else a checkpoint must hold, each with ``state_dict`` and ``load_state_dict``."""
-        return {}
-
     @property
     def training_model(self) -> Any:
-        """The model without what accelerate wraps around it: ``codec`` and ``quantizing`` are its own."""
+        """The model without accelerate's wrapper."""
         return self.accelerator.unwrap_model(self.model)
 
-    def run(self) -> None:
-        """Train until ``recipe.steps``; write the codec into ``out/codec`` at every checkpoint."""
-        recipe = self.recipe
-        sums: dict[str, list[float]] = defaultdict(list)
-        saved = started = time.monotonic()
-        first_step = self.step
-        self.model.train()
-        while self.step < recipe.steps:
-            if self.step >= recipe.quantize_from and not self.training_model.quantizing:
-                with torch.no_grad():
-                    self._start_codebooks()
-                self._start_averages()
-                self.training_model.quantizing = True
-            self._set_lr()
-            for key, value in self._train_step().items():
-                sums[key].append(value)
-            self.step += 1
-            if self.step % recipe.log_every == 0:
-                speed = (self.step - first_step) / (time.monotonic() - started)
-                means = {key: sum(values) / len(values) for key, values in sums.items()}
-                self._report(means | {"train/steps_per_s": speed})
-                sums.clear()
-            if self.step % recipe.eval_every == 0 or self.step == recipe.steps:
-                self._evaluate()
-            if time.monotonic() - saved > recipe.save_every_s or self.step == recipe.steps:
-                self.save()
-                saved = time.monotonic()
+    def train_step(self) -> dict[str, float]:
+        """Take one step; at ``quantize_from`` the codebooks start before it."""
+        if self.step >= self.recipe.quantize_from and not self.training_model.quantizing:
+            with torch.no_grad():
+                self._start_codebooks()
+            self._start_averages()
+            self.training_model.quantizing = True
+        return self._train_step()
 
-    def _set_lr(self) -> None:
-        recipe = self.recipe
-        warm = min(1.0, (self.step + 1) / recipe.warmup_steps)
-        cosine = 0.5 * (1 + math.cos(math.pi * self.step / recipe.steps))
-        for optimizer in (self.optimizer, self.judge_optimizer):
-            for group in optimizer.param_groups:
-                group["lr"] = recipe.lr * warm * (0.05 + 0.95 * cosine)
+    def evaluate(self) -> dict[str, float]:
+        """Metrics on validation clips, once the codebooks have started."""
+        if not self.training_model.quantizing:
+            return {}
+        self.training_model.eval()
+        values = self._validate()
+        self.training_model.train()
+        return values
 
-    def _report(self, values: dict[str, float]) -> None:
-        self.log.write(self.step, values)
-        shown = " ".join(f"{k} {v:.3f}" for k, v in values.items() if not k.startswith("vq/batch"))
-        self.accelerator.print(f"{self.step}/{self.recipe.steps} {shown}", flush=True)
-
-    def _evaluate(self) -> None:
-        if self.training_model.quantizing and self.accelerator.is_main_process:
-            self.training_model.eval()
-            self._report(self._validate())
-            self.training_model.train()
-
-    def save(self) -> None:
-        """Write the codec as people load it, and the state from which the run resumes."""
-        if not self.accelerator.is_main_process:
-            return
-        model = self.training_model
-        state = {
-            "step": self.step,
+    def state(self) -> dict[str, Any]:
+        """Both models, both optimisers, and the averages of the codebooks."""
+        model, quantizer = self.training_model, self.training_model.codec.quantizer
+        return {
             "quantizing": model.quantizing,
             "model": model.state_dict(),
-            "usage": model.codec.quantizer.usage,
-            "sums": model.codec.quantizer.sums,
-            "semantic_sums": model.codec.quantizer.semantic_sums,
+            "averages": {name: getattr(quantizer, name) for name in _averages(quantizer)},
             "judge": self.accelerator.unwrap_model(self.judge).state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "judge_optimizer": self.judge_optimizer.state_dict(),
-            "rng": torch.get_rng_state(),
         }
-        state |= {name: part.state_dict() for name, part in self._stateful().items()}
-        save_state(self.out / "state.safetensors", state)
-        model.codec.save_pretrained(self.out / "codec")
 
-    def _resume(self) -> None:
-        path = self.out / "state.safetensors"
-        if not path.is_file():
-            return
-        state = load_state(path, self.accelerator.device)
-        model = self.training_model
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take over a checkpoint."""
+        model, quantizer = self.training_model, self.training_model.codec.quantizer
         model.load_state_dict(state["model"])
         model.quantizing = state["quantizing"]
-        model.codec.quantizer.usage.copy_(state["usage"])
-        model.codec.quantizer.sums.copy_(state["sums"])
-        model.codec.quantizer.semantic_sums.copy_(state["semantic_sums"])
+        for name in _averages(quantizer):
+            getattr(quantizer, name).copy_(state["averages"][name])
         self.accelerator.unwrap_model(self.judge).load_state_dict(state["judge"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.judge_optimizer.load_state_dict(state["judge_optimizer"])
-        for name, part in self._stateful().items():
-            part.load_state_dict(state[name])
-        torch.set_rng_state(state["rng"].cpu())
-        self.step = state["step"]
-        self.accelerator.print(f"resumed {self.out} at step {self.step}", flush=True)
+
+    def export(self) -> None:
+        """Write the codec into ``out/codec``."""
+        self.training_model.codec.save_pretrained(self.out / "codec")
+
+
+def _averages(quantizer: nn.Module) -> list[str]:
+    """Buffers that released weights do not carry: the moving averages."""
+    return [name for name, _ in quantizer.named_buffers() if name not in quantizer.state_dict()]
+
+
+class _Log:
+    """``log.jsonl``, and TensorBoard beside it where that is installed."""
+
+    def __init__(self, out: Path) -> None:
+        self._file = (out / "log.jsonl").open("a", encoding="utf-8")
+        self._board: Any = None
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            return
+        self._board = SummaryWriter(str(out / "tensorboard"))
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        rounded = {key: round(value, 6) for key, value in values.items()}
+        self._file.write(json.dumps({"step": step, **rounded}) + "\n")
+        self._file.flush()
+        if self._board is not None:
+            for key, value in values.items():
+                self._board.add_scalar(key, value, step)
+
+    def close(self) -> None:
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
