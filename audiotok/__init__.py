@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     )
     from .tokens.processor import AudioTextCollator, AudioTextProcessor
     from .tokens.tokenizer import AudioTextTokenizer
+    from .training.trainer import TrainingLoop, TrainingPlan
 
 __version__ = "0.1.0"
 
@@ -103,6 +104,8 @@ _HOME = {
     "FrameReader": "tokens.layout",
     "Repaired": "tokens.layout",
     "AudioTextTokenizer": "tokens.tokenizer",
+    "TrainingLoop": "training.trainer",
+    "TrainingPlan": "training.trainer",
 }
 
 _MODULES = ("pictures", "program")  # public as a whole
@@ -126,6 +129,8 @@ __all__ = [
     "PreparedCorpus",
     "Repaired",
     "SearchingEncoder",
+    "TrainingLoop",
+    "TrainingPlan",
     "__version__",
     "audio_blocks",
     "bootstrap_interval",

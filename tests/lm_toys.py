@@ -55,6 +55,7 @@ def write_corpus(
     rows: int,
     seed: int = 0,
     longest: int = 5,
+    shortest: int = 1,
     speaker: str = "kathleen",
     language: str = "en",
     texts: list[str] | None = None,
@@ -65,7 +66,7 @@ def write_corpus(
     rng = np.random.default_rng(seed)
     table, lines, said = [], [], []
     for index in range(rows):
-        words = [str(word) for word in rng.choice(WORDS, size=int(rng.integers(1, longest + 1)))]
+        words = [str(word) for word in rng.choice(WORDS, size=int(rng.integers(shortest, longest + 1)))]
         codes, times = speak(words, rng)
         codes %= size
         said.append(texts[index] if texts else " ".join(words).capitalize() + ".")

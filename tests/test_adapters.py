@@ -26,7 +26,7 @@ from audiotok.cli.main import main
 from audiotok.codec.adapters import ADAPTED, NOT_ADAPTED, AdaptedCodec, adapt
 from audiotok.codec.base import Codec
 from tts_lm.training.recipe import load_lm_recipe
-from tts_lm.training.run import train_lm
+from tts_lm.training.trainer import train_lm
 
 WORDS = "the cat sat on a mat and the dog ran to a big red house".split()
 DAC: dict[str, Any] = {

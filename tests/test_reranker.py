@@ -29,10 +29,11 @@ from tts_lm.models.reranker import (
     word_costs,
 )
 from tts_lm.text import SOUNDS, pronounce, pronounce_text
-from tts_lm.training.clips import Clip, Word, read_clips
+from tts_lm.training.alignments import Times, Word
+from tts_lm.training.data import Clip, read_clips
 from tts_lm.training.recipe import load_lm_recipe
-from tts_lm.training.run import train_lm
-from tts_lm.training.verifier_task import UNKNOWN, frame_sounds
+from tts_lm.training.reranker import UNKNOWN, frame_labels
+from tts_lm.training.trainer import train_lm
 from tts_lm.voices import CARDS, Voice
 
 CHARACTERS = {index: character for character, index in CLASSES.items()}
@@ -117,7 +118,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     sets = ["model.hidden_size=32", "model.layers=2", "data.batch_tokens=900", "dtype=float32"]
     sets += ["max_minutes=0", "max_steps=60", "optim.lr=1e-2", "log_every=30"]
     return folder / "c", train_lm(
-        load_lm_recipe("verifier", sets), [folder / "c"], folder / "r", device="cpu"
+        load_lm_recipe("reranker", sets), [folder / "c"], folder / "r", device="cpu"
     )
 
 
@@ -158,16 +159,17 @@ def test_logits_do_not_depend_on_the_batch(trained: tuple[Path, Path]) -> None:
 
 def test_frames_are_labelled_with_their_sound(trained: tuple[Path, Path]) -> None:
     for clip in sum(read_clips([trained[0]]), []):
-        labels = frame_sounds(clip)
+        labels = frame_labels(clip)
         turns = "".join(
             "".join(CHARACTERS[s] for s in labels[frame : frame + 1])
             for frame in range(clip.frames)
             if clip.codes[0][frame] % 3 == 0
         )
         assert turns == hear(clip.codes[0])
-    word = Word("ab", "AB", "", np.array([1.0, 2.6], np.float32), np.array([2.6, 4.0], np.float32))
-    other = dataclasses.replace(word, sounds="KET", starts=word.starts + 5, ends=word.ends + 5)
-    labels = frame_sounds(Clip("x", (word, other), "", 0, np.zeros((2, 10), np.int16)))
+    times = Times(np.array([1.0, 2.6], np.float32), np.array([2.6, 4.0], np.float32), "AB")
+    unknown = dataclasses.replace(times.shifted(5), phonemes=None)
+    words = (Word("AB", "ab", "", times), Word("KET", "cat", "", unknown))
+    labels = frame_labels(Clip("x", words, "", 0, np.zeros((2, 10), np.int16)))
     a, b = CLASSES["A"], CLASSES["B"]
     assert labels.tolist() == [0, a, a, b, 0, 0, UNKNOWN, UNKNOWN, UNKNOWN, 0]
 
@@ -175,8 +177,8 @@ def test_frames_are_labelled_with_their_sound(trained: tuple[Path, Path]) -> Non
 def test_without_word_times_there_is_nothing_to_learn(tmp_path: Path) -> None:
     write_corpus(tmp_path / "c", rows=8)
     (tmp_path / "c" / "alignments.jsonl").unlink()
-    with pytest.raises(ValueError, match="expected word times to learn sounds from, got none"):
-        train_lm(load_lm_recipe("verifier"), [tmp_path / "c"], tmp_path / "r", device="cpu")
+    with pytest.raises(ValueError, match="alignments"):
+        train_lm(load_lm_recipe("reranker"), [tmp_path / "c"], tmp_path / "r", device="cpu")
 
 
 # ---- its place in the pipeline

@@ -26,7 +26,7 @@ from ..corpus import PreparedCorpus
 from ..files import write_json
 from ..recipes import load_recipe
 from .entropy_net import EntropyNet
-from .trainer import Plan, TrainingLoop
+from .trainer import TrainingLoop, TrainingPlan
 
 TASK = "entropy"
 _CLIP_S = 10.0
@@ -110,7 +110,7 @@ class EntropyTrainer(TrainingLoop):
         codebooks: Tensor | None,
         device: str = "cpu",
     ) -> None:
-        plan = Plan(
+        plan = TrainingPlan(
             lr=recipe.lr,
             floor=0.02,
             warmup=recipe.warmup_steps / recipe.steps,

@@ -26,6 +26,8 @@ class SeanetRecipe:
     """Of weights, crops, noise and dropout."""
     steps: int = 100_000
     """Optimiser steps."""
+    max_minutes: float = 0.0
+    """Stop after so much training time, interruptions not counted, if that is earlier; 0 sets no limit."""
     batch: int = 16
     """Crops per step and process."""
     crop_frames: int = 75

@@ -31,7 +31,7 @@ class NonFiniteError(ValueError):
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """The budget of a run, its learning rate, and what happens on the way.
 
     Args:
@@ -88,7 +88,7 @@ class TrainingLoop(ABC):
     def __init__(
         self,
         recipe: Any,
-        plan: Plan,
+        plan: TrainingPlan,
         out: str | Path,
         device: str = "auto",
         dtype: str = "float32",
@@ -276,11 +276,12 @@ class Trainer(TrainingLoop):
         device: str = "auto",
         dtype: str = "float32",
     ) -> None:
-        plan = Plan(
+        plan = TrainingPlan(
             lr=recipe.lr,
             floor=0.05,
             warmup=recipe.warmup_steps / recipe.steps,
             steps=recipe.steps,
+            minutes=getattr(recipe, "max_minutes", 0.0),
             log_every=recipe.log_every,
             eval_every=recipe.eval_every,
             save_s=recipe.save_every_s,

@@ -1,81 +1,54 @@
-"""``tts-lm train``: a recipe and prepared corpora in, a half of the language model, or its verifier, out."""
+"""``tts-lm train``: train the AR model, the NAR model or the reranker on prepared corpora."""
 
 from __future__ import annotations
 
 import argparse
-import sys
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Declare the verb."""
     parser = subparsers.add_parser(
         "train",
-        help="train a half of the language model, or continue training one",
-        description="Train the AR half, the NAR half or the verifier by a recipe. Killed and started again, "
-        "a run goes on.",
+        help="train a part of the TTS model, or continue training one",
+        description="Train the AR model, the NAR model or the reranker by a recipe. Run the same command again to "
+        "resume.",
         allow_abbrev=False,
     )
     parser.add_argument(
         "recipe",
         metavar="RECIPE",
-        help="a YAML file or a shipped recipe: ar, nar, verifier, ar-tiny, nar-tiny, verifier-tiny",
+        help="a YAML file or a shipped recipe: ar, nar, reranker, ar-tiny, nar-tiny, reranker-tiny",
     )
     parser.add_argument(
         "--data", nargs="+", required=True, metavar="DIR", help="folders of `audiotok prepare`"
     )
     parser.add_argument(
-        "--out", required=True, metavar="DIR", help="the run's folder; the model comes into DIR/model"
+        "--out", required=True, metavar="DIR", help="the run's folder; the model is in DIR/model"
     )
-    parser.add_argument("--alignments", nargs="*", default=[], metavar="FILE", help="word times, JSON lines")
     parser.add_argument(
-        "--codec", metavar="NAME", help="the corpora's codec: a new NAR half starts from its codewords"
+        "--alignments", nargs="*", default=[], metavar="FILE", help="phoneme times, JSON lines"
+    )
+    parser.add_argument(
+        "--codec", metavar="NAME", help="the corpora's codec: a new NAR model starts from its codewords"
     )
     parser.add_argument("--init", metavar="NAME", help="continue from a shipped model or a folder")
     parser.add_argument(
-        "--carry",
-        nargs="+",
-        default=[],
-        metavar="DIR",
-        help="the sources of --data prepared with the codec of --init: carry it over to the new codes",
-    )
-    parser.add_argument(
-        "--speaker",
-        metavar="NAME",
-        help="at every checkpoint, speak --lines with the other parts of this model",
-    )
-    parser.add_argument(
-        "--lines", metavar="FILE", help="what to say then, ten of it; pocketsphinx counts errors"
-    )
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="override: optim.lr=1e-3"
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a value of the recipe"
     )
     parser.add_argument(
         "--device", default="auto", help="cpu or auto; `accelerate launch` places more than one"
     )
     parser.add_argument(
-        "--dtype", choices=("float32", "bfloat16"), help="of matrix products (default: the recipe's)"
+        "--dtype", choices=("float32", "bfloat16"), help="compute precision (default: the recipe's)"
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train; the model's folder goes to stdout."""
+    """Train; prints the model's folder."""
     from ..training.recipe import load_lm_recipe
-    from ..training.run import train_lm
+    from ..training.trainer import train_lm
 
     overrides = [*args.set, *([f"dtype={args.dtype}"] if args.dtype else [])]
     recipe = load_lm_recipe(args.recipe, overrides)
-    folder = train_lm(
-        recipe,
-        args.data,
-        args.out,
-        args.alignments,
-        args.init,
-        args.device,
-        args.codec,
-        args.carry,
-        args.speaker,
-        args.lines,
-    )
-    print(folder)
-    print(f"{recipe.kind} trained", file=sys.stderr)
+    print(train_lm(recipe, args.data, args.out, args.alignments, args.init, args.device, args.codec))
     return 0

@@ -1,1 +1,1 @@
-"""Training of the two halves of the language model; nothing above needs it to speak."""
+"""Training of the AR model, the NAR model and the reranker."""

@@ -1,33 +1,32 @@
-"""What training the AR half means: batches and loss.
-
-Knows nothing of the loop. The law it keeps: only what the model must say (codes, ``</audio>``, ``<eos>``) is
-scored, by a softmax over the whole vocabulary.
-"""
+"""Training of the AR model: batches, loss, dropout, attention supervision, and a vocabulary without unused rows."""
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..models.ar import build_ar, save_ar
 from ..text import TEXT_START, build_prompt, character_ids
-from .attention import AttentionTeacher
-from .clips import Clip, render
+from .data import Clip, render
 from .recipe import Recipe
-from .vocabulary import SmallVocabulary
 
 
 class ArTask:
-    """The AR half as the loop sees it.
+    """Batches and loss of the AR model.
+
+    The model is trained on the ids that occur and exported with the full vocabulary. Only codes, ``</audio>`` and
+    ``<eos>`` are scored, by a softmax over the whole vocabulary.
 
     Args:
-        recipe: sizes, augmentation, supervision.
+        recipe: sizes, augmentation, dropout, supervision.
         tokenizer: an ``audiotok`` tokenizer.
         frame_rate: of the codec, in Hz.
         start: a full ``LlamaForCausalLM`` to continue from, None for a new one.
@@ -40,65 +39,60 @@ class ArTask:
         used = [*self.characters.values(), *controls_and_codes]
         self.vocabulary = SmallVocabulary(used, tokenizer.padded_vocab_size)
         self.tokenizer = tokenizer
-        model = recipe.model
         if start is None:
+            model = recipe.model
             sizes = (model.hidden_size, model.layers, model.heads, model.intermediate_size)
             start = build_ar(tokenizer, frame_rate, *sizes)
+        start.config.attention_dropout = recipe.optim.attention_dropout
         self.model = self.vocabulary.shrink_model(start)
-        self.teacher = None
+        add_dropout(self.model, recipe.optim.dropout)
+        self.supervision = None
         if recipe.attention.weight > 0:
-            taught = recipe.attention
-            self.teacher = AttentionTeacher(self.model, taught.layers, taught.heads, taught.width)
+            chosen = recipe.attention
+            self.supervision = AttentionSupervision(self.model, chosen.layers, chosen.heads, chosen.width)
 
     def collate(self, clips: Sequence[Clip], rng: np.random.Generator, training: bool) -> dict[str, Tensor]:
-        """Build a batch.
+        """Build a batch of B clips.
 
         Args:
-            clips: B of them.
+            clips: the clips.
             rng: of this batch alone.
-            training: vary the text and slip wrong codes into the input.
+            training: vary the text and put wrong codes into the input.
 
         Returns:
-            ``ids`` and ``labels`` [B, S] small ids (labels -100 where nothing is scored; already shifted:
-            ``labels[:, s]`` follows ``ids[:, s]``) and ``targets`` [B, S], where in the text position s
-            should look, -1 for nowhere.
+            ``ids`` and ``labels`` [B, S], ids of the small vocabulary; labels are shifted (``labels[:, s]`` follows
+            ``ids[:, s]``) and -100 where nothing is scored. ``targets`` [B, S], the position of the text that
+            position s should attend to, -1 for none.
         """
-        data = self.recipe.data
+        data, tokenizer = self.recipe.data, self.tokenizer
         rows, labels, targets = [], [], []
         for clip in clips:
             drop, spell = (data.drop_punctuation, data.spell) if training else (0.0, 0.0)
             text, spoken = render(clip, rng, drop, spell)
-            prefix = build_prompt(self.tokenizer, [self.characters[c] for c in text], clip.voice)
-            codes = clip.codes[0].astype(np.int64) + self.tokenizer.audio_offset
-            answer = [*codes, self.tokenizer.control_id("audio_end"), self.tokenizer.control_id("eos")]
-            heard = codes.copy()
+            prefix = build_prompt(tokenizer, [self.characters[c] for c in text], clip.voice)
+            codes = clip.codes[0].astype(np.int64) + tokenizer.audio_offset
+            answer = [*codes, tokenizer.control_id("audio_end"), tokenizer.control_id("eos")]
+            inputs = codes.copy()
             if training and self.recipe.optim.token_noise:
                 wrong = rng.random(len(codes)) < self.recipe.optim.token_noise
-                heard[wrong] = self.tokenizer.audio_offset + rng.integers(
-                    self.tokenizer.codebook_size, size=wrong.sum()
-                )
-            rows.append([*prefix, *heard, answer[-2]])
+                random = rng.integers(tokenizer.codebook_size, size=wrong.sum())
+                inputs[wrong] = tokenizer.audio_offset + random
+            rows.append([*prefix, *inputs, answer[-2]])
             labels.append([-100] * (len(prefix) - 1) + answer)
-            look = np.full(len(rows[-1]), -1, dtype=np.int64)
+            target = np.full(len(rows[-1]), -1, dtype=np.int64)
             if spoken is not None:
                 at = len(prefix) - 1  # <audio> predicts the first frame
-                look[at : at + len(spoken)] = TEXT_START + spoken
-                look[at + len(spoken)] = (
-                    len(prefix) - 2
-                )  # the last frame looks at </text> to know that it is the last
-            targets.append(look)
-        length = max(map(len, rows))
-        pad = self.tokenizer.control_id("pad")
-        ids = torch.tensor([[*row, *[pad] * (length - len(row))] for row in rows])
-        wanted = torch.tensor([[*row, *[-100] * (length - len(row))] for row in labels])
+                target[at : at + len(spoken)] = TEXT_START + spoken
+                target[at + len(spoken)] = len(prefix) - 2  # the end is predicted from </text>
+            targets.append(target)
+        ids = torch.from_numpy(_padded(rows, tokenizer.control_id("pad")))
+        wanted = torch.from_numpy(_padded(labels, -100))
         small = torch.where(wanted >= 0, self.vocabulary.shrink(wanted.clamp(min=0)), -100)
-        looks = torch.tensor(
-            np.stack([np.pad(row, (0, length - len(row)), constant_values=-1) for row in targets])
-        )
-        return {"ids": self.vocabulary.shrink(ids), "labels": small, "targets": looks}
+        aims = torch.from_numpy(_padded(targets, -1))
+        return {"ids": self.vocabulary.shrink(ids), "labels": small, "targets": aims}
 
     def loss(self, model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a batch and what to log of it, keyed by path; scalars all."""
+        """The loss of a batch and scalars to log, by path."""
         hidden = model.model(input_ids=batch["ids"], use_cache=False).last_hidden_state
         scored = batch["labels"] >= 0
         logits = model.lm_head(hidden[scored]).float()
@@ -107,16 +101,181 @@ class ArTask:
         wanted = batch["labels"][scored]
         loss = F.cross_entropy(logits + gain, wanted)
         metrics = {"ar/loss": loss.detach(), "ar/accuracy": (logits.argmax(-1) == wanted).float().mean()}
-        if self.teacher is not None and model.training:
-            look, mass = self.teacher.loss(batch["targets"])
-            loss = loss + self.recipe.attention.weight * look
-            metrics |= {"ar/look_loss": look.detach(), "ar/look_mass": mass}
+        if self.supervision is not None and model.training:
+            attention, mass = self.supervision.loss(batch["targets"])
+            loss = loss + self.recipe.attention.weight * attention
+            metrics |= {"ar/attention_loss": attention.detach(), "ar/attention_mass": mass}
         return loss, metrics
 
     def export(self, model: Any, folder: Path) -> None:
         """Write the full model as a stock Llama folder."""
-        full = self.vocabulary.grow_model(model)
-        attention = self.recipe.attention
-        taught = attention.layers if attention.weight > 0 else ()
-        full.config.audio["look"] = [[layer, head] for layer in taught for head in range(attention.heads)]
-        save_ar(full, folder)
+        save_ar(self.vocabulary.grow_model(model), folder)
+
+
+def _padded(rows: Sequence[Any], value: int) -> np.ndarray:
+    length = max(map(len, rows))
+    return np.asarray([[*row, *[value] * (length - len(row))] for row in rows], dtype=np.int64)
+
+
+def add_dropout(model: Any, share: float) -> None:
+    """Drop embeddings and what each block adds, in training.
+
+    A stock Llama drops attention weights only. Hooks leave its class, parameters and saved form as they are.
+
+    Args:
+        model: a ``LlamaForCausalLM``.
+        share: of the values; 0 adds nothing.
+    """
+
+    def drop(module: nn.Module, _: Any, output: Tensor) -> Tensor:
+        return F.dropout(output, share, module.training)
+
+    if share:
+        model.model.embed_tokens.register_forward_hook(drop)
+        for layer in model.model.layers:
+            layer.self_attn.o_proj.register_forward_hook(drop)
+            layer.mlp.down_proj.register_forward_hook(drop)
+
+
+class AttentionSupervision:
+    """Scores where some heads of a ``LlamaForCausalLM`` attend.
+
+    A decoder-only TTS model finds the alignment of text and speech by itself, but only after hundreds of hours. With
+    known phoneme times a few heads are trained to attend to the phoneme of the next frame.
+
+    Args:
+        model: the model, with as many key heads as heads.
+        layers: blocks whose heads are scored, from 0.
+        heads: the first so many heads of each.
+        width: positions either side of the target that count as right.
+
+    Raises:
+        ValueError: the model has no such block or head.
+    """
+
+    def __init__(self, model: Any, layers: Sequence[int], heads: int, width: int) -> None:
+        config = model.config
+        if (
+            not layers
+            or max(layers) >= config.num_hidden_layers
+            or not 0 < heads <= config.num_key_value_heads
+        ):
+            raise ValueError(
+                f"expected attention.layers below {config.num_hidden_layers} and 1 to "
+                f"{config.num_key_value_heads} heads, got layers {list(layers)} and {heads} heads; "
+                "--set attention.layers=[0] suits the smallest, --set attention.weight=0 goes without"
+            )
+        self.heads = heads
+        self.width = width
+        self.size = config.head_dim
+        self._inputs: list[tuple[nn.Module, Tensor, tuple[Tensor, Tensor]]] = []
+        for index in layers:
+            model.model.layers[index].self_attn.register_forward_pre_hook(self._keep, with_kwargs=True)
+
+    def loss(self, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Score the latest forward pass, and forget it.
+
+        Args:
+            targets: [B, S] int64, for each position the position it should attend to, -1 for none.
+
+        Returns:
+            The mean of -log(attention within ``width`` of the target), and the mean attention there, both
+            scalars; zeros when no position has a target.
+        """
+        inputs, self._inputs = self._inputs, []
+        rows, queries = torch.nonzero(targets >= 0, as_tuple=True)
+        if not len(rows):
+            zero = torch.zeros((), device=targets.device)
+            return zero, zero
+        logs = []
+        window = targets[rows, queries, None] + torch.arange(
+            -self.width, self.width + 1, device=targets.device
+        )
+        window = window.clamp(min=0).minimum(queries[:, None])
+        for attention, hidden, (cos, sin) in inputs:
+            scores = self._scores(attention, hidden, cos, sin)  # [B, H, S, S]
+            total = scores.logsumexp(-1)[rows, :, queries]  # [M, H]
+            near = scores[rows[:, None], :, queries[:, None], window]  # [M, W, H]
+            logs.append(near.logsumexp(1) - total)
+        found = torch.cat(logs, dim=1)
+        return -found.mean(), found.detach().exp().mean()
+
+    def _keep(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        if module.training:
+            hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+            where = kwargs["position_embeddings"] if "position_embeddings" in kwargs else args[1]
+            self._inputs.append((module, hidden, where))
+
+    def _scores(self, attention: Any, hidden: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        batch, length, _ = hidden.shape
+        wide = self.heads * self.size
+        query, key = (
+            F.linear(hidden, part.weight[:wide]).view(batch, length, self.heads, self.size).transpose(1, 2)
+            for part in (attention.q_proj, attention.k_proj)
+        )
+        query, key = _rotate(query, cos, sin), _rotate(key, cos, sin)
+        scores = (query @ key.transpose(-1, -2)).float() * self.size**-0.5
+        future = torch.ones(length, length, dtype=torch.bool, device=hidden.device).triu(1)
+        return scores.masked_fill(future, torch.finfo(torch.float32).min)
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    left, right = x.chunk(2, dim=-1)
+    return x * cos.unsqueeze(1) + torch.cat((-right, left), dim=-1) * sin.unsqueeze(1)
+
+
+class SmallVocabulary:
+    """The ids that occur in training, and a model with rows for those only.
+
+    The ids that never occur share one more row. With :attr:`unused_logit` added to its logit, the softmax is that of
+    the full model, so training on a seventh of the rows loses nothing.
+
+    Args:
+        used: the ids that occur.
+        full_size: rows of the full embedding.
+    """
+
+    def __init__(self, used: list[int], full_size: int) -> None:
+        self.used = torch.tensor(sorted(set(used)), dtype=torch.int64)
+        self.full_size = full_size
+        self._small = torch.full((full_size,), len(self.used), dtype=torch.int64)
+        self._small[self.used] = torch.arange(len(self.used))
+        self.unused = full_size - len(self.used)
+        self._pad: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.used) + 1
+
+    @property
+    def unused_logit(self) -> float:
+        """The logarithm of how many ids share the last row."""
+        return math.log(max(self.unused, 1))
+
+    def shrink(self, ids: Tensor) -> Tensor:
+        """Full ids to small ids, any shape, int64."""
+        return self._small[ids]
+
+    def shrink_model(self, model: Any) -> Any:
+        """A copy of a full ``LlamaForCausalLM`` with only the used rows."""
+        weight = model.model.embed_tokens.weight.detach()
+        rest = self._small == len(self.used)
+        last = weight[rest].mean(0, keepdim=True) if self.unused else weight[:1]
+        self._pad = model.config.pad_token_id
+        # Small ids mean other tokens, and transformers would freeze the row of a padding id.
+        return _with_rows(model, torch.cat((weight[self.used], last)), None)
+
+    def grow_model(self, model: Any) -> Any:
+        """A copy of a small ``LlamaForCausalLM`` with all rows."""
+        return _with_rows(model, model.model.embed_tokens.weight.detach()[self._small], self._pad)
+
+
+def _with_rows(model: Any, rows: Tensor, pad: int | None) -> Any:
+    config = copy.deepcopy(model.config)
+    config.vocab_size = len(rows)
+    config.pad_token_id = pad
+    other = type(model)(config)
+    state = {name: value for name, value in model.state_dict().items() if name != "lm_head.weight"}
+    state["model.embed_tokens.weight"] = rows.clone()
+    other.load_state_dict(state, strict=False)
+    other.tie_weights()
+    return other

@@ -1,42 +1,28 @@
-"""Rows of prepared corpora as clips a language model can learn from.
+"""Rows of prepared corpora as training clips, and the batches of an epoch.
 
-Knows nothing of models or batches. The law it keeps: a clip is never cut, and the text a model reads in
-training is built by the same functions that build it when speaking.
+The text of a clip is built by the functions that build it in :mod:`tts_lm.sentences`. Times of phonemes come from
+:mod:`.alignments`.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import re
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from difflib import SequenceMatcher
 from pathlib import Path
 
 import numpy as np
 
 from audiotok import PreparedCorpus
 
-from ..text import PUNCTUATION, SOUNDS, normalise, pronounce, write_sounds
-from ..voices import OTHER_VOICE, voice_index
+from ..text import PUNCTUATION, normalise, pronounce_text
+from ..voices import OTHER_VOICE, VOICES, voice_index
+from .alignments import Word, read_alignments
+from .recipe import DataRecipe
 
-
-@dataclass(frozen=True)
-class Word:
-    """One word of a clip."""
-
-    letters: str
-    """Lower case."""
-    sounds: str | None
-    """One character a sound, None when unknown."""
-    after: str
-    """Punctuation behind it, often empty."""
-    starts: np.ndarray | None
-    """Start of every sound in frames, [len(sounds)] float32; None when the clip was not aligned."""
-    ends: np.ndarray | None
-    """End of every sound in frames, as ``starts``; a pause may follow the last."""
+PROMPT_S = (1.0, 8.0)
+"""Length of a prompt in training; that of a clip that voices are cloned from."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +44,14 @@ class Clip:
 
     @property
     def aligned(self) -> bool:
-        """Whether every sound has a time."""
-        return all(word.starts is not None for word in self.words)
+        """Whether every word has times."""
+        return all(word.times is not None for word in self.words)
+
+    @property
+    def positions(self) -> int:
+        """Ids that the clip takes at most in the AR sequence."""
+        longest = (1 + max(len(word.letters), len(word.text)) + len(word.after) for word in self.words)
+        return self.frames + 7 + sum(longest)
 
 
 def read_clips(
@@ -68,19 +60,16 @@ def read_clips(
     """Read prepared corpora.
 
     Args:
-        folders: prepared corpora; all must come from one codec. A file ``alignments.jsonl`` in one is read
-            too.
-        alignments: more files with lines ``{"id", "words": [[word, start, length, [[PHONE, start,
-            length]…]]…]}``, times in 10 ms; a row without one is learnt from without knowing where its words
-            are.
-        max_seconds: longer rows are left out.
+        folders: prepared corpora of one codec. A file ``alignments.jsonl`` in a folder is read too.
+        alignments: more files of :func:`~.alignments.read_alignments`. A row without times is used without them.
+        max_seconds: longer rows are left out: a cut clip would never show its end.
 
     Returns:
-        Training clips and held-out clips (split ``validation``; where there is none, one row in 100).
+        Training clips, and held-out clips: the split ``validation``, or one row in 100 where there is none.
 
     Raises:
         FileNotFoundError: a folder or file is missing.
-        ValueError: two folders carry different codes, or nothing is left to learn from.
+        ValueError: two folders carry different codes, or no row is left.
     """
     folders = [Path(folder) for folder in folders]
     corpora = [PreparedCorpus(folder) for folder in folders]
@@ -89,37 +78,33 @@ def read_clips(
         raise ValueError(
             f"expected corpora of one codec, got codes {sorted(prints)}; prepare them with the same codec"
         )
-    times: dict[str, list] = {}
-    for path in [
-        *map(Path, alignments),
-        *(f / "alignments.jsonl" for f in folders if (f / "alignments.jsonl").is_file()),
-    ]:
-        times.update(_read_alignments(path))
-    train, held_out, spare = [], [], []
+    own = [folder / "alignments.jsonl" for folder in folders]
+    times = read_alignments([*map(Path, alignments), *(path for path in own if path.is_file())])
+    train: list[Clip] = []
+    held_out: list[Clip] = []
     for corpus in corpora:
         codec = corpus.manifest.codec
         frame_rate = codec["sampling_rate"] / codec["hop_length"]
         for row in corpus:
             english = (row["language"] or "en").lower().startswith("en")
-            if (
-                row["split"] == "test"
-                or not english
-                or not row["text"]
-                or row["frames"] > max_seconds * frame_rate
-            ):
+            wanted = row["split"] != "test" and english and row["text"]
+            if not wanted or row["frames"] > max_seconds * frame_rate:
                 continue
-            clip = _clip(row, times.get(row["id"]), frame_rate)
-            if clip is None:
+            words = read_words(row["text"])
+            if words is None:
                 continue
+            if row["id"] in times:
+                found = times[row["id"]].match(words, frame_rate)
+                words = [replace(word, times=one) for word, one in zip(words, found, strict=True)]
+            voice = voice_index(row["speaker"])
+            speaker = row["speaker"] or ("" if voice == OTHER_VOICE else str(voice))
+            codes = np.asarray(row["codes"], dtype=np.int16)
+            clip = Clip(row["id"], tuple(words), speaker, voice, codes)
             (held_out if row["split"] == "validation" else train).append(clip)
-            if (
-                row["split"] != "validation"
-                and int(hashlib.sha256(clip.id.encode()).hexdigest(), 16) % 100 == 0
-            ):
-                spare.append(clip)
     if not held_out:
-        chosen = {clip.id for clip in spare}
-        held_out, train = spare, [clip for clip in train if clip.id not in chosen]
+        spare = [int(hashlib.sha256(clip.id.encode()).hexdigest(), 16) % 100 == 0 for clip in train]
+        held_out = [clip for clip, out in zip(train, spare, strict=True) if out]
+        train = [clip for clip, out in zip(train, spare, strict=True) if not out]
     if not train:
         raise ValueError(
             f"expected rows with English text and split 'train' in {', '.join(map(str, folders))}, got none"
@@ -127,141 +112,139 @@ def read_clips(
     return train, held_out
 
 
-def join_clips(clips: Sequence[Clip], share: float, max_frames: int, seed: int) -> list[Clip]:
-    """Two clips of one speaker as one, so that a model learns to go on in a voice over the end of a sentence: what
-    cloning and long readings ask of it.
+def read_words(text: str) -> list[Word] | None:
+    """The words of a transcript as inference writes them; None where nothing of it can be spoken.
 
-    Args:
-        clips: to choose from.
-        share: joined clips made, per clip.
-        max_frames: longest joined clip, T.
-        seed: of the choice.
-
-    Returns:
-        The joined clips alone; fewer than asked where speakers have few short clips.
+    Joined by :func:`render` they give the string that inference builds of the same text.
     """
-    rng = np.random.default_rng([seed, len(clips)])
-    by_speaker: dict[str, list[Clip]] = {}
-    for clip in clips:
-        if clip.speaker and clip.words and clip.words[-1].after:  # else nothing says where the sentence ends
-            by_speaker.setdefault(clip.speaker, []).append(clip)
-    joined = []
-    for speaker in sorted(by_speaker):
-        own = sorted(by_speaker[speaker], key=lambda clip: (clip.frames, clip.id))
-        lengths = np.asarray([clip.frames for clip in own])
-        for index in rng.permutation(len(own)):
-            fits = int(np.searchsorted(lengths, max_frames - lengths[index], side="right"))
-            if fits and rng.random() < share:
-                joined.append(_join(own[index], own[int(rng.integers(fits))]))
-    return joined
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            letters = normalise(text)
+    except ValueError:
+        return None
+    written = pronounce_text(letters).split(" ")
+    spelled = letters.split(" ")
+    if len(spelled) != len(written):
+        spelled = written
+    words: list[Word] = []
+    for text, spelling in zip(written, spelled, strict=True):
+        core = text.rstrip(PUNCTUATION)
+        if core or not words:
+            words.append(Word(core, spelling.rstrip(PUNCTUATION), text[len(core) :]))
+        else:  # a mark that stands alone
+            words[-1] = replace(words[-1], after=f"{words[-1].after} {text}")
+    return words
 
 
-def _join(first: Clip, second: Clip) -> Clip:
-    def later(times: np.ndarray | None) -> np.ndarray | None:
-        return None if times is None else times + np.float32(first.frames)
+def join(first: Clip, second: Clip) -> Clip:
+    """The second clip with the first as its prompt, as a cloned voice is prompted: under the token of other voices."""
 
-    moved = tuple(replace(word, starts=later(word.starts), ends=later(word.ends)) for word in second.words)
+    def later(word: Word) -> Word:
+        return word if word.times is None else replace(word, times=word.times.shifted(first.frames))
+
     codes = np.concatenate([first.codes, second.codes], axis=1)
-    return Clip(f"{first.id} + {second.id}", first.words + moved, first.speaker, first.voice, codes)
+    words = first.words + tuple(map(later, second.words))
+    return Clip(f"{first.id} + {second.id}", words, second.speaker, OTHER_VOICE, codes)
 
 
 def render(
     clip: Clip, rng: np.random.Generator, drop_punctuation: float, spell: float
 ) -> tuple[str, np.ndarray | None]:
-    """Write a clip's text as the model reads it, varied.
+    """The text of a clip as the model reads it, varied.
 
     Args:
         clip: the clip.
         rng: decides about punctuation and spelling.
-        drop_punctuation: chance that all of it goes.
-        spell: chance of each known word to be written in letters.
+        drop_punctuation: chance that all punctuation goes.
+        spell: chance of each word to be written in letters.
 
     Returns:
-        The text and, for an aligned clip, for each of T frames the index of the character being spoken, [T]
-        int64.
+        The text and, for an aligned clip, the index of the character that is spoken in each frame, [T] int64.
     """
     bare = rng.random() < drop_punctuation
     spelt = rng.random(len(clip.words)) < spell
-    out: list[str] = []
-    starts: list[float] = []
-    owners: list[int] = []
-    at = 0
+    text, starts, owners = "", [], []
     for word, letters in zip(clip.words, spelt, strict=True):
-        if out:
-            out.append(" ")
-            at += 1
-        use_letters = word.sounds is None or bool(letters)
-        written = word.letters if use_letters else word.sounds or ""
-        if word.starts is not None:
-            count = len(word.starts)
-            starts.extend(word.starts)
-            owners.extend(at + k * len(written) // count for k in range(count))
-        tail = "" if bare else word.after
-        out.append(written + tail)
-        at += len(written) + len(tail)
-    text = "".join(out)
-    if not clip.aligned:
+        text += " " if text else ""
+        written = word.letters if letters else word.text
+        if word.times is not None and written:
+            count = len(word.times.starts)
+            starts.extend(word.times.starts)
+            owners.extend(len(text) + k * len(written) // count for k in range(count))
+        text += written + ("" if bare else word.after)
+    if not clip.aligned or not starts:
         return text, None
     middle = np.arange(clip.frames) + 0.5
     spoken = np.maximum(np.searchsorted(np.asarray(starts), middle, side="right") - 1, 0)
     return text, np.asarray(owners, dtype=np.int64)[spoken]
 
 
-def _read_alignments(path: Path) -> dict[str, list]:
-    if not path.is_file():
-        raise FileNotFoundError(f"no alignments at {path}; leave the option out to learn without")
-    with path.open(encoding="utf-8") as lines:
-        rows = [json.loads(line) for line in lines if line.strip()]
-    return {row["id"]: row["words"] for row in rows if row.get("words")}
+def plan_epoch(
+    clips: Sequence[Clip], data: DataRecipe, seed: int, epoch: int, frame_rate: float
+) -> list[list[tuple[int, int]]]:
+    """Choose, prompt and group the clips of one epoch: a function of the seed and the epoch.
+
+    Args:
+        clips: all training clips.
+        data: weights of the voices, share of prompted rows, ids in a batch, curriculum.
+        seed: of the run.
+        epoch: 0, 1, …
+        frame_rate: in Hz.
+
+    Returns:
+        Batches of (clip, prompt): two indices into ``clips``, the prompt -1 for none. A padded batch holds at most
+        ``batch_tokens`` ids unless its row is alone.
+    """
+    rng = np.random.default_rng([seed, epoch])
+    names = {index: name for name, index in VOICES.items()}
+    chosen: list[int] = []
+    for index, clip in enumerate(clips):
+        weight = data.weights.get(names.get(clip.voice, ""), data.other_weight)
+        chosen += [index] * (int(weight) + int(rng.random() < weight % 1))
+    order = np.asarray(chosen, dtype=np.int64)
+    rng.shuffle(order)
+    prompts = _draw_prompts(clips, order, data, rng, frame_rate)
+    sizes = np.asarray([clip.positions for clip in clips])
+    lengths = sizes[order] + np.where(prompts >= 0, sizes[prompts], 0)
+    # Lengths are varied by a few per cent, so that the neighbours of a row differ from epoch to epoch.
+    ranks = np.argsort(lengths * rng.uniform(0.95, 1.05, len(order)), kind="stable")
+    batches: list[list[tuple[int, int]]] = []
+    longest = 0
+    for at in ranks:
+        longest = max(longest, int(lengths[at]))
+        if not batches or longest * (len(batches[-1]) + 1) > data.batch_tokens:
+            batches.append([])
+            longest = int(lengths[at])
+        batches[-1].append((int(order[at]), int(prompts[at])))
+    # From short to long in the curriculum's epochs; of a fraction of an epoch its first part stays sorted.
+    kept = int(len(batches) * min(max(data.curriculum_epochs - epoch, 0.0), 1.0))
+    rest = batches[kept:]
+    rng.shuffle(rest)
+    return batches[:kept] + rest
 
 
-def _clip(row: dict, times: list | None, frame_rate: float) -> Clip | None:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            text = normalise(row["text"])
-    except ValueError:
-        return None
-    found = re.findall(rf"([a-z']+)((?:[{re.escape(PUNCTUATION)}](?![a-z])|\s-\s)*)(-?)", text)
-    letters = [word for word, _, _ in found]
-    after = ["".join(c for c in tail if c in PUNCTUATION) for _, tail, _ in found]
-    voice = voice_index(row["speaker"])
-    sounds = (
-        _align(letters, times, frame_rate) if times else [(pronounce(word), None, None) for word in letters]
-    )
-    words = tuple(Word(w, s, a, t, e) for w, a, (s, t, e) in zip(letters, after, sounds, strict=True))
-    speaker = row["speaker"] or ("" if voice == OTHER_VOICE else str(voice))
-    return Clip(row["id"], words, speaker, voice, np.asarray(row["codes"], dtype=np.int16))
-
-
-def _align(
-    letters: list[str], times: list, frame_rate: float
-) -> list[tuple[str | None, np.ndarray | None, np.ndarray | None]]:
-    """Give the words of the normalised text the sounds, starts and ends of the aligner's words."""
-    scale = frame_rate / 100.0
-    heard = [re.sub(r"\(\d+\)$", "", entry[0]) for entry in times]
-    out: list[tuple[str | None, np.ndarray | None, np.ndarray | None]] = [
-        (pronounce(word), None, None) for word in letters
-    ]
-    for tag, a0, a1, b0, b1 in SequenceMatcher(None, letters, heard, autojunk=False).get_opcodes():
-        phones = [[p for p in entry[3] if p[0] in SOUNDS] for entry in times[b0:b1]]
-        if tag == "equal":
-            pairs = zip(range(a0, a1), phones, strict=True)
-        elif (
-            tag == "replace"
-        ):  # "mr" was aligned, "mister" is read: spread what was heard over what is written
-            pairs = zip(range(a0, a1), _share(sum(phones, []), a1 - a0), strict=True)
-        else:
+def _draw_prompts(
+    clips: Sequence[Clip], order: np.ndarray, data: DataRecipe, rng: np.random.Generator, frame_rate: float
+) -> np.ndarray:
+    """For each row of an epoch another clip of its speaker, or -1: where none is drawn or none is short enough."""
+    prompts = np.full(len(order), -1, dtype=np.int64)
+    if not data.prompted:
+        return prompts
+    shortest, longest = (seconds * frame_rate for seconds in PROMPT_S)
+    own: dict[str, list[int]] = {}
+    for index in sorted(range(len(clips)), key=lambda index: clips[index].frames):
+        if clips[index].speaker and clips[index].frames >= shortest:
+            own.setdefault(clips[index].speaker, []).append(index)
+    frames = {speaker: [clips[index].frames for index in each] for speaker, each in own.items()}
+    for row, index in enumerate(order):
+        clip = clips[index]
+        if clip.speaker not in own or rng.random() >= data.prompted:
             continue
-        for index, chunk in pairs:
-            if chunk:
-                begins = np.asarray([phone[1] * scale for phone in chunk], dtype=np.float32)
-                ends = np.asarray([(phone[1] + phone[2]) * scale for phone in chunk], dtype=np.float32)
-                sound = write_sounds(phone[0] for phone in chunk) if tag == "equal" else out[index][0]
-                out[index] = (sound, begins, ends)
-    return out
-
-
-def _share(phones: list, parts: int) -> list[list]:
-    edges = [len(phones) * k // parts for k in range(parts + 1)]
-    return [phones[low:high] for low, high in zip(edges, edges[1:], strict=False)]
+        most = min(longest, data.max_seconds * frame_rate - clip.frames)
+        fits = own[clip.speaker][: int(np.searchsorted(frames[clip.speaker], most, side="right"))]
+        others = len(fits) - int(index in fits)
+        if others:
+            drawn = fits[int(rng.integers(others))]
+            prompts[row] = fits[-1] if drawn == index else drawn
+    return prompts

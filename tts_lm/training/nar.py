@@ -1,8 +1,4 @@
-"""What training the NAR half means: batches and loss.
-
-Knows nothing of the loop. The law it keeps: the voice prompt of a clip is cut from another clip of its
-speaker, so the model learns to copy a voice and not the answer.
-"""
+"""Training of the NAR model: batches and loss."""
 
 from __future__ import annotations
 
@@ -19,7 +15,7 @@ from torch.nn import functional as F
 from ..models.nar import NarConfig, NarModel
 from ..text import character_ids
 from ..voices import OTHER_VOICE
-from .clips import Clip, render
+from .data import Clip, render
 from .recipe import Recipe
 
 _SHORTEST_PROMPT = 25
@@ -28,7 +24,10 @@ _NO_VOICE = 0.15
 
 
 class NarTask:
-    """The NAR half as the loop sees it.
+    """Batches and loss of the NAR model.
+
+    The voice prompt of a clip is cut from another clip of its speaker, so that the model learns the voice and cannot
+    copy the answer.
 
     Args:
         recipe: sizes, augmentation.
@@ -94,7 +93,7 @@ class NarTask:
         return {name: torch.from_numpy(array) for name, array in {**arrays, "labels": labels}.items()}
 
     def loss(self, model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a batch and what to log of it, keyed by path; scalars all."""
+        """The loss of a batch and scalars to log, by path."""
         inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
         hidden = model(**inputs)
         labels, level = batch["labels"], batch["level"]

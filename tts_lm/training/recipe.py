@@ -1,8 +1,4 @@
-"""The settings of a training run, one dataclass field each; a recipe file holds those that differ from the
-defaults.
-
-Knows nothing of models or data. The law it keeps: a recipe that loads has a budget, so every run ends.
-"""
+"""Settings of a training run. A recipe file holds those that differ from the defaults; the texts are the manual."""
 
 from __future__ import annotations
 
@@ -14,7 +10,7 @@ from typing import Any, Literal
 from audiotok import load_recipe
 
 RECIPES = Path(__file__).parent.parent / "recipes"
-# What a number must be; those that are not named may be 0 or more.
+# Numbers above 0, and from 0 to 1; the others are at least 0.
 _POSITIVE = {
     "hidden_size",
     "layers",
@@ -25,7 +21,8 @@ _POSITIVE = {
     "grad_clip",
 }
 _POSITIVE |= {"log_every", "save_minutes"}
-_SHARES = {"drop_punctuation", "spell", "min_lr", "warmup", "betas", "ema", "dropout", "token_noise"}
+_SHARES = {"drop_punctuation", "spell", "prompted", "min_lr", "warmup", "betas", "ema"}
+_SHARES |= {"dropout", "attention_dropout", "token_noise"}
 
 
 @dataclass(frozen=True)
@@ -44,7 +41,7 @@ class ModelRecipe:
 
 @dataclass(frozen=True)
 class DataRecipe:
-    """What is read, how often, and how it is varied."""
+    """Which rows are used, how often, and how they are varied."""
 
     batch_tokens: int = 3072
     """Padded ids in a batch (text and audio together)."""
@@ -60,10 +57,10 @@ class DataRecipe:
     """How often an epoch shows the rows of a voice (name: times); others count ``other_weight``."""
     other_weight: float = 1.0
     """How often an epoch shows the rows of voices that ``weights`` does not name."""
-    joined: float = 0.0
-    """AR: two clips of one speaker joined into one, so many per clip, each no longer than ``max_seconds``."""
+    prompted: float = 0.0
+    """AR: share of rows that follow another clip of their speaker and its transcript, as with a cloned voice."""
     level_power: float = 0.5
-    """NAR: level k is learnt with chance k^-power; the lower ones carry most of the sound."""
+    """NAR: level k is trained with chance k^-power; the lower ones carry most of the signal."""
     prompt_frames: int = 125
     """NAR: most frames of the voice prompt, taken from another clip of the speaker."""
 
@@ -87,21 +84,23 @@ class OptimRecipe:
     ema: float = 0.998
     """Decay of the moving average that is exported."""
     dropout: float = 0.1
-    """NAR: inside the blocks. AR: on the attention only (the stock model has no other)."""
+    """On what each block adds; of the AR model also on the embeddings."""
+    attention_dropout: float = 0.1
+    """AR: on the attention weights."""
     token_noise: float = 0.0
-    """AR: share of input frames replaced by a random code, so that a slip in generation is survived."""
+    """Share of input codes replaced by random ones, so that the model copes with its own mistakes."""
 
 
 @dataclass(frozen=True)
 class AttentionRecipe:
-    """Teaching some heads of the AR model where in the text it is."""
+    """Supervision of some attention heads of the AR model: they attend to the phoneme that comes next."""
 
     layers: tuple[int, ...] = (1, 3)
-    """Blocks whose heads are taught, counted from 0."""
+    """Blocks whose heads are supervised, counted from 0."""
     heads: int = 1
     """How many heads of such a block."""
     width: int = 0
-    """Characters either side of the spoken one that count as right; 0 measured best with sounds."""
+    """Characters either side of the spoken one that count as right; 0 measured best with phonemes."""
     weight: float = 0.5
     """Of the loss; 0 turns it off."""
 
@@ -110,8 +109,8 @@ class AttentionRecipe:
 class Recipe:
     """One training run."""
 
-    kind: Literal["ar", "nar", "verifier"] = "ar"
-    """Which half, or what chooses among readings."""
+    kind: Literal["ar", "nar", "reranker"] = "ar"
+    """Which model."""
     model: ModelRecipe = ModelRecipe()
     data: DataRecipe = DataRecipe()
     optim: OptimRecipe = OptimRecipe()
@@ -119,15 +118,15 @@ class Recipe:
     seed: int = 0
     """Of weights, order, augmentation and dropout."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    """Of matrix products in training (autocast); weights are float32 always."""
+    """Precision of matrix products in training (autocast); weights are float32."""
     max_steps: int = 0
     """Stop after so many steps; 0 = no limit. With ``max_minutes`` the earlier one stops."""
     max_minutes: float = 35.0
-    """Stop after so much training time, interruptions not counted; 0 = no limit. Drives the schedule."""
+    """Stop after so much training time, interruptions not counted; 0 = no limit. The rate follows the budget."""
     log_every: int = 20
     """Steps between log lines."""
     save_minutes: float = 3.0
-    """Between checkpoints, and held-out losses."""
+    """Between checkpoints, each with held-out losses."""
 
 
 def load_lm_recipe(name_or_path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Recipe:

@@ -1,8 +1,4 @@
-"""What training the verifier means: batches and loss of a listener that names the sound of every frame.
-
-Knows nothing of the loop, of the text around a clip or of the other halves. The law it keeps: only frames whose
-sound is known from an alignment are scored.
-"""
+"""Training of the reranker, which predicts the phoneme of every frame from codebook 0: batches and loss."""
 
 from __future__ import annotations
 
@@ -16,42 +12,41 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..models.reranker import CLASSES, SILENCE, Reranker, RerankerConfig
-from .clips import Clip
+from .data import Clip
 from .recipe import Recipe
 
 UNKNOWN = -100
 
 
-def frame_sounds(clip: Clip) -> np.ndarray:
+def frame_labels(clip: Clip) -> np.ndarray:
     """The class of every frame.
 
     Args:
         clip: an aligned one.
 
     Returns:
-        [T] int64, of :data:`~tts_lm.models.reranker.CLASSES`; silence between words, ``UNKNOWN`` in a word whose
-        times are those of another spelling.
+        [T] int64, of :data:`~tts_lm.models.reranker.CLASSES`; silence between words, ``UNKNOWN`` where the phoneme is not
+        known.
     """
     labels = np.full(clip.frames, SILENCE, dtype=np.int64)
     for word in clip.words:
-        if word.starts is None or word.ends is None:
+        if word.times is None:
             continue
-        known = word.sounds is not None and len(word.sounds) == len(word.starts)
-        sounds = [CLASSES[c] for c in word.sounds or ""] if known else [UNKNOWN] * len(word.starts)
-        # A frame is of the sound at its middle.
-        edges = np.ceil(np.stack([word.starts, word.ends]) - 0.5).astype(np.int64)
-        for sound, start, end in zip(sounds, *edges, strict=True):
-            labels[start:end] = sound
+        phonemes = word.times.phonemes or "?" * len(word.times.starts)
+        # A frame has the phoneme at its middle.
+        edges = np.ceil(np.stack([word.times.starts, word.times.ends]) - 0.5).astype(np.int64)
+        for phoneme, start, end in zip(phonemes, *edges, strict=True):
+            labels[start:end] = CLASSES.get(phoneme, UNKNOWN)
     return labels
 
 
-class VerifierTask:
-    """The verifier as the loop sees it.
+class RerankerTask:
+    """Batches and loss of the reranker. Only frames with a known phoneme are scored.
 
     Args:
-        recipe: width, layers, dropout and noise; attention heads, text and voices play no part.
-        tokenizer: an ``audiotok`` tokenizer; the codec's facts come from it.
-        start: a listener to continue from, None for a new one.
+        recipe: width, layers, dropout and noise.
+        tokenizer: an ``audiotok`` tokenizer, for the codec's numbers and fingerprint.
+        start: a model to continue from, None for a new one.
     """
 
     def __init__(self, recipe: Recipe, tokenizer: Any, start: Reranker | None = None) -> None:
@@ -74,7 +69,7 @@ class VerifierTask:
         mask = np.zeros(shape, dtype=bool)
         for index, clip in enumerate(clips):
             codes[index, : clip.frames] = clip.codes[0]
-            labels[index, : clip.frames] = frame_sounds(clip)
+            labels[index, : clip.frames] = frame_labels(clip)
             mask[index, : clip.frames] = True
         if training and self.recipe.optim.token_noise:
             wrong = rng.random(shape) < self.recipe.optim.token_noise
@@ -83,12 +78,12 @@ class VerifierTask:
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
     def loss(self, model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a batch and what to log of it, keyed by path; scalars all."""
+        """The loss of a batch and scalars to log, by path."""
         scored = batch["labels"] >= 0
         logits, wanted = model(batch["codes"], batch["mask"])[scored].float(), batch["labels"][scored]
         loss = F.cross_entropy(logits, wanted)
         accuracy = (logits.argmax(-1) == wanted).float().mean()
-        return loss, {"verifier/loss": loss.detach(), "verifier/accuracy": accuracy}
+        return loss, {"reranker/loss": loss.detach(), "reranker/accuracy": accuracy}
 
     def export(self, model: Any, folder: Path) -> None:
         """Write the model as a ``from_pretrained`` folder."""

@@ -1,34 +1,44 @@
-"""The training loop, the same for both halves.
-
-Knows nothing of text or speech. The law it keeps: killed anywhere and started again, a run goes on with the
-same batches, noise and numbers as if it had not been.
-"""
+"""Training of the AR model, the NAR model and the reranker: one loop, and what it needs of each of them."""
 
 from __future__ import annotations
 
-import json
-import math
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
 
-from audiotok import recipe_dict, write_aside
+from audiotok import (
+    PreparedCorpus,
+    TrainingLoop,
+    TrainingPlan,
+    build_tokenizer,
+    checkpoint_dir,
+    load_codec,
+    program,
+)
 
-from .batches import plan_epoch
-from .clips import Clip
-from .recipe import OptimRecipe, Recipe
-from .state import MovingAverage, Progress, load_state, save_state
+from ..folder import load_part
+from ..models.nar import NarConfig, NarModel
+from ..models.reranker import Reranker, RerankerConfig
+from ..shipped import find_checkpoint
+from .ar import ArTask
+from .data import Clip, join, plan_epoch, read_clips
+from .nar import NarTask
+from .recipe import Recipe
+from .reranker import RerankerTask
+
+_PARTS = {"ar": "ar", "nar": "nar", "reranker": "reranker"}  # folders of a bundle
+_HELD_OUT = 64  # clips of an evaluation
 
 
 class Task(Protocol):
-    """What the loop asks of a half."""
+    """What the loop needs of a model."""
 
     @property
     def model(self) -> nn.Module:
@@ -36,61 +46,215 @@ class Task(Protocol):
         ...
 
     def collate(self, clips: Sequence[Clip], rng: np.random.Generator, training: bool) -> dict[str, Tensor]:
-        """Build a batch; its ``labels`` are [B, S]."""
+        """Build a batch."""
         ...
 
     def loss(self, model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a batch and what to log, scalars all."""
+        """The loss of a batch and scalars to log, by path."""
         ...
 
     def export(self, model: Any, folder: Path) -> None:
-        """Write the model as others open it."""
+        """Write the model as users load it."""
         ...
 
 
-def train(
-    task: Task,
-    clips: Sequence[Clip],
-    held_out: Sequence[Clip],
+def train_lm(
     recipe: Recipe,
+    data: Sequence[str | Path],
     out: str | Path,
+    alignments: Sequence[str | Path] = (),
+    init: str | Path | None = None,
     device: str = "auto",
-    hear: Callable[[Path], dict[str, float]] | None = None,
+    codec: str | None = None,
 ) -> Path:
-    """Train until the budget is spent, from the last checkpoint in ``out`` if there is one.
+    """Train the model that a recipe names.
 
     Args:
-        task: the half to train.
-        clips: to learn from.
-        held_out: to report on.
-        recipe: everything else.
-        out: run folder: ``recipe.json``, ``log.jsonl``, ``tensorboard/`` (where tensorboard is installed),
-            ``last/`` (to resume) and ``model/`` (the moving average, to use; written at every checkpoint).
-        device: ``cpu``, or ``auto`` for what accelerate finds.
-        hear: called with the exported model at every checkpoint; what it gives is logged.
+        recipe: which model, how large, how long.
+        data: prepared corpora of one codec.
+        out: the run's folder; a run that is there is continued.
+        alignments: phoneme times (see :func:`.alignments.read_alignments`).
+        init: a shipped model or folder to start from: a whole synthesizer, or the part itself.
+        device: ``cpu`` or ``auto``.
+        codec: the corpora's codec, by name or folder; a new NAR model starts from its codewords.
 
     Returns:
         The folder of the model.
 
     Raises:
-        ValueError: ``out`` holds a run of another model.
+        FileNotFoundError: something named is missing.
+        ValueError: the corpora or the start are of different codecs, or there is nothing to train on.
     """
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    accelerator = Accelerator(
-        cpu=device == "cpu", mixed_precision="bf16" if recipe.dtype == "bfloat16" else "no"
+    clips, held_out = read_clips(data, alignments, recipe.data.max_seconds)
+    if recipe.kind == "reranker":
+        clips, held_out = ([clip for clip in some if clip.aligned] for some in (clips, held_out))
+        if not clips:
+            raise ValueError("a reranker needs phoneme times, got none; give --alignments FILE")
+    manifest = PreparedCorpus(data[0]).manifest
+    facts = manifest.codec
+    frame_rate = facts["sampling_rate"] / facts["hop_length"]
+    tokenizer = build_tokenizer(
+        checkpoint_dir("text-en") / "tokenizer.model",
+        facts["n_q"],
+        facts["codebook_size"],
+        codes_fingerprint=manifest.codes_fingerprint,
     )
-    optimizer = _optimizer(task.model, recipe.optim)
-    objective, optimizer = accelerator.prepare(_Objective(task), optimizer)
-    bare = task.model
-    average = MovingAverage(bare, recipe.optim.ema)
-    progress = load_state(out / "last", bare, optimizer.optimizer, average) or Progress()
-    run = _Run(task, objective, optimizer, average, accelerator, recipe, out, progress, hear)
-    with write_aside(out / "recipe.json") as aside:
-        aside.write_text(json.dumps(recipe_dict(recipe), indent=2) + "\n", encoding="utf-8")
-    with (out / "log.jsonl").open("a", encoding="utf-8") as log:
-        run.go(clips, held_out, log)
-    return out / "model"
+    hours = program.duration(sum(clip.frames for clip in clips) / frame_rate / 3600)
+    aligned = sum(clip.aligned for clip in clips)
+    counts = f"{len(clips)} clips, {hours}, {aligned} with phoneme times; {len(held_out)} held out"
+    print(counts, file=sys.stderr)
+    torch.manual_seed(recipe.seed)
+    start = _start(init, recipe.kind, manifest.codes_fingerprint)
+    task: Task
+    if recipe.kind == "ar":
+        task = ArTask(recipe, tokenizer, frame_rate, start)
+    elif recipe.kind == "reranker":
+        task = RerankerTask(recipe, tokenizer, start)
+    else:
+        codebooks = None
+        if codec is not None:
+            loaded = load_codec(codec)
+            PreparedCorpus(data[0]).check(loaded)
+            codebooks = loaded.quantizer.codebooks
+        task = NarTask(recipe, tokenizer, clips, start, codebooks)
+    trainer = TtsTrainer(task, clips, held_out, recipe, out, frame_rate, device)
+    trainer.run()
+    return trainer.out / "model"
+
+
+class TtsTrainer(TrainingLoop):
+    """Trains a model on clips; its moving average is exported to ``out/model``.
+
+    Args:
+        task: the model, its batches and its loss.
+        clips: to train on.
+        held_out: to evaluate on.
+        recipe: everything else.
+        out: the run's folder.
+        frame_rate: of the codec, in Hz.
+        device: ``cpu`` or ``auto``.
+    """
+
+    recipe: Recipe
+
+    def __init__(
+        self,
+        task: Task,
+        clips: Sequence[Clip],
+        held_out: Sequence[Clip],
+        recipe: Recipe,
+        out: str | Path,
+        frame_rate: float,
+        device: str = "auto",
+    ) -> None:
+        optim = recipe.optim
+        plan = TrainingPlan(
+            lr=optim.lr,
+            floor=optim.min_lr,
+            warmup=optim.warmup,
+            steps=recipe.max_steps,
+            minutes=recipe.max_minutes,
+            log_every=recipe.log_every,
+            save_s=60 * recipe.save_minutes,
+        )
+        super().__init__(recipe, plan, out, device, recipe.dtype)
+        self.task, self.bare = task, task.model
+        self.clips, self.held_out, self.frame_rate = clips, held_out, frame_rate
+        groups = [
+            {
+                "params": [p for p in self.bare.parameters() if p.ndim >= 2],
+                "weight_decay": optim.weight_decay,
+            },
+            {"params": [p for p in self.bare.parameters() if p.ndim < 2], "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, eps=1e-8, foreach=True)
+        self.objective, self.optimizer = self.accelerator.prepare(_Objective(task), optimizer)
+        self.optimizers = [self.optimizer]
+        self.average = MovingAverage(self.bare, optim.ema)
+        self.epoch, self.batch = 0, 0  # the next batch
+        self._batches: tuple[int, list[list[tuple[int, int]]]] = (-1, [])
+        self.bare.train()
+        self.resume()
+
+    def train_step(self) -> dict[str, Any]:
+        """Take one step on this rank's batch."""
+        clips, rounds = self._next_clips()
+        accelerator = self.accelerator
+        rng = np.random.default_rng([7, self.recipe.seed, self.step, accelerator.process_index])
+        batch = self._on_device(self.task.collate(clips, rng, training=True))
+        with accelerator.autocast():
+            loss, metrics = self.objective(batch)
+        accelerator.backward(loss)
+        norm = self.update(self.optimizer, self.bare.parameters(), self.recipe.optim.grad_clip)
+        self.average.update(self.bare, self.step + 1)
+        self.batch += 1
+        return {
+            **metrics,
+            "train/loss": loss.detach(),
+            "train/gradient_norm": norm,
+            "data/epoch": self.epoch + self.batch / rounds,
+        }
+
+    def evaluate(self) -> dict[str, float]:
+        """Losses of the average on held-out clips of every source."""
+        some = self.held_out[:: max(1, len(self.held_out) // _HELD_OUT)]
+        groups = [some[at : at + 8] for at in range(0, len(some), 8)]
+        totals: dict[str, float] = {}
+        with self.average.applied_to(self.bare), torch.no_grad():
+            for index, group in enumerate(groups):
+                batch = self.task.collate(group, np.random.default_rng([13, index]), training=False)
+                for name, value in self.task.loss(self.bare, self._on_device(batch))[1].items():
+                    key = f"held_out/{name}"
+                    totals[key] = totals.get(key, 0.0) + float(value) / len(groups)
+        return totals
+
+    def state(self) -> dict[str, Any]:
+        """Model, average, optimiser, and the place in the epoch."""
+        return {
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "model": self.bare.state_dict(),
+            "average": self.average.values,
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take over a checkpoint."""
+        self.bare.load_state_dict(state["model"])
+        for name, value in self.average.values.items():
+            value.copy_(state["average"][name])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.epoch, self.batch = state["epoch"], state["batch"]
+
+    def export(self) -> None:
+        """Write the average as users load it."""
+        with self.average.applied_to(self.bare):
+            self.task.export(self.bare, self.out / "model")
+
+    def _next_clips(self) -> tuple[list[Clip], int]:
+        """The clips of this rank's next batch, and the batches that each rank takes in an epoch.
+
+        The last round of an epoch starts over where there are fewer batches than ranks, so that no rank is idle.
+        """
+        ranks = self.accelerator.num_processes
+        while True:
+            if self._batches[0] != self.epoch:
+                data, seed = self.recipe.data, self.recipe.seed
+                planned = plan_epoch(self.clips, data, seed, self.epoch, self.frame_rate)
+                if not planned:
+                    raise ValueError("the recipe's data.weights leave no clip to train on; raise one above 0")
+                self._batches = (self.epoch, planned)
+            plan = self._batches[1]
+            rounds = -(-len(plan) // ranks)
+            if self.batch < rounds:
+                break
+            self.epoch, self.batch = self.epoch + 1, 0
+        mine = plan[(self.batch * ranks + self.accelerator.process_index) % len(plan)]
+        clips = self.clips
+        return [clips[i] if prompt < 0 else join(clips[prompt], clips[i]) for i, prompt in mine], rounds
+
+    def _on_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: tensor.to(self.accelerator.device) for name, tensor in batch.items()}
 
 
 class _Objective(nn.Module):
@@ -105,177 +269,49 @@ class _Objective(nn.Module):
         return self._loss(self.model, batch)
 
 
-class _Run:
-    def __init__(
-        self,
-        task: Task,
-        objective: nn.Module,
-        optimizer: Any,
-        average: MovingAverage,
-        accelerator: Accelerator,
-        recipe: Recipe,
-        out: Path,
-        progress: Progress,
-        hear: Callable[[Path], dict[str, float]] | None,
-    ) -> None:
-        self.hear = hear
-        self.task, self.objective, self.bare, self.optimizer = task, objective, task.model, optimizer
-        self.average, self.accelerator, self.recipe = average, accelerator, recipe
-        self.out, self.progress = out, progress
-        self.before = progress.seconds
-        self.began = time.monotonic()
-        self.saved = self.began
-        self.sums: dict[str, float] = {}
-        self.positions, self.lap = 0, self.began
+class MovingAverage:
+    """An exponential moving average of a model's parameters that follows fast at first."""
 
-    def go(self, clips: Sequence[Clip], held_out: Sequence[Clip], log: Any) -> None:
-        board = _board(self.out / "tensorboard")
-        self.bare.train()
-        first = self.progress.step + 2  # the very first step is slower than the others
-        while self._left() > 0:
-            plan = plan_epoch(clips, self.recipe.data, self.recipe.seed, self.progress.epoch)
-            ranks = self.accelerator.num_processes
-            rounds = -(-len(plan) // ranks)
-            while self.progress.batch < rounds and self._left() > 0:
-                # Every process takes a batch of its own; the last round starts over, so none is idle.
-                mine = (self.progress.batch * ranks + self.accelerator.process_index) % len(plan)
-                self._step([clips[i] for i in plan[mine]])
-                if self.progress.step == first:
-                    self._tell_pace(rounds)
-                if self.progress.step % self.recipe.log_every == 0:
-                    self._log(log, board, self._means(rounds))
-                if time.monotonic() - self.saved > 60 * self.recipe.save_minutes:
-                    self._log(log, board, self._save(held_out))
-            if self.progress.batch >= rounds:
-                self.progress.epoch += 1
-                self.progress.batch = 0
-        self._log(log, board, self._save(held_out))
-        if board is not None:
-            board.close()
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.values = {name: p.detach().clone() for name, p in model.named_parameters()}
 
-    def _tell_pace(self, rounds: int) -> None:
-        """Say at once that it runs, and for how long: the first line of the log is minutes away."""
-        if not self.accelerator.is_main_process:
-            return
-        self._left()
-        per_step = (self.progress.seconds - self.before) / 2
-        recipe, left = self.recipe, []
-        if recipe.max_steps:
-            left.append((recipe.max_steps - self.progress.step) * per_step)
-        if recipe.max_minutes:
-            left.append(60 * recipe.max_minutes - self.progress.seconds)
-        print(
-            f"two steps took {2 * per_step:.1f} s, an epoch has {rounds}; {max(min(left), 0) / 60:.0f} min left, "
-            f"a line every {recipe.log_every} steps, a checkpoint every {recipe.save_minutes:g} min",
-            file=sys.stderr,
-            flush=True,
-        )
+    def update(self, model: nn.Module, step: int) -> None:
+        """Move towards the model; ``step`` counts from 1."""
+        weight = max(1.0 - self.decay, 1.0 / (step + 1))
+        averages, fresh = list(self.values.values()), [p.detach() for p in model.parameters()]
+        torch._foreach_lerp_(averages, fresh, weight)  # pyright: ignore[reportPrivateImportUsage]
 
-    def _left(self) -> float:
-        """Share of the budget that is left."""
-        self.progress.seconds = self.before + time.monotonic() - self.began
-        shares = [0.0]
-        if self.recipe.max_steps:
-            shares.append(self.progress.step / self.recipe.max_steps)
-        if self.recipe.max_minutes:
-            shares.append(self.progress.seconds / (60 * self.recipe.max_minutes))
-        return 1.0 - max(shares)
-
-    def _step(self, clips: list[Clip]) -> None:
-        progress, optim = self.progress, self.recipe.optim
-        seed = [self.recipe.seed, progress.epoch, progress.batch, self.accelerator.process_index]
-        batch = self.task.collate(clips, np.random.default_rng([7, *seed]), training=True)
-        torch.manual_seed(int(np.random.SeedSequence([11, *seed]).generate_state(1)[0]))
-        for group in self.optimizer.param_groups:
-            group["lr"] = optim.lr * _schedule(1.0 - self._left(), optim)
-        batch = {name: tensor.to(self.accelerator.device) for name, tensor in batch.items()}
-        with self.accelerator.autocast():
-            loss, metrics = self.objective(batch)
-        self.accelerator.backward(loss)
-        norm = self.accelerator.clip_grad_norm_(self.bare.parameters(), optim.grad_clip)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        progress.step += 1
-        progress.batch += 1
-        self.average.update(self.bare, progress.step)
-        self.positions += batch["labels"].numel()
-        for name, value in {**metrics, "optim/grad_norm": norm}.items():
-            self.sums[name] = self.sums.get(name, 0.0) + float(value)
-
-    def _means(self, rounds: int) -> dict[str, float]:
-        now = time.monotonic()
-        means = {name: value / self.recipe.log_every for name, value in self.sums.items()}
-        means |= {
-            "optim/lr": self.optimizer.param_groups[0]["lr"],
-            "data/epoch": self.progress.epoch + self.progress.batch / rounds,
-            "speed/positions_per_s": self.positions / max(now - self.lap, 1e-9),
-        }
-        self.sums, self.positions, self.lap = {}, 0, now
-        return means
-
-    @torch.no_grad()
-    def _save(self, held_out: Sequence[Clip]) -> dict[str, float]:
-        """Write both forms of the model, and measure the averaged one on a few held-out clips."""
-        if not self.accelerator.is_main_process:
-            return {}
-        self._left()
-        save_state(self.out / "last", self.bare, self.optimizer.optimizer, self.average, self.progress)
-        self.average.swap(self.bare)
-        self.bare.eval()
-        self.task.export(self.bare, self.out / "model")
-        totals: dict[str, float] = {}
-        some = held_out[:: max(1, len(held_out) // 64)]  # of every source, as they come one after another
-        groups = [some[at : at + 8] for at in range(0, len(some), 8)]
-        for index, group in enumerate(groups):
-            batch = self.task.collate(group, np.random.default_rng([13, index]), training=False)
-            batch = {name: tensor.to(self.accelerator.device) for name, tensor in batch.items()}
-            for name, value in self.task.loss(self.bare, batch)[1].items():
-                totals[f"held_out/{name}"] = totals.get(f"held_out/{name}", 0.0) + float(value) / len(groups)
-        self.bare.train()
-        self.average.swap(self.bare)
-        if self.hear is not None:
-            totals |= self.hear(self.out / "model")
-        self.saved = self.lap = time.monotonic()
-        self.positions = 0
-        return totals
-
-    def _log(self, log: Any, board: Any, values: dict[str, float]) -> None:
-        if not self.accelerator.is_main_process or not values:
-            return
-        step = self.progress.step
-        row = {"step": step, "minutes": round(self.progress.seconds / 60, 3)} | values
-        log.write(json.dumps({k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()}) + "\n")
-        log.flush()
-        if board is not None:
-            for name, value in values.items():
-                board.add_scalar(name, value, step)
-        shown = " ".join(f"{name}={value:.4g}" for name, value in values.items())
-        print(f"[{100 * (1 - max(self._left(), 0)):5.1f} %] step {step} {shown}", file=sys.stderr, flush=True)
+    @contextmanager
+    def applied_to(self, model: nn.Module) -> Iterator[None]:
+        """Put the averages into the model, in evaluation mode, for as long as the context lasts."""
+        kept = {name: p.detach().clone() for name, p in model.named_parameters()}
+        for name, p in model.named_parameters():
+            p.data.copy_(self.values[name])
+        model.eval()
+        try:
+            yield
+        finally:
+            for name, p in model.named_parameters():
+                p.data.copy_(kept[name])
+            model.train()
 
 
-def _board(folder: Path) -> Any:
-    """A TensorBoard writer, or None: tensorboard comes with the extra ``train``, the log does without."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
+def _start(init: str | Path | None, kind: str, fingerprint: str) -> Any:
+    """The model to continue from; None for a new one."""
+    if init is None:
         return None
-    return SummaryWriter(str(folder))
-
-
-def _optimizer(model: nn.Module, optim: OptimRecipe) -> torch.optim.Optimizer:
-    matrices = [p for p in model.parameters() if p.ndim >= 2]
-    others = [p for p in model.parameters() if p.ndim < 2]
-    groups = [
-        {"params": matrices, "weight_decay": optim.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, eps=1e-8, foreach=True)
-
-
-def _schedule(done: float, optim: OptimRecipe) -> float:
-    """Share of the peak rate when ``done`` (0..1) of the budget is spent."""
-    done = min(max(done, 0.0), 1.0)
-    if done < optim.warmup:
-        return (done + 1e-3) / (optim.warmup + 1e-3)
-    along = (done - optim.warmup) / max(1.0 - optim.warmup, 1e-9)
-    return optim.min_lr + (1.0 - optim.min_lr) * 0.5 * (1.0 + math.cos(math.pi * along))
+    folder = find_checkpoint(init)
+    folder = folder / _PARTS[kind] if (folder / _PARTS[kind]).is_dir() else folder
+    if kind == "ar":
+        model = load_part(AutoModelForCausalLM, folder, "llama")
+        theirs = getattr(model.config, "audio", {}).get("codes_fingerprint")
+    else:
+        family, config = {"nar": (NarModel, NarConfig), "reranker": (Reranker, RerankerConfig)}[kind]
+        model = load_part(family, folder, config.model_type)
+        theirs = model.config.codes_fingerprint
+    if theirs != fingerprint:
+        raise ValueError(
+            f"{folder} was trained on the codes {theirs}, the corpora hold {fingerprint}; prepare them with its codec"
+        )
+    return model
