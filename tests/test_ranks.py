@@ -23,8 +23,8 @@ from audiotok.training.seanet_loop import SeanetTrainer
 from test_soundstream import small_recipe
 
 folder, steps, minutes = sys.argv[1], sys.argv[2], float(sys.argv[3])
-recipe = small_recipe("soundstream", f"steps={steps}", f"max_minutes={minutes}", "quantize_from=3", "adversarial_from=5",
-                      "judge_lead=2", "noise=false")
+stages = ["quantize_from=3", "adversarial_from=5", "judge_lead=2", "noise=false"]
+recipe = small_recipe("soundstream", f"steps={steps}", f"max_minutes={minutes}", *stages)
 pack = PackedClips(folder + "/pack", 320)
 trainer = SeanetTrainer(recipe, pack, pack, folder + "/run", device="cpu")
 """

@@ -89,8 +89,8 @@ def load_entropy_recipe(name_or_path: str, overrides: list[str] | None = None) -
 class EntropyTrainer(TrainingLoop):
     """Trains an entropy model on the split ``train`` of a prepared corpus.
 
-    The model is written to ``OUT/entropy.safetensors``, what it saves on the split ``validation`` to ``OUT/metrics.json``.
-    Ranks do not share the work: each trains the same model.
+    The model is written to ``OUT/entropy.safetensors``, its measures on the split ``validation`` to
+    ``OUT/metrics.json``. Ranks do not share the work: each trains the same model.
 
     Args:
         recipe: how.

@@ -242,8 +242,8 @@ class TrainingLoop(ABC):
     def _tell_pace(self, step_s: float) -> None:
         left = [(self.plan.steps - self.step) * step_s] if self.plan.steps else []
         left += [60 * self.plan.minutes - self.seconds] if self.plan.minutes else []
-        line = f"{step_s:.2f} s a step, {max(min(left), 0) / 60:.0f} min left, a log line every {self.plan.log_every} steps"
-        print(line, file=sys.stderr, flush=True)
+        line = f"{step_s:.2f} s a step, {max(min(left), 0) / 60:.0f} min left"
+        print(f"{line}, a log line every {self.plan.log_every} steps", file=sys.stderr, flush=True)
 
     def _report(self, log: _Log | None, values: dict[str, float]) -> None:
         if log is None or not values:
