@@ -193,7 +193,7 @@ class ResidualVectorQuantizer(nn.Module):
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             for value in (counts, sums, semantic_sums):
                 torch.distributed.all_reduce(value)
-        if x.shape[0] == 0:
+        if not float(counts.sum()):
             return
         self.usage[k].mul_(self.decay).add_(counts, alpha=1 - self.decay)
         self.sums[k].mul_(self.decay).add_(sums, alpha=1 - self.decay)
@@ -204,11 +204,12 @@ class ResidualVectorQuantizer(nn.Module):
             self.semantic_sums.mul_(self.decay).add_(semantic_sums, alpha=1 - self.decay)
         if n_dead:
             # A reinitialised code starts with a fair share of use: with less it would expire again before it is tried.
-            pick = torch.randint(x.shape[0], (n_dead,), device=x.device)
+            pick = torch.randint(max(len(x), 1), (n_dead,), device=x.device)
+            born = x[pick] if len(x) else self.codebooks[k, dead]
             self.usage[k, dead] = fair_share
-            self.sums[k, dead] = x[pick] * fair_share
+            self.sums[k, dead] = _of_rank_0(born) * fair_share
             if semantic is not None:
-                self.semantic_sums[dead] = semantic[pick] * fair_share
+                self.semantic_sums[dead] = _of_rank_0(semantic[pick]) * fair_share
         usage = self.usage[k].clamp_min(1e-6)[:, None]
         self.codebooks[k] = self.sums[k] / usage
         if semantic is not None and self.semantic_codebook is not None:
@@ -279,6 +280,13 @@ class ResidualVectorQuantizer(nn.Module):
         self.sums.copy_(self.codebooks * self.usage[..., None])
         if self.semantic_codebook is not None:
             self.semantic_sums.copy_(self.semantic_codebook * self.usage[0, :, None])
+
+
+def _of_rank_0(value: Tensor) -> Tensor:
+    """The value that rank 0 has, so that every rank moves a code to the same place."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.broadcast(value, 0)
+    return value
 
 
 def kmeans(
