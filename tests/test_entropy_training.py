@@ -11,13 +11,8 @@ import torch
 from audiotok.bitstream import EntropyModel
 from audiotok.cli.main import main
 from audiotok.corpus.shards import Manifest, pack_codes, write_shard
-from audiotok.training.entropy import (
-    EntropyRecipe,
-    EntropyTrainer,
-    is_entropy_recipe,
-    load_entropy_recipe,
-    speaker_weights,
-)
+from audiotok.training.entropy import EntropyTrainer, speaker_weights
+from audiotok.training.recipe import EntropyRecipe
 
 BOOKS = torch.randn(4, 64, 16, generator=torch.Generator().manual_seed(1))
 TINY = {
@@ -118,10 +113,3 @@ def test_the_program_trains_and_binds(tmp_path, tiny_codec, tiny_codec_dir, caps
     other = corpus(tmp_path / "other", "2" * 16)
     assert main([*words[:3], str(tmp_path / "run2"), *words[4:], "--data", str(other)]) == 1
     assert "holds codes of codec 2222222222222222" in capsys.readouterr().err
-
-
-def test_a_recipe_is_known_by_its_task(tmp_path):
-    assert (
-        is_entropy_recipe("entropy") and not is_entropy_recipe("speech-16k") and not is_entropy_recipe("none")
-    )
-    assert load_entropy_recipe("entropy", ["steps=7"]).steps == 7

@@ -19,11 +19,11 @@ CODEC = """
 import sys, time
 from safetensors.torch import save_file
 from audiotok.training.packed import PackedClips
-from audiotok.training.seanet_loop import SeanetTrainer
+from audiotok.training.seanet import SeanetTrainer
 from test_soundstream import small_recipe
 
 folder, steps, minutes = sys.argv[1], sys.argv[2], float(sys.argv[3])
-stages = ["quantize_from=3", "adversarial_from=5", "judge_lead=2", "noise=false"]
+stages = ["quantize_from=3", "adversarial_from=5", "discriminator_lead=2", "noise=false"]
 recipe = small_recipe("soundstream", f"steps={steps}", f"max_minutes={minutes}", *stages)
 pack = PackedClips(folder + "/pack", 320)
 trainer = SeanetTrainer(recipe, pack, pack, folder + "/run", device="cpu")
@@ -77,7 +77,7 @@ def test_ranks_end_with_the_same_weights(
 ) -> None:
     if kind == "codec":
         clips = [({"id": str(i)}, make_speech(1.0 + 0.1 * i, 8_000, seed=i)[0].numpy()) for i in range(5)]
-        write_packed(tmp_path / "pack", clips, sampling_rate=8_000)
+        write_packed(tmp_path / "pack", clips)
     else:
         write_corpus(tmp_path / "corpus", rows=24)
     done = torchrun(CODEC if kind == "codec" else TTS, tmp_path, steps, minutes)

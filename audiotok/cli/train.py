@@ -1,4 +1,4 @@
-"""``audiotok train``: a recipe and recordings -> a codec; or a recipe and a codec's codes -> its entropy model."""
+"""``audiotok train``: train a codec on recordings, or the entropy model of a codec on a prepared corpus."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .common import add_model_options
 
 
 def add_parser(subparsers: Any) -> None:
-    """Declare the verb."""
+    """Declare the command."""
     parser = subparsers.add_parser(
         "train",
         help="train a codec, or continue training one",
@@ -32,10 +32,7 @@ def add_parser(subparsers: Any) -> None:
         "--split", default="train", help="rows of --data to train on (default: %(default)s; no split = train)"
     )
     parser.add_argument(
-        "--validation", help="as --data, to judge by (default: the validation split of --data)"
-    )
-    parser.add_argument(
-        "--alignments", help="phone times by clip, written by python -m audiotok.training.align"
+        "--validation", help="as --data, to evaluate on (default: the validation split of --data)"
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="the run's folder")
     parser.add_argument(
@@ -50,21 +47,34 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the verb."""
+    """Run the command."""
     from pathlib import Path
 
-    from ..training.entropy import is_entropy_recipe
-
-    if is_entropy_recipe(args.recipe):
-        return _train_entropy(args)
     from ..codec.pretrained import load_codec
     from ..recipes import recipe_dict
     from ..training.gather import check_apart, gather
+    from ..training.recipe import EntropyRecipe, SeanetRecipe, load_training_recipe
 
-    recipe, config, family, trainer = _codec_kind(args)
+    recipe = load_training_recipe(args.recipe, args.set)
     if args.print_config:
         print(json.dumps(recipe_dict(recipe), indent=2))
         return 0
+    if isinstance(recipe, EntropyRecipe):
+        return _train_entropy(args, recipe)
+    config: Any
+    family: type[Any]
+    trainer: type[Any]
+    if isinstance(recipe, SeanetRecipe):
+        from ..codec.seanet_codec import SeanetCodec
+        from ..training.seanet import SeanetTrainer
+
+        config, family, trainer = recipe.config(), SeanetCodec, SeanetTrainer
+    else:
+        from ..codec.config import CodecConfig
+        from ..codec.model import AudioCodec
+        from ..training.codec import CodecTrainer
+
+        config, family, trainer = CodecConfig(**recipe.model), AudioCodec, CodecTrainer
     init = load_codec(args.init) if args.init else None
     if init is not None:
         if not isinstance(init, family):
@@ -72,13 +82,11 @@ def run(args: argparse.Namespace) -> int:
         config = init.config
     packed = Path(args.out) / "packed"
     packed.mkdir(parents=True, exist_ok=True)
-    alignments = Path(args.alignments) if args.alignments else None
-    rate, hop = config.sampling_rate, config.hop_length
-    train = gather(args.data, packed / "train", rate, hop, args.split, alignments)
+    train = gather(args.data, packed / "train", config.sampling_rate, config.hop_length, args.split)
     source, split = (args.validation, None) if args.validation else (args.data, "validation")
-    validation = gather(source, packed / "validation", rate, hop, split, None)
+    validation = gather(source, packed / "validation", config.sampling_rate, config.hop_length, split)
     check_apart(train, validation)
-    print(f"{len(train)} clips to train on, {len(validation)} to judge by", file=sys.stderr)
+    print(f"{len(train)} training clips, {len(validation)} validation clips", file=sys.stderr)
     if args.pack_only:
         return 0
     trainer(recipe, train, validation, args.out, init, args.device, args.dtype).run()
@@ -86,39 +94,15 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _codec_kind(args: argparse.Namespace) -> tuple[Any, Any, type, type]:
-    """The recipe, the codec's configuration, the codec's class and what trains it."""
-    from ..training.seanet_recipe import is_seanet_recipe, load_seanet_recipe
-
-    if is_seanet_recipe(args.recipe):
-        from ..codec.seanet_codec import SeanetCodec
-        from ..training.seanet_loop import SeanetTrainer
-
-        seanet = load_seanet_recipe(args.recipe, args.set)
-        return seanet, seanet.config(), SeanetCodec, SeanetTrainer
-    from ..codec.config import CodecConfig
-    from ..codec.model import AudioCodec
-    from ..training.loop import CodecTrainer
-    from ..training.recipe import load_codec_recipe
-
-    recipe = load_codec_recipe(args.recipe, args.set)
-    return recipe, CodecConfig(**recipe.model), AudioCodec, CodecTrainer
-
-
-def _train_entropy(args: argparse.Namespace) -> int:
-    """Train the entropy model of the codec that --data was prepared with; prints what it measured, as JSON."""
+def _train_entropy(args: argparse.Namespace, recipe: Any) -> int:
+    """Train the entropy model of the codec that --data was prepared with; prints its measures as JSON."""
     from pathlib import Path
 
     from ..codec.pretrained import load_codec
     from ..corpus import PreparedCorpus
     from ..program import pick_device
-    from ..recipes import recipe_dict
-    from ..training.entropy import EntropyTrainer, load_entropy_recipe
+    from ..training.entropy import EntropyTrainer
 
-    recipe = load_entropy_recipe(args.recipe, args.set)
-    if args.print_config:
-        print(json.dumps(recipe_dict(recipe), indent=2))
-        return 0
     codec = load_codec(args.init)
     PreparedCorpus(args.data).check(codec)
     EntropyTrainer(recipe, args.data, args.out, codec.quantizer.codebooks, pick_device(args.device)).run()

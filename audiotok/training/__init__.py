@@ -1,1 +1,1 @@
-"""What only training the codec needs: data, losses, discriminators, the loop and its recipes."""
+"""Training of the codecs and the entropy model: data, losses, discriminators, the loop and its recipes."""

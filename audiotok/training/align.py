@@ -1,7 +1,7 @@
-"""When each word and phone of a transcript is spoken: forced alignment with pocketsphinx.
+"""Forced alignment of English transcripts with pocketsphinx: the times of words and phones.
 
-``python -m audiotok.training.align PACK OUT.jsonl`` aligns the English clips of a pack. Both trainings use the
-result: the codec's codebook 0 learns phones from it, the language model learns where in the text it stands.
+``python -m audiotok.training.align PACK OUT.jsonl`` aligns the English clips of a 16 kHz pack. The attention
+supervision and the reranker of the TTS model use the result.
 """
 
 from __future__ import annotations
@@ -64,9 +64,9 @@ def align_clip(index: int) -> dict[str, Any]:
     pcm = (_clips.clip(index)[0].numpy() * 32767).astype(np.int16).tobytes()
     try:
         _decoder.set_align_text(" ".join(words))
-        _hear(pcm)
+        _decode(pcm)
         _decoder.set_alignment()  # the second pass aligns phones inside the words of the first
-        _hear(pcm)
+        _decode(pcm)
         found = _decoder.get_alignment()
     except RuntimeError as error:
         return {"id": row["id"], "fail": str(error)}
@@ -74,7 +74,7 @@ def align_clip(index: int) -> dict[str, Any]:
     return {"id": row["id"], "words": parts}
 
 
-def _hear(pcm: bytes) -> None:
+def _decode(pcm: bytes) -> None:
     _decoder.start_utt()
     _decoder.process_raw(pcm, full_utt=True)
     _decoder.end_utt()

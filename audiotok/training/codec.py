@@ -1,41 +1,25 @@
-"""One training step of the codec: wav in, named losses out. Knows nothing of optimisers, files or processes."""
+"""Training of the default codec: its losses and its step."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..codec.config import CodecConfig
 from ..codec.decoder import DecoderFeatures, PitchFeatures
 from ..codec.model import AudioCodec
-from .losses import (
-    SpectralLoss,
-    adversarial_loss,
-    discriminator_loss,
-    feature_loss,
-    pitch_loss,
-)
-from .packed import PHONES, Batch
+from ..codec.quantizer import perplexity
+from .discriminators import MultiResolutionDiscriminator
+from .losses import SpectralLoss, discriminate, discriminator_loss, generator_losses, pitch_loss
+from .packed import Batch
 from .perceptual import Disturbance, Unintelligibility
 from .pitch import track_pitch
 from .recipe import CodecRecipe
-
-
-class PhoneProbe(nn.Module):
-    """Reads phones off codebook 0, so that the tokens an AR model predicts carry what is said.
-
-    Args:
-        latent_dim: width of the latents.
-    """
-
-    def __init__(self, latent_dim: int) -> None:
-        super().__init__()
-        self.hidden = nn.Conv1d(latent_dim, 128, 5, padding=2)
-        self.out = nn.Conv1d(128, len(PHONES), 1)
-
-    def forward(self, latents: Tensor) -> Tensor:
-        """[B, D, T] -> logits [B, phones, T]."""
-        return self.out(F.gelu(self.hidden(latents)))
+from .trainer import Trainer
+from .validate import validate
 
 
 class SemanticProbe(nn.Module):
@@ -68,7 +52,7 @@ class SemanticProbe(nn.Module):
 
 
 class TrainingModel(nn.Module):
-    """The codec with what hangs on it during training.
+    """The codec with the modules that only training needs.
 
     Args:
         codec: the codec.
@@ -79,8 +63,6 @@ class TrainingModel(nn.Module):
         super().__init__()
         self.codec = codec
         self.recipe = recipe
-        if recipe.phone > 0:
-            self.probe = PhoneProbe(codec.config.semantic_dim or codec.config.codebook_dim)
         if recipe.semantic > 0:
             self.semantic = SemanticProbe(codec.config.semantic_dim or codec.config.codebook_dim)
         self.spectral = SpectralLoss(codec.config.sampling_rate)
@@ -90,7 +72,7 @@ class TrainingModel(nn.Module):
         self.quantizing = False
 
     def train(self, mode: bool = True) -> TrainingModel:
-        """As in ``nn.Module``, but frozen codes stay in evaluation mode: their codebooks must not follow."""
+        """As in ``nn.Module``, but frozen codes stay in evaluation mode, so that their codebooks do not move."""
         super().train(mode)
         if self.recipe.freeze_codes:
             self.codec.encoder.eval()
@@ -123,25 +105,18 @@ class TrainingModel(nn.Module):
         if recipe.semantic > 0 and not recipe.freeze_codes and batch.features is not None:
             distance = self.semantic(first, batch.features, batch.spoken)
             losses["semantic/cosine"] = distance * recipe.semantic
-        if recipe.phone > 0 and not recipe.freeze_codes:
-            logits = self.probe(first)
-            phone = F.cross_entropy(
-                logits, batch.phones, ignore_index=-1, label_smoothing=0.05, reduction="sum"
-            )
-            labelled = (batch.phones >= 0).sum().clamp_min(1)
-            losses["phone/cross_entropy"] = phone / labelled * recipe.phone
         decoder = codec.decoder
         features = decoder.features(latents)
-        # Half a pitch class is audible: pitch is read in float32, and so is everything after the networks.
+        # An error of half a pitch class is audible, so pitch and synthesis stay in float32.
         with torch.autocast(batch.wav.device.type, enabled=False):
             pitch = decoder.pitch(latents)
             wav = self._render(features, pitch, batch.wav, step, losses)
             losses["spectral/log_l1"] = self.spectral(wav, batch.wav) * recipe.spectral
             if self.disturbance is not None:
-                losses["heard/disturbance"] = self.disturbance(wav, batch.wav) * recipe.disturbance
+                losses["perceptual/disturbance"] = self.disturbance(wav, batch.wav) * recipe.disturbance
             if self.unintelligibility is not None:
                 lost = self.unintelligibility(wav, batch.wav)
-                losses["heard/unintelligibility"] = lost * recipe.unintelligibility
+                losses["perceptual/unintelligibility"] = lost * recipe.unintelligibility
         return losses, wav, codes
 
     def _render(
@@ -152,7 +127,7 @@ class TrainingModel(nn.Module):
         step: int,
         losses: dict[str, Tensor],
     ) -> Tensor:
-        """Sound from what the networks said, excited by the target's pitch or the decoder's own."""
+        """The waveform, excited by the target's pitch or the decoder's own; adds the losses of the pitch."""
         decoder, config = self.codec.decoder, self.codec.config
         f0_hz, voiced = track_pitch(
             target, config.hop_length, config.sampling_rate, config.f0_min_hz, config.f0_max_hz
@@ -169,28 +144,82 @@ class TrainingModel(nn.Module):
         return decoder.render(features, pulses, noise)
 
 
-def adversarial_terms(
-    discriminator: nn.Module, plain: nn.Module, wav: Tensor, target: Tensor, recipe: CodecRecipe
-) -> tuple[dict[str, Tensor], Tensor]:
-    """The generator's adversarial losses, and the discriminator's own loss on the same sounds.
+class CodecTrainer(Trainer):
+    """Trains an :class:`~audiotok.codec.model.AudioCodec`; arguments as of :class:`.trainer.Trainer`."""
 
-    Args:
-        discriminator: as accelerate wraps it; called once, as data-parallel training demands.
-        plain: the same without the wrapper, for the generator's pass.
-        wav: decoded, [B, 1, N].
-        target: recorded, [B, 1, N].
-        recipe: weights.
-    """
-    both = [[f.chunk(2) for f in part] for part in discriminator(torch.cat([target, wav.detach()]))]
-    real, ours = ([[pair[side] for pair in part] for part in both] for side in (0, 1))
-    judge = discriminator_loss(real, ours)
-    for parameter in plain.parameters():
-        parameter.requires_grad_(False)
-    fake = plain(wav)
-    for parameter in plain.parameters():
-        parameter.requires_grad_(True)
-    losses = {
-        "adv/gen": adversarial_loss(fake) * recipe.adversarial,
-        "adv/feature": feature_loss(real, fake) * recipe.feature,
-    }
-    return losses, judge
+    recipe: CodecRecipe
+
+    def _build(
+        self, init: AudioCodec | None
+    ) -> tuple[nn.Module, nn.Module, torch.optim.Optimizer, torch.optim.Optimizer]:
+        recipe = self.recipe
+        codec = init or AudioCodec(CodecConfig(**recipe.model))
+        codec.quantizer.decay = recipe.codebook_decay
+        model = TrainingModel(codec, recipe)
+        model.quantizing = init is not None
+        if recipe.freeze_codes:
+            for part in (codec.encoder, codec.quantizer):
+                part.requires_grad_(False)
+        rate = codec.config.sampling_rate / 16_000
+        discriminator = MultiResolutionDiscriminator(
+            tuple(round(n_fft * rate) for n_fft in (1024, 512, 256)),
+            recipe.discriminator_channels,
+            log_magnitude=True,
+        )
+        trained = [p for p in model.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=recipe.lr, betas=(0.8, 0.99), weight_decay=0.01, fused=True)
+        against = torch.optim.AdamW(discriminator.parameters(), lr=recipe.lr, betas=(0.8, 0.99))
+        return model, discriminator, optimizer, against
+
+    def _train_step(self) -> dict[str, Any]:
+        recipe = self.recipe
+        batch = self._crops(self.step, recipe.batch)
+        losses, wav, codes = self.model(batch, self.step)
+        opposing: Tensor | None = None
+        if self.step >= recipe.adversarial_from:
+            real, fake = discriminate(self.discriminator, wav, batch.wav)
+            opposing = discriminator_loss(real, fake)
+            if self.step >= recipe.adversarial_from + recipe.discriminator_warmup:
+                terms = generator_losses(self.accelerator.unwrap_model(self.discriminator), wav, real)
+                losses["adv/gen"] = terms["adv/gen"] * recipe.adversarial
+                losses["adv/feature"] = terms["adv/feature"] * recipe.feature
+        self.optimizer.zero_grad()
+        self.accelerator.backward(torch.stack(list(losses.values())).sum())
+        values: dict[str, Any] = {key: value.detach() for key, value in losses.items()}
+        values["train/gradient_norm"] = self.update(self.optimizer, self.model.parameters(), 1.0)
+        if opposing is not None:
+            values["adv/discriminator"] = self.update_discriminator(opposing)
+        if self.step % recipe.log_every == recipe.log_every - 1:
+            # Of one batch, so at most its number of frames; the evaluation measures whole clips.
+            size = self.training_model.codec.config.codebook_size
+            for k in range(codes.shape[1]):
+                values[f"vq/batch_perplexity_{k}"] = perplexity(codes[:, k], size)
+        return values
+
+    def _crops(self, step: int, size: int, seed_offset: int = 0) -> Batch:
+        rank = self.accelerator.process_index
+        recipe = self.recipe
+        seed = recipe.seed + seed_offset + 7919 * rank
+        batch = self.train_clips.crops(seed, step, size, recipe.crop_frames, recipe.draw)
+        return batch.to(self.accelerator.device)
+
+    def _start_codebooks(self) -> None:
+        codec = self.training_model.codec
+        rank_batches = range(0, self.recipe.kmeans_crops, 32)
+        latents = []
+        for first in rank_batches:
+            crops = self.train_clips.crops(
+                self.recipe.seed + 1, first, 32, self.recipe.crop_frames, self.recipe.draw
+            )
+            encoded = codec.encoder(crops.wav.to(self.accelerator.device))
+            latents.append(encoded.transpose(1, 2).reshape(-1, encoded.shape[1]))
+        codec.quantizer.init_from(torch.cat(latents), seed=self.recipe.seed)
+
+    def _start_averages(self) -> None:
+        # Quantizer dropout keeps about this share of the frames from a level, averaged over levels.
+        share = (1 + self.recipe.full_levels_share) / 2
+        frames = self.recipe.batch * self.recipe.crop_frames * self.accelerator.num_processes
+        self.training_model.codec.quantizer.start_averages(frames * share)
+
+    def _validate(self) -> dict[str, float]:
+        return validate(self.training_model.codec, self.validation_clips, self.recipe.eval_clips)

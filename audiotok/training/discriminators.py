@@ -1,7 +1,7 @@
 """Discriminators of STFTs at several resolutions and of the waveform at several rates.
 
-EnCodec's MS-STFT discriminator (arXiv:2210.13438, section 3.4) on complex or on log-magnitude spectra, and SoundStream's
-waveform discriminator (arXiv:2107.03312, section III-D), which is MelGAN's (arXiv:1910.06711).
+EnCodec's MS-STFT discriminator (arXiv:2210.13438, section 3.4) on complex or on log-magnitude spectra, and
+SoundStream's waveform discriminator (arXiv:2107.03312, section III-D), which is MelGAN's (arXiv:1910.06711).
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ class STFTDiscriminator(nn.Module):
                 for inputs, kernel, stride, dilation in shapes
             ]
         )
-        self.verdict = weight_norm(nn.Conv2d(channels, 1, (3, 3), padding=(1, 1)))
+        self.logits = weight_norm(nn.Conv2d(channels, 1, (3, 3), padding=(1, 1)))
 
     def forward(self, wav: Tensor) -> list[Tensor]:
-        """[B, C, N] -> features of each layer, then the verdict, [B, 1, frames, bins']."""
+        """[B, C, N] -> features of each layer, then the logits, [B, 1, frames, bins']."""
         spectrum = torch.stft(
             wav.flatten(0, 1),
             self.n_fft,
@@ -70,7 +70,7 @@ class STFTDiscriminator(nn.Module):
         for layer in self.layers:
             x = F.leaky_relu(layer(x), 0.2)
             features.append(x)
-        return [*features, self.verdict(x)]
+        return [*features, self.logits(x)]
 
 
 class MultiResolutionDiscriminator(nn.Module):
@@ -78,8 +78,8 @@ class MultiResolutionDiscriminator(nn.Module):
 
     Args:
         resolutions: samples of the windows.
-        channels: of the hidden layers; the wave's judges grow from them.
-        audio_channels: of the sound.
+        channels: of the hidden layers; those of the waveform grow from them.
+        audio_channels: of the waveform.
         wave_rates: factor by which the waveform is downsampled for each waveform discriminator; SoundStream has
             (1, 2, 4).
         log_magnitude: as of :class:`STFTDiscriminator`.
@@ -99,17 +99,17 @@ class MultiResolutionDiscriminator(nn.Module):
         self.parts = nn.ModuleList([*spectra, *waves])
 
     def forward(self, wav: Tensor) -> list[list[Tensor]]:
-        """[B, C, N] -> features and verdict per resolution and rate."""
+        """[B, C, N] -> features and logits per resolution and rate."""
         return [part(wav) for part in self.parts]
 
 
 class WaveDiscriminator(nn.Module):
-    """Strided grouped convolutions over the wave.
+    """Strided grouped convolutions over the waveform.
 
     Args:
-        rate: the sound is slowed down by this much first, by averages.
+        rate: the waveform is downsampled by this factor first, by averages.
         channels: of the first layer; each of four strides of 4 has up to four times as many, 16 times at most.
-        audio_channels: of the sound.
+        audio_channels: of the waveform.
     """
 
     def __init__(self, rate: int, channels: int, audio_channels: int = 1) -> None:
@@ -121,13 +121,13 @@ class WaveDiscriminator(nn.Module):
             layers.append(nn.Conv1d(before, after, 41, stride=4, groups=max(1, before // 4), padding=20))
         layers.append(nn.Conv1d(widths[-1], widths[-1], 5, padding=2))
         self.layers = nn.ModuleList([weight_norm(layer) for layer in layers])
-        self.verdict = weight_norm(nn.Conv1d(widths[-1], 1, 3, padding=1))
+        self.logits = weight_norm(nn.Conv1d(widths[-1], 1, 3, padding=1))
 
     def forward(self, wav: Tensor) -> list[Tensor]:
-        """[B, C, N] -> features of each layer, then the verdict, [B, 1, n]."""
+        """[B, C, N] -> features of each layer, then the logits, [B, 1, n]."""
         x = F.avg_pool1d(wav, self.rate) if self.rate > 1 else wav
         features = []
         for layer in self.layers:
             x = F.leaky_relu(layer(x), 0.2)
             features.append(x)
-        return [*features, self.verdict(x)]
+        return [*features, self.logits(x)]

@@ -1,13 +1,8 @@
-"""Training of the entropy model: a prepared corpus -> integers that make ``.atok`` files small.
-
-Knows nothing of networks or files. The laws it keeps: a run that is killed goes on to the same weights; the model is
-bound to the codes it was trained on; what is reported was measured on real files, everything counted.
-"""
+"""Training of the entropy model: a prepared corpus -> the integers that :mod:`audiotok.bitstream` codes with."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -15,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-import yaml
 from torch import Tensor
 
 from ..bitstream.entropy import FILE_NAME, EntropyModel
@@ -24,66 +18,11 @@ from ..bitstream.layers import LEARNT, raw_bits
 from ..bitstream.writer import AtokWriter
 from ..corpus import PreparedCorpus
 from ..files import write_json
-from ..recipes import load_recipe
 from .entropy_net import EntropyNet
+from .recipe import EntropyRecipe
 from .trainer import TrainingLoop, TrainingPlan
 
-TASK = "entropy"
 _CLIP_S = 10.0
-
-
-@dataclass(frozen=True)
-class EntropyRecipe:
-    """How an entropy model is trained. The attribute texts are the manual."""
-
-    task: str = TASK
-    """What tells this recipe from a codec's."""
-    seed: int = 0
-    """Of weights and packets."""
-    steps: int = 5000
-    """Optimiser steps."""
-    batch: int = 16
-    """Packets per step."""
-    packet_frames: int = 100
-    """Frames of a packet, as files will have them."""
-    speaker_balance: float = 0.5
-    """Power of a speaker's share of the data by which they are heard less: 0 as they come, 1 all alike."""
-    width: int = 32
-    """Of the embeddings of codes."""
-    hidden: int = 64
-    """Of the two hidden layers."""
-    out_width: int = 48
-    """Of the vectors that are compared with the codes'."""
-    taps: tuple[int, ...] = field(default=(1, 2, 4, 8))
-    """How many frames back the first hidden layer is looked at."""
-    lr: float = 3e-3
-    """Peak learning rate; linear warm-up, then cosine down to a fiftieth."""
-    warmup_steps: int = 50
-    """Steps of the warm-up."""
-    weight_decay: float = 0.01
-    """Of AdamW."""
-    log_every: int = 50
-    """Steps between lines of the log."""
-    save_every_s: float = 60.0
-    """Seconds between checkpoints."""
-    eval_clips: int = 60
-    """Clips of 10 s of the validation split that are coded at the end."""
-
-
-def is_entropy_recipe(name_or_path: str) -> bool:
-    """Whether a recipe, shipped or a file, trains an entropy model; False also for one that is not there."""
-    shipped = Path(__file__).parent / "recipes" / f"{name_or_path}.yaml"
-    path = shipped if shipped.is_file() else Path(name_or_path)
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
-        return False
-    return isinstance(values, dict) and values.get("task") == TASK
-
-
-def load_entropy_recipe(name_or_path: str, overrides: list[str] | None = None) -> EntropyRecipe:
-    """Read an entropy model's recipe; arguments and errors as :func:`audiotok.recipes.load_recipe`."""
-    return load_recipe(EntropyRecipe, name_or_path, Path(__file__).parent / "recipes", overrides or [])
 
 
 class EntropyTrainer(TrainingLoop):
@@ -211,9 +150,9 @@ class EntropyTrainer(TrainingLoop):
 
 
 def speaker_weights(frames: np.ndarray, speakers: list[str | None], balance: float) -> Tensor:
-    """How often each row is heard: by its length, speakers who talk much less often.
+    """How often each row is drawn: by its length, and less often if its speaker has much data.
 
-    Files are mostly of strangers; a corpus has a few voices for hours and many for a minute.
+    Files are mostly of unknown speakers, but a corpus has hours of a few and minutes of many.
 
     Args:
         frames: [R] of the rows.
@@ -238,8 +177,8 @@ def measure(model: EntropyModel, facts: dict[str, Any], clips: list[Tensor]) -> 
         clips: codes [K, T].
 
     Returns:
-        saved_percent of the files against the raw codes alone; coded_over_model, the layers' bytes against the model's
-        own cross-entropy; framing_percent, what of the files is not layers' information; bits of a code by book.
+        saved_percent of the files against the raw codes; coded_over_model_percent, the layers' bytes against the
+        cross-entropy of the model; framing_percent, the rest of the files; bits of a code by codebook.
     """
     header = AtokHeader(
         facts["name"], model.codes_fingerprint, facts["sampling_rate"], facts["hop_length"],
@@ -272,7 +211,7 @@ def measure(model: EntropyModel, facts: dict[str, Any], clips: list[Tensor]) -> 
 
 
 def model_bits(model: EntropyModel, codes: Tensor) -> np.ndarray:
-    """Bits that the model itself gives a packet's codes [K, T]: [K] float64, by book."""
+    """Cross-entropy of a packet's codes [K, T] under the model, in bits: [K] float64."""
     values = codes.numpy()[None]
     frames = np.arange(codes.shape[1])
     # A frequency is 256 times a count over 65,536.

@@ -1,9 +1,7 @@
-"""The entropy model while it is trained: float weights that are rounded on the way forward, as the integers will be.
+"""The entropy model in training: float weights, rounded in the forward pass as the exported integers will be.
 
-Knows nothing of data or optimisers. The law it keeps: with rounding on, the forward pass computes the very numbers of
-:class:`~audiotok.bitstream.EntropyModel`, so what is exported codes as well as what was trained.
-
-Rounding passes gradients straight through (Bengio et al., arXiv:1308.3432); the arithmetic is in bitstream/entropy.py.
+With rounding the forward pass computes the numbers of :class:`~audiotok.bitstream.EntropyModel`. Gradients pass the
+rounding unchanged (Bengio et al., arXiv:1308.3432).
 """
 
 from __future__ import annotations
@@ -24,14 +22,14 @@ _TABLE = 1024
 
 
 class EntropyNet(nn.Module):
-    """Predicts every book of packets of codes.
+    """Predicts the codes of packets, codebook by codebook.
 
     Args:
         n_q, codebook_size: K and V of the codec.
         width: of the embeddings (E).
         hidden: of h1 and h2.
         out_width: of q (O).
-        taps: how many frames back h1 is looked at.
+        taps: frames back at which h1 is read.
     """
 
     def __init__(
@@ -53,7 +51,7 @@ class EntropyNet(nn.Module):
 
     @torch.no_grad()
     def start_from(self, codebooks: Tensor, usage: Tensor) -> None:
-        """Start at what is known: embeddings and outputs are the codewords, the bias is how often each is used.
+        """Start from the codec: embeddings and outputs are the codewords, the bias is how often each is used.
 
         Args:
             codebooks: [K, V, D] float32 of the codec.
@@ -77,10 +75,10 @@ class EntropyNet(nn.Module):
             self.out[k, :, :size] = words / (words.std() + 1e-9)
 
     def forward(self, k: int, codes: Tensor) -> Tensor:
-        """Scores of book k.
+        """Logits of codebook k.
 
         Args:
-            k: the book.
+            k: the codebook.
             codes: [P, K, T] int64 in [0, V]; V marks frames after a packet's end.
 
         Returns:
@@ -104,7 +102,7 @@ class EntropyNet(nn.Module):
 
     @torch.no_grad()
     def export(self, codes_fingerprint: str) -> EntropyModel:
-        """The integers that this network has become.
+        """The integers of this network.
 
         Raises:
             EntropyModelError: the weights are too large for exact sums.

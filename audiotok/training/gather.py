@@ -1,4 +1,4 @@
-"""Whatever holds speech -> packed clips: a pack, a folder of audio, a metadata file, or a data set."""
+"""Packed clips from a pack, a folder of audio, a metadata file, or a data set."""
 
 from __future__ import annotations
 
@@ -26,18 +26,15 @@ def is_pack(path: str | Path) -> bool:
     return Path(path).with_suffix(".safetensors").is_file() and Path(path).with_suffix(".jsonl").is_file()
 
 
-def gather(
-    source: str, stem: Path, sampling_rate: int, hop_length: int, split: str | None, alignments: Path | None
-) -> PackedClips:
+def gather(source: str, stem: Path, sampling_rate: int, hop_length: int, split: str | None) -> PackedClips:
     """Open packed clips, or pack the source first.
 
     Args:
         source: a pack; a folder of audio with or without metadata; a metadata file; a ``datasets`` name.
-        stem: where to pack what is no pack yet; a pack of the same source that stands there is used.
+        stem: where to write the pack; a pack of the same source that is there is used.
         sampling_rate: Hz of the clips.
         hop_length: samples per frame.
-        split: rows to take; None takes all. Rows that name no split are of the split train.
-        alignments: JSON lines with ``id`` and ``words``, as :mod:`audiotok.training.align` writes them.
+        split: rows to take; None takes all. Rows without a split belong to the split train.
 
     Raises:
         FileNotFoundError: no such source.
@@ -45,50 +42,44 @@ def gather(
     """
     if is_pack(source):
         return PackedClips(source, hop_length)
-    origin = {
-        "source": source,
-        "split": split,
-        "alignments": str(alignments or ""),
-        "sampling_rate": sampling_rate,
-    }
-    said = stem.with_suffix(".origin.json")
+    origin = {"source": source, "split": split, "sampling_rate": sampling_rate}
+    record = stem.with_suffix(".origin.json")
     if not is_pack(stem):
-        words = read_alignments(alignments) if alignments else None
-        write_json(said, origin)
-        if not write_packed(stem, _clips(source, sampling_rate, split), words, hop_length, sampling_rate):
+        write_json(record, origin)
+        if not write_packed(stem, _clips(source, sampling_rate, split)):
             of = f" of the split {split}; give --split or --validation" if split else ""
             raise ValueError(f"{source}: expected readable audio{of}, found none")
-    elif said.is_file() and (packed := json.loads(said.read_text(encoding="utf-8"))) != origin:
+    elif record.is_file() and _origin(record) != origin:
         raise ValueError(
-            f"{stem} was packed from {packed}, now {origin} is asked for; choose another --out, or remove {stem.parent}"
+            f"{stem} was packed from {_origin(record)}, not from {origin}; choose another --out, or remove it"
         )
     return PackedClips(stem, hop_length)
 
 
 def check_apart(train: PackedClips, validation: PackedClips) -> None:
-    """Make sure that no clip is both learnt from and judged by.
+    """Check that no clip is in both packs.
 
     Raises:
         ValueError: one is.
     """
-    learnt = {row["id"]: index for index, row in enumerate(train.rows)}
-    # Two folders may use the same names: the sound decides.
+    trained = {row["id"]: index for index, row in enumerate(train.rows)}
+    # Two folders may use the same names, so the samples are compared too.
     both = [
         row["id"]
         for index, row in enumerate(validation.rows)
-        if row["id"] in learnt and torch.equal(train.clip(learnt[row["id"]]), validation.clip(index))
+        if row["id"] in trained and torch.equal(train.clip(trained[row["id"]]), validation.clip(index))
     ]
     if both:
         raise ValueError(
-            f"expected clips to judge by that are not trained on, got {len(both)} in both, {min(both)} among them; "
-            "choose another --split or --validation"
+            f"{len(both)} validation clips are also training clips, {min(both)} among them; choose another --split or "
+            "--validation"
         )
 
 
-def read_alignments(path: Path) -> dict[str, list[Any]]:
-    """Words by clip id; clips that could not be aligned are left out."""
-    rows = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
-    return {row["id"]: row["words"] for row in rows if "words" in row}
+def _origin(record: Path) -> dict[str, Any]:
+    """What a pack was made from; packs of earlier versions name their alignments too."""
+    found = json.loads(record.read_text(encoding="utf-8"))
+    return {key: value for key, value in found.items() if key != "alignments"}
 
 
 def _clips(source: str, sampling_rate: int, split: str | None) -> Iterator[tuple[dict[str, Any], np.ndarray]]:

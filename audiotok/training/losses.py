@@ -1,26 +1,30 @@
-"""What the codec is trained to make small. Pure functions and the spectra they compare.
+"""Losses of the codecs' training: spectral, pitch and adversarial ones.
 
-Sources: multi-resolution STFT loss (Parallel WaveGAN, arXiv:1910.11480), hinge GAN and relative feature matching
-(SoundStream arXiv:2107.03312; EnCodec arXiv:2210.13438).
+Sources: multi-resolution STFT loss (Parallel WaveGAN, arXiv:1910.11480), hinge loss and relative feature matching
+(SoundStream, arXiv:2107.03312; EnCodec, arXiv:2210.13438).
 """
 
 from __future__ import annotations
 
 import math
+import warnings
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers.audio_utils import mel_filter_bank
 
 
 def mel_filters(n_fft: int, n_mels: int, sampling_rate: int) -> Tensor:
     """Triangular filters equally spaced in mel: [n_mels, n_fft // 2 + 1] float32, each of unit peak."""
-    top = 2595.0 * torch.log10(torch.tensor(1.0 + sampling_rate / 2 / 700.0))
-    edges_hz = 700.0 * (10.0 ** (torch.linspace(0.0, float(top), n_mels + 2) / 2595.0) - 1.0)
-    bins_hz = torch.linspace(0.0, sampling_rate / 2, n_fft // 2 + 1)
-    rising = (bins_hz - edges_hz[:-2, None]) / (edges_hz[1:-1] - edges_hz[:-2])[:, None]
-    falling = (edges_hz[2:, None] - bins_hz) / (edges_hz[2:] - edges_hz[1:-1])[:, None]
-    return torch.minimum(rising, falling).clamp_min(0.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # narrow bands of short windows are empty
+        filters = mel_filter_bank(n_fft // 2 + 1, n_mels, 0.0, sampling_rate / 2, sampling_rate)
+    return torch.from_numpy(filters).float().t().contiguous()
+
+
+_MELS = 64
+_LONGEST_WINDOW = 2048
 
 
 class SpectralLoss(nn.Module):
@@ -67,6 +71,47 @@ class SpectralLoss(nn.Module):
         return F.l1_loss(torch.log(ours + self.floor), torch.log(theirs + self.floor))
 
 
+class MultiScaleSpectralLoss(nn.Module):
+    """L1 between mel spectra plus L2 between their logarithms, over windows from short to long.
+
+    Args:
+        sampling_rate: Hz.
+        shortest: window in samples; each next one is twice as long, to 2048. Hops are a quarter of the window.
+        log_weights: SoundStream's sqrt(window / 2) for the second term, relative to its mean; False weighs all alike.
+
+    Source: SoundStream (arXiv:2107.03312), equations 4 and 5; EnCodec (arXiv:2210.13438), equation 2. Sums are means
+    here, so that weights do not depend on the length of a crop.
+    """
+
+    def __init__(self, sampling_rate: int, shortest: int, log_weights: bool) -> None:
+        super().__init__()
+        windows = [shortest]
+        while windows[-1] < _LONGEST_WINDOW:
+            windows.append(2 * windows[-1])
+        self.windows = tuple(windows)
+        roots = [(size / 2) ** 0.5 if log_weights else 1.0 for size in windows]
+        self.log_weights = tuple(root * len(roots) / sum(roots) for root in roots)
+        for size in windows:
+            self.register_buffer(f"window_{size}", torch.hann_window(size), persistent=False)
+            self.register_buffer(f"mel_{size}", mel_filters(size, _MELS, sampling_rate), persistent=False)
+
+    def forward(self, wav: Tensor, target: Tensor) -> Tensor:
+        """[B, C, N] float32 twice -> scalar."""
+        total = wav.new_zeros(())
+        for size, weight in zip(self.windows, self.log_weights, strict=True):
+            ours, theirs = (self._mel(x.flatten(0, 1), size) for x in (wav, target))
+            logs = torch.log(ours + 1e-5) - torch.log(theirs + 1e-5)
+            # The root of the mean square over bands, a frame at a time; smooth at zero.
+            total = total + F.l1_loss(ours, theirs) + weight * (logs.square().mean(1) + 1e-8).sqrt().mean()
+        return total / len(self.windows)
+
+    def _mel(self, wav: Tensor, size: int) -> Tensor:
+        window: Tensor = getattr(self, f"window_{size}")
+        filters: Tensor = getattr(self, f"mel_{size}")
+        spectrum = torch.stft(wav, size, size // 4, window=window, normalized=True, return_complex=True)
+        return filters @ torch.sqrt(spectrum.real.square() + spectrum.imag.square() + 1e-9)
+
+
 def pitch_loss(
     f0_logits: Tensor, voiced_logit: Tensor, grid_hz: Tensor, f0_hz: Tensor, voiced: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -76,10 +121,10 @@ def pitch_loss(
         f0_logits: [B, T, bins].
         voiced_logit: [B, T].
         grid_hz: [bins], log-spaced.
-        f0_hz, voiced: the teacher's, [B, T].
+        f0_hz, voiced: of the tracker, [B, T].
 
     Returns:
-        Two scalars. The target is a Gaussian bump of one class' width around the teacher's pitch.
+        Two scalars. The target is a Gaussian bump of one class' width around the tracked pitch.
     """
     steps = torch.log(grid_hz[1] / grid_hz[0])
     distance = (torch.log(f0_hz)[..., None] - torch.log(grid_hz)) / steps
@@ -91,7 +136,7 @@ def pitch_loss(
 
 
 def discriminator_loss(real: list[list[Tensor]], fake: list[list[Tensor]]) -> Tensor:
-    """Hinge loss of the discriminators, a scalar; each list ends with the verdict, the others are features."""
+    """Hinge loss of the discriminators, a scalar; each list holds features and ends with the logits."""
     terms = [F.relu(1 - r[-1]).mean() + F.relu(1 + f[-1]).mean() for r, f in zip(real, fake, strict=True)]
     return torch.stack(terms).mean()
 
@@ -109,3 +154,37 @@ def feature_loss(real: list[list[Tensor]], fake: list[list[Tensor]]) -> Tensor:
         for theirs, ours in zip(r[:-1], f[:-1], strict=True)
     ]
     return torch.stack(terms).mean()
+
+
+def discriminate(
+    discriminator: nn.Module, wav: Tensor, target: Tensor
+) -> tuple[list[list[Tensor]], list[list[Tensor]]]:
+    """One pass of the discriminators over recorded and decoded waveforms, as data-parallel training demands.
+
+    Args:
+        discriminator: as accelerate wraps it.
+        wav: decoded, [B, C, N]; it gets no gradient.
+        target: recorded, [B, C, N].
+
+    Returns:
+        Features and logits of the recorded and of the decoded waveforms.
+    """
+    both = [[f.chunk(2) for f in part] for part in discriminator(torch.cat([target, wav.detach()]))]
+    real, fake = ([[pair[side] for pair in part] for part in both] for side in (0, 1))
+    return real, fake
+
+
+def generator_losses(discriminator: nn.Module, wav: Tensor, real: list[list[Tensor]]) -> dict[str, Tensor]:
+    """The adversarial losses of decoded waveforms [B, C, N]; the discriminators get no gradient.
+
+    Args:
+        discriminator: without accelerate's wrapper.
+        wav: decoded.
+        real: features and logits of the recorded waveforms.
+    """
+    discriminator.requires_grad_(False)
+    try:
+        fake = discriminator(wav)
+    finally:
+        discriminator.requires_grad_(True)
+    return {"adv/gen": adversarial_loss(fake), "adv/feature": feature_loss(real, fake)}

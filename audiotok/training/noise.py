@@ -1,7 +1,4 @@
-"""What stands beside speech in the world: coloured noise, babble, hum and clicks, made and not recorded.
-
-Knows nothing of codecs. The law kept: the noise of a step is a function of (seed, step) and of the voices it is given.
-"""
+"""Synthetic noise for training codecs that denoise: coloured noise, babble, hum and clicks."""
 
 from __future__ import annotations
 
@@ -20,9 +17,9 @@ class NoisyBatch:
     """Crops to be denoised, or not.
 
     Attributes:
-        wav: [B, 1, N] float32, what the encoder hears.
-        target: [B, 1, N] float32, what the decoder is to say: clean in wanted frames, as heard in the others.
-        wanted: [B, T] bool, frames in which noise is to be left out.
+        wav: [B, 1, N] float32, input of the encoder.
+        target: [B, 1, N] float32, target of the decoder: clean in wanted frames, the input in the others.
+        wanted: [B, T] bool, frames to denoise.
     """
 
     wav: Tensor
@@ -40,7 +37,7 @@ def coloured(samples: int, sampling_rate: int, rng: np.random.Generator) -> np.n
 
 
 def babble(voices: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Some voices at once, none of them from its start: voices [M, samples] -> [samples] float32."""
+    """Several voices at once, each from a random position: voices [M, samples] -> [samples] float32."""
     samples = voices.shape[1]
     chosen = rng.choice(len(voices), size=min(_BABBLERS, len(voices)), replace=False)
     mix = np.zeros(samples, np.float32)
@@ -50,7 +47,7 @@ def babble(voices: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def hum(samples: int, sampling_rate: int, rng: np.random.Generator) -> np.ndarray:
-    """Mains: 50 or 60 Hz and its harmonics, which wander a little: [samples] float32."""
+    """Mains hum, 50 or 60 Hz with harmonics and a slowly varying frequency: [samples] float32."""
     time_s = np.arange(samples) / sampling_rate
     base_hz = rng.choice([50.0, 60.0]) * (1 + 0.002 * np.sin(2 * np.pi * rng.uniform(0.1, 1.0) * time_s))
     phase = 2 * np.pi * np.cumsum(base_hz) / sampling_rate
@@ -61,7 +58,7 @@ def hum(samples: int, sampling_rate: int, rng: np.random.Generator) -> np.ndarra
 
 
 def clicks(samples: int, sampling_rate: int, rng: np.random.Generator) -> np.ndarray:
-    """Some two to twenty clicks a second, each a burst that dies within milliseconds: [samples] float32."""
+    """Two to twenty clicks a second, each a burst that decays within milliseconds: [samples] float32."""
     mix = np.zeros(samples, np.float32)
     count = max(1, rng.poisson(rng.uniform(2.0, 20.0) * samples / sampling_rate))
     length = max(8, int(0.008 * sampling_rate))
@@ -73,7 +70,7 @@ def clicks(samples: int, sampling_rate: int, rng: np.random.Generator) -> np.nda
 
 
 def make_noise(kind: str, voices: np.ndarray, sampling_rate: int, rng: np.random.Generator) -> np.ndarray:
-    """One stretch of noise of a kind of :data:`NOISES`; voices [M, samples], of which babble is made -> [samples]."""
+    """Noise of a kind of :data:`NOISES`; voices [M, samples], for babble -> [samples]."""
     samples = voices.shape[1]
     if kind == "babble":
         return babble(voices, rng)
@@ -81,7 +78,7 @@ def make_noise(kind: str, voices: np.ndarray, sampling_rate: int, rng: np.random
 
 
 def at_snr(speech: np.ndarray, noise: np.ndarray, snr_db: float) -> np.ndarray:
-    """Speech with noise so loud that ``snr_db`` lies between them; both [N] -> [N] float32, peaks below 1."""
+    """Speech mixed with noise at ``snr_db``; both [N] -> [N] float32, peaks below 1."""
     power = float(np.mean(speech**2)), float(np.mean(noise**2))
     if min(power) <= 0:
         return speech.astype(np.float32)
@@ -100,35 +97,35 @@ def noisy_batch(
     clean_share: float = 0.2,
     wanted_share: float = 0.4,
 ) -> NoisyBatch:
-    """Crops with noise, and where it is to be left out.
+    """Crops with noise, and the frames to denoise; a function of the seed and the step.
 
     Args:
         clean: [B, 1, N] float32 on the CPU.
-        voices: [M, 1, N] float32, other speech, of which babble is made.
+        voices: [M, 1, N] float32, other speech, for babble.
         hop_length: samples per frame.
         sampling_rate: Hz.
-        seed, step: of what is drawn.
+        seed, step: of the random draws.
         snr_db: the range of the ratio of speech to noise.
-        clean_share: of the crops that stay as they are.
-        wanted_share: of the crops that are wanted clean, at most 0.8; in a fifth it changes on the way, and the others
-            are wanted as they are.
+        clean_share: share of crops without noise.
+        wanted_share: share of crops to denoise, at most 0.8; in a fifth the flag changes on the way, the others keep
+            their noise.
     """
     rng = np.random.default_rng((seed, step, 0x6E6F6973))
     frames = clean.shape[-1] // hop_length
-    heard, wanted = clean.clone(), torch.zeros(len(clean), frames, dtype=torch.bool)
+    noisy, wanted = clean.clone(), torch.zeros(len(clean), frames, dtype=torch.bool)
     target = clean.clone()
     for row in range(len(clean)):
         speech = clean[row, 0].numpy()
         if rng.random() >= clean_share:
             noise = make_noise(NOISES[rng.integers(len(NOISES))], voices[:, 0].numpy(), sampling_rate, rng)
             mix = at_snr(speech, noise, rng.uniform(*snr_db))
-            heard[row, 0] = torch.from_numpy(mix)
+            noisy[row, 0] = torch.from_numpy(mix)
         mode, turn = rng.random(), int(rng.integers(frames + 1))
         wanted[row, : frames if mode < wanted_share else turn if mode > 0.8 else 0] = True
         if mode > 0.8 and rng.random() < 0.5:
             wanted[row] = ~wanted[row]
         keep = wanted[row].repeat_interleave(hop_length)
         target[row, 0, : len(keep)] = torch.where(
-            keep, clean[row, 0, : len(keep)], heard[row, 0, : len(keep)]
+            keep, clean[row, 0, : len(keep)], noisy[row, 0, : len(keep)]
         )
-    return NoisyBatch(heard, target, wanted)
+    return NoisyBatch(noisy, target, wanted)

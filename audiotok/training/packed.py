@@ -1,8 +1,7 @@
-"""Packed clips: a corpus in two files that need neither soundfile nor the corpus to be read again.
+"""Packed clips: a corpus in two files, opened as memory maps, that need neither soundfile nor the corpus.
 
-``NAME.safetensors`` holds ``pcm`` (int16, all clips end to end), ``offsets`` (int64 [clips + 1], samples) and, when
-the clips were aligned, ``phones`` (int8, one label a frame, clip after clip, -1 where unknown); ``NAME.jsonl`` holds a
-row of text fields per clip. Knows nothing of codecs. The law kept: crops are a function of (seed, step) alone.
+``NAME.safetensors`` holds ``pcm`` (int16, all clips end to end) and ``offsets`` (int64 [clips + 1], samples);
+``NAME.jsonl`` holds a row of text fields per clip.
 """
 
 from __future__ import annotations
@@ -11,20 +10,17 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.numpy import save_file
 from torch import Tensor
 
 from ..files import write_aside
 
-# The phone set of CMUdict, which pocketsphinx' aligner speaks, and silence.
-PHONES = (
-    "SIL AA AE AH AO AW AY B CH D DH EH ER EY F G HH IH IY JH K L M N NG OW OY P R S SH T TH UH UW V W Y Z ZH"
-).split()
+_HEADER = 512  # bytes before the samples of a pack
 
 
 @dataclass
@@ -33,20 +29,18 @@ class Batch:
 
     Attributes:
         wav: [B, 1, N] float32 in [-1, 1].
-        phones: [B, T] int64, -1 where unknown.
-        features: [B, T, F] float32, what codebook 0 learns to predict; None of a pack without features.
+        features: [B, T, F] float32, targets of codebook 0; None of a pack without features.
         spoken: [B, T] bool, where a frame belongs to a clip.
     """
 
     wav: Tensor
-    phones: Tensor
     features: Tensor | None
     spoken: Tensor
 
     def to(self, device: torch.device) -> Batch:
         """The same on another device."""
         features = None if self.features is None else self.features.to(device)
-        return Batch(self.wav.to(device), self.phones.to(device), features, self.spoken.to(device))
+        return Batch(self.wav.to(device), features, self.spoken.to(device))
 
 
 @dataclass(frozen=True)
@@ -88,7 +82,7 @@ class PackedClips:
 
     Args:
         path: of either of the two files, or without a suffix.
-        hop_length: samples per frame, for the phone labels.
+        hop_length: samples per frame.
 
     Raises:
         FileNotFoundError: one of the two files is missing.
@@ -104,7 +98,7 @@ class PackedClips:
         self.rows: list[dict[str, Any]] = [
             json.loads(line) for line in stem.with_suffix(".jsonl").read_text(encoding="utf-8").splitlines()
         ]
-        self.pcm, self.offsets = tensors["pcm"], tensors["offsets"]
+        self.pcm, self.offsets = tensors["pcm"], np.array(tensors["offsets"])
         if len(self.rows) != len(self.offsets) - 1 or self.offsets[-1] != len(self.pcm):
             raise ValueError(
                 f"{stem}: {len(self.rows)} rows for {len(self.offsets) - 1} clips; pack them again"
@@ -112,9 +106,6 @@ class PackedClips:
         self.hop_length = hop_length
         frames = -(-np.diff(self.offsets) // hop_length)
         self._first_frame = np.concatenate([[0], np.cumsum(frames)])
-        self.phones = tensors.get("phones", np.full(int(self._first_frame[-1]), -1, dtype=np.int8))
-        if len(self.phones) != self._first_frame[-1]:
-            raise ValueError(f"{stem}: {len(self.phones)} phone labels for {self._first_frame[-1]} frames")
         path = stem.with_suffix(".features.safetensors")
         self.features: np.ndarray | None = map_tensors(path)["features"] if path.is_file() else None
         if self.features is not None and len(self.features) != self._first_frame[-1]:
@@ -161,7 +152,6 @@ class PackedClips:
         rng = np.random.default_rng((seed, step))
         picks = rng.choice(len(self), size=batch, p=self.chances(draw))
         wav = np.zeros((batch, 1, frames * self.hop_length), dtype=np.float32)
-        phones = np.full((batch, frames), -1, dtype=np.int64)
         spoken = np.zeros((batch, frames), dtype=bool)
         features = None
         if self.features is not None:
@@ -175,14 +165,12 @@ class PackedClips:
             gain = 10.0 ** (rng.uniform(-draw.max_gain_db, draw.max_gain_db) / 20.0)
             peak = float(np.abs(pcm).max(initial=1e-6))
             wav[row, 0, : len(pcm)] = pcm * min(gain, 0.99 / peak)
-            labels = self.phones[first + start : last][:frames]
-            phones[row, : len(labels)] = labels
-            spoken[row, : len(labels)] = True
+            count = min(frames, int(last - first) - start)
+            spoken[row, :count] = True
             if features is not None and self.features is not None:
-                features[row, : len(labels)] = self.features[first + start : last][:frames]
+                features[row, :count] = self.features[first + start : first + start + count]
         return Batch(
             torch.from_numpy(wav),
-            torch.from_numpy(phones),
             None if features is None else torch.from_numpy(features),
             torch.from_numpy(spoken),
         )
@@ -206,54 +194,42 @@ def _colour(pcm: np.ndarray, rng: np.random.Generator, draw: Draw) -> np.ndarray
     return pcm.astype(np.float32)
 
 
-def write_packed(
-    stem: str | Path,
-    clips: Iterable[tuple[dict[str, Any], np.ndarray]],
-    alignments: dict[str, list[Any]] | None = None,
-    hop_length: int = 320,
-    sampling_rate: int = 16_000,
-) -> int:
-    """Write clips as a pack.
+def write_packed(stem: str | Path, clips: Iterable[tuple[dict[str, Any], np.ndarray]]) -> int:
+    """Write clips as a pack, one at a time, so that the corpus need not fit into memory.
 
     Args:
         stem: path without suffix.
         clips: (row, samples) pairs; row holds at least ``id``; samples float [N] in [-1, 1].
-        alignments: per id, words as ``[word, start, duration, [[phone, start, duration], ...]]`` in 10 ms units.
-        hop_length: samples per frame of the phone labels.
-        sampling_rate: Hz.
 
     Returns:
         The number of clips; of none no pack is written.
     """
-    stem = Path(stem)
-    rows, pcm, offsets, phones = [], [], [0], []
-    for row, samples in clips:
-        rows.append(json.dumps(row, ensure_ascii=False))
-        pcm.append((np.clip(samples, -1.0, 1.0) * 32767.0).astype(np.int16))
-        offsets.append(offsets[-1] + len(samples))
-        words = (alignments or {}).get(row["id"])
-        frames = -(-len(samples) // hop_length)
-        phones.append(phone_labels(words, frames, hop_length / sampling_rate))
-    if not rows:
+    stem, clips = Path(stem), iter(clips)
+    first = next(clips, None)
+    if first is None:
         return 0
-    tensors = {"pcm": np.concatenate(pcm), "offsets": np.asarray(offsets, dtype=np.int64)}
-    if alignments:
-        tensors["phones"] = np.concatenate(phones)
-    with write_aside(stem.with_suffix(".safetensors")) as aside:
-        save_file(tensors, aside)
-    with write_aside(stem.with_suffix(".jsonl")) as aside:
-        aside.write_text("\n".join(rows) + "\n", encoding="utf-8")
-    return len(rows)
-
-
-def phone_labels(words: list[Any] | None, frames: int, frame_s: float) -> np.ndarray:
-    """The phone at the start of each frame: [frames] int8, index into :data:`PHONES`, -1 without an alignment."""
-    if words is None:
-        return np.full(frames, -1, dtype=np.int8)
-    labels = np.zeros(frames, dtype=np.int8)
-    for _, _, _, parts in words:
-        for phone, start, duration in parts:
-            if phone in PHONES:
-                first, last = (int(round(edge * 0.01 / frame_s)) for edge in (start, start + duration))
-                labels[first:last] = PHONES.index(phone)
-    return labels
+    offsets = [0]
+    with (
+        write_aside(stem.with_suffix(".safetensors")) as aside,
+        write_aside(stem.with_suffix(".jsonl")) as rows,
+        aside.open("wb") as file,
+        rows.open("w", encoding="utf-8") as lines,
+    ):
+        file.write(bytes(_HEADER))
+        for row, samples in chain([first], clips):
+            lines.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.write((np.clip(samples, -1.0, 1.0) * 32767.0).astype("<i2").tobytes())
+            offsets.append(offsets[-1] + len(samples))
+        file.write(np.asarray(offsets, dtype="<i8").tobytes())
+        size = 2 * offsets[-1]
+        header = {
+            "pcm": {"dtype": "I16", "shape": [offsets[-1]], "data_offsets": [0, size]},
+            "offsets": {
+                "dtype": "I64",
+                "shape": [len(offsets)],
+                "data_offsets": [size, size + 8 * len(offsets)],
+            },
+        }
+        file.seek(0)
+        file.write((_HEADER - 8).to_bytes(8, "little") + json.dumps(header).encode().ljust(_HEADER - 8))
+    return len(offsets) - 1

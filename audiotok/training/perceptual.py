@@ -1,8 +1,4 @@
-"""What a listener would notice, as losses: loudness gone wrong, and envelopes that no longer move with the words.
-
-Pure functions of two sounds, with gradients; rougher than the judges they follow: no alignment in time (a codec has
-none to undo), crops of a second in place of files. Knows nothing of codecs. The law they keep: a sound against itself
-costs nothing.
+"""Differentiable losses after PESQ and STOI. They skip the alignment in time and work on crops of a second.
 
 Sources: PESQ (ITU-T P.862 and P.862.2; as a loss PMSQE, Martín-Doñas et al., 2018), STOI (Taal et al., 2011, eq. 3-6).
 """
@@ -28,7 +24,7 @@ _CLIP = 1.0 + 10 ** (15.0 / 20.0)
 
 
 class Disturbance(nn.Module):
-    """How much loudness differs, where a listener would hear it: what PESQ subtracts from its best score.
+    """Audible differences of loudness: what PESQ subtracts from its best score.
 
     Levels, filters and hearing thresholds follow P.862.2; sounds masked by the recording do not count, what is added
     weighs more than what is missing.
@@ -84,13 +80,13 @@ class Disturbance(nn.Module):
         theirs, ours = self._equalise(self._pitch_power(target), self._pitch_power(wav))
         reference, degraded = self._loudness(theirs), self._loudness(ours)
         masked = 0.25 * torch.minimum(reference, degraded)
-        heard = ((degraded - reference).abs() - masked).relu()
+        audible = ((degraded - reference).abs() - masked).relu()
         added = (((ours + 50.0) / (theirs + 50.0)) ** 1.2).detach()
         added = torch.where(added < 3.0, 0.0, added.clamp(max=12.0))
         loud = ((self._audible(theirs, 1.0) + 1e5) / 1e7) ** 0.04
         whole = self.width * _BANDS
-        symmetric = (torch.sqrt((self.width * heard.square()).sum(1) / whole + 1e-6) - 1e-3) * whole
-        asymmetric = (self.width * heard * added).sum(1)
+        symmetric = (torch.sqrt((self.width * audible.square()).sum(1) / whole + 1e-6) - 1e-3) * whole
+        asymmetric = (self.width * audible * added).sum(1)
         symmetric, asymmetric = ((part / loud).clamp(max=45.0) for part in (symmetric, asymmetric))
         return (0.1 * _pool(symmetric) + 0.0309 * _pool(asymmetric)).mean()
 
@@ -101,7 +97,7 @@ class Disturbance(nn.Module):
         return self.bands @ power * (_LEVEL / speech)[:, None, None]
 
     def _equalise(self, theirs: Tensor, ours: Tensor) -> tuple[Tensor, Tensor]:
-        """Undo what is a filter over the whole crop and a slow change of gain: a listener forgives both."""
+        """Compensate a filter over the whole crop and slow changes of gain, as PESQ does."""
         spoken = (self._audible(theirs, 1e2) >= 1e5)[:, None]
 
         def mean(power: Tensor) -> Tensor:
@@ -117,8 +113,8 @@ class Disturbance(nn.Module):
         return (power * (power > self.threshold * factor)).sum(1)
 
     def _loudness(self, power: Tensor) -> Tensor:
-        """Zwicker's law: power in a band -> sone."""
-        # What cannot be heard has none, not less than none.
+        """Loudness after Zwicker: power in a band -> sone."""
+        # Below the threshold of hearing loudness is 0, not negative.
         above = (0.5 + 0.5 * power / self.threshold).clamp_min(1.0) ** self.exponent
         return 0.187 * (self.threshold / 0.5) ** self.exponent * (above - 1.0)
 

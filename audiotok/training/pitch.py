@@ -1,7 +1,7 @@
-"""The pitch of recorded speech, as a teacher for the codec's own pitch classes.
+"""Pitch tracking of recorded speech, for the targets of the codec's pitch classes.
 
-Source: normalised cross-correlation, as in Talkin's RAPT (1995), without its dynamic programming: the codec sees
-thousands of hours' worth of frames and averages the few octave errors away.
+Source: normalised cross-correlation, as in Talkin's RAPT (1995), without its dynamic programming: training averages the
+few octave errors out.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def track_pitch(
     lag_min, lag_max = int(sampling_rate / f0_max_hz), int(sampling_rate / f0_min_hz) + 1
     span = window + lag_max
     frames = wav.shape[-1] // hop_length
-    # The stretch that is compared with itself stands around three quarters of the frame.
+    # The correlated segment is centred at three quarters of the frame.
     left = span // 2 - 3 * hop_length // 4
     x = F.pad(wav[:, 0], (left, span))
     segments = x.unfold(-1, span, hop_length)[:, :frames]
@@ -43,10 +43,10 @@ def track_pitch(
     correlation = torch.fft.irfft(spectrum, size)[..., : lag_max + 1]
     energy = F.pad(segments.square().cumsum(-1), (1, 0))
     energy = energy[..., window : window + lag_max + 1] - energy[..., : lag_max + 1]
-    floor = (1e-4**2) * window  # what lies 80 dB below full scale has no pitch
+    floor = (1e-4**2) * window  # below -80 dBFS there is no pitch
     nccf = correlation / torch.sqrt((energy[..., :1] + floor) * (energy + floor))
     lags = torch.arange(lag_max + 1, device=wav.device)
-    # A multiple of the true lag correlates as well as the lag itself: a small tax on length decides.
+    # Multiples of the true lag correlate as well, so long lags get a small penalty.
     score = nccf * (1.0 - 0.12 * lags / lag_max)
     score[..., :lag_min] = -1.0
     best = score[..., :-1].argmax(-1, keepdim=True).clamp(1, lag_max - 1)

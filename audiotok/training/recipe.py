@@ -1,16 +1,20 @@
-"""What a recipe for training a codec says."""
+"""Recipes of codecs and entropy models. The texts of the attributes are the manual."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import yaml
 
 from ..codec.config import CodecConfig
+from ..codec.seanet_config import SeanetConfig, seanet_preset
 from ..recipes import coerce_arguments, load_recipe
 from .packed import Draw
 
-# What a run cannot go without; other numbers may be 0.
+RECIPES = Path(__file__).parent / "recipes"
+# Numbers of a codec's recipe that must be above 0; others may be 0.
 _POSITIVE = (
     "steps", "batch", "crop_frames", "lr", "kmeans_crops", "discriminator_channels", "log_every", "eval_every"
 )  # fmt: skip
@@ -18,7 +22,7 @@ _POSITIVE = (
 
 @dataclass(frozen=True)
 class CodecRecipe:
-    """How a codec is trained. The attribute texts are the manual."""
+    """How the default codec is trained."""
 
     model: dict[str, Any] = field(default_factory=dict)
     """Arguments of CodecConfig that differ from its defaults."""
@@ -26,6 +30,8 @@ class CodecRecipe:
     """Of weights, crops and dropout."""
     steps: int = 20_000
     """Optimiser steps."""
+    max_minutes: float = 0.0
+    """Stop after so much training time, interruptions not counted, if that is earlier; 0 sets no limit."""
     batch: int = 16
     """Crops per step and process."""
     crop_frames: int = 50
@@ -53,7 +59,7 @@ class CodecRecipe:
     full_levels_share: float = 0.5
     """Share of crops that use all levels; the others use a random number (quantizer dropout)."""
     own_pitch_from: int = 6000
-    """Step from which the decoder is excited by its own pitch instead of the teacher's."""
+    """Step from which the decoder is excited by its own pitch instead of the tracked one."""
     adversarial_from: int = 1_000_000_000
     """Step at which the discriminators join; beyond `steps` they never do."""
     discriminator_warmup: int = 0
@@ -75,8 +81,6 @@ class CodecRecipe:
     semantic: float = 0.0
     """Weight of the distance between codebook 0 and the features of a speech recogniser's encoder, 0 drops it. Needs
     packed clips with features."""
-    phone: float = 0.3
-    """Weight of the phone classifier on codebook 0; 0 drops it. Needs packed clips with phone labels."""
     adversarial: float = 0.1
     """Weight of the hinge loss."""
     feature: float = 0.5
@@ -103,9 +107,151 @@ class CodecRecipe:
         for name in _POSITIVE:
             if not getattr(self, name) > 0:
                 raise ValueError(f"recipe: expected {name} above 0, got {getattr(self, name)}")
+        object.__setattr__(self, "model", coerce_arguments(CodecConfig, self.model, "model."))
 
 
-def load_codec_recipe(name_or_path: str, overrides: list[str] | None = None) -> CodecRecipe:
-    """Read a codec's recipe, shipped or a file; arguments and errors as :func:`audiotok.recipes.load_recipe`."""
-    recipe = load_recipe(CodecRecipe, name_or_path, Path(__file__).parent / "recipes", overrides or [])
-    return replace(recipe, model=coerce_arguments(CodecConfig, recipe.model, "model."))
+@dataclass(frozen=True)
+class SeanetRecipe:
+    """How a SoundStream or an EnCodec is trained."""
+
+    preset: str = "soundstream"
+    """Of the codec: soundstream, encodec-24k or encodec-48k."""
+    model: dict[str, Any] = field(default_factory=dict)
+    """Arguments of SeanetConfig that differ from the preset's."""
+    seed: int = 0
+    """Of weights, crops, noise and dropout."""
+    steps: int = 100_000
+    """Optimiser steps."""
+    max_minutes: float = 0.0
+    """Stop after so much training time, interruptions not counted, if that is earlier; 0 sets no limit."""
+    batch: int = 16
+    """Crops per step and process."""
+    crop_frames: int = 75
+    """Frames per crop; a codec of segments takes one segment, whatever stands here."""
+    max_gain_db: float = 6.0
+    """Crops are made louder or quieter by up to this."""
+    lr: float = 3e-4
+    """Peak learning rate; linear warm-up, then cosine down to a twentieth."""
+    warmup_steps: int = 100
+    """Steps of the warm-up."""
+    quantize_from: int = 0
+    """Step at which k-means starts the codebooks; before it the latents pass unquantised."""
+    kmeans_crops: int = 512
+    """Crops whose latents start the codebooks."""
+    codebook_decay: float = 0.99
+    """Of the EMA codebooks."""
+    levels: tuple[int, ...] = ()
+    """Numbers of codebooks of which one is drawn per crop (quantizer dropout); none means any number."""
+    full_levels_share: float = 0.0
+    """Share of crops that use all levels whatever is drawn."""
+    adversarial_from: int = 0
+    """Step from which the decoder is trained against the discriminators."""
+    discriminator_lead: int = 300
+    """Steps that the discriminators train before that; an untrained one gives noise."""
+    discriminator_share: float = 1.0
+    """Share of the steps in which the discriminators train (EnCodec: two in three)."""
+    discriminator_windows: tuple[int, ...] = (1024,)
+    """Windows of the STFT discriminators, in samples."""
+    discriminator_rates: tuple[int, ...] = (1, 2, 4)
+    """Downsampling factors of the waveform discriminators; none for EnCodec."""
+    discriminator_channels: int = 16
+    """Width of the discriminators."""
+    balance: bool = False
+    """Weigh the losses' gradients (EnCodec's balancer) instead of the losses."""
+    balancer_decay: float = 0.9
+    """Of the balancer's moving averages. The paper's 0.999 lags a thousand steps behind gradients that grow or fade."""
+    wave: float = 0.0
+    """Weight of the L1 distance of the waveforms."""
+    spectral: float = 1.0
+    """Weight of the multi-scale spectral loss."""
+    smallest_window: int = 64
+    """The shortest of its windows, in samples; each next one is twice as long, to 2048."""
+    disturbance: float = 0.0
+    """Weight of what PESQ would subtract."""
+    unintelligibility: float = 0.0
+    """Weight of 1 - STOI."""
+    adversarial: float = 1.0
+    """Weight of the hinge loss."""
+    feature: float = 100.0
+    """Weight of feature matching."""
+    commitment: float = 1.0
+    """Weight of the commitment loss, which is not balanced."""
+    noise: bool = True
+    """Add noise to the input; a codec that denoises learns to leave it out where it is told to."""
+    denoise_share: float = 0.4
+    """Share of crops to denoise from end to end, at most 0.8; in a fifth the flag changes on the way."""
+    log_every: int = 20
+    """Steps between lines of the log."""
+    eval_every: int = 500
+    """Steps between evaluations on validation clips."""
+    eval_clips: int = 8
+    """Validation clips per evaluation."""
+    save_every_s: float = 120.0
+    """Seconds between checkpoints."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.denoise_share <= 0.8:
+            raise ValueError(f"recipe: expected denoise_share in [0, 0.8], got {self.denoise_share}")
+        self.config()
+
+    def config(self) -> SeanetConfig:
+        """The codec's configuration."""
+        return seanet_preset(self.preset, **self.model)
+
+
+@dataclass(frozen=True)
+class EntropyRecipe:
+    """How the entropy model of a codec is trained."""
+
+    task: Literal["entropy"] = "entropy"
+    """Distinguishes the recipe from those of codecs."""
+    seed: int = 0
+    """Of weights and packets."""
+    steps: int = 5000
+    """Optimiser steps."""
+    batch: int = 16
+    """Packets per step."""
+    packet_frames: int = 100
+    """Frames of a packet, as files will have them."""
+    speaker_balance: float = 0.5
+    """0 draws packets by the length of the rows, 1 draws every speaker equally often."""
+    width: int = 32
+    """Of the embeddings of codes."""
+    hidden: int = 64
+    """Of the two hidden layers."""
+    out_width: int = 48
+    """Of the vectors that are compared with those of the codes."""
+    taps: tuple[int, ...] = field(default=(1, 2, 4, 8))
+    """Frames back at which the first hidden layer is read."""
+    lr: float = 3e-3
+    """Peak learning rate; linear warm-up, then cosine down to a fiftieth."""
+    warmup_steps: int = 50
+    """Steps of the warm-up."""
+    weight_decay: float = 0.01
+    """Of AdamW."""
+    log_every: int = 50
+    """Steps between lines of the log."""
+    save_every_s: float = 60.0
+    """Seconds between checkpoints."""
+    eval_clips: int = 60
+    """Clips of 10 s of the validation split that are coded at the end."""
+
+
+def load_training_recipe(
+    name_or_path: str, overrides: list[str] | None = None
+) -> CodecRecipe | SeanetRecipe | EntropyRecipe:
+    """Read a recipe, shipped or a file; what it trains follows from its keys ``task`` and ``preset``.
+
+    Arguments and errors are those of :func:`audiotok.recipes.load_recipe`.
+    """
+    path = Path(name_or_path)
+    path = path if path.is_file() else RECIPES / f"{name_or_path}.yaml"
+    try:
+        keys = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        keys = None  # load_recipe reports it
+    keys = keys if isinstance(keys, dict) else {}
+    kind = (
+        EntropyRecipe if keys.get("task") == "entropy" else SeanetRecipe if "preset" in keys else CodecRecipe
+    )
+    return load_recipe(kind, name_or_path, RECIPES, overrides or [])

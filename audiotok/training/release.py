@@ -1,8 +1,7 @@
-"""A trained codec -> a released one: codebooks placed anew, weights in half precision, a fingerprint, provenance.
+"""Release of a trained codec: refined codebooks, weights in half precision, fingerprints, provenance.
 
-``python -m audiotok.training.release RUN/codec OUT --recipe RUN/recipe.json --refine PACK``. The law kept: codes are
-those of the rounded weights, so that half the bytes give the same codes; whoever prepares data does it with the
-released folder.
+``python -m audiotok.training.release RUN/codec OUT --recipe RUN/recipe.json --refine PACK``. Codes are those of the
+rounded weights, so corpora must be prepared with the released folder.
 """
 
 from __future__ import annotations
@@ -23,11 +22,11 @@ from ..files import write_json
 from ..state import store_half
 from .packed import Draw, PackedClips
 
-_SEED = 20_261_123  # of crops that no training step draws
+_SEED = 20_261_123  # for crops that no training step draws
 
 
 def release(codec: AudioCodec, out: str | Path, provenance: dict[str, Any]) -> AudioCodec:
-    """Write a codec as it ships.
+    """Write a codec in its released form.
 
     Args:
         codec: trained, float32.
@@ -42,7 +41,7 @@ def release(codec: AudioCodec, out: str | Path, provenance: dict[str, Any]) -> A
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    # What a former release says of its weights is not true of these.
+    # The provenance of an earlier release does not describe these weights.
     (out / "provenance.json").unlink(missing_ok=True)
     codec.save_pretrained(out)
     store_half(out)
@@ -62,7 +61,7 @@ def release(codec: AudioCodec, out: str | Path, provenance: dict[str, Any]) -> A
 
 
 def refine_codebooks(codec: AudioCodec, clips: PackedClips, crops: int, max_gain_db: float = 6.0) -> None:
-    """Place the codebooks anew, now that the encoder moves no more; a decoder trained on the old ones should follow.
+    """Continue k-means of the codebooks with the encoder fixed; train the decoder on the result afterwards.
 
     Args:
         codec: changed in place.
@@ -80,8 +79,8 @@ def refine_codebooks(codec: AudioCodec, clips: PackedClips, crops: int, max_gain
 
 
 def blend_decoder(codec: AudioCodec, other: AudioCodec, share: float) -> None:
-    """Move a decoder's weights towards another's from which it was fine-tuned: what fine-tuning gained on its own
-    losses stays for the most part, what it cost on others does not (Wortsman et al., arXiv:2109.01903).
+    """Interpolate between a fine-tuned decoder and the one it was tuned from: most of what fine-tuning gained on its
+    own losses stays, and what it cost on others is undone (WiSE-FT, Wortsman et al., arXiv:2109.01903).
 
     Args:
         codec: changed in place.

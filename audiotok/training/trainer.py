@@ -281,17 +281,17 @@ class Trainer(TrainingLoop):
             floor=0.05,
             warmup=recipe.warmup_steps / recipe.steps,
             steps=recipe.steps,
-            minutes=getattr(recipe, "max_minutes", 0.0),
+            minutes=recipe.max_minutes,
             log_every=recipe.log_every,
             eval_every=recipe.eval_every,
             save_s=recipe.save_every_s,
         )
         super().__init__(recipe, plan, out, device, dtype, find_unused=True)
         self.train_clips, self.validation_clips = train, validation
-        self.model, self.judge, self.optimizer, self.judge_optimizer = self.accelerator.prepare(
-            *self._build(init)
+        self.model, self.discriminator, self.optimizer, self.discriminator_optimizer = (
+            self.accelerator.prepare(*self._build(init))
         )
-        self.optimizers = [self.optimizer, self.judge_optimizer]
+        self.optimizers = [self.optimizer, self.discriminator_optimizer]
         self.model.train()
         if init is not None:
             self._start_averages()
@@ -302,7 +302,7 @@ class Trainer(TrainingLoop):
         """The codec with its losses, the discriminators, and an optimiser for each."""
 
     @abstractmethod
-    def _train_step(self) -> dict[str, float]:
+    def _train_step(self) -> dict[str, Any]:
         """Take one step; losses to log, by path."""
 
     @abstractmethod
@@ -322,7 +322,7 @@ class Trainer(TrainingLoop):
         """The model without accelerate's wrapper."""
         return self.accelerator.unwrap_model(self.model)
 
-    def train_step(self) -> dict[str, float]:
+    def train_step(self) -> dict[str, Any]:
         """Take one step; at ``quantize_from`` the codebooks start before it."""
         if self.step >= self.recipe.quantize_from and not self.training_model.quantizing:
             with torch.no_grad():
@@ -330,6 +330,13 @@ class Trainer(TrainingLoop):
             self._start_averages()
             self.training_model.quantizing = True
         return self._train_step()
+
+    def update_discriminator(self, loss: Tensor) -> Tensor:
+        """Backward and step of the discriminators; returns the loss."""
+        self.discriminator_optimizer.zero_grad()
+        self.accelerator.backward(loss)
+        self.discriminator_optimizer.step()
+        return loss.detach()
 
     def evaluate(self) -> dict[str, float]:
         """Metrics on validation clips, once the codebooks have started."""
@@ -347,9 +354,9 @@ class Trainer(TrainingLoop):
             "quantizing": model.quantizing,
             "model": model.state_dict(),
             "averages": {name: getattr(quantizer, name) for name in _averages(quantizer)},
-            "judge": self.accelerator.unwrap_model(self.judge).state_dict(),
+            "discriminator": self.accelerator.unwrap_model(self.discriminator).state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "judge_optimizer": self.judge_optimizer.state_dict(),
+            "discriminator_optimizer": self.discriminator_optimizer.state_dict(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -359,9 +366,9 @@ class Trainer(TrainingLoop):
         model.quantizing = state["quantizing"]
         for name in _averages(quantizer):
             getattr(quantizer, name).copy_(state["averages"][name])
-        self.accelerator.unwrap_model(self.judge).load_state_dict(state["judge"])
+        self.accelerator.unwrap_model(self.discriminator).load_state_dict(state["discriminator"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.judge_optimizer.load_state_dict(state["judge_optimizer"])
+        self.discriminator_optimizer.load_state_dict(state["discriminator_optimizer"])
 
     def export(self) -> None:
         """Write the codec into ``out/codec``."""

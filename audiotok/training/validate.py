@@ -1,13 +1,25 @@
-"""Validation of a codec in training: whole held-out clips through its public methods."""
+"""Validation of codecs in training: whole held-out clips through the codec's public methods."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import suppress
+from statistics import fmean
+from typing import Any
+
+import numpy as np
 import torch
+from torch import Tensor
 
 from ..codec.model import AudioCodec
 from ..codec.quantizer import perplexity
+from ..codec.seanet_codec import SeanetCodec
+from ..metrics import MetricError, pesq, si_sdr, stoi
 from .losses import SpectralLoss
+from .noise import NOISES, at_snr, make_noise
 from .packed import PackedClips
+
+_SNR_DB = 5.0
 
 
 def validate(codec: AudioCodec, clips: PackedClips, count: int) -> dict[str, float]:
@@ -17,39 +29,84 @@ def validate(codec: AudioCodec, clips: PackedClips, count: int) -> dict[str, flo
         ``eval/log_spectral_l1``, ``eval/perplexity_k`` per codebook (as a share of its size) and, where the packages
         are installed, ``eval/pesq_wb`` and ``eval/stoi``.
     """
-    rate, size = codec.config.sampling_rate, codec.config.codebook_size
-    spectral = SpectralLoss(rate).to(codec.device)
-    distances, pesqs, stois, codes = [], [], [], []
-    for index in range(0, len(clips), max(1, len(clips) // count)):
-        wav = clips.clip(index)[None].to(codec.device)
-        out = codec(wav)
-        assert out.audio_values is not None and out.audio_codes is not None
-        distances.append(float(spectral(out.audio_values, wav)))
-        codes.append(out.audio_codes[0].cpu())
-        score = _perceptual(wav[0, 0].cpu(), out.audio_values[0, 0].cpu(), rate)
-        pesqs += [score[0]] if score and score[0] is not None else []
-        stois += [score[1]] if score else []
-    values = {"eval/log_spectral_l1": sum(distances) / len(distances)}
-    if pesqs:
-        values["eval/pesq_wb"] = sum(pesqs) / len(pesqs)
-        values["eval/stoi"] = sum(stois) / len(stois)
-    joined = torch.cat(codes, dim=-1)
-    for k in range(joined.shape[0]):
-        values[f"eval/perplexity_{k}"] = float(perplexity(joined[k], size)) / size
+    spectral = SpectralLoss(codec.config.sampling_rate).to(codec.device)
+    found: dict[str, list[float]] = {}
+    codes = []
+    for wav in _spread(clips, count):
+        target = wav[None].to(codec.device)
+        decoded, code = _through(codec, target)
+        codes.append(code)
+        _note(found, "eval/log_spectral_l1", float(spectral(decoded, target)))
+        _score(found, "eval", decoded[0], wav, codec.config.sampling_rate)
+    return _means(found, codes, codec.config.codebook_size)
+
+
+def validate_seanet(codec: SeanetCodec, clips: PackedClips, count: int) -> dict[str, float]:
+    """Encode and decode clips spread over the pack.
+
+    Returns:
+        ``eval/si_sdr_db``, ``eval/perplexity_k`` per codebook (as a share of its size) and, where the packages are
+        installed, ``eval/pesq_wb`` and ``eval/stoi``. Of a codec that denoises also the scores of speech at 5 dB SNR
+        against the clean speech: ``noisy/...`` unprocessed, ``kept/...`` decoded without denoising, ``denoised/...``
+        with it.
+    """
+    rate, channels = codec.config.sampling_rate, codec.config.audio_channels
+    found: dict[str, list[float]] = {}
+    codes = []
+    wavs = list(_spread(clips, count))
+    for number, wav in enumerate(wavs):
+        target = wav.expand(channels, -1)[None].to(codec.device)
+        decoded, code = _through(codec, target)
+        codes.append(code)
+        with suppress(MetricError):
+            _note(found, "eval/si_sdr_db", si_sdr(target, decoded))
+        _score(found, "eval", decoded[0, :1], wav, rate)
+        if codec.config.denoises:
+            noise = _noise_for(number, wavs, rate)
+            noisy = torch.from_numpy(at_snr(wav[0].numpy(), noise, _SNR_DB))[None]
+            _score(found, "noisy", noisy, wav, rate)
+            for path, denoise in (("kept", False), ("denoised", True)):
+                made = codec.encode(noisy[None].to(codec.device), denoise=denoise).audio_codes
+                assert made is not None
+                restored = codec.decode(made, num_samples=noisy.shape[-1]).audio_values
+                assert restored is not None
+                _score(found, path, restored[0], wav, rate)
+    return _means(found, codes, codec.config.codebook_size)
+
+
+def _spread(clips: PackedClips, count: int) -> Iterator[Tensor]:
+    return (clips.clip(index) for index in range(0, len(clips), max(1, len(clips) // count)))
+
+
+def _through(codec: Any, wav: Tensor) -> tuple[Tensor, Tensor]:
+    """Decoded [1, C, N] and codes [K, T] of a clip [1, C, N]."""
+    out = codec(wav)
+    return out.audio_values, out.audio_codes[0].cpu()
+
+
+def _noise_for(number: int, wavs: list[Tensor], sampling_rate: int) -> np.ndarray:
+    """Noise [N] for clip ``number``, another kind for each, the same in every evaluation."""
+    size = wavs[number].shape[-1]
+    others = [wav for i, wav in enumerate(wavs) if i != number] or wavs
+    voices = np.stack([np.resize(wav[0].numpy(), size) for wav in others[:8]])
+    return make_noise(NOISES[number % len(NOISES)], voices, sampling_rate, np.random.default_rng(number))
+
+
+def _score(
+    found: dict[str, list[float]], path: str, decoded: Tensor, clean: Tensor, sampling_rate: int
+) -> None:
+    """PESQ-WB and STOI of [1, N] against [1, N], where they are defined and their packages are installed."""
+    for name, metric in (("pesq_wb", pesq), ("stoi", stoi)):
+        with suppress(MetricError, ModuleNotFoundError):
+            _note(found, f"{path}/{name}", metric(clean, decoded.clamp(-1, 1), sampling_rate))
+
+
+def _note(found: dict[str, list[float]], key: str, value: float) -> None:
+    found.setdefault(key, []).append(value)
+
+
+def _means(found: dict[str, list[float]], codes: list[Tensor], codebook_size: int) -> dict[str, float]:
+    values = {key: fmean(each) for key, each in found.items()}
+    for k, book in enumerate(torch.cat(codes, dim=-1)):
+        values[f"eval/perplexity_{k}"] = float(perplexity(book, codebook_size)) / codebook_size
     return values
-
-
-def _perceptual(wav: torch.Tensor, decoded: torch.Tensor, rate: int) -> tuple[float | None, float] | None:
-    """(PESQ-WB or None where it finds no utterance, STOI) at 16 kHz, or None where the packages are missing."""
-    try:
-        import soxr
-        from pesq import NoUtterancesError, pesq
-        from pystoi import stoi
-    except ImportError:
-        return None
-    reference, degraded = (soxr.resample(x.numpy(), rate, 16_000) for x in (wav, decoded))
-    try:
-        quality: float | None = float(pesq(16_000, reference, degraded, "wb"))
-    except NoUtterancesError:
-        quality = None
-    return quality, float(stoi(reference, degraded, 16_000))
