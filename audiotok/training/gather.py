@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import sys
 from collections.abc import Iterator
@@ -10,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
 import torch
 
-from ..audio import AudioError, load_audio, resample
+from ..audio import AudioError, load_audio
 from ..corpus.sources import SourceRow, open_source
 from ..files import write_json
 from .packed import PackedClips, write_packed
@@ -85,8 +83,10 @@ def _origin(record: Path) -> dict[str, Any]:
 def _clips(source: str, sampling_rate: int, split: str | None) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
     for row in _rows(source, split):
         try:
-            wav = _decode(row, sampling_rate)
-        except (AudioError, OSError, soundfile.SoundFileError) as error:
+            if row.audio is None:
+                raise AudioError("expected audio, got none")
+            wav = load_audio(row.audio, sampling_rate)[0][0]
+        except (AudioError, OSError) as error:
             print(f"left out: {row.id}: {error}", file=sys.stderr)
             continue
         fields = {"id": row.id, "text": row.text, "speaker": row.speaker, "language": row.language}
@@ -104,14 +104,3 @@ def _rows(source: str, split: str | None) -> Iterator[SourceRow]:
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
     for index, path in enumerate(files):
         yield SourceRow(index, str(path.relative_to(folder)), "", "", "", "train", path)
-
-
-def _decode(row: SourceRow, sampling_rate: int) -> torch.Tensor:
-    """[N] float32 of one row."""
-    if isinstance(row.audio, Path):
-        return load_audio(row.audio, sampling_rate)[0][0]
-    if row.audio is None:
-        raise AudioError(f"{row.id}: expected audio, got none")
-    samples, rate = soundfile.read(io.BytesIO(row.audio), dtype="float32", always_2d=True)
-    wav = torch.from_numpy(samples.mean(axis=1))[None]
-    return resample(wav, rate, sampling_rate)[0]
