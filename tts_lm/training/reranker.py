@@ -25,8 +25,8 @@ def frame_labels(clip: Clip) -> np.ndarray:
         clip: an aligned one.
 
     Returns:
-        [T] int64, of :data:`~tts_lm.models.reranker.CLASSES`; silence between words, ``UNKNOWN`` where the phoneme is not
-        known.
+        [T] int64, of :data:`~tts_lm.models.reranker.CLASSES`; silence between words, ``UNKNOWN`` where the
+        phoneme is not known.
     """
     labels = np.full(clip.frames, SILENCE, dtype=np.int64)
     for word in clip.words:
