@@ -23,10 +23,9 @@ from audiotok import (
     program,
 )
 
-from ..folder import load_part
+from ..folder import find_checkpoint, load_part
 from ..models.nar import NarConfig, NarModel
 from ..models.reranker import Reranker, RerankerConfig
-from ..shipped import find_checkpoint
 from .ar import ArTask
 from .data import Clip, join, plan_epoch, read_clips
 from .nar import NarTask
