@@ -30,7 +30,9 @@ TINY = {
     "tts-lm train": "--set max_steps=2 --set max_minutes=0 --set data.batch_tokens=900",
     "tts-lm eval": "--limit 1 --workers 1",
 }  # fmt: skip
-SMALL_LM = "model.hidden_size=32 model.layers=2 model.heads=2 model.intermediate_size=48 attention.layers=[0,1]"
+SMALL_LM = (
+    "model.hidden_size=32 model.layers=2 model.heads=2 model.intermediate_size=48 attention.layers=[0,1]"
+)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The wheel is whole: built, installed elsewhere and moved, it speaks with the network refused."""
+"""The wheel is complete: built, installed elsewhere and moved, it works without a network."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_the_wheel_holds_the_packages_and_nothing_else(wheel):
     assert wheel.stat().st_size < 60e6
 
 
-def test_the_wheel_says_what_it_is(wheel):
+def test_the_metadata_of_the_wheel(wheel):
     import audiotok
 
     archive = zipfile.ZipFile(wheel)
@@ -94,7 +94,11 @@ def test_the_wheel_says_what_it_is(wheel):
     assert {"eval", "plot", "ray", "align", "completion", "test", "dev"} <= extras
     assert "audiotok = audiotok.cli.main:main" in entries and "tts-lm = tts_lm.cli.main:main" in entries
     licences = [name for name in archive.namelist() if ".dist-info/licenses/" in name]
-    assert [name.split("/licenses/")[1] for name in licences] == ["LICENSE", "tts_lm/PRONUNCIATIONS.LICENSE"]
+    assert {name.split("/licenses/")[1] for name in licences} == {
+        "LICENSE",
+        "NOTICE",
+        "tts_lm/PRONUNCIATIONS.LICENSE",
+    }
 
 
 def test_the_sdist_has_the_whole_checkout_and_makes_the_same_wheel(wheel, tmp_path):
@@ -126,7 +130,7 @@ def test_the_sdist_has_the_whole_checkout_and_makes_the_same_wheel(wheel, tmp_pa
 
 
 def test_what_the_dockerfile_copies_is_there_and_its_commands_exist():
-    """No image is built here: that needs a daemon and a package index. What can go stale is looked at instead."""
+    """No image is built, since that needs a daemon. This compares the Dockerfile with what it refers to."""
     lines = (ROOT / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", " ").splitlines()
     let_in = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     copied = [
@@ -148,7 +152,7 @@ def test_what_the_dockerfile_copies_is_there_and_its_commands_exist():
     assert "tts-lm" in project["scripts"]
 
 
-def test_the_installed_wheel_speaks_offline_after_it_was_moved(wheel, tmp_path):
+def test_the_installed_wheel_works_offline_after_it_was_moved(wheel, tmp_path):
     subprocess.run(
         [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-compile"]
         + ["--target", str(tmp_path / "first"), str(wheel)],
@@ -169,6 +173,6 @@ def test_the_installed_wheel_speaks_offline_after_it_was_moved(wheel, tmp_path):
     assert done.returncode == 0, done.stderr
     info = soundfile.info(tmp_path / "cwd" / "hello.wav")
     assert info.samplerate == 16_000
-    # What a person would take: between 40 and 110 ms of sound a letter.
+    # Speech takes 40 to 110 ms per letter.
     letters = sum(c.isalpha() for c in "The garden is quiet this morning.")
     assert 0.040 <= info.duration / letters <= 0.110
