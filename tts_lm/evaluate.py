@@ -1,30 +1,28 @@
-"""How well a recogniser understands what the model says, beside recordings of the same voice.
+"""Evaluation of generated speech: word or character error rate by Whisper, DNSMOS, speaker similarity, speed.
 
-Knows nothing of how speech is made or recognised: it takes anything that has ``say`` and anything that has
-``transcribe``. The law it keeps: every line counts: one that could not be spoken is one whose words are all
-missing.
+Recordings are scored in the same way, as they are and after the codec, which bounds what a model over its codes can
+reach.
 """
 
 from __future__ import annotations
 
+import importlib.metadata
 import re
+import sys
 import time
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from audiotok import bootstrap_interval, load_audio, read_rows
-
-from .quality import Judge
-from .recognise import PocketSphinx, Recogniser, transcriber
-from .text import normalise, plain
+from audiotok import bootstrap_interval, load_audio, read_rows, resample
 
 if TYPE_CHECKING:
     from audiotok import AudioCodec
@@ -32,14 +30,19 @@ if TYPE_CHECKING:
     from .synthesizer import Synthesizer
     from .voices import Voice
 
-Picks = np.ndarray[Any, Any]
-MS_PER_LETTER = (40.0, 110.0)
-"""What reading aloud takes; outside of it a voice gabbles, drags or got stuck."""
+Recogniser = Callable[[Tensor, int], str]
+"""wav [N] float32 and its sampling rate in Hz -> transcript."""
+Metric = Callable[[int, Tensor, int], float]
+"""Number of the clip, wav [N] float32 and its sampling rate in Hz -> score, or NaN for a clip that is too short."""
+Progress = Callable[[int, int], None] | None
+_RATE = 16_000
+_SHORTEST = _RATE // 2  # samples that DNSMOS and the speaker encoder need
+_PROMPTS = {"zh": "以下是普通话的句子。"}  # makes Whisper write simplified characters with punctuation
 
 
 @dataclass(frozen=True)
 class Rate:
-    """An error rate over all words (or letters) of a set, with the 95 % bootstrap interval over its lines."""
+    """A mean or an error rate over all clips with its 95 % bootstrap interval."""
 
     rate: float
     low: float
@@ -48,44 +51,112 @@ class Rate:
 
 @dataclass
 class Outcome:
-    """One row of the table: the model on some lines, or recordings."""
+    """One row of the report: the model on some lines, or recordings.
+
+    Attributes:
+        name: of the row.
+        lines: number of lines or clips.
+        error_rate: word error rate, or character error rate for Chinese; None without a recogniser.
+        finish_reasons: how the lines ended.
+        times_real_time: seconds of speech per second of computing.
+        scores: mean of each metric over the clips that it could score.
+        details: one entry a line.
+    """
 
     name: str
     lines: int
-    wer: Rate
-    cer: Rate
+    error_rate: Rate | None = None
     finish_reasons: dict[str, int] = field(default_factory=dict)
-    ms_per_letter: float | None = None
-    ms_per_letter_in_range: float | None = None
     times_real_time: float | None = None
     scores: dict[str, Rate] = field(default_factory=dict)
-    """Mean of each judge (tts_lm/quality.py) over the clips that it could judge."""
     details: list[dict[str, Any]] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
-        """The outcome as JSON-plain values."""
+        """The outcome as JSON values."""
         return asdict(self)
 
 
-def spoken_form(text: str) -> str:
-    """The words both sides of a comparison are reduced to: lower case, numbers as words, no punctuation.
+def _missing(package: str, what: str) -> ModuleNotFoundError:
+    return ModuleNotFoundError(
+        f"{what} needs the package {package!r}; pip install 'audiotok[eval]'", name=package
+    )
+
+
+class Whisper:
+    """Speech recognition with faster-whisper on one CPU thread.
 
     Args:
-        text: any text.
+        name_or_path: a folder with a CTranslate2 model, or the name of one, which is downloaded.
+        language: ISO 639-1 code of the speech.
 
-    Returns:
-        Words with single spaces between them; "" if there is nothing to say.
+    Raises:
+        ModuleNotFoundError: faster-whisper is missing.
+        ValueError: the model cannot be opened.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
+
+    def __init__(self, name_or_path: str | Path, language: str = "en") -> None:
         try:
-            return plain(normalise(text))
-        except ValueError:
-            return ""
+            from faster_whisper import WhisperModel
+        except ModuleNotFoundError:
+            raise _missing("faster-whisper", "speech recognition") from None
+        try:
+            self._model: Any = WhisperModel(
+                str(name_or_path), device="cpu", compute_type="int8", cpu_threads=1
+            )
+        except (RuntimeError, OSError, ValueError) as error:
+            raise ValueError(
+                f"cannot open the Whisper model {str(name_or_path)!r} ({error}); give a folder with a CTranslate2 "
+                "model, or a name such as base"
+            ) from error
+        self._language = language
+
+    def __call__(self, wav: Tensor, sampling_rate: int) -> str:
+        """wav [N] float32 -> transcript."""
+        samples = resample(wav.reshape(1, -1), sampling_rate, _RATE)[0].numpy()
+        segments, _ = self._model.transcribe(
+            samples,
+            language=self._language,
+            beam_size=5,
+            condition_on_previous_text=False,
+            initial_prompt=_PROMPTS.get(self._language),
+        )
+        return " ".join(segment.text.strip() for segment in segments)
 
 
-def careless_form(text: str) -> str:
-    """The same words as a user in a hurry types them: lower case, no punctuation; digits stay digits."""
+@cache
+def _english_normalizer() -> Callable[[str], str]:
+    try:
+        from whisper_normalizer.english import EnglishTextNormalizer
+    except ModuleNotFoundError:
+        raise _missing("whisper-normalizer", "the word error rate") from None
+    return EnglishTextNormalizer()
+
+
+def comparable_form(text: str, language: str) -> str:
+    """The form in which reference and transcript are compared.
+
+    English is reduced by Whisper's own normaliser. Chinese is reduced to simplified characters with numbers written
+    out. Other languages lose case and punctuation.
+    """
+    if language == "en":
+        return _english_normalizer()(text)
+    if language == "zh":
+        try:
+            import cn2an
+            import zhconv
+        except ModuleNotFoundError as error:
+            raise _missing(error.name or "zhconv", "the character error rate") from None
+        text = zhconv.convert(text, "zh-cn")
+        try:
+            text = cn2an.transform(text, "an2cn")
+        except (ValueError, KeyError, IndexError):
+            pass  # a number that cn2an cannot write out stays as it is, and its digits are dropped
+        return re.sub(r"[^\u4e00-\u9fffa-z]", "", text.lower())
+    return " ".join(re.findall(r"[^\W_]+", text.lower()))
+
+
+def unpunctuated(text: str) -> str:
+    """A line in lower case without punctuation, as many people type; digits stay digits."""
     words = re.sub(r"[^\w\s']|_", " ", text.lower().replace("’", "'"))
     return " ".join(word.strip("'") for word in words.split() if word.strip("'"))
 
@@ -94,37 +165,35 @@ def read_lines(path: str | Path, limit: int | None = None) -> list[str]:
     """Read sentences, one a line; of several tab-separated columns the last one.
 
     Args:
-        path: a text or TSV file, UTF-8.
-        limit: the first so many.
+        path: a text or TSV file in UTF-8.
+        limit: lines to keep.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: there is no sentence in it, or the limit is below 1.
+        ValueError: no sentence in it, or a limit below 1.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(
-            f"expected a file of sentences, but {path} is not there; give a .tsv or .txt file"
-        )
+        raise FileNotFoundError(f"no file of sentences {path}; give a .tsv or .txt file")
     if limit is not None and limit < 1:
         raise ValueError(f"expected a limit of at least 1, got {limit}")
-    lines = [line.split("\t")[-1].strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    lines = [line for line in lines if spoken_form(line)][:limit]
+    lines = [line.split("\t")[-1].strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    lines = [line for line in lines if re.search(r"\w", line)][:limit]
     if not lines:
-        raise ValueError(f"expected English sentences in {path}, got none; write one a line")
+        raise ValueError(f"{path}: no sentences; write one a line")
     return lines
 
 
 def read_recordings(
     data: str | Path, source: str | None = None, split: str | None = "test", limit: int | None = None
 ) -> list[tuple[Path, str]]:
-    """Recordings with transcripts out of an audio folder's ``metadata.csv``.
+    """Recordings with transcripts of an audio folder's ``metadata.csv``.
 
     Args:
         data: the folder; columns ``file_name``, ``transcription`` and, if there, ``source`` and ``split``.
         source: keep rows whose source begins with this.
         split: keep rows of this split; None keeps all.
-        limit: the first so many.
+        limit: rows to keep.
 
     Returns:
         (file, transcript) pairs, at least one.
@@ -134,17 +203,15 @@ def read_recordings(
         ValueError: no row is left.
     """
     rows = read_rows(data, split, source)
-    recordings = [(row.path, row.text) for row in rows if spoken_form(row.text)]
+    recordings = [(row.path, row.text) for row in rows if re.search(r"\w", row.text)]
     if not recordings:
-        raise ValueError(
-            f"expected rows with a text in {data}, got {len(rows)} without; fill the column transcription"
-        )
+        raise ValueError(f"{data}: {len(rows)} rows without a transcript; fill the column transcription")
     return recordings[:limit]
 
 
 @dataclass(frozen=True)
 class PromptedLine:
-    """A line of a list in the style of seed-tts-eval: a text, and a clip in whose voice to say it."""
+    """A line of a list in the format of seed-tts-eval: a text, and the clip whose voice reads it."""
 
     text: str
     prompt: Path
@@ -152,14 +219,14 @@ class PromptedLine:
 
 
 def read_prompted_lines(path: str | Path, limit: int | None = None) -> list[PromptedLine]:
-    """Read a list of ``name|prompt text|prompt file|text`` (and more columns, which are not read).
+    """Read a list of ``name|prompt text|prompt file|text``; further columns are ignored.
 
     Args:
-        path: UTF-8; files are sought from its folder.
-        limit: the first so many.
+        path: UTF-8; prompt files are relative to its folder.
+        limit: lines to keep.
 
     Raises:
-        FileNotFoundError: no such list, or a prompt of it is missing.
+        FileNotFoundError: the list or a prompt is missing.
         ValueError: a line has fewer columns, or there is no line.
     """
     path = Path(path)
@@ -174,11 +241,107 @@ def read_prompted_lines(path: str | Path, limit: int | None = None) -> list[Prom
             )
         prompt = path.parent / columns[2].strip()
         if not prompt.is_file():
-            raise FileNotFoundError(f"{path}, line {number}: expected the prompt {prompt}, found none")
+            raise FileNotFoundError(f"{path}, line {number}: no prompt {prompt}")
         out.append(PromptedLine(columns[3].strip(), prompt, columns[1].strip()))
     if not out:
-        raise ValueError(f"{path}: expected lines name|prompt text|prompt file|text, the file is empty")
+        raise ValueError(f"{path}: no lines of name|prompt text|prompt file|text")
     return out[:limit]
+
+
+class DNSMOS:
+    """DNSMOS of speechmos (arXiv:2010.15258, arXiv:2110.01763), from 1 (bad) to 5.
+
+    Args:
+        key: ``p808_mos`` (P.808, naturalness) or ``ovrl_mos`` (P.835, overall).
+
+    Raises:
+        ModuleNotFoundError: speechmos is missing.
+    """
+
+    def __init__(self, key: str = "p808_mos") -> None:
+        try:
+            from speechmos import dnsmos
+        except ModuleNotFoundError:
+            raise _missing("speechmos", "DNSMOS") from None
+        self._run: Callable[[np.ndarray, int], Any] = dnsmos.run
+        self._key = key
+
+    def __call__(self, index: int, wav: Tensor, sampling_rate: int) -> float:
+        """Score of wav [N], scaled to a peak of 0.7."""
+        samples = resample(wav.reshape(1, -1), sampling_rate, _RATE)[0].numpy()
+        if len(samples) < _SHORTEST or not samples.any():
+            return float("nan")
+        return float(self._run(samples / np.abs(samples).max() * 0.7, _RATE)[self._key])
+
+
+class SpeakerEncoder:
+    """Speaker embeddings of Resemblyzer (GE2E, arXiv:1710.10467).
+
+    Raises:
+        ModuleNotFoundError: resemblyzer is missing.
+    """
+
+    def __init__(self) -> None:
+        # webrtcvad 2.0.10 asks pkg_resources for its own version, and setuptools 81 dropped that module.
+        lent = "pkg_resources" not in sys.modules
+        if lent:
+            module: Any = ModuleType("pkg_resources")
+            module.get_distribution = importlib.metadata.distribution
+            sys.modules["pkg_resources"] = module
+        try:
+            from resemblyzer import VoiceEncoder
+        except ModuleNotFoundError:
+            raise _missing("resemblyzer", "speaker similarity") from None
+        finally:
+            if lent:
+                sys.modules.pop("pkg_resources", None)
+        self._encoder: Any = VoiceEncoder("cpu", verbose=False)
+
+    def __call__(self, wav: Tensor, sampling_rate: int) -> np.ndarray:
+        """wav [N] float32 -> unit vector [256]."""
+        samples = resample(wav.reshape(1, -1), sampling_rate, _RATE)[0].numpy()
+        level = float(np.sqrt(np.mean(np.square(samples))))
+        return self._encoder.embed_utterance(samples * (10 ** (-30 / 20) / max(level, 1e-9)))
+
+
+class SpeakerSimilarity:
+    """Cosine between the embedding of a clip and those of its references, -1 to 1.
+
+    Two clips of one speaker have about 0.8 to 0.9, of different speakers 0.5 to 0.6.
+
+    Args:
+        encoder: wav [N] and rate -> unit vector.
+        references: recordings of the voice, or one prompt a clip.
+        one_each: clip i is compared with reference i; else with the mean of all.
+        leave_out: the clips are the references themselves, and each is compared with the mean of the others.
+
+    Raises:
+        ValueError: too few references.
+    """
+
+    def __init__(
+        self,
+        encoder: Callable[[Tensor, int], np.ndarray],
+        references: Sequence[Path],
+        one_each: bool = False,
+        leave_out: bool = False,
+    ) -> None:
+        if len(references) < 1 + leave_out:
+            raise ValueError(
+                f"expected at least {1 + leave_out} recordings of the voice, got {len(references)}"
+            )
+        self._encoder, self._one_each, self._leave_out = encoder, one_each, leave_out
+        self._known = np.stack([encoder(wav[0], rate) for wav, rate in map(load_audio, references)])
+
+    def __call__(self, index: int, wav: Tensor, sampling_rate: int) -> float:
+        """Similarity of clip ``index``."""
+        if len(wav) * _RATE < _SHORTEST * sampling_rate:
+            return float("nan")
+        known = self._known[index : index + 1] if self._one_each else self._known
+        if self._leave_out:
+            known = np.delete(self._known, index, axis=0)
+        mean = known.mean(axis=0)
+        return float(self._encoder(wav, sampling_rate) @ mean / np.linalg.norm(mean))
 
 
 def evaluate_lines(
@@ -187,59 +350,55 @@ def evaluate_lines(
     *,
     name: str = "model",
     voice: str | Callable[[int], Voice] | None = None,
+    language: str = "en",
     seed: int = 0,
-    recogniser: Callable[[], Recogniser] = PocketSphinx,
-    judges: Mapping[str, Judge] | None = None,
-    workers: int = 2,
-    progress: Callable[[int, int], None] | None = None,
+    recogniser: Recogniser | None = None,
+    metrics: Mapping[str, Metric] | None = None,
+    progress: Progress = None,
 ) -> Outcome:
-    """Let the model read the lines, transcribe what it said, and compare.
+    """Generate speech for lines and score it. A line that cannot be spoken counts as one with all words missing.
 
     Args:
-        synthesizer: ``say(text, voice=, seed=)`` gives ``.wav [N]``, ``.sampling_rate``, ``.finish_reason``.
-        lines: sentences; each has something to say.
-        name: the outcome's name in the table.
-        voice: passed on; None is the default voice; a function gives line i its own.
-        seed: line i is spoken with seed + i.
-        recogniser: makes a recogniser; called once in every worker, so it must be picklable when workers > 0.
-        judges: what else scores each clip (tts_lm/quality.py), by name.
-        workers: processes that transcribe while this one speaks; 0 does both here, one after the other.
+        synthesizer: its ``say(text, voice=, seed=)`` returns ``.wav [N]``, ``.sampling_rate``, ``.finish_reason``.
+        lines: sentences.
+        name: of the row.
+        voice: a voice for all lines, or a function from the line's number to its voice; None is the default voice.
+        language: of the lines.
+        seed: line i has the seed ``seed + i``.
+        recogniser: transcribes; None reports no error rate.
+        metrics: further scores of each clip, by name.
         progress: called with (lines done, lines).
     """
-    spoken: list[dict[str, Any]] = []
+    facts: list[dict[str, Any]] = []
 
     def clips() -> Iterator[tuple[Tensor, int]]:
         for index, line in enumerate(lines):
             start = time.perf_counter()
             try:
-                whose = voice(index) if callable(voice) else voice
-                speech = synthesizer.say(line, voice=whose, seed=seed + index)
+                speech = synthesizer.say(
+                    line, voice=voice(index) if callable(voice) else voice, seed=seed + index
+                )
             except ValueError as error:
-                spoken.append(
+                facts.append(
                     {"finish_reason": "error", "error": str(error), "duration_s": 0.0, "taken_s": 0.0}
                 )
-                yield torch.zeros(0), PocketSphinx.SAMPLING_RATE
+                yield torch.zeros(0), _RATE
                 continue
-            spoken.append(
+            facts.append(
                 {
-                    "finish_reason": str(getattr(speech.finish_reason, "value", speech.finish_reason)),
+                    "finish_reason": str(speech.finish_reason),
                     "duration_s": speech.wav.shape[-1] / speech.sampling_rate,
                     "taken_s": time.perf_counter() - start,
                 }
             )
             yield speech.wav, speech.sampling_rate
 
-    outcome = _compare(name, lines, clips(), recogniser, workers, progress, judges)
-    for detail, line, facts in zip(outcome.details, lines, spoken, strict=True):
-        letters = len(re.findall("[a-z]", spoken_form(line)))
-        detail.update(facts, ms_per_letter=1000 * facts["duration_s"] / letters)
-    paces = [detail["ms_per_letter"] for detail in outcome.details if detail["finish_reason"] != "error"]
-    taken_s = sum(facts["taken_s"] for facts in spoken)
-    outcome.finish_reasons = dict(Counter(facts["finish_reason"] for facts in spoken).most_common())
-    outcome.ms_per_letter = float(np.mean(paces)) if paces else None
-    low, high = MS_PER_LETTER
-    outcome.ms_per_letter_in_range = sum(low <= pace <= high for pace in paces) / len(lines)
-    outcome.times_real_time = sum(facts["duration_s"] for facts in spoken) / taken_s if taken_s else None
+    outcome = _score(name, lines, clips(), language, recogniser, metrics, progress)
+    for detail, fact in zip(outcome.details, facts, strict=True):
+        detail.update(fact)
+    taken_s = sum(fact["taken_s"] for fact in facts)
+    outcome.finish_reasons = dict(Counter(fact["finish_reason"] for fact in facts).most_common())
+    outcome.times_real_time = sum(fact["duration_s"] for fact in facts) / taken_s if taken_s else None
     return outcome
 
 
@@ -248,21 +407,16 @@ def evaluate_recordings(
     codec: AudioCodec | None = None,
     *,
     name: str = "recordings",
-    recogniser: Callable[[], Recogniser] = PocketSphinx,
-    judges: Mapping[str, Judge] | None = None,
-    workers: int = 2,
-    progress: Callable[[int, int], None] | None = None,
+    language: str = "en",
+    recogniser: Recogniser | None = None,
+    metrics: Mapping[str, Metric] | None = None,
+    progress: Progress = None,
 ) -> Outcome:
-    """Transcribe recordings: as they are, or after a codec (the most that a model over its codes can reach).
+    """Score recordings, as they are or after a codec. Arguments as of :func:`evaluate_lines`.
 
     Args:
         recordings: (file, transcript) pairs.
-        codec: None for the recordings untouched.
-        name: the outcome's name in the table.
-        recogniser: as for :func:`evaluate_lines`.
-        judges: as for :func:`evaluate_lines`.
-        workers: as for :func:`evaluate_lines`.
-        progress: called with (clips done, clips).
+        codec: None leaves the recordings as they are.
     """
 
     def clips() -> Iterator[tuple[Tensor, int]]:
@@ -275,95 +429,82 @@ def evaluate_recordings(
                     wav = codec(wav[None].to(codec.device)).audio_values[0].float().cpu()
             yield wav[0], sampling_rate
 
-    return _compare(name, [text for _, text in recordings], clips(), recogniser, workers, progress, judges)
+    texts = [text for _, text in recordings]
+    return _score(name, texts, clips(), language, recogniser, metrics, progress)
 
 
 def difference(first: Outcome, second: Outcome, seed: int = 0) -> Rate:
-    """Word error rate of the first minus the second, with its 95 % bootstrap interval.
+    """Error rate of the first outcome minus the second, with its 95 % bootstrap interval.
 
     Args:
-        first: an outcome.
-        second: another one. Over the same texts both are resampled together (paired), else each on its own.
+        first, second: outcomes with error rates. Over the same texts they are resampled together (paired).
         seed: of the resampling.
     """
-    tables = [
-        np.array([(d["word_errors"], d["words"]) for d in outcome.details]) for outcome in (first, second)
-    ]
+    tables = [np.array([(d["errors"], d["length"]) for d in outcome.details]) for outcome in (first, second)]
     paired = [d["reference"] for d in first.details] == [d["reference"] for d in second.details]
 
-    def gap(*picks: Picks) -> Picks:
+    def gap(*picks: np.ndarray) -> np.ndarray:
         return _pooled(tables[0], picks[0]) - _pooled(tables[1], picks[-1])
 
     counts = [len(table) for table in tables]
     low, high = bootstrap_interval(counts[:1] if paired else counts, gap, seed)
-    return Rate(first.wer.rate - second.wer.rate, low, high)
+    every = [np.arange(count)[None] for count in counts]
+    return Rate(float(gap(*every)[0]), low, high)
 
 
-def _compare(
+def _score(
     name: str,
     texts: Sequence[str],
     clips: Iterable[tuple[Tensor, int]],
-    recogniser: Callable[[], Recogniser],
-    workers: int,
-    progress: Callable[[int, int], None] | None,
-    judges: Mapping[str, Judge] | None,
+    language: str,
+    recogniser: Recogniser | None,
+    metrics: Mapping[str, Metric] | None,
+    progress: Progress,
 ) -> Outcome:
-    """Transcribe and judge every clip, and count its errors against its text."""
-    try:
-        import jiwer
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "expected the package 'jiwer', which is missing; pip install 'audiotok[eval]'", name="jiwer"
-        ) from error
     details: list[dict[str, Any]] = []
-    judged: list[dict[str, float]] = []
-
-    def heard_by_judges() -> Iterator[tuple[Tensor, int]]:
-        for index, (wav, rate) in enumerate(clips):
-            judged.append({what: judge(index, wav, rate) for what, judge in (judges or {}).items()})
-            yield wav, rate
-
-    with transcriber(recogniser, workers) as transcribe:
-        for text, heard in zip(texts, transcribe(heard_by_judges()), strict=True):
-            reference, hypothesis = spoken_form(text), spoken_form(heard)
-            words, letters = (
-                jiwer.process_words(reference, hypothesis),
-                jiwer.process_characters(reference, hypothesis),
-            )
-            details.append(
-                {
-                    "text": text,
-                    "reference": reference,
-                    "hypothesis": hypothesis,
-                    "word_errors": words.substitutions + words.deletions + words.insertions,
-                    "words": words.hits + words.substitutions + words.deletions,
-                    "letter_errors": letters.substitutions + letters.deletions + letters.insertions,
-                    "letters": letters.hits + letters.substitutions + letters.deletions,
-                }
-            )
-            if progress:
-                progress(len(details), len(texts))
-    wer, cer = (_rate([(d[f"{unit}_errors"], d[f"{unit}s"]) for d in details]) for unit in ("word", "letter"))
-    scores = {}
-    for what in judges or {}:
-        found = np.array([row[what] for row in judged])
-        for detail, score in zip(details, found.tolist(), strict=True):
+    for index, (text, (wav, rate)) in enumerate(zip(texts, clips, strict=True)):
+        detail: dict[str, Any] = {"text": text}
+        if recogniser is not None:
+            detail |= _errors(text, recogniser(wav, rate) if len(wav) else "", language)
+        for what, metric in (metrics or {}).items():
+            score = metric(index, wav, rate)
             detail[what] = None if np.isnan(score) else score
-        found = found[~np.isnan(found)]
+        details.append(detail)
+        if progress:
+            progress(len(details), len(texts))
+    outcome = Outcome(name, len(details), details=details)
+    if recogniser is not None:
+        table = np.array([(d["errors"], d["length"]) for d in details])
+        low, high = bootstrap_interval([len(table)], lambda picks: _pooled(table, picks))
+        outcome.error_rate = Rate(float(table[:, 0].sum() / table[:, 1].sum()), low, high)
+    for what in metrics or {}:
+        found = np.array([detail[what] for detail in details if detail[what] is not None])
         if len(found):
             low, high = bootstrap_interval([len(found)], lambda picks, found=found: found[picks].mean(axis=1))
-            scores[what] = Rate(float(found.mean()), low, high)
-    return Outcome(name, len(details), wer, cer, scores=scores, details=details)
+            outcome.scores[what] = Rate(float(found.mean()), low, high)
+    return outcome
 
 
-def _rate(counts: Sequence[tuple[int, int]], seed: int = 0) -> Rate:
-    """Errors over units of all lines together, and the interval from resampling lines."""
-    table = np.array(counts)
-    low, high = bootstrap_interval([len(table)], lambda picks: _pooled(table, picks), seed)
-    return Rate(float(table[:, 0].sum() / table[:, 1].sum()), low, high)
+def _errors(text: str, transcript: str, language: str) -> dict[str, Any]:
+    try:
+        import jiwer
+    except ModuleNotFoundError:
+        raise _missing("jiwer", "the word error rate") from None
+    reference, hypothesis = comparable_form(text, language), comparable_form(transcript, language)
+    if not reference:
+        raise ValueError(f"{text!r} has nothing to compare in language {language!r}; check --language")
+    counted: Any = (jiwer.process_characters if language == "zh" else jiwer.process_words)(
+        reference, hypothesis
+    )
+    return {
+        "reference": reference,
+        "hypothesis": hypothesis,
+        "errors": counted.substitutions + counted.deletions + counted.insertions,
+        "length": counted.hits + counted.substitutions + counted.deletions,
+    }
 
 
-def _pooled(table: Picks, picks: Picks) -> Picks:
+def _pooled(table: np.ndarray, picks: np.ndarray) -> np.ndarray:
     """Errors over units of each resample: table [lines, 2], picks [R, lines] -> [R]."""
     sums = table[picks].sum(axis=1)
-    return sums[:, 0] / sums[:, 1]
+    return sums[:, 0] / np.maximum(sums[:, 1], 1)

@@ -1,14 +1,11 @@
-"""``tts-lm eval``: word errors of what the model says, beside recordings of the same voice.
-
-Knows nothing of how errors are counted. Its law: the ceiling is measured in the same run, with the same ears.
-"""
+"""``tts-lm eval``: error rate, naturalness, speaker similarity and speed of a model, beside recordings."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,9 +22,7 @@ from .common import (
 )
 
 if TYPE_CHECKING:
-    from ..evaluate import Outcome, PromptedLine, Rate
-    from ..quality import Judge
-    from ..synthesizer import Synthesizer
+    from ..evaluate import Metric, Outcome, Rate
     from ..voices import Voice
 
 
@@ -35,210 +30,196 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """Add the verb ``eval``."""
     parser = subparsers.add_parser(
         "eval",
-        help="word error rate of the speech, with a recogniser",
+        help="error rate, naturalness and speed of the speech",
         allow_abbrev=False,
-        description="Read lines aloud, transcribe them, report word and letter errors, and what judges say.",
+        description="Generate speech for lines and score it with Whisper, DNSMOS and a speaker encoder.",
     )
     add_speaking_options(parser)
     parser.add_argument(
         "--lines",
         required=True,
         metavar="FILE",
-        help="sentences, one a line (TSV: last column); a .lst in the style of seed-tts-eval "
-        "(name|prompt text|prompt file|text) is said in the voices of its prompts",
+        help="sentences, one a line (TSV: last column), or a .lst in the format of seed-tts-eval "
+        "(name|prompt text|prompt file|text), which clones each prompt",
+    )
+    parser.add_argument("--limit", type=int, default=100, help="lines to read (default: %(default)s)")
+    parser.add_argument("--language", default="en", help="of the lines: en, zh... (default: %(default)s)")
+    parser.add_argument(
+        "--asr",
+        metavar="NAME",
+        help="Whisper model for the error rate: a CTranslate2 folder, or a name such as base",
     )
     parser.add_argument(
-        "--limit", type=int, default=100, help="read the first so many (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--lower", "--lowercase", action="store_true", help="read them in lower case, unpunctuated, too"
-    )
-    parser.add_argument(
-        "--voices", nargs="+", metavar="V", help="read them in each of these voices, or in all, a row each"
-    )
-    parser.add_argument(
-        "--recogniser",
-        default="pocketsphinx",
-        metavar="R",
-        help="pocketsphinx, or module:factory of one's own (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--judge",
+        "--metrics",
         nargs="+",
         default=[],
-        choices=("similarity", "dnsmos"),
-        help="score each clip, too: likeness to the voice's own recordings (--ceiling) or prompts, DNSMOS",
+        choices=("dnsmos", "similarity"),
+        help="DNSMOS P.808, or speaker similarity to --recordings or to the prompts of a .lst",
+    )
+    parser.add_argument("--voices", nargs="+", metavar="V", help="score each of these voices, or 'all'")
+    parser.add_argument(
+        "--lowercase", action="store_true", help="also read the lines in lower case without punctuation"
     )
     parser.add_argument(
-        "--ceiling", metavar="DIR", help="recordings to compare with: a folder with metadata.csv"
+        "--recordings", metavar="DIR", help="recordings to score too: a folder with metadata.csv, split test"
     )
-    parser.add_argument("--ceiling-source", metavar="S", help="only rows whose source begins with this")
+    parser.add_argument("--source", metavar="S", help="only recordings whose source begins with this")
     add_sampling_options(parser)
-    parser.add_argument(
-        "--workers", type=int, default=2, help="processes that transcribe (default: %(default)s)"
-    )
     parser.add_argument(
         "--json",
         nargs="?",
         const="-",
         metavar="FILE",
-        help="print JSON, line by line, instead of the table, or write it to FILE too",
+        help="print JSON instead of the table, or write FILE too",
     )
     add_overwrite_option(parser, "what --json names")
     add_model_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evaluate, print the table, write the JSON."""
+    """Run the verb."""
+    from audiotok import load_audio
+
     from ..evaluate import (
+        Whisper,
         evaluate_lines,
         evaluate_recordings,
         read_lines,
         read_prompted_lines,
         read_recordings,
+        unpunctuated,
     )
-    from ..recognise import find_recogniser
     from ..synthesizer import Synthesizer
 
     check_reports([args.json], args.overwrite)
-    if args.lines.endswith(".lst") and args.voices or args.voices and args.voice:
-        raise ValueError("expected --voice, --voices or a .lst with voices of its own, got two of them")
     listed = read_prompted_lines(args.lines, args.limit) if args.lines.endswith(".lst") else []
+    if args.voices and (listed or args.voice):
+        raise ValueError(
+            "--voices excludes --voice and a .lst, which has voices of its own; give one of them"
+        )
     lines = [line.text for line in listed] or read_lines(args.lines, args.limit)
-    recordings = read_recordings(args.ceiling, args.ceiling_source) if args.ceiling else []
-    ears = find_recogniser(args.recogniser)
-    judges, own_judges = _judges(
-        args.judge, [line.prompt for line in listed], [path for path, _ in recordings], args.voices
+    recordings = read_recordings(args.recordings, args.source) if args.recordings else []
+    metrics, own = _metrics(
+        args.metrics, [line.prompt for line in listed], [path for path, _ in recordings], args.voices
     )
+    asr = Whisper(args.asr, args.language) if args.asr else None
     synthesizer = Synthesizer.from_pretrained(args.model, device=pick_device(args.device), dtype=args.dtype)
-    for voice in [] if args.voices == ["all"] else args.voices or [args.voice]:
-        synthesizer.voice(voice)  # one that is not there is no error of the model
+    voices = list(synthesizer.voices) if args.voices == ["all"] else args.voices or [args.voice]
+    for voice in voices:
+        synthesizer.voice(voice)  # refuses an unknown name before anything is generated
     if changed := sampling_settings(args):
         synthesizer.sampling = replace(synthesizer.sampling, **changed)
-    outcomes = []
-    for name, form, voice in _readings(args, synthesizer, lines, listed):
-        outcome = evaluate_lines(
+
+    def cloned(index: int) -> Voice:
+        line = listed[index]
+        return synthesizer.clone_voice(*load_audio(line.prompt), line.prompt_text, line.prompt.stem)
+
+    forms = {"as written": lines} | (
+        {"lower case": [unpunctuated(line) for line in lines]} if args.lowercase else {}
+    )
+    outcomes = [
+        evaluate_lines(
             synthesizer,
             form,
-            name=name,
-            voice=voice,
+            name=f"{name}, {voice}" if args.voices else name,
+            voice=cloned if listed else voice,
+            language=args.language,
             seed=args.seed,
+            recogniser=asr,
+            metrics=metrics,
             progress=_progress(name),
-            judges=judges,
-            recogniser=ears,
-            workers=args.workers,
         )
-        outcomes.append(outcome)
-    options = {"workers": args.workers, "recogniser": ears}
-    codecs = {"ceiling: through codec": synthesizer.codec, "recordings": None} if recordings else {}
-    outcomes += [
-        evaluate_recordings(
-            recordings, codec, name=name, progress=_progress(name), judges=own_judges, **options
-        )
-        for name, codec in codecs.items()
+        for voice in voices
+        for name, form in forms.items()
     ]
+    for name, codec in {"through codec": synthesizer.codec, "recordings": None}.items() if recordings else ():
+        outcomes.append(
+            evaluate_recordings(
+                recordings,
+                codec,
+                name=name,
+                language=args.language,
+                recogniser=asr,
+                metrics=own,
+                progress=_progress(name),
+            )
+        )
     _report(args, outcomes, changed)
     return 0
 
 
-def _readings(
-    args: argparse.Namespace,
-    synthesizer: Synthesizer,
-    lines: list[str],
-    listed: Sequence[PromptedLine],
-) -> Iterator[tuple[str, list[str], str | Callable[[int], Voice] | None]]:
-    """What is read, row by row: its name, its lines and its voice."""
-    from audiotok import load_audio
+def _metrics(
+    names: Sequence[str], prompts: Sequence[Path], recordings: Sequence[Path], voices: Sequence[str] | None
+) -> tuple[dict[str, Metric], dict[str, Metric]]:
+    """Metrics of the generated speech and of the recordings."""
+    from ..evaluate import DNSMOS, SpeakerEncoder, SpeakerSimilarity
 
-    from ..evaluate import careless_form
-
-    def prompted(index: int) -> Voice:
-        line = listed[index]
-        return synthesizer.clone_voice(*load_audio(line.prompt), line.prompt_text, line.prompt.stem)
-
-    forms = {"as written": lines}
-    if args.lower:
-        forms["careless"] = [careless_form(line) for line in lines]
-    voices = list(synthesizer.voices) if args.voices == ["all"] else args.voices
-    for voice in voices or [None]:
-        for name, form in forms.items():
-            row = f"{name}, {voice}" if voice else name
-            yield row, form, prompted if listed else voice or args.voice
+    metrics: dict[str, Metric] = {}
+    own: dict[str, Metric] = {}
+    if "similarity" in names:
+        if voices or not (prompts or recordings):
+            raise ValueError(
+                "similarity needs recordings of one voice; add --recordings DIR --source S, or a .lst"
+            )
+        encoder = SpeakerEncoder()
+        metrics["similarity"] = SpeakerSimilarity(encoder, prompts or recordings, one_each=bool(prompts))
+        if recordings:
+            own["similarity"] = SpeakerSimilarity(encoder, recordings, leave_out=True)
+    if "dnsmos" in names:
+        metrics["dnsmos"] = own["dnsmos"] = DNSMOS()
+    return metrics, own
 
 
 def _report(args: argparse.Namespace, outcomes: Sequence[Outcome], changed: Mapping[str, float]) -> None:
-    """Print the table or the JSON, and write the JSON where that is asked for."""
     from ..evaluate import difference
 
+    rated = [outcome for outcome in outcomes if outcome.error_rate is not None]
     gaps = {
         f"{first.name} - {second.name}": difference(first, second)
-        for index, first in enumerate(outcomes)
-        for second in outcomes[index + 1 :]
+        for index, first in enumerate(rated)
+        for second in rated[index + 1 :]
     }
     report = {
         "model": args.model or "default",
         "voice": args.voice,
+        "language": args.language,
         "seed": args.seed,
         "sampling_changed": changed,
-        "recogniser": args.recogniser,
+        "asr": args.asr,
         "outcomes": [outcome.as_dict() for outcome in outcomes],
-        "wer_differences": {name: vars(gap) for name, gap in gaps.items()},
+        "error_rate_differences": {name: vars(gap) for name, gap in gaps.items()},
     }
     if args.json == "-":
-        print(json.dumps(report))
+        print(json.dumps(report, ensure_ascii=False))
         return
-    print_table(outcomes, gaps, args.recogniser)
+    print_table(outcomes, gaps, "CER" if args.language == "zh" else "WER")
     if args.json:
         write_report(args.json, report)
 
 
-def _judges(
-    names: Sequence[str], prompts: Sequence[Path], recordings: Sequence[Path], voices: Sequence[str] | None
-) -> tuple[dict[str, Judge], dict[str, Judge]]:
-    """Metrics of the generated speech and of the recordings."""
-    from ..quality import Cleanness, Likeness, PromptLikeness, SpeakerEar
-
-    judges: dict[str, Judge] = {}
-    own: dict[str, Judge] = {}
-    if "similarity" in names:
-        if not prompts and not recordings or voices:
-            raise ValueError(
-                "expected recordings of the voice to be like; add --ceiling DIR --ceiling-source S, and no --voices"
-            )
-        ear = SpeakerEar()
-        judges["similarity"] = PromptLikeness(ear, prompts) if prompts else Likeness(ear, recordings)
-        if recordings:
-            own["similarity"] = Likeness(ear, recordings, leave_out=True)
-    if "dnsmos" in names:
-        judges["dnsmos"] = own["dnsmos"] = Cleanness()
-    return judges, own
-
-
-def print_table(
-    outcomes: Sequence[Outcome], gaps: Mapping[str, Rate], recogniser: str = "pocketsphinx"
-) -> None:
-    """Print outcomes, and differences of word error rates, on stdout; rates in percent."""
-    print(f"rates in % with 95 % bootstrap intervals over lines; recogniser: {recogniser}")
-    print(f"{'':<24}{'lines':>6}{'WER':>22}{'CER':>22}{'ms/letter':>11}{'x real time':>13}  finished by")
+def print_table(outcomes: Sequence[Outcome], gaps: Mapping[str, Rate], unit: str) -> None:
+    """Print outcomes with 95 % bootstrap intervals over lines, and differences of error rates in points."""
+    metrics = list(dict.fromkeys(what for outcome in outcomes for what in outcome.scores))
+    columns = "".join(f"{what:>22}" for what in metrics)
+    print(f"{'':<24}{'lines':>6}{f'{unit} %':>22}{columns}{'x real time':>13}  finished by")
     for outcome in outcomes:
-        pace = "" if outcome.ms_per_letter is None else f"{outcome.ms_per_letter:.0f}"
-        speed = "" if outcome.times_real_time is None else f"{outcome.times_real_time:.2f}"
-        reasons = ", ".join(
-            f"{why} {100 * n / outcome.lines:.0f} %" for why, n in outcome.finish_reasons.items()
-        )
+        scores = [outcome.scores.get(what) for what in metrics]
+        cells = "".join(f"{_interval(score, 1, 2):>22}" for score in scores)
+        speed = "" if outcome.times_real_time is None else f"{outcome.times_real_time:.1f}"
+        reasons = ", ".join(f"{why} {n}" for why, n in outcome.finish_reasons.items())
         print(
-            f"{outcome.name:<24}{outcome.lines:>6}{_percent(outcome.wer):>22}{_percent(outcome.cer):>22}"
-            f"{pace:>11}{speed:>13}  {reasons}"
+            f"{outcome.name:<24}{outcome.lines:>6}{_interval(outcome.error_rate, 100, 1):>22}{cells}"
+            f"{speed:>13}  {reasons}"
         )
-    for outcome in outcomes:
-        for what, score in outcome.scores.items():
-            print(f"{what} of {outcome.name}: {score.rate:.3f} [{score.low:.3f}, {score.high:.3f}]")
     for name, gap in gaps.items():
-        print(f"WER of {name}: {_percent(gap)} points")
+        print(f"{unit} of {name}: {_interval(gap, 100, 1)} points")
 
 
-def _percent(rate: Rate) -> str:
-    return f"{100 * rate.rate:.1f} [{100 * rate.low:.1f}, {100 * rate.high:.1f}]"
+def _interval(rate: Rate | None, factor: float, digits: int) -> str:
+    if rate is None:
+        return ""
+    mean, low, high = (f"{factor * value:.{digits}f}" for value in (rate.rate, rate.low, rate.high))
+    return f"{mean} [{low}, {high}]"
 
 
 def _progress(name: str) -> Callable[[int, int], None]:

@@ -1,0 +1,251 @@
+"""Evaluation of speech with a recogniser of known errors, metrics of known values and toy pipelines."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from audiotok import AudioCodec, save_audio
+from tts_lm import evaluate
+from tts_lm.cli.main import main
+from tts_lm.evaluate import (
+    DNSMOS,
+    PromptedLine,
+    SpeakerEncoder,
+    SpeakerSimilarity,
+    Whisper,
+    comparable_form,
+    difference,
+    evaluate_lines,
+    evaluate_recordings,
+    read_lines,
+    read_prompted_lines,
+    read_recordings,
+    unpunctuated,
+)
+
+LINES = ["It is a truth.", "Refuse nothing!", "The machine went back in time."]
+
+
+@pytest.fixture(autouse=True)
+def normalizer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """English without the package whisper-normalizer."""
+    pytest.importorskip("jiwer")
+    monkeypatch.setattr(evaluate, "_english_normalizer", lambda: lambda text: unpunctuated(text))
+
+
+class Actor:
+    """A pipeline whose wav of n samples stands for line n."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.seeds: list[int] = []
+        self.voices = {"a": None, "b": None}
+
+    def say(self, text: str, voice: Any = None, seed: int = 0) -> SimpleNamespace:
+        if text.lower().startswith("refuse"):
+            raise ValueError("nothing to say")
+        self.said.append(text)
+        self.seeds.append(seed)
+        return SimpleNamespace(wav=torch.full((16_000,), 0.1), sampling_rate=16_000, finish_reason="eos")
+
+    def voice(self, name: str | None) -> None:
+        if name not in (None, *self.voices):
+            raise ValueError(f"unknown voice {name!r}")
+
+
+def recogniser_of(actor: Actor) -> Callable[[Tensor, int], str]:
+    """Drops the last word of what was said."""
+    return lambda wav, rate: " ".join(actor.said[-1].split()[:-1])
+
+
+def test_errors_are_counted_over_all_lines() -> None:
+    actor: Any = Actor()
+    outcome = evaluate_lines(
+        actor, LINES, seed=7, recogniser=recogniser_of(actor), metrics={"one": lambda *_: 1.0}
+    )
+    assert outcome.error_rate is not None
+    assert outcome.error_rate.rate == pytest.approx((1 + 2 + 1) / (4 + 2 + 6))
+    assert outcome.error_rate.low <= outcome.error_rate.rate <= outcome.error_rate.high
+    assert actor.seeds == [7, 9]
+    assert outcome.finish_reasons == {"eos": 2, "error": 1}
+    assert outcome.times_real_time is not None and outcome.times_real_time > 0
+    assert outcome.scores["one"].rate == 1.0
+    json.dumps(outcome.as_dict(), allow_nan=False)
+    gap = difference(outcome, outcome)
+    assert (gap.rate, gap.low, gap.high) == (0.0, 0.0, 0.0)
+    without = evaluate_lines(actor, LINES[:1])
+    assert without.error_rate is None and without.lines == 1
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # zhconv leaves its dictionary open
+def test_chinese_is_compared_by_simplified_characters() -> None:
+    pytest.importorskip("zhconv")
+    pytest.importorskip("cn2an")
+    assert comparable_form("大模型時代的語音合成。", "zh") == "大模型时代的语音合成"
+    assert comparable_form("他有 3 本书!", "zh") == comparable_form("他有三本书", "zh")
+    actor: Any = Actor()
+    outcome = evaluate_lines(
+        actor, ["大模型时代"], language="zh", recogniser=lambda wav, rate: "大模型時代的"
+    )
+    assert outcome.error_rate is not None and outcome.error_rate.rate == pytest.approx(1 / 5)
+
+
+def test_read_lines_takes_the_last_column(tmp_path: Path) -> None:
+    file = tmp_path / "lines.tsv"
+    file.write_text("1342\tIt is a truth.\n\n35\t!!!\n35\t大模型时代。\n", encoding="utf-8")
+    assert read_lines(file) == ["It is a truth.", "大模型时代。"]
+    assert read_lines(file, 1) == ["It is a truth."]
+    with pytest.raises(FileNotFoundError):
+        read_lines(tmp_path / "none.tsv")
+    file.write_text("\n")
+    with pytest.raises(ValueError, match="lines.tsv"):
+        read_lines(file)
+
+
+def test_read_prompted_lines(tmp_path: Path) -> None:
+    (tmp_path / "wavs").mkdir()
+    (tmp_path / "wavs" / "a.wav").touch()
+    path = tmp_path / "meta.lst"
+    path.write_text("u1|What I say.|wavs/a.wav|What to say.|truth.wav\n\nu2|What I say.|wavs/a.wav|More.\n")
+    lines = read_prompted_lines(path)
+    assert lines[0] == PromptedLine("What to say.", tmp_path / "wavs" / "a.wav", "What I say.")
+    assert [line.text for line in lines] == ["What to say.", "More."]
+    assert len(read_prompted_lines(path, 1)) == 1
+    for text, error, key in (
+        ("u1|What I say.|wavs/b.wav|More.", FileNotFoundError, "line 1.*b.wav"),
+        ("u1|only this", ValueError, "line 1.*got 2"),
+        ("\n", ValueError, "meta.lst"),
+    ):
+        path.write_text(text)
+        with pytest.raises(error, match=key):
+            read_prompted_lines(path)
+
+
+def tone(hz: float, seconds: float = 1.0) -> Tensor:
+    return 0.3 * torch.sin(2 * math.pi * hz * torch.arange(int(16000 * seconds)) / 16000)
+
+
+def embed(wav: Tensor, sampling_rate: int) -> np.ndarray:
+    """A unit vector of the strongest frequency."""
+    share = int(torch.fft.rfft(wav).abs().argmax()) / len(wav)
+    return np.array([math.cos(20 * share), math.sin(20 * share)])
+
+
+@pytest.fixture
+def tones(tmp_path: Path) -> Callable[..., list[Path]]:
+    def write(*hz: float) -> list[Path]:
+        for one in hz:
+            save_audio(tmp_path / f"{one}.wav", tone(one)[None], 16_000)
+        return [tmp_path / f"{one}.wav" for one in hz]
+
+    return write
+
+
+def test_similarity_to_recordings_to_prompts_and_to_the_others(tones: Callable[..., list[Path]]) -> None:
+    similarity = SpeakerSimilarity(embed, tones(200, 210, 220))
+    assert similarity(0, tone(210), 16000) > 0.96 > similarity(0, tone(600), 16000)
+    assert math.isnan(similarity(0, torch.zeros(0), 16000))
+    prompts = SpeakerSimilarity(embed, tones(200, 600), one_each=True)
+    assert prompts(0, tone(200), 16000) > 0.95 > prompts(1, tone(200), 16000)
+    others = SpeakerSimilarity(embed, tones(200, 1000), leave_out=True)
+    assert others(0, tone(1000), 16000) > 0.95 > others(0, tone(200), 16000)
+    with pytest.raises(ValueError, match="at least 2"):
+        SpeakerSimilarity(embed, tones(200), leave_out=True)
+
+
+def test_recordings_are_scored_as_they_are_and_after_the_codec(
+    tiny_codec: AudioCodec, tmp_path: Path, make_speech: Callable[..., Tensor]
+) -> None:
+    with (tmp_path / "metadata.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["file_name", "transcription", "source", "split"])
+        for index, split in enumerate(("test", "test", "train")):
+            save_audio(tmp_path / f"{index}.wav", make_speech(0.6, seed=index), 16_000)
+            table.writerow([f"{index}.wav", LINES[index], "x", split])
+    recordings = read_recordings(tmp_path, "x")
+    assert [text for _, text in recordings] == LINES[:2]
+    for codec in (None, tiny_codec):
+        lengths: list[int] = []
+
+        def recognise(wav: Tensor, rate: int, lengths: list[int] = lengths) -> str:
+            lengths.append(len(wav))
+            return "it is a truth"
+
+        outcome = evaluate_recordings(recordings, codec, recogniser=recognise)
+        assert outcome.error_rate is not None and outcome.error_rate.rate == pytest.approx(4 / 6)
+        assert lengths == [9600, 9600]
+    with pytest.raises(ValueError, match="nobody"):
+        read_recordings(tmp_path, "nobody")
+
+
+def test_missing_packages_are_named_with_their_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    for package, build in (
+        ("faster_whisper", lambda: Whisper("base")),
+        ("speechmos", DNSMOS),
+        ("resemblyzer", SpeakerEncoder),
+    ):
+        monkeypatch.setitem(sys.modules, package, None)
+        with pytest.raises(ModuleNotFoundError, match=r"audiotok\[eval\]"):
+            build()
+
+
+def test_eval_verb_writes_table_and_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tts_lm.synthesizer import Synthesizer
+
+    actor: Any = Actor()
+    asked: list[dict[str, Any]] = []
+
+    class WhisperModel:
+        def __init__(self, name: str, **_: Any) -> None:
+            if name != "tiny":
+                raise RuntimeError("no such model")
+
+        def transcribe(self, wav: np.ndarray, **options: Any) -> tuple[list[Any], None]:
+            asked.append(options)
+            return [SimpleNamespace(text=f" {recogniser_of(actor)(torch.from_numpy(wav), 16_000)}")], None
+
+    module = ModuleType("faster_whisper")
+    module.WhisperModel = WhisperModel  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "faster_whisper", module)
+    monkeypatch.setattr(Synthesizer, "from_pretrained", lambda *_, **__: actor)
+    lines, out = tmp_path / "lines.txt", tmp_path / "out.json"
+    lines.write_text("\n".join(LINES))
+    words = ["eval", "--lines", str(lines), "--asr", "tiny", "--json", str(out)]
+    assert main([*words, "--lowercase", "--limit", "2", "--voices", "all"]) == 0
+    table = capsys.readouterr().out
+    assert "as written, a" in table and "lower case, b" in table and "WER" in table
+    report = json.loads(out.read_text())
+    assert len(report["outcomes"]) == 4 and report["outcomes"][0]["lines"] == 2
+    assert report["outcomes"][0]["error_rate"]["rate"] == pytest.approx(3 / 6)
+    assert asked[0]["language"] == "en"
+    assert main(words) == 1  # out.json exists
+    for refused in (["--asr", "nowhere"], ["--metrics", "similarity"], ["--voices", "c"]):
+        assert main(["eval", "--lines", str(lines), *refused]) == 1
+    assert main(["eval", "--lines", str(tmp_path / "none.tsv")]) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_real_metrics_score(make_speech: Callable[..., Tensor]) -> None:
+    if not all(importlib.util.find_spec(package) for package in ("speechmos", "resemblyzer")):
+        pytest.skip("the extra eval is not installed")
+    encoder, mos = SpeakerEncoder(), DNSMOS()
+    one, other = make_speech(3.0, seed=1)[0], make_speech(3.0, seed=2)[0]
+    assert encoder(one, 16000) @ encoder(one, 16000) == pytest.approx(1.0, abs=1e-4)
+    assert encoder(one, 16000) @ encoder(other, 16000) < 0.99
+    assert 1 <= mos(0, one, 16000) <= 5
