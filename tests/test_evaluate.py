@@ -1,15 +1,12 @@
-"""The codec's test-set report, and the word-error pipeline with a recogniser of known mistakes."""
+"""The codec's test-set report."""
 
 from __future__ import annotations
 
 import csv
 import json
-import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,16 +19,6 @@ from audiotok.cli.main import main
 from audiotok.codec.packet_loss import decode_with_losses
 from audiotok.evaluate import Condition, bootstrap, bootstrap_interval, evaluate_codec, read_rows, spread
 from audiotok.evaluate.opus import ogg_payload_bytes, opus_missing, through_opus
-from tts_lm.evaluate import (
-    careless_form,
-    difference,
-    evaluate_lines,
-    evaluate_recordings,
-    read_lines,
-    read_recordings,
-    spoken_form,
-)
-from tts_lm.recognise import PocketSphinx, Recogniser
 
 TEXTS = ["The first sentence.", "A second one, longer than that.", "Number 3!"]
 
@@ -348,145 +335,6 @@ def test_eval_verb_prints_a_table_and_writes_json(
     assert main([*words, "--workers", "0", "--split", "nothing"]) == 1
     captured = capsys.readouterr()
     assert captured.out == "" and captured.err.startswith("audiotok: error: no row of ")
-
-
-class Deaf:
-    """A recogniser that knows what was said from the wav's length, and drops every third word."""
-
-    def transcribe(self, wav: Tensor, sampling_rate: int) -> str:
-        words = SAID.get(len(wav), "").split()
-        return " ".join(word for index, word in enumerate(words) if index % 3 != 2)
-
-
-SAID: dict[int, str] = {}
-
-
-class Actor:
-    """Says line i as a wav of a length of its own; one line it refuses."""
-
-    def voice(self, name: str | None) -> str | None:
-        return name
-
-    def say(self, text: str, voice: str | None = None, seed: int = 0) -> SimpleNamespace:
-        if "refuse" in text:
-            raise ValueError("expected a text that can be said")
-        SAID[8000 + seed] = text
-        reason = "length" if "long" in text else "eos"
-        return SimpleNamespace(wav=torch.zeros(8000 + seed), sampling_rate=16_000, finish_reason=reason)
-
-
-def test_word_errors_are_counted_over_all_lines() -> None:
-    lines = ["One two three.", "Four, five!", "refuse this one", "a long line of six words"]
-    actor: Any = Actor()
-    outcome = evaluate_lines(actor, lines, seed=1, recogniser=Deaf, workers=0)
-    assert [detail["word_errors"] for detail in outcome.details] == [1, 0, 3, 2]
-    assert outcome.wer.rate == pytest.approx(6 / 14)
-    assert outcome.wer.low <= outcome.wer.rate <= outcome.wer.high
-    assert outcome.finish_reasons == {"eos": 2, "error": 1, "length": 1}
-    assert outcome.details[0]["ms_per_letter"] == pytest.approx(8001 / 16 / 11)
-    assert outcome.ms_per_letter_in_range == pytest.approx(2 / 4)  # 45.5, 62.5, error, 26.3
-    again = evaluate_lines(actor, lines, seed=1, recogniser=Deaf, workers=0)
-    gap = difference(outcome, again)
-    assert (gap.rate, gap.low, gap.high) == (0.0, 0.0, 0.0)  # paired: the same lines, the same errors
-    json.dumps(outcome.as_dict(), allow_nan=False)
-
-
-def test_both_sides_are_reduced_to_the_same_words() -> None:
-    assert spoken_form("Mr. Bennet's 2 cats -- well-fed!") == "mister bennet's two cats well fed"
-    assert spoken_form("...") == ""
-    assert careless_form("“Don’t go,” said Mr. Bennet; 2 cats?") == "don't go said mr bennet 2 cats"
-    assert isinstance(Deaf(), Recogniser)
-
-
-def test_read_lines_takes_the_last_column(tmp_path: Path) -> None:
-    file = tmp_path / "lines.tsv"
-    file.write_text("1342\tIt is a truth.\n\n35\t!!!\n35\tThe machine.\n")
-    assert read_lines(file) == ["It is a truth.", "The machine."]
-    assert read_lines(file, 1) == ["It is a truth."]
-    with pytest.raises(FileNotFoundError):
-        read_lines(tmp_path / "none.tsv")
-    file.write_text("\n")
-    with pytest.raises(ValueError, match="sentences"):
-        read_lines(file)
-
-
-def test_recordings_pass_through_the_codec(tiny_codec: AudioCodec, folder: Path) -> None:
-    recordings = read_recordings(folder, "news")
-    assert [text for _, text in recordings] == TEXTS
-    SAID.update({len(load_audio(path)[0][0]): text for path, text in recordings})
-    for codec in (None, tiny_codec):
-        outcome = evaluate_recordings(recordings, codec, recogniser=Deaf, workers=0)
-        assert outcome.wer.rate == pytest.approx((1 + 2 + 0) / (3 + 6 + 2))
-    with pytest.raises(ValueError, match="no row"):
-        read_recordings(folder, "nobody")
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_pocketsphinx_hears_flite(tmp_path: Path, workers: int) -> None:
-    pytest.importorskip("pocketsphinx")
-    if not shutil.which("flite"):
-        pytest.skip("the program flite is not installed (apt install flite)")
-    recordings = []
-    for index, text in enumerate(["the two men shook hands", "he was a very good friend of the family"]):
-        path = tmp_path / f"{index}.wav"
-        subprocess.run(["flite", "-voice", "slt", "-t", text, "-o", str(path)], check=True)
-        recordings.append((path, text))
-    outcome = evaluate_recordings(recordings, None, workers=workers)
-    assert outcome.wer.rate <= 0.25, [detail["hypothesis"] for detail in outcome.details]
-
-
-def test_pocketsphinx_is_silent_about_silence_and_independent_of_order(
-    make_speech: Callable[..., Tensor],
-) -> None:
-    pytest.importorskip("pocketsphinx")
-    ears = PocketSphinx()
-    assert ears.transcribe(torch.zeros(10), 16_000) == ""
-    speech = make_speech(1.0)
-    first = ears.transcribe(speech, 16_000)
-    ears.transcribe(0.1 * make_speech(2.0, seed=5), 16_000)
-    assert ears.transcribe(speech, 16_000) == first
-
-
-def test_eval_verb_of_tts_lm_prints_ceilings_and_writes_json(
-    tiny_codec: AudioCodec,
-    folder: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    pytest.importorskip("pocketsphinx")
-    from tts_lm.cli.main import main as tts_lm
-    from tts_lm.synthesizer import Synthesizer
-
-    actor: Any = Actor()
-    actor.codec = tiny_codec
-    monkeypatch.setattr(Synthesizer, "from_pretrained", lambda *_, **__: actor)
-    (tmp_path / "lines.tsv").write_text("1\tIt is a truth.\n2\tRefuse nothing!\n")
-    out = tmp_path / "out.json"
-    words = [
-        "eval",
-        "--lines",
-        str(tmp_path / "lines.tsv"),
-        "--lowercase",
-        "--workers",
-        "0",
-        "--json",
-        str(out),
-    ]
-    assert tts_lm([*words, "--ceiling", str(folder), "--ceiling-source", "other"]) == 0
-    table = capsys.readouterr().out
-    assert "as written" in table and "eos 100 %" in table and "points" in table
-    report = json.loads(out.read_text())
-    assert [outcome["name"] for outcome in report["outcomes"]] == [
-        "as written",
-        "careless",
-        "ceiling: through codec",
-        "recordings",
-    ]
-    assert report["outcomes"][0]["wer"]["rate"] == 1.0  # it said nothing: every word is missing
-    assert report["outcomes"][1]["finish_reasons"] == {"eos": 1, "error": 1}
-    assert tts_lm(["eval", "--lines", str(tmp_path / "none.tsv")]) == 1
-    assert "tts-lm: error: expected a file of sentences" in capsys.readouterr().err
 
 
 def test_a_journal_replaces_no_other_file(tmp_path: Path) -> None:
