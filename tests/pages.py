@@ -28,7 +28,7 @@ TINY = {
     "--set adversarial_from=3 --set eval_every=4",
     "audiotok eval": "--limit 1 --n-q 2 --workers 0",
     "tts-lm train": "--set max_steps=2 --set max_minutes=0 --set data.batch_tokens=900",
-    "tts-lm eval": "--limit 1 --workers 1",
+    "tts-lm eval": "--limit 1",
 }  # fmt: skip
 SMALL_LM = (
     "model.hidden_size=32 model.layers=2 model.heads=2 model.intermediate_size=48 attention.layers=[0,1]"
