@@ -50,7 +50,7 @@ class Excerpt:
         first_frame: number of the first.
         codes: [K, T] int64 in [0, V); 0 where a frame is missing.
         present: [T] bool, False where a frame is missing: damaged, cut off or never sent.
-        scales: [S] float32, one for every ``scale_frames`` frames from ``first_frame`` on, 1 where missing; None where
+        scales: [S] float32, one for every ``scale_frames`` frames from ``first_frame`` on, 0.1 where missing; None if
             the file has none.
     """
 
@@ -152,7 +152,7 @@ class AtokReader:
         codes = torch.zeros(kept, (last - first) * size, dtype=torch.int64)
         present = torch.zeros(codes.shape[1], dtype=torch.bool)
         each = self.header.scale_frames
-        scales = torch.ones((last - first) * size // each) if each else None
+        scales = torch.full(((last - first) * size // each,), 0.1) if each else None  # as the codec
         for packet, values in self._decoded(first, last, stop, kept):
             at = (packet.number - first) * size
             codes[:, at : at + values.shape[1]] = torch.from_numpy(values)

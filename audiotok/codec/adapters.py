@@ -39,7 +39,9 @@ NOT_ADAPTED: dict[str, str] = {
 }
 """What is registered for audio tokenization and cannot be adapted, and why."""
 
-_MOST_PADDING = 8  # frames of zeros that may follow a sound until an encoder gives all of its frames
+_SHORT_FRAMES = (
+    8  # a clip of so many may be too short for an encoder, and is tried again with zeros behind it
+)
 
 
 class AdaptedConfig(GridConfig):
@@ -116,19 +118,21 @@ class AdaptedCodec(SingleCodec):
         """All codes [1, K, T] of one sound: what an encoder leaves out at the end it gives when zeros follow."""
         frames, hop = self.frames(wav.shape[-1]), self.config.hop_length
         model: Any = self.model
-        for more in range(_MOST_PADDING + 1):
-            padded = F.pad(wav, (0, (frames + more) * hop - wav.shape[-1]))
-            try:
-                codes = model.encode(padded).audio_codes
-            except RuntimeError:  # too short for a convolution inside
-                if more == _MOST_PADDING:
-                    raise
-                continue
-            if codes.shape[-1] >= frames:
-                return codes[..., :frames].long()
-        raise RuntimeError(
-            f"{self.config.codec_name}: expected {frames} frames of {wav.shape[-1]} samples, got {codes.shape[-1]}"
-        )
+        padded = F.pad(wav, (0, frames * hop - wav.shape[-1]))
+        try:
+            codes = model.encode(padded).audio_codes
+            missing = frames - codes.shape[-1]
+        except RuntimeError as error:  # shorter than a convolution inside, perhaps
+            if frames > _SHORT_FRAMES or isinstance(error, torch.OutOfMemoryError) or "memory" in str(error):
+                raise
+            missing = _SHORT_FRAMES
+        if missing > 0:
+            codes = model.encode(F.pad(padded, (0, missing * hop))).audio_codes
+        if codes.shape[-1] < frames:
+            raise RuntimeError(
+                f"{self.config.codec_name}: expected {frames} frames of {wav.shape[-1]} samples, got {codes.shape[-1]}"
+            )
+        return codes[..., :frames].long()
 
     def decode(
         self,

@@ -148,6 +148,16 @@ class Codec(PreTrainedAudioTokenizerBase):
     def weights_fingerprint(self) -> str:
         """16 hex digits of every weight, in float32."""
 
+    def _check_weights(self) -> None:
+        """RuntimeError where weights are elsewhere: encode and decode are no ``forward``, which accelerate's hooks
+        would need to bring them.
+        """
+        if any(value.is_meta for value in self.parameters()):
+            raise RuntimeError(
+                "this codec's weights are offloaded (device meta), and encode and decode cannot fetch them; load it "
+                "whole with load_codec(device=...) instead of cpu_offload, disk_offload or a device_map that offloads"
+            )
+
     def _check_n_q(self, n_q: int | None) -> int:
         if n_q is None:
             return self.config.n_q
@@ -158,8 +168,9 @@ class Codec(PreTrainedAudioTokenizerBase):
 
     def _check_wav(self, wav: Tensor, padding_mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """Check and clean the input; returns the wav with zeros for padding, and each item's length [B] int64."""
+        self._check_weights()
         check_wav_form("input_values", wav, 1, self.config.audio_channels)
-        wav = wav.to(self.dtype)
+        wav = wav.to(self.device, torch.float32)
         lengths = torch.full((wav.shape[0],), wav.shape[-1], device=wav.device)
         if padding_mask is not None:
             check_tensor("padding_mask", padding_mask)
@@ -167,7 +178,7 @@ class Codec(PreTrainedAudioTokenizerBase):
                 raise ValueError(
                     f"expected padding_mask [B, N] = {[wav.shape[0], wav.shape[-1]]}, got {list(padding_mask.shape)}"
                 )
-            real = padding_mask.bool()
+            real = padding_mask.to(wav.device).bool()
             lengths = real.sum(dim=-1)
             if bool((real[:, 1:] & ~real[:, :-1]).any()):
                 raise ValueError(
@@ -178,6 +189,7 @@ class Codec(PreTrainedAudioTokenizerBase):
         return wav, lengths
 
     def _check_codes(self, codes: Tensor) -> Tensor:
+        self._check_weights()
         codes = check_codes("audio_codes", codes, self.config.n_q, self.config.codebook_size)
         return codes.to(self.device)
 

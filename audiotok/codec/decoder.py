@@ -11,14 +11,16 @@ phase, which carries no meaning, is made by the decoder and not paid for in code
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import initialization as init
 
 from .excitation import PitchState, initial_pitch, pulse_train, white_noise
-from .layers import CausalConv1d, ConvNeXtBlock, StreamState
+from .layers import CausalConv1d, ConvNeXtBlock, Float32Module, StreamState, no_autocast
 
 
 @dataclass
@@ -49,7 +51,7 @@ class PitchFeatures:
     voiced_logit: Tensor
 
 
-class PitchHead(nn.Module):
+class PitchHead(Float32Module):
     """Latents -> pitch classes and voicing, apart from the trunk and in float64 outside training.
 
     Phase is the running sum of pitch, so the last bit of every pitch stays audible for ever: in float32 a stream cut
@@ -75,11 +77,11 @@ class PitchHead(nn.Module):
         self.init_tables()
 
     def init_tables(self) -> None:
-        """Fill the constant buffer; called again when a model was built on the meta device."""
+        """Fill the constant buffer."""
         low, high = (math.log(f) for f in self.range_hz)
-        with torch.no_grad():
-            self.grid_hz.copy_(torch.exp(torch.linspace(low, high, self.grid_hz.shape[0])))
+        init.copy_(self.grid_hz, torch.exp(torch.linspace(low, high, self.grid_hz.shape[0])))
 
+    @no_autocast
     def forward(self, latents: Tensor, state: StreamState | None = None) -> PitchFeatures:
         """[B, D, T] -> classes and voicing of T frames."""
         x = latents if self.training else latents.double()
@@ -132,9 +134,16 @@ class SourceFilterHead(nn.Module):
         self.init_tables()
 
     def init_tables(self) -> None:
-        """Fill the constant buffer; called again when a model was built on the meta device."""
-        with torch.no_grad():
-            self.window.copy_(torch.hann_window(self.n_fft, periodic=True).sqrt())
+        """Fill the constant buffer."""
+        init.copy_(self.window, torch.hann_window(self.n_fft, periodic=True).sqrt())
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SourceFilterHead:
+        """Casts leave the window in float32."""
+        window = self.window
+        super()._apply(fn, recurse)
+        if self.window.dtype != window.dtype:
+            self.window = window.to(self.window.device)
+        return self
 
     def features(self, h: Tensor) -> DecoderFeatures:
         """[B, T, dim] -> filters."""
@@ -219,6 +228,7 @@ class Decoder(nn.Module):
         for part in (self.embed, self.norm, self.blocks, self.head.norm, self.head.filters):
             part.to(dtype)
 
+    @no_autocast
     def forward(
         self, latents: Tensor, state: DecoderState | None = None, gains: Tensor | None = None
     ) -> Tensor:

@@ -10,11 +10,13 @@ tenth of the cost of an encoder at waveform rate. The law kept: latents of frame
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from .layers import CausalConv1d, ResidualUnit, StepConv1d, StreamState
+from .layers import CausalConv1d, Float32Module, ResidualUnit, StepConv1d, StreamState, no_autocast
 
 FLOOR = 2.0**-20  # power under the logarithm, about -90 dB full scale: what lies below is silence
 
@@ -32,18 +34,18 @@ def straight_log2(x: Tensor) -> Tensor:
     return torch.ldexp(x, 1 - exponent) + (exponent - 2)
 
 
-def fourier_filters(bins: Tensor, window: int) -> Tensor:
+def fourier_filters(bins: Iterable[int], window: int) -> Tensor:
     """The cosines and sines of a windowed Fourier transform, as the filters of a strided convolution.
 
     Args:
-        bins: [F] int64, which bins of a transform of ``window`` samples.
+        bins: F bins of a transform of ``window`` samples.
         window: samples of the Hann window.
 
     Returns:
         [2 * F, 1, window] float32, the F cosines first, scaled so that a full-scale wave gives a magnitude of 8.
     """
     n = torch.arange(window, dtype=torch.float64)
-    turns = torch.remainder(bins.double()[:, None] * n, window) * (2 * math.pi / window)
+    turns = torch.remainder(torch.tensor([*bins]).double()[:, None] * n, window) * (2 * math.pi / window)
     waves = torch.cat([torch.cos(turns), torch.sin(turns)])
     return (waves * torch.hann_window(window, dtype=torch.float64) * (32.0 / window)).float()[:, None]
 
@@ -60,6 +62,14 @@ def mel_weights(frequencies_hz: Tensor, bands: int, range_hz: tuple[float, float
     falling = (edges_hz[2:, None] - hz) / (edges_hz[2:] - edges_hz[1:-1])[:, None]
     weights = torch.minimum(rising, falling).clamp_min(0.0)
     return (torch.round(weights * 256) / 256).float()
+
+
+def band_sums(bins: Sequence[int], bin_hz: float, bands: int | None, range_hz: tuple[float, float]) -> Tensor:
+    """Sums of the squares of :func:`fourier_filters` into bands: [bands, 2 * F, 1] float32; None keeps every bin."""
+    weights = torch.eye(len(bins))
+    if bands is not None:
+        weights = mel_weights(torch.tensor([*bins]) * bin_hz, bands, range_hz)
+    return torch.cat([weights, weights], dim=1)[..., None]
 
 
 class FilterBank(nn.Module):
@@ -88,28 +98,16 @@ class FilterBank(nn.Module):
         sampling_rate: int,
     ) -> None:
         super().__init__()
-        self.range_hz = (low_hz, high_hz)
-        self.mel_bands = bands
         self.snapshots = snapshots
-        self.sampling_rate = sampling_rate
         bin_hz = sampling_rate / window
-        self.bins = range(math.floor(low_hz / bin_hz), math.ceil(high_hz / bin_hz) + 1)
-        width = bands or len(self.bins)
+        bins = range(math.floor(low_hz / bin_hz), math.ceil(high_hz / bin_hz) + 1)
+        width = bands or len(bins)
         self.features = width * snapshots
-        self.analysis = CausalConv1d(1, 2 * len(self.bins), window, hop_length // snapshots, bias=False)
-        self.sums = StepConv1d(2 * len(self.bins), width, 1, bias=False)
+        self.analysis = CausalConv1d(1, 2 * len(bins), window, hop_length // snapshots, bias=False)
+        self.sums = StepConv1d(2 * len(bins), width, 1, bias=False)
+        self.analysis.conv.fixed = partial(fourier_filters, bins, window)
+        self.sums.fixed = partial(band_sums, bins, bin_hz, bands, (low_hz, high_hz))
         self.requires_grad_(False)
-
-    def init_filters(self) -> None:
-        """Set the filters to a Fourier transform and the sums to bands."""
-        window = self.analysis.conv.kernel_size[0]
-        bins = torch.tensor(self.bins)
-        weights = torch.eye(len(bins))
-        if self.mel_bands is not None:
-            weights = mel_weights(bins * (self.sampling_rate / window), self.mel_bands, self.range_hz)
-        with torch.no_grad():
-            self.analysis.conv.weight.copy_(fourier_filters(bins, window))
-            self.sums.weight.copy_(torch.cat([weights, weights], dim=1)[..., None])
 
     def forward(self, wav: Tensor, state: StreamState | None = None) -> Tensor:
         """[B, 1, T * hop_length] float32 -> [B, features, T], -6 (silence) to about 8 (full scale)."""
@@ -119,7 +117,7 @@ class FilterBank(nn.Module):
         return x.unflatten(2, (-1, self.snapshots)).permute(0, 3, 1, 2).flatten(1, 2)
 
 
-class Encoder(nn.Module):
+class Encoder(Float32Module):
     """Wav -> latents at frame rate.
 
     Args:
@@ -139,8 +137,10 @@ class Encoder(nn.Module):
         self.units = nn.ModuleList([ResidualUnit(dim, dilation, slope) for dilation in dilations])
         self.latent = StepConv1d(dim, latent_dim, 1)
 
+    @no_autocast
     def forward(self, wav: Tensor, state: StreamState | None = None) -> Tensor:
-        """[B, 1, T * hop_length] float32 -> [B, latent_dim, T]."""
+        """[B, 1, T * hop_length] float -> [B, latent_dim, T] float32."""
+        wav = wav.float()
         x = self.mix(torch.cat([bank(wav, state) for bank in self.banks], dim=1))
         for unit in self.units:
             x = unit(x, state)

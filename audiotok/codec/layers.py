@@ -6,9 +6,34 @@ it whole gives. The state belongs to the caller, so weights are shared by any nu
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, TypeVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def no_autocast(function: Function) -> Function:
+    """Compute a function in the precision of its inputs, whatever autocast context calls it: codes are defined in
+    float32, and phases need more.
+    """
+    for device in ("cpu", "cuda", "mps"):
+        function = torch.autocast(device, enabled=False)(function)
+    return function
+
+
+class Float32Module(nn.Module):
+    """A module that ``.to(bfloat16)``, ``.half()`` and the like leave in float32; devices change as usual."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Float32Module:
+        def move(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
+
+        return super()._apply(move, recurse)
 
 
 class StreamState:
@@ -53,7 +78,12 @@ class StepConv1d(nn.Conv1d):
 
     A convolution's kernel prepares its weights anew at every call, which for one step costs more than the sums: a
     dilated one takes four times as long as the same sums as a matrix product, a depthwise one six times.
+
+    Attributes:
+        fixed: makes the weight of a layer that is not trained; None for the others.
     """
+
+    fixed: Callable[[], Tensor] | None = None
 
     def forward(self, input: Tensor) -> Tensor:
         """[B, C, N] -> [B, C', T], as nn.Conv1d."""
@@ -145,6 +175,7 @@ class ConvNeXtBlock(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.expand = nn.Linear(dim, dim * ffn_ratio)
         self.project = nn.Linear(dim * ffn_ratio, dim)
+        self.layer_scale = layer_scale
         self.scale = nn.Parameter(torch.full((dim,), layer_scale))
 
     def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:

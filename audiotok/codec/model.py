@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import initialization as init
 
 from .base import Codec, CodecDecoderOutput, CodecEncoderOutput, fingerprint, weights_of
 from .config import CodecConfig
 from .decoder import Decoder, PitchHead, SourceFilterHead
 from .encoder import Encoder, FilterBank
 from .inputs import check_tensor
+from .layers import ConvNeXtBlock, StepConv1d
 from .quantizer import ResidualVectorQuantizer
 
 if TYPE_CHECKING:
@@ -69,6 +71,8 @@ class AudioCodec(Codec):
 
     config_class = CodecConfig
     base_model_prefix = "codec"
+    # Codes are defined in float32, and phase, the running sum of pitch, needs it too. The decoder's trunk may be cast.
+    _keep_in_fp32_modules_strict = ["encoder", "quantizer", "pitch", "window"]
 
     config: CodecConfig
 
@@ -80,23 +84,21 @@ class AudioCodec(Codec):
         )
         self.decoder = build_decoder(config)
         self.post_init()
-        # Not in _init_weights: transformers skips modules that hold no tensor of their own. On the meta device the
-        # checkpoint brings the filters.
-        for bank in self.encoder.modules():
-            if isinstance(bank, FilterBank) and not bank.sums.weight.is_meta:
-                bank.init_filters()
 
     def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, nn.Linear | nn.Conv1d):
-            nn.init.trunc_normal_(module.weight, std=module.weight[0].numel() ** -0.5)
+        """Start values of the tensors that a module itself holds; of ``transformers``, which keeps loaded ones."""
+        if isinstance(module, StepConv1d) and module.fixed is not None:
+            init.copy_(module.weight, module.fixed())
+        elif isinstance(module, nn.Linear | nn.Conv1d):
+            init.trunc_normal_(module.weight, std=module.weight[0].numel() ** -0.5)
             if module.bias is not None:
-                nn.init.zeros_(module.bias)
+                init.zeros_(module.bias)
         elif isinstance(module, nn.LayerNorm):
-            nn.init.ones_(module.weight)
-            nn.init.zeros_(module.bias)
-        elif isinstance(module, ResidualVectorQuantizer):
-            nn.init.normal_(module.codebooks)
-        elif isinstance(module, SourceFilterHead | PitchHead):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, ConvNeXtBlock):
+            init.constant_(module.scale, module.layer_scale)
+        elif isinstance(module, ResidualVectorQuantizer | SourceFilterHead | PitchHead):
             module.init_tables()
 
     def encode(
@@ -126,8 +128,7 @@ class AudioCodec(Codec):
         frames = -(-wav.shape[-1] // hop)
         wav = F.pad(wav, (0, frames * hop - wav.shape[-1]))
         with torch.no_grad():
-            encoder, quantizer = self.coders()
-            codes = quantizer.encode(encoder(wav), n_q)
+            codes = self.quantizer.encode(self.encoder(wav), n_q)
         mask = torch.arange(frames, device=wav.device) * hop < lengths[:, None]
         return CodecEncoderOutput(audio_codes=codes * mask[:, None], audio_codes_mask=mask)
 
@@ -169,21 +170,19 @@ class AudioCodec(Codec):
         """A session that encodes one stream piece by piece; see :class:`~audiotok.codec.streaming.StreamingEncoder`."""
         from .streaming import StreamingEncoder
 
-        return StreamingEncoder(*self.coders(), self.config.hop_length, self._check_n_q(n_q))
+        self._check_weights()
+        return StreamingEncoder(self.encoder, self.quantizer, self.config.hop_length, self._check_n_q(n_q))
 
     def streaming_decoder(self) -> StreamingDecoder:
         """A session that decodes one stream piece by piece; see :class:`~audiotok.codec.streaming.StreamingDecoder`."""
         from .streaming import StreamingDecoder
 
+        self._check_weights()
         return StreamingDecoder(self.decoder, self.quantizer)
 
     def set_decoder_dtype(self, dtype: torch.dtype) -> None:
         """Compute the decoder's trunk in another precision."""
         self.decoder.set_trunk_dtype(dtype)
-
-    def coders(self) -> tuple[Encoder, ResidualVectorQuantizer]:
-        """The modules that make codes of a wav; what else the codec's weights are for does not matter to them."""
-        return self.encoder, self.quantizer
 
     @property
     def algorithmic_latency_ms(self) -> float:

@@ -68,16 +68,16 @@ def checkpoint_dir(name: str) -> Path:
 def load_codec(
     name_or_path: str | Path | None = None,
     device: str | torch.device = "cpu",
-    dtype: str = "float32",
+    dtype: str | torch.dtype = "float32",
 ) -> Any:
     """Load a codec, ready to encode and decode: ours, or a codec of transformers behind the same face.
 
     Args:
-        name_or_path: a shipped name (None: the default), a folder, or a hub id ``owner/name``. What it holds may be
-            ours, or an EnCodec, DAC, Mimi or XCodec codec of transformers.
+        name_or_path: a folder with ``config.json``, a shipped name (None: the default), or a hub id ``owner/name``: one
+            of our codecs, or an EnCodec, DAC, Mimi or XCodec of transformers. A folder precedes a shipped name.
         device: where to put it: "cpu", "cuda", "cuda:1"...
-        dtype: of the decoder's trunk: float32 or bfloat16. Encoder and quantiser stay float32, because codes are
-            defined there.
+        dtype: compute precision of the decoder's trunk, float32 or bfloat16, by name or as a ``torch.dtype``. Encoder
+            and quantiser stay in float32, because codes are defined there.
 
     Returns:
         The codec (:class:`~audiotok.codec.base.Codec`) in evaluation mode.
@@ -87,13 +87,16 @@ def load_codec(
         ValueError: the folder holds no codec, its weights are damaged or not all there, dtype is another, or
             this machine has no such device.
     """
-    if dtype not in _DTYPES:
+    chosen = _DTYPES.get(str(dtype).removeprefix("torch."))
+    if chosen is None:
         raise ValueError(f"expected dtype in {sorted(_DTYPES)}, got {dtype!r}")
     check_device(device)
     name = DEFAULT_CODEC if name_or_path is None else str(name_or_path)
     local = Path(name).expanduser()
     online = False
-    if "/" not in name and not name.startswith("."):
+    if name and name_or_path is not None and (local / "config.json").is_file():
+        name = str(local)
+    elif "/" not in name and not name.startswith((".", "~")):
         name = str(checkpoint_dir(name))
     elif local.is_dir() or not is_hub_id(name):
         if not (local / "config.json").is_file():
@@ -102,7 +105,7 @@ def load_codec(
     else:
         online = hub_answers()
     codec = _open(name, online)
-    codec.set_decoder_dtype(_DTYPES[dtype])
+    codec.set_decoder_dtype(chosen)
     codec.to(torch.device(device))  # type: ignore[arg-type]  # transformers wraps `to` without its types
     codec.eval()
     return codec

@@ -11,7 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import initialization as init
+
+from .layers import Float32Module, no_autocast
 
 
 @dataclass
@@ -49,7 +52,7 @@ def nearest(x: Tensor, codebook: Tensor, squares: Tensor | None = None) -> Tenso
     return torch.addmm(squares, x, codebook.t(), beta=1.0, alpha=-2.0).argmin(dim=1)
 
 
-class ResidualVectorQuantizer(nn.Module):
+class ResidualVectorQuantizer(Float32Module):
     """K codebooks in a row; each quantises what the ones before left over.
 
     Args:
@@ -88,22 +91,36 @@ class ResidualVectorQuantizer(nn.Module):
         self.codebook_size = codebook_size
         self.decay = decay
         self.expiry = expiry
-        self.register_buffer("codebooks", torch.zeros(n_q, codebook_size, dim))
-        semantic = torch.zeros(codebook_size, semantic_dim) if semantic_dim else None
+        self.register_buffer("codebooks", torch.empty(n_q, codebook_size, dim))
+        semantic = torch.empty(codebook_size, semantic_dim) if semantic_dim else None
         self.register_buffer("semantic_codebook", semantic)
         # Moving averages exist for training only; a training checkpoint keeps them, released weights do not.
-        self.register_buffer("usage", torch.ones(n_q, codebook_size), persistent=False)
-        self.register_buffer("sums", torch.zeros(n_q, codebook_size, dim), persistent=False)
-        self.register_buffer("semantic_sums", torch.zeros(codebook_size, semantic_dim), persistent=False)
+        self.register_buffer("usage", torch.empty(n_q, codebook_size, dtype=torch.float32), persistent=False)
+        self.register_buffer(
+            "sums", torch.empty(n_q, codebook_size, dim, dtype=torch.float32), persistent=False
+        )
+        semantic_sums = torch.empty(codebook_size, semantic_dim, dtype=torch.float32)
+        self.register_buffer("semantic_sums", semantic_sums, persistent=False)
+        self.init_tables()
 
-    @torch.autocast("cuda", enabled=False)
-    @torch.autocast("cpu", enabled=False)
-    def encode(self, latents: Tensor, n_q: int | None = None) -> Tensor:
+    def init_tables(self) -> None:
+        """Start values of every buffer; codebooks get the same random ones every time."""
+        generator = torch.Generator().manual_seed(0)
+        for codebooks in (self.codebooks, self.semantic_codebook):
+            if codebooks is not None and not codebooks.is_meta:
+                init.copy_(codebooks, torch.randn(codebooks.shape, generator=generator, device="cpu"))
+        init.ones_(self.usage)
+        init.zeros_(self.sums)
+        init.zeros_(self.semantic_sums)
+
+    @no_autocast
+    def encode(self, latents: Tensor, n_q: int | None = None, squares: Tensor | None = None) -> Tensor:
         """Latents -> codes.
 
         Args:
             latents: [B, D + semantic_dim, T] float.
             n_q: levels to use; None uses all.
+            squares: [K, V] float32 of :meth:`squares`, which a live stream keeps; None computes them.
 
         Returns:
             [B, n_q, T] int64 in [0, V).
@@ -112,18 +129,22 @@ class ResidualVectorQuantizer(nn.Module):
         flat = latents.float().transpose(1, 2).reshape(batch * frames, -1)
         residual, semantic = flat[:, : self.dim], flat[:, self.dim :]
         codes = []
-        for k, (codebook, squares) in enumerate(
-            zip(self.codebooks[: n_q or self.n_q], self._lengths(), strict=False)
+        for k, (codebook, lengths) in enumerate(
+            zip(
+                self.codebooks[: n_q or self.n_q],
+                self.squares() if squares is None else squares,
+                strict=False,
+            )
         ):
             if k == 0 and self.semantic_codebook is not None:
                 index = nearest(semantic, self.semantic_codebook)
             else:
-                index = nearest(residual, codebook, squares)
+                index = nearest(residual, codebook, lengths)
             residual = residual - codebook[index]
             codes.append(index.view(batch, frames))
         return torch.stack(codes, dim=1)
 
-    def _lengths(self) -> Tensor:
+    def squares(self) -> Tensor:
         """|c|^2 of every codeword, [K, V]."""
         return self.codebooks.square().sum(-1)
 
@@ -139,8 +160,7 @@ class ResidualVectorQuantizer(nn.Module):
         levels = torch.arange(codes.shape[1], device=codes.device)[:, None]
         return self.codebooks[levels, codes].sum(dim=1).transpose(1, 2)
 
-    @torch.autocast("cuda", enabled=False)
-    @torch.autocast("cpu", enabled=False)
+    @no_autocast
     def forward(self, latents: Tensor, levels_per_item: Tensor | None = None) -> QuantizerOutput:
         """Quantise for training and, in training mode, move the codebooks.
 

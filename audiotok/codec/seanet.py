@@ -16,7 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import StreamState
+from .layers import Float32Module, StreamState, no_autocast
+
+
+class _Conv1d(nn.Conv1d):
+    start_gain: float = 1.0  # factor of the initial weights
 
 
 class SEANetConv(nn.Module):
@@ -41,7 +45,7 @@ class SEANetConv(nn.Module):
         group_norm: bool = False,
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv1d(in_channels, out_channels, kernel_size, stride, dilation=dilation)
+        self.conv = _Conv1d(in_channels, out_channels, kernel_size, stride, dilation=dilation)
         self.norm = nn.GroupNorm(1, out_channels) if group_norm else nn.Identity()
         self.context = (kernel_size - 1) * dilation + 1 - stride
         self.reflects = pad_mode == "reflect"
@@ -115,6 +119,7 @@ class SEANetUnit(nn.Module):
         super().__init__()
         self.dilated = SEANetConv(dim, dim // compress, kernel_size, dilation=dilation, **options)  # type: ignore[arg-type]
         self.pointwise = SEANetConv(dim // compress, dim, 1, **options)  # type: ignore[arg-type]
+        self.pointwise.conv.start_gain = 0.3
         self.shortcut = SEANetConv(dim, dim, 1, **options) if shortcut else nn.Identity()  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
@@ -153,13 +158,6 @@ class FiLM(nn.Module):
         super().__init__()
         self.linear = nn.Linear(2, 2 * dim)
 
-    def reset(self) -> None:
-        """Start as if it were not there."""
-        nn.init.zeros_(self.linear.weight)
-        gain, offset = self.linear.bias.data.chunk(2)
-        nn.init.ones_(gain)
-        nn.init.zeros_(offset)
-
     def forward(self, x: Tensor, wanted: Tensor) -> Tensor:
         """x [B, dim, T], wanted [B, T] bool -> [B, dim, T]."""
         one_hot = torch.stack([~wanted, wanted], dim=-1).to(x.dtype)
@@ -167,7 +165,7 @@ class FiLM(nn.Module):
         return gain * x + offset
 
 
-class SEANetEncoder(nn.Module):
+class SEANetEncoder(Float32Module):
     """wav -> latents.
 
     Args:
@@ -216,6 +214,7 @@ class SEANetEncoder(nn.Module):
         self.film = FiLM(dim) if film else None
         self.last = SEANetConv(dim, latent_dim, latent_kernel_size, **options)  # type: ignore[arg-type]
 
+    @no_autocast
     def forward(self, x: Tensor, state: StreamState | None = None, wanted: Tensor | bool = False) -> Tensor:
         """[B, C, N] -> [B, D, ceil(N / product of the strides)]; wanted: [B, T] bool, or one bool for all frames."""
         x = self.first(x, state)
@@ -272,6 +271,7 @@ class SEANetDecoder(nn.Module):
             ]
             self.stages.append(nn.ModuleList([up, *units]))
         self.last = SEANetConv(dim, channels, last_kernel_size, **options)  # type: ignore[arg-type]
+        self.last.conv.start_gain = 0.3  # training starts with quiet audio
 
     def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
         """[B, D, T] -> [B, C, T * product of the strides]."""

@@ -11,13 +11,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import initialization as init
 
 from .base import CodecDecoderOutput, SingleCodec, fingerprint, weights_of
+from .layers import no_autocast
 from .quantizer import ResidualVectorQuantizer
-from .seanet import FiLM, SEANetDecoder, SEANetEncoder, SEANetUnit
+from .seanet import SEANetDecoder, SEANetEncoder
 from .seanet_config import SeanetConfig
 from .segments import overlap_add, segment_starts
-from .sessions import SeanetStreamingDecoder, WholeDecoder, WholeEncoder
+from .sessions import MISSING_SCALE, SeanetStreamingDecoder, WholeDecoder, WholeEncoder
 from .streaming import StreamingEncoder
 
 # What decides who may read whose codes; the decoder may be another.
@@ -58,6 +60,7 @@ class SeanetCodec(SingleCodec):
 
     config_class = SeanetConfig
     base_model_prefix = "codec"
+    _keep_in_fp32_modules_strict = ["encoder", "quantizer"]  # codes are defined in float32
 
     config: SeanetConfig
 
@@ -74,35 +77,27 @@ class SeanetCodec(SingleCodec):
         mono = config.audio_channels == 1
         self.streams = mono and self.is_causal and config.pad_mode == "zero" and not config.lstm_layers
         self.post_init()
-        # Not in _init_weights, which sees one module at a time. On the meta device the checkpoint brings the weights.
-        if not self.decoder.last.conv.weight.is_meta:
-            self._soften()
-
-    @torch.no_grad()
-    def _soften(self) -> None:
-        """Residual branches, and the sound itself, start softly."""
-        for module in self.modules():
-            if isinstance(module, SEANetUnit):
-                module.pointwise.conv.weight.mul_(0.3)
-        self.decoder.last.conv.weight.mul_(0.3)
 
     def _init_weights(self, module: nn.Module) -> None:
+        """Start values of the tensors that a module itself holds; of ``transformers``, which keeps loaded ones."""
         if isinstance(module, nn.Conv1d | nn.ConvTranspose1d):
-            # As loud behind as before: torch's own start makes a sound of a dozen layers vanish.
+            # The level of a signal stays the same; with torch's own start it vanishes in a dozen layers.
             steps = module.stride[0] if isinstance(module, nn.ConvTranspose1d) else 1
-            nn.init.normal_(module.weight, std=(module.in_channels * module.kernel_size[0] / steps) ** -0.5)
+            spread = (module.in_channels * module.kernel_size[0] / steps) ** -0.5
+            init.normal_(module.weight, std=spread * getattr(module, "start_gain", 1.0))
             if module.bias is not None:
-                nn.init.zeros_(module.bias)
+                init.zeros_(module.bias)
         elif isinstance(module, nn.LSTM):
             for weight in module.parameters():
-                nn.init.uniform_(weight, -(module.hidden_size**-0.5), module.hidden_size**-0.5)
+                init.uniform_(weight, -(module.hidden_size**-0.5), module.hidden_size**-0.5)
         elif isinstance(module, nn.GroupNorm):
-            nn.init.ones_(module.weight)
-            nn.init.zeros_(module.bias)
-        elif isinstance(module, FiLM):
-            module.reset()
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, nn.Linear):  # of FiLM: a gain of 1 and an offset of 0
+            init.zeros_(module.weight)
+            init.copy_(module.bias, torch.arange(len(module.bias)) < len(module.bias) // 2)
         elif isinstance(module, ResidualVectorQuantizer):
-            nn.init.normal_(module.codebooks)
+            module.init_tables()
 
     def frames(self, num_samples: int) -> int:
         """T: each segment's samples in whole frames."""
@@ -165,7 +160,7 @@ class SeanetCodec(SingleCodec):
             num_samples: length of the result, from 1 to ``samples(T)``, which None gives.
             padding_mask: [B, N] as given to :meth:`encode`; samples where it is false come back as zeros.
             audio_scales: [B, segments] float32 as :meth:`encode` gave them; None of a codec that ``has_scale`` means
-                an RMS of 0.1, a usual level.
+                an RMS of :data:`~.sessions.MISSING_SCALE`.
 
         Returns:
             ``audio_values`` [B, C, num_samples] float32.
@@ -179,7 +174,7 @@ class SeanetCodec(SingleCodec):
         num_samples = self._check_num_samples(num_samples, codes.shape[-1])
         pieces = codes.split(self._segment_frames or codes.shape[-1], dim=-1)
         if self.has_scale and audio_scales is None:
-            audio_scales = torch.full((len(codes), len(pieces)), 0.1, device=codes.device)
+            audio_scales = torch.full((len(codes), len(pieces)), MISSING_SCALE, device=codes.device)
         if audio_scales is not None and audio_scales.shape != (len(codes), len(pieces)):
             raise ValueError(
                 f"expected audio_scales [B, segments] = {[len(codes), len(pieces)]}, got {list(audio_scales.shape)}"
@@ -196,6 +191,7 @@ class SeanetCodec(SingleCodec):
             wav = wav * padding_mask[:, None, :num_samples].to(wav.dtype)
         return CodecDecoderOutput(audio_values=wav)
 
+    @no_autocast
     def _sound(self, codes: Tensor) -> Tensor:
         latents = self.quantizer.decode(codes)
         return self.decoder(latents.to(self.decoder.first.conv.weight.dtype)).float()
@@ -206,6 +202,7 @@ class SeanetCodec(SingleCodec):
         """A session that encodes one stream: piece by piece where the codec ``streams``, by segments where it has
         them, else at the end.
         """
+        self._check_weights()
         if not self.streams:
             return WholeEncoder(self, self._check_n_q(n_q))
         encoder = functools.partial(self.encoder, wanted=denoise)
@@ -213,6 +210,7 @@ class SeanetCodec(SingleCodec):
 
     def streaming_decoder(self) -> SeanetStreamingDecoder | WholeDecoder:
         """A session that decodes one stream: piece by piece where the codec ``streams``, else at the end."""
+        self._check_weights()
         if not self.streams:
             return WholeDecoder(self)
         return SeanetStreamingDecoder(
@@ -222,10 +220,6 @@ class SeanetCodec(SingleCodec):
     def set_decoder_dtype(self, dtype: torch.dtype) -> None:
         """Compute the decoder in another precision."""
         self.decoder.to(dtype)
-
-    def coders(self) -> tuple[SEANetEncoder, ResidualVectorQuantizer]:
-        """The modules that make codes of a wav."""
-        return self.encoder, self.quantizer
 
     @property
     def algorithmic_latency_ms(self) -> float | None:

@@ -20,6 +20,9 @@ from .quantizer import ResidualVectorQuantizer
 from .seanet import SEANetDecoder
 from .segments import fade_weights
 
+MISSING_SCALE = 0.1
+"""RMS that stands in for a scale that is not known, of a codec that has scales: a usual level of speech."""
+
 
 class WholeEncoder:
     """Encodes one stream of a codec that hears all of it: a segment as soon as it is there, else all at the end.
@@ -85,7 +88,7 @@ class WholeEncoder:
         return codes
 
     def _nothing(self) -> Tensor:
-        return torch.zeros(1, self._n_q, 0, dtype=torch.int64)
+        return torch.zeros(1, self._n_q, 0, dtype=torch.int64, device=self._codec.device)
 
 
 class WholeDecoder:
@@ -135,17 +138,21 @@ class WholeDecoder:
             sound, weight = self._overlap
             rest.append(sound / weight)
         self._overlap = None
-        return torch.cat(rest, dim=-1) if rest else torch.zeros(1, self._codec.config.audio_channels, 0)
+        return torch.cat(rest, dim=-1) if rest else self._nothing()
 
     def _take(self, codes: Tensor, present: bool) -> Tensor:
-        self._codes.append(codes.clone())
+        codes = codes.to(self._codec.device, copy=True)
+        self._codes.append(codes)
         self._present.append(torch.full(codes.shape[-1:], present, device=codes.device))
         self._frames += codes.shape[-1]
         size = (self._codec.segment_samples or 0) // self._codec.config.hop_length
         done = []
         while size and self._frames >= size:
             done.append(self._emit(*self._decode(size), last=False))
-        return torch.cat(done, dim=-1) if done else torch.zeros(1, self._codec.config.audio_channels, 0)
+        return torch.cat(done, dim=-1) if done else self._nothing()
+
+    def _nothing(self) -> Tensor:
+        return torch.zeros(1, self._codec.config.audio_channels, 0, device=self._codec.device)
 
     def _decode(self, frames: int) -> tuple[Tensor, Tensor]:
         """The sound of the next frames, and how much each of its samples counts."""
@@ -154,7 +161,7 @@ class WholeDecoder:
         self._frames -= frames
         gains = None
         if self._codec.has_scale:
-            gains = torch.tensor([[self._scales.pop(0) if self._scales else 1.0]])
+            gains = torch.tensor([[self._scales.pop(0) if self._scales else MISSING_SCALE]])
         options = {} if gains is None else {"audio_scales": gains}
         wav = self._codec.decode(codes[..., :frames], **options).audio_values
         assert wav is not None
@@ -225,8 +232,10 @@ class SeanetStreamingDecoder:
         return wav.clone()
 
     def flush(self) -> Tensor:
-        """Nothing is held back: [1, C, 0]."""
-        return torch.zeros(1, self._decoder.last.conv.out_channels, 0)
+        """Nothing is held back: [B, C, 0]."""
+        batch = 1 if self._last is None else len(self._last)
+        weight = self._decoder.last.conv.weight
+        return torch.zeros(batch, weight.shape[0], 0, device=weight.device)
 
     def _sound(self, latents: Tensor) -> Tensor:
         return self._decoder(latents.to(self._decoder.first.conv.weight.dtype), self._state).float()

@@ -40,6 +40,7 @@ class StreamingEncoder:
         self._quantizer = quantizer
         self._hop = hop_length
         self._n_q = n_q
+        self._squares = quantizer.squares()
         self._state = StreamState()
         self._rest: Tensor | None = None
         self._done = False
@@ -74,7 +75,7 @@ class StreamingEncoder:
             return torch.zeros(wav.shape[0], self._n_q, 0, dtype=torch.int64, device=wav.device)
         with torch.inference_mode():
             latents = self._encoder(wav[..., : frames * self._hop], self._state)
-            codes = self._quantizer.encode(latents, self._n_q)
+            codes = self._quantizer.encode(latents, self._n_q, self._squares)
         return codes.clone()  # outside inference mode: a tensor like any other
 
     def flush(self) -> Tensor:
@@ -87,7 +88,7 @@ class StreamingEncoder:
         if rest is None or rest.shape[-1] == 0:
             batch = 1 if rest is None else rest.shape[0]
             self._done = True
-            return torch.zeros(batch, self._n_q, 0, dtype=torch.int64)
+            return torch.zeros(batch, self._n_q, 0, dtype=torch.int64, device=self._squares.device)
         codes = self.push(rest.new_zeros(rest.shape[0], 1, self._hop - rest.shape[-1]))
         self._done = True
         return codes
