@@ -21,10 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .codec.base import CodecEncoderOutput
-from .codec.decoder import PitchFeatures
-from .codec.excitation import PitchState
-from .codec.inputs import check_count, check_wav_form
+from .codec.base import CodecEncoderOutput, check_count, check_wav_form
+from .codec.decoder import PitchFeatures, PitchState
 from .codec.model import AudioCodec
 from .training.losses import SpectralLoss, pitch_loss
 from .training.perceptual import Disturbance, Unintelligibility

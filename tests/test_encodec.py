@@ -13,11 +13,10 @@ import torch
 from torch import Tensor
 from transformers import EncodecModel
 
-from audiotok.codec import convert
+from audiotok.codec import seanet as convert
 from audiotok.codec.pretrained import load_codec
-from audiotok.codec.seanet_codec import SeanetCodec
-from audiotok.codec.seanet_config import PRESETS, SeanetConfig, seanet_preset
-from audiotok.codec.segments import overlap_add, segment_starts
+from audiotok.codec.seanet import PRESETS, SeanetCodec, SeanetConfig, seanet_preset
+from audiotok.codec.streaming import overlap_add, segment_starts
 
 TIE = 1e-5  # relative difference of squared distances within which float rounding decides
 PRESET = pytest.mark.parametrize("preset", ["24k", "48k"])

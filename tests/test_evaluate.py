@@ -16,7 +16,7 @@ from torch import Tensor
 
 from audiotok import AudioCodec, load_audio, save_audio
 from audiotok.cli.main import main
-from audiotok.codec.packet_loss import decode_with_losses
+from audiotok.codec.streaming import decode_with_losses
 from audiotok.evaluate import Condition, bootstrap, bootstrap_interval, evaluate_codec, read_rows, spread
 from audiotok.evaluate.opus import ogg_payload_bytes, opus_missing, through_opus
 

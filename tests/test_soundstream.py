@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from audiotok.cli.main import main
 from audiotok.codec.pretrained import load_codec
 from audiotok.codec.quantizer import ResidualVectorQuantizer
-from audiotok.codec.seanet_codec import SeanetCodec
-from audiotok.codec.seanet_config import PRESETS, seanet_preset
+from audiotok.codec.seanet import PRESETS, SeanetCodec, seanet_preset
 from audiotok.training.losses import MultiScaleSpectralLoss
 from audiotok.training.noise import NOISES, at_snr, make_noise, noisy_batch
 from audiotok.training.packed import Draw, PackedClips, write_packed

@@ -8,10 +8,9 @@ import torch
 from torch import nn
 
 from audiotok import SearchingEncoder, search_codes
-from audiotok.codec.conceal import FADE_S, HOLD_S, fade
-from audiotok.codec.excitation import hold_pitch, white_noise
+from audiotok.codec.decoder import hold_pitch, white_noise
 from audiotok.codec.layers import CausalConv1d, ResidualUnit, StepConv1d, StreamState
-from audiotok.codec.packet_loss import decode_with_losses, random_losses
+from audiotok.codec.streaming import FADE_S, HOLD_S, decode_with_losses, fade, random_losses
 
 
 def random_codes(codec, frames: int, batch: int = 1, seed: int = 0) -> torch.Tensor:

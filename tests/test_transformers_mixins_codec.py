@@ -47,14 +47,14 @@ def small_codec() -> CodecConfig:
 
 
 def small_preset(name: str, **changes: Any) -> Any:
-    from audiotok.codec.seanet_config import seanet_preset
+    from audiotok.codec.seanet import seanet_preset
 
     small = {"filters": 4, "n_q": 4, "codebook_size": 32, "codebook_dim": 16}
     return seanet_preset(name, **small, **changes)
 
 
 def seanet() -> type:
-    from audiotok.codec.seanet_codec import SeanetCodec
+    from audiotok.codec.seanet import SeanetCodec
 
     return SeanetCodec
 

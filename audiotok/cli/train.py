@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     family: type[Any]
     trainer: type[Any]
     if isinstance(recipe, SeanetRecipe):
-        from ..codec.seanet_codec import SeanetCodec
+        from ..codec.seanet import SeanetCodec
         from ..training.seanet import SeanetTrainer
 
         config, family, trainer = recipe.config(), SeanetCodec, SeanetTrainer

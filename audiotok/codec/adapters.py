@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from transformers import EncodecModel, PreTrainedModel
 
 from .base import CodecDecoderOutput, SingleCodec, fingerprint
-from .convert import convert_encodec
-from .grid import GridConfig
-from .sessions import WholeDecoder, WholeEncoder
+from .config import GridConfig
+from .seanet import convert_encodec
+from .streaming import WholeDecoder, WholeEncoder
 
 ADAPTED: dict[str, str] = {
     "encodec": "EncodecModel",

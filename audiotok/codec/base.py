@@ -1,4 +1,9 @@
-"""The face that every codec shows: what goes in and comes out, what it declares, who may read its codes.
+"""What a codec and its sessions take from outside: wavs and codes of the right form, type and range.
+
+Knows no weights. The law it keeps: what is refused is refused before anything is computed, as a TypeError or a
+ValueError that says what was expected, what came, and what to do.
+
+The face that every codec shows: what goes in and comes out, what it declares, who may read its codes.
 
 Knows nothing of how codes are made. The laws it keeps: what enters an encoder or a decoder was checked and its error
 says what to do; a fingerprint does not depend on device or storage type.
@@ -8,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +24,89 @@ from torch import Tensor, nn
 from transformers.modeling_utils import PreTrainedAudioTokenizerBase
 from transformers.utils.generic import ModelOutput
 
-from .inputs import check_codes, check_count, check_tensor, check_wav_form, check_wav_range
+from ..audio import MAX_PEAK
+
+
+def check_tensor(name: str, value: Any) -> None:
+    """Refuse what is no tensor of numbers.
+
+    Raises:
+        TypeError: it is no tensor.
+        ValueError: it holds no numbers, as on the meta device, or not all of them.
+    """
+    if not isinstance(value, Tensor):
+        raise TypeError(f"expected {name} as a torch.Tensor, got {type(value).__name__}; see torch.as_tensor")
+    if value.is_meta or value.layout != torch.strided:
+        raise ValueError(
+            f"expected {name} with its numbers, got one on {value.device}, {value.layout}; see Tensor.to_dense"
+        )
+
+
+def check_count(name: str, value: Any) -> None:
+    """TypeError unless ``value`` is a whole number."""
+    if not hasattr(value, "__index__"):
+        raise TypeError(f"expected {name} as int, got {type(value).__name__}")
+
+
+def check_wav_form(name: str, wav: Tensor, least: int, channels: int = 1) -> None:
+    """Refuse what is not [B, C, N] of floats with B >= 1, C = ``channels`` and N >= ``least``.
+
+    Raises:
+        TypeError: it is no tensor.
+        ValueError: its shape or type is another.
+    """
+    check_tensor(name, wav)
+    if wav.ndim != 3 or wav.shape[0] < 1 or wav.shape[1] != channels or wav.shape[2] < least:
+        advice = "repeat the channel of a mono wav"
+        if channels == 1:
+            advice = "average the channels of a multi-channel wav first"
+        raise ValueError(
+            f"expected {name} [B, {channels}, N] with B >= 1 and N >= {least}, got {list(wav.shape)}; {advice}"
+        )
+    if not wav.is_floating_point():
+        raise ValueError(
+            f"expected float samples in [-1, 1], got {wav.dtype}; divide 16-bit samples by 32768"
+        )
+
+
+def check_wav_range(wav: Tensor) -> None:
+    """ValueError where a sample is not finite, or is in another unit than full scale."""
+    peak = float(wav.abs().max()) if wav.numel() else 0.0  # NaN where a sample is
+    if not math.isfinite(peak):
+        raise ValueError("expected finite samples, got NaN or infinity; repair the wav first")
+    if peak > MAX_PEAK:
+        raise ValueError(f"expected samples in [-1, 1], got a peak of {peak:.3g}; scale the wav first")
+
+
+def check_codes(name: str, codes: Tensor, n_q: int, codebook_size: int, least: int = 1) -> Tensor:
+    """Refuse what are no codes.
+
+    Args:
+        name: what errors call them.
+        codes: [B, K, T] integers in [0, codebook_size) with B >= 1, 1 <= K <= n_q and T >= ``least``.
+        n_q, codebook_size: of the codec.
+        least: frames.
+
+    Returns:
+        the codes as int64.
+
+    Raises:
+        TypeError: they are no tensor.
+        ValueError: they are of another form, type or range.
+    """
+    check_tensor(name, codes)
+    form = codes.ndim == 3 and codes.shape[0] >= 1 and 1 <= codes.shape[1] <= n_q and codes.shape[2] >= least
+    if not form:
+        raise ValueError(
+            f"expected {name} [B, K, T] with B >= 1, 1 <= K <= {n_q} and T >= {least}, got {list(codes.shape)}"
+        )
+    if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
+        raise ValueError(f"expected integer {name}, got {codes.dtype}")
+    codes = codes.to(torch.int64)
+    low, high = (int(codes.min()), int(codes.max())) if codes.numel() else (0, 0)
+    if low < 0 or high >= codebook_size:
+        raise ValueError(f"expected {name} in [0, {codebook_size}), got values from {low} to {high}")
+    return codes
 
 
 @dataclass

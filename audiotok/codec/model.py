@@ -12,11 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import initialization as init
 
-from .base import Codec, CodecDecoderOutput, CodecEncoderOutput, fingerprint, weights_of
+from .base import Codec, CodecDecoderOutput, CodecEncoderOutput, check_tensor, fingerprint, weights_of
 from .config import CodecConfig
 from .decoder import Decoder, PitchHead, SourceFilterHead
 from .encoder import Encoder, FilterBank
-from .inputs import check_tensor
 from .layers import ConvNeXtBlock, StepConv1d
 from .quantizer import ResidualVectorQuantizer
 

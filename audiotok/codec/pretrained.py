@@ -26,8 +26,7 @@ from ..machine import check_device
 from .base import Codec
 from .config import CodecConfig
 from .model import AudioCodec
-from .seanet_codec import SeanetCodec
-from .seanet_config import SeanetConfig
+from .seanet import SeanetCodec, SeanetConfig
 
 DEFAULT_CODEC = "default"
 _LOADING = ("missing_keys", "unexpected_keys", "mismatched_keys")

@@ -1,4 +1,7 @@
-"""SEANet: the convolutional encoder and decoder of SoundStream and EnCodec, one class a box of the papers' figures.
+"""The numbers of a SEANet codec, and the presets of the papers. Knows nothing of tensors; derived figures are never
+stored.
+
+SEANet: the convolutional encoder and decoder of SoundStream and EnCodec, one class a box of the papers' figures.
 
 Knows nothing of codes or of presets. The law kept: with causal convolutions that start from zeros, a signal fed in
 pieces with a :class:`~.layers.StreamState` gives what feeding it whole gives.
@@ -6,17 +9,242 @@ pieces with a :class:`~.layers.StreamState` gives what feeding it whole gives.
 Source: SoundStream (arXiv:2107.03312), figures 2 and 3; EnCodec (arXiv:2210.13438), section 3.1, which halves the
 residual branch, adds an LSTM, and for 48 kHz looks both ways and normalises over time. Weight norm is no part of the
 architecture: it folds into the weights (convert.py), and is not computed at every pass.
+
+SoundStream and EnCodec behind the face of all codecs: a SEANet encoder, residual quantiser and SEANet decoder.
+
+Knows nothing of text. Laws kept (tests/test_encodec.py, tests/test_soundstream.py): length, batch, layers; streaming
+where ``streams``; what transformers' EncodecModel gives, on its weights.
+
+The weights of ``transformers``' EncodecModel -> ours: same codes, same sound.
+
+Knows nothing of where weights are stored. The law it keeps: the converted weights, and so the fingerprints, are the
+same on every machine: weight norm is folded in float64, in an order of sums that no processor chooses.
+
+``python -m audiotok.codec.seanet HUB_ID_OR_FOLDER OUT`` writes a folder that opens without conversion.
 """
 
 from __future__ import annotations
 
+import argparse
+import difflib
+import functools
+import math
+import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import initialization as init
 
+from .base import CodecDecoderOutput, SingleCodec, fingerprint, weights_of
+from .config import GridConfig
 from .layers import Float32Module, StreamState, no_autocast
+from .quantizer import ResidualVectorQuantizer
+from .streaming import (
+    MISSING_SCALE,
+    SeanetStreamingDecoder,
+    StreamingEncoder,
+    WholeDecoder,
+    WholeEncoder,
+    overlap_add,
+    segment_starts,
+)
+
+
+class SeanetConfig(GridConfig):
+    """Configuration of :class:`~audiotok.codec.seanet.SeanetCodec`.
+
+    Args:
+        sampling_rate: Hz of the wav.
+        audio_channels: channels of the wav.
+        strides: of the encoder's stages, in the order of the sound; their product is ``hop_length``.
+        filters: channels at the sampling rate (the papers' C).
+        dilations: of the residual units of a stage.
+        kernel_size: of the first convolution of encoder and decoder.
+        latent_kernel_size: of the encoder's last convolution.
+        last_kernel_size: of the decoder's last convolution.
+        residual_kernel_size: of a residual unit's dilated convolution.
+        compress: how many times narrower a residual branch is inside.
+        shortcut: whether a residual unit's way around has a pointwise convolution.
+        lstm_layers: LSTMs in the encoder and in the decoder.
+        causal: whether convolutions look back only.
+        pad_mode: ``zero`` or ``reflect``, what stands before a signal.
+        group_norm: whether convolutions are normalised over channels and time.
+        n_q: codebooks.
+        codebook_size: entries of each (V).
+        codebook_dim: width of the latents (D).
+        segment_samples: samples of an independently coded segment; None codes a signal as one.
+        overlap: share of a segment that the next one covers too.
+        normalize: whether a segment is divided by its RMS, which travels as its scale.
+        denoises: whether the encoder can be told to leave noise out.
+        codec_name: the name under which the codes were released.
+
+    Raises:
+        ValueError: a value breaks a rule above; the message names field, value and rule.
+    """
+
+    model_type = "audiotok_seanet"
+
+    def __init__(
+        self,
+        sampling_rate: int = 24_000,
+        audio_channels: int = 1,
+        strides: Sequence[int] = (2, 4, 5, 8),
+        filters: int = 32,
+        dilations: Sequence[int] = (1, 3, 9),
+        kernel_size: int = 7,
+        latent_kernel_size: int = 3,
+        last_kernel_size: int = 7,
+        residual_kernel_size: int = 7,
+        compress: int = 1,
+        shortcut: bool = False,
+        lstm_layers: int = 0,
+        causal: bool = True,
+        pad_mode: str = "zero",
+        group_norm: bool = False,
+        n_q: int = 8,
+        codebook_size: int = 1024,
+        codebook_dim: int = 128,
+        segment_samples: int | None = None,
+        overlap: float = 0.0,
+        normalize: bool = False,
+        denoises: bool = False,
+        codec_name: str = "unnamed",
+        **kwargs: Any,
+    ) -> None:
+        self.sampling_rate = sampling_rate
+        self.audio_channels = audio_channels
+        self.strides = list(strides)
+        self.filters = filters
+        self.dilations = list(dilations)
+        self.kernel_size = kernel_size
+        self.latent_kernel_size = latent_kernel_size
+        self.last_kernel_size = last_kernel_size
+        self.residual_kernel_size = residual_kernel_size
+        self.compress = compress
+        self.shortcut = shortcut
+        self.lstm_layers = lstm_layers
+        self.causal = causal
+        self.pad_mode = pad_mode
+        self.group_norm = group_norm
+        self.n_q = n_q
+        self.codebook_size = codebook_size
+        self.codebook_dim = codebook_dim
+        self.segment_samples = segment_samples
+        self.overlap = overlap
+        self.normalize = normalize
+        self.denoises = denoises
+        self.codec_name = codec_name
+        super().__init__(**kwargs)
+        self._check()
+
+    def _check(self) -> None:
+        segment = self.segment_samples
+        rules = [
+            ("sampling_rate", self.sampling_rate >= 1, "must be at least 1"),
+            ("audio_channels", self.audio_channels in (1, 2), "must be 1 or 2"),
+            (
+                "strides",
+                bool(self.strides) and min(self.strides) >= 1,
+                "must be one or more, each at least 1",
+            ),
+            (
+                "dilations",
+                bool(self.dilations) and min(self.dilations) >= 1,
+                "must be one or more, of 1 or more",
+            ),
+            ("compress", self.filters % self.compress == 0, "must divide filters"),
+            ("pad_mode", self.pad_mode in ("zero", "reflect"), "must be zero or reflect"),
+            ("n_q", self.n_q >= 1, "must be at least 1"),
+            ("codebook_size", self.codebook_size >= 2, "must be at least 2"),
+            ("overlap", 0 <= self.overlap < 0.5, "must be in [0, 0.5)"),
+            (
+                "segment_samples",
+                segment is None or (segment >= self.hop_length and segment % self.hop_length == 0),
+                "must be whole frames",
+            ),
+            ("normalize", segment is not None or not self.normalize, "needs segment_samples"),
+            ("denoises", segment is None or not self.denoises, "needs a codec without segments"),
+        ]
+        for field, holds, rule in rules:
+            if not holds:
+                raise ValueError(f"SeanetConfig.{field}={getattr(self, field)!r} {rule}")
+
+    @property
+    def hop_length(self) -> int:
+        """Samples per frame."""
+        return math.prod(self.strides)
+
+    @property
+    def segment_stride(self) -> int | None:
+        """Samples from the start of a segment to that of the next."""
+        if self.segment_samples is None:
+            return None
+        return max(1, int((1.0 - self.overlap) * self.segment_samples))
+
+    @property
+    def scale_frames(self) -> int:
+        """Frames that one scale is for; 0 without scales."""
+        return (self.segment_samples or 0) // self.hop_length if self.normalize else 0
+
+
+if TYPE_CHECKING:
+    from transformers import EncodecConfig, EncodecModel
+
+_ENCODEC: dict[str, Any] = {
+    "dilations": [1],
+    "latent_kernel_size": 7,
+    "residual_kernel_size": 3,
+    "compress": 2,
+    "shortcut": True,
+    "lstm_layers": 2,
+    "pad_mode": "reflect",
+    "strides": [2, 4, 5, 8],
+}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # SoundStream, sections III-A to III-C and III-F: C = 32, 75 Hz, 8 x 1024 = 6 kbit/s.
+    "soundstream": {"denoises": True, "codec_name": "soundstream"},
+    # EnCodec, sections 3.1 and 4: up to 24 kbit/s.
+    "encodec-24k": _ENCODEC | {"n_q": 32, "codec_name": "encodec-24k"},
+    "encodec-48k": _ENCODEC
+    | {
+        "sampling_rate": 48_000,
+        "audio_channels": 2,
+        "causal": False,
+        "group_norm": True,
+        "n_q": 16,
+        "segment_samples": 48_000,
+        "overlap": 0.01,
+        "normalize": True,
+        "codec_name": "encodec-48k",
+    },
+}
+
+
+def seanet_preset(name: str, **changes: Any) -> SeanetConfig:
+    """The configuration of a paper's codec.
+
+    Args:
+        name: one of :data:`PRESETS`.
+        changes: arguments of :class:`SeanetConfig` that differ.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        ValueError: there is no such preset or argument, or a value breaks a rule.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"no preset {name!r}; there are {', '.join(PRESETS)}")
+    known = [key for key in SeanetConfig.__init__.__annotations__ if key not in ("kwargs", "return")]
+    for key in changes:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
+            raise ValueError(f"preset {name}: unknown argument {key}; the nearest is {near}")
+    return SeanetConfig(**PRESETS[name] | changes)
 
 
 class _Conv1d(nn.Conv1d):
@@ -282,3 +510,344 @@ class SEANetDecoder(nn.Module):
             for unit in units:
                 x = unit(x, state)
         return self.last(_elu(x), state)
+
+
+# What decides who may read whose codes; the decoder may be another.
+_CODES_FIELDS = (
+    "sampling_rate audio_channels strides filters dilations kernel_size latent_kernel_size residual_kernel_size "
+    "compress shortcut lstm_layers causal pad_mode group_norm n_q codebook_size codebook_dim segment_samples overlap "
+    "normalize denoises"
+).split()
+
+
+def build_seanet(config: SeanetConfig) -> tuple[SEANetEncoder, SEANetDecoder]:
+    """The encoder and the decoder that ``config`` describes."""
+    shared: dict[str, Any] = {
+        "channels": config.audio_channels,
+        "filters": config.filters,
+        "strides": config.strides,
+        "dilations": config.dilations,
+        "latent_dim": config.codebook_dim,
+        "kernel_size": config.kernel_size,
+        "residual_kernel_size": config.residual_kernel_size,
+        "compress": config.compress,
+        "shortcut": config.shortcut,
+        "lstm_layers": config.lstm_layers,
+        "causal": config.causal,
+        "pad_mode": config.pad_mode,
+        "group_norm": config.group_norm,
+    }
+    encoder = SEANetEncoder(**shared, latent_kernel_size=config.latent_kernel_size, film=config.denoises)
+    return encoder, SEANetDecoder(**shared, last_kernel_size=config.last_kernel_size)
+
+
+class SeanetCodec(SingleCodec):
+    """A codec of the papers; see :class:`~audiotok.codec.base.Codec` for what it declares.
+
+    Args:
+        config: its numbers; :func:`~audiotok.codec.seanet.seanet_preset` has those of the papers.
+    """
+
+    config_class = SeanetConfig
+    base_model_prefix = "codec"
+    _keep_in_fp32_modules_strict = ["encoder", "quantizer"]  # codes are defined in float32
+
+    config: SeanetConfig
+
+    def __init__(self, config: SeanetConfig) -> None:
+        super().__init__(config)
+        self.encoder, self.decoder = build_seanet(config)
+        self.quantizer = ResidualVectorQuantizer(config.n_q, config.codebook_size, config.codebook_dim)
+        self.is_causal = config.causal and config.segment_samples is None and not config.group_norm
+        # A reflection puts the first frames' future before them; from there on nothing looks ahead.
+        reflected = (config.latent_kernel_size - 1) * config.hop_length
+        self.lookahead_samples = reflected if self.is_causal and config.pad_mode == "reflect" else 0
+        self.segment_samples = config.segment_samples
+        self.has_scale = config.normalize
+        mono = config.audio_channels == 1
+        self.streams = mono and self.is_causal and config.pad_mode == "zero" and not config.lstm_layers
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Start values of the tensors that a module itself holds; of ``transformers``, which keeps loaded ones."""
+        if isinstance(module, nn.Conv1d | nn.ConvTranspose1d):
+            # The level of a signal stays the same; with torch's own start it vanishes in a dozen layers.
+            steps = module.stride[0] if isinstance(module, nn.ConvTranspose1d) else 1
+            spread = (module.in_channels * module.kernel_size[0] / steps) ** -0.5
+            init.normal_(module.weight, std=spread * getattr(module, "start_gain", 1.0))
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.LSTM):
+            for weight in module.parameters():
+                init.uniform_(weight, -(module.hidden_size**-0.5), module.hidden_size**-0.5)
+        elif isinstance(module, nn.GroupNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, nn.Linear):  # of FiLM: a gain of 1 and an offset of 0
+            init.zeros_(module.weight)
+            init.copy_(module.bias, torch.arange(len(module.bias)) < len(module.bias) // 2)
+        elif isinstance(module, ResidualVectorQuantizer):
+            module.init_tables()
+
+    def frames(self, num_samples: int) -> int:
+        """T: each segment's samples in whole frames."""
+        size, hop = self.config.segment_samples, self.config.hop_length
+        starts = segment_starts(num_samples, self.config.segment_stride)
+        return sum(-(-min(num_samples - start, size or num_samples) // hop) for start in starts)
+
+    def samples(self, frames: int) -> int:
+        """N, the samples that ``frames`` frames decode to."""
+        if self.config.segment_stride is None or not frames:
+            return frames * self.config.hop_length
+        before = (frames - 1) // self._segment_frames
+        return before * self.config.segment_stride + self.config.hop_length * (
+            frames - before * self._segment_frames
+        )
+
+    @property
+    def _segment_frames(self) -> int:
+        return (self.config.segment_samples or 0) // self.config.hop_length
+
+    def encode_segment(
+        self, wav: Tensor, n_q: int, denoise: Tensor | bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """Codes [B, n_q, T] and scale [B, 1] or None of one segment [B, C, N].
+
+        Raises:
+            ValueError: the codec does not denoise, and is asked to.
+        """
+        if denoise is not False and not self.config.denoises:
+            raise ValueError(f"{self.config.codec_name} does not denoise; train one with denoises: true")
+        scale = None
+        if self.has_scale:
+            scale = wav.mean(dim=1).square().mean(dim=-1, keepdim=True).sqrt() + 1e-8
+            wav = wav / scale[:, None]
+        return self.quantizer.encode(self.encoder(wav, wanted=denoise), n_q), scale
+
+    def encode_item(
+        self, wav: Tensor, n_q: int, denoise: Tensor | bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """As in the base class; ``denoise``: [B, T] bool, or one bool, leaves noise out of these frames
+        where the codec ``denoises``.
+        """
+        starts = segment_starts(wav.shape[-1], self.config.segment_stride)
+        size = self.config.segment_samples or wav.shape[-1]
+        found = [self.encode_segment(wav[..., start : start + size], n_q, denoise) for start in starts]
+        scales = [scale for _, scale in found if scale is not None]
+        return torch.cat([codes for codes, _ in found], dim=-1), torch.cat(scales, dim=1) if scales else None
+
+    def decode(
+        self,
+        audio_codes: Tensor,
+        num_samples: int | None = None,
+        padding_mask: Tensor | None = None,
+        audio_scales: Tensor | None = None,
+    ) -> CodecDecoderOutput:
+        """Turn residual codes into a waveform.
+
+        Args:
+            audio_codes: [B, K, T] int64 in [0, V), the first K codebooks, 1 <= K <= config.n_q, T >= 1.
+            num_samples: length of the result, from 1 to ``samples(T)``, which None gives.
+            padding_mask: [B, N] as given to :meth:`encode`; samples where it is false come back as zeros.
+            audio_scales: [B, segments] float32 as :meth:`encode` gave them; None of a codec that ``has_scale`` means
+                an RMS of :data:`~.sessions.MISSING_SCALE`.
+
+        Returns:
+            ``audio_values`` [B, C, num_samples] float32.
+
+        Raises:
+            TypeError: audio_codes is no tensor.
+            ValueError: codes of another shape, type or range, num_samples that the codes do not cover, or another
+                number of scales than of segments.
+        """
+        codes = self._check_codes(audio_codes)
+        num_samples = self._check_num_samples(num_samples, codes.shape[-1])
+        pieces = codes.split(self._segment_frames or codes.shape[-1], dim=-1)
+        if self.has_scale and audio_scales is None:
+            audio_scales = torch.full((len(codes), len(pieces)), MISSING_SCALE, device=codes.device)
+        if audio_scales is not None and audio_scales.shape != (len(codes), len(pieces)):
+            raise ValueError(
+                f"expected audio_scales [B, segments] = {[len(codes), len(pieces)]}, got {list(audio_scales.shape)}"
+            )
+        with torch.no_grad():
+            sounds = [self._sound(piece) for piece in pieces]
+            if audio_scales is not None:
+                gains = audio_scales.to(codes.device)
+                sounds = [sound * gains[:, i, None, None] for i, sound in enumerate(sounds)]
+            stride = self.config.segment_stride
+            wav = overlap_add(sounds, stride) if stride and len(sounds) > 1 else sounds[0]
+        wav = wav[..., :num_samples]
+        if padding_mask is not None:
+            wav = wav * padding_mask[:, None, :num_samples].to(wav.dtype)
+        return CodecDecoderOutput(audio_values=wav)
+
+    @no_autocast
+    def _sound(self, codes: Tensor) -> Tensor:
+        latents = self.quantizer.decode(codes)
+        return self.decoder(latents.to(self.decoder.first.conv.weight.dtype)).float()
+
+    def streaming_encoder(
+        self, n_q: int | None = None, denoise: bool = False
+    ) -> StreamingEncoder | WholeEncoder:
+        """A session that encodes one stream: piece by piece where the codec ``streams``, by segments where it has
+        them, else at the end.
+        """
+        self._check_weights()
+        if not self.streams:
+            return WholeEncoder(self, self._check_n_q(n_q))
+        encoder = functools.partial(self.encoder, wanted=denoise)
+        return StreamingEncoder(encoder, self.quantizer, self.config.hop_length, self._check_n_q(n_q))
+
+    def streaming_decoder(self) -> SeanetStreamingDecoder | WholeDecoder:
+        """A session that decodes one stream: piece by piece where the codec ``streams``, else at the end."""
+        self._check_weights()
+        if not self.streams:
+            return WholeDecoder(self)
+        return SeanetStreamingDecoder(
+            self.decoder, self.quantizer, self.config.hop_length, self.config.frame_rate
+        )
+
+    def set_decoder_dtype(self, dtype: torch.dtype) -> None:
+        """Compute the decoder in another precision."""
+        self.decoder.to(dtype)
+
+    @property
+    def algorithmic_latency_ms(self) -> float | None:
+        """Delay that no computer removes: a frame and the look-ahead, or a segment; None where neither bounds it."""
+        if not self.is_causal and self.segment_samples is None:
+            return None
+        samples = self.segment_samples or self.config.hop_length + self.lookahead_samples
+        return 1000.0 * samples / self.config.sampling_rate
+
+    @property
+    def codes_fingerprint(self) -> str:
+        """16 hex digits of what makes codes: encoder, quantiser and their numbers, in float32."""
+        return fingerprint(
+            self._numbers(), weights_of({"encoder": self.encoder, "quantizer": self.quantizer})
+        )
+
+    @property
+    def weights_fingerprint(self) -> str:
+        """16 hex digits of every weight, in float32."""
+        return fingerprint(self._numbers(), weights_of({"codec": self}))
+
+    def _numbers(self) -> dict[str, Any]:
+        return {field: getattr(self.config, field) for field in _CODES_FIELDS}
+
+
+def convert_config(config: EncodecConfig, name: str = "encodec") -> SeanetConfig:
+    """The same numbers in our words.
+
+    Args:
+        config: of an EncodecModel.
+        name: the ``codec_name`` of the result.
+
+    Raises:
+        ValueError: it asks for something that no EnCodec of the paper has.
+    """
+    rules = [
+        ("trim_right_ratio", config.trim_right_ratio == 1.0, "1.0"),
+        ("codebook_dim", config.codebook_dim == config.hidden_size, f"hidden_size={config.hidden_size}"),
+        ("pad_mode", config.pad_mode in ("reflect", "constant"), "reflect or constant"),
+    ]
+    for field, holds, rule in rules:
+        if not holds:
+            raise ValueError(f"EncodecConfig.{field}: expected {rule}, got {getattr(config, field)!r}")
+    return SeanetConfig(
+        sampling_rate=config.sampling_rate,
+        audio_channels=config.audio_channels,
+        strides=list(reversed(config.upsampling_ratios)),
+        filters=config.num_filters,
+        dilations=[config.dilation_growth_rate**level for level in range(config.num_residual_layers)],
+        kernel_size=config.kernel_size,
+        latent_kernel_size=config.last_kernel_size,
+        last_kernel_size=config.last_kernel_size,
+        residual_kernel_size=config.residual_kernel_size,
+        compress=config.compress,
+        shortcut=config.use_conv_shortcut,
+        lstm_layers=config.num_lstm_layers,
+        causal=config.use_causal_conv,
+        pad_mode="reflect" if config.pad_mode == "reflect" else "zero",
+        group_norm=config.norm_type == "time_group_norm",
+        n_q=config.num_quantizers,
+        codebook_size=config.codebook_size,
+        codebook_dim=config.hidden_size,
+        segment_samples=config.chunk_length,
+        overlap=config.overlap or 0.0,
+        normalize=config.normalize,
+        codec_name=name,
+    )
+
+
+@torch.no_grad()
+def convert_encodec(model: EncodecModel, name: str = "encodec") -> SeanetCodec:
+    """Our codec with the weights of an EncodecModel.
+
+    Args:
+        model: with any weights.
+        name: the ``codec_name`` of the result.
+
+    Returns:
+        The codec in evaluation mode: the same codes (but for ties), audio within 1e-4.
+
+    Raises:
+        ValueError: as of :func:`convert_config`.
+    """
+    codec = SeanetCodec(convert_config(model.config, name))
+    for theirs, ours in ((model.encoder, codec.encoder), (model.decoder, codec.decoder)):
+        for source, target in zip(_boxes(theirs), _boxes(ours), strict=True):
+            _copy(source, target)
+    layers: Any = model.quantizer.layers
+    codec.quantizer.codebooks.copy_(torch.stack([layer.codebook.embed for layer in layers]))
+    return codec.eval()
+
+
+def _boxes(network: nn.Module) -> list[nn.Module]:
+    """What holds weights, in the order of the signal: both sides are built in it."""
+    theirs = ("EncodecConv1d", "EncodecConvTranspose1d", "EncodecLSTM")
+    ours = (SEANetConv, SEANetUpsample, SEANetLSTM)
+    return [m for m in network.modules() if isinstance(m, ours) or type(m).__name__ in theirs]
+
+
+def _copy(source: Any, target: Any) -> None:
+    if isinstance(target, SEANetLSTM):
+        target.lstm.load_state_dict(source.lstm.state_dict())
+        return
+    target.conv.weight.copy_(folded_weight(source.conv))
+    target.conv.bias.copy_(source.conv.bias)
+    if isinstance(target.norm, nn.GroupNorm):
+        target.norm.load_state_dict(source.norm.state_dict())
+
+
+def folded_weight(conv: Any) -> Tensor:
+    """g * v / |v| of a weight-normed convolution (the weight itself of another): float32, bit for bit anywhere."""
+    if not hasattr(conv, "parametrizations"):
+        return conv.weight
+    gain, direction = (p.detach().cpu().double() for p in conv.parametrizations.weight.parameters())
+    squares = direction.square().flatten(1)
+    while squares.shape[1] > 1:  # halves onto halves: each sum is of two numbers, in an order of our own
+        if squares.shape[1] % 2:
+            squares = torch.cat([squares, squares.new_zeros(len(squares), 1)], dim=1)
+        half = squares.shape[1] // 2
+        squares = squares[:, :half] + squares[:, half:]
+    norm = squares.sqrt().view(gain.shape)
+    return (gain * direction / norm).float()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Convert and save; prints the codes_fingerprint."""
+    parser = argparse.ArgumentParser(prog="python -m audiotok.codec.seanet", description=__doc__)
+    parser.add_argument("source", help="hub id or folder of an EncodecModel")
+    parser.add_argument("out", help="folder to write")
+    parser.add_argument("--name", default="encodec", help="codec_name of the result (default: encodec)")
+    args = parser.parse_args(argv)
+    from transformers import EncodecModel
+
+    codec = convert_encodec(EncodecModel.from_pretrained(args.source, dtype=torch.float32), args.name)
+    codec.save_pretrained(args.out)
+    print(codec.codes_fingerprint)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..audio import load_audio, resample
-from ..codec.packet_loss import decode_with_losses, random_losses
+from ..codec.streaming import decode_with_losses, random_losses
 from ..metrics import METRICS, CodeUsage, check_libraries
 from ..search import SearchingEncoder, search_codes
 from .journal import Journal

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import yaml
 
 from ..codec.config import CodecConfig
-from ..codec.seanet_config import SeanetConfig, seanet_preset
+from ..codec.seanet import SeanetConfig, seanet_preset
 from ..recipes import coerce_arguments, load_recipe
 from .packed import Draw
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..codec.seanet_codec import SeanetCodec
+from ..codec.seanet import SeanetCodec
 from .discriminators import MultiResolutionDiscriminator
 from .losses import MultiScaleSpectralLoss, discriminate, discriminator_loss, generator_losses
 from .noise import NoisyBatch, noisy_batch

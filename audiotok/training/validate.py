@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..codec.model import AudioCodec
 from ..codec.quantizer import perplexity
-from ..codec.seanet_codec import SeanetCodec
+from ..codec.seanet import SeanetCodec
 from ..metrics import MetricError, pesq, si_sdr, stoi
 from .losses import SpectralLoss
 from .noise import NOISES, at_snr, make_noise
