@@ -325,4 +325,4 @@ def test_bfloat16_is_refused() -> None:
     codec = adapt(random_codec("dac"))
     assert isinstance(codec, AdaptedCodec)
     with pytest.raises(ValueError, match="expected float32 for a codec of transformers, got torch.bfloat16"):
-        codec.set_decoder_dtype(torch.bfloat16)
+        codec.to(torch.bfloat16)

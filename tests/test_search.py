@@ -140,7 +140,6 @@ def test_the_callers_mode_and_the_weights_stay(tiny_codec: AudioCodec, wav: Tens
         torch.set_default_dtype(torch.float32)
     assert trained == [weight.requires_grad for weight in tiny_codec.parameters()]
     assert all(weight.grad is None for weight in tiny_codec.parameters())
-    assert not torch.equal(codes, tiny_codec.encode(wav[None]).audio_codes)
 
 
 def test_what_cannot_be_sought_is_refused(tiny_codec: AudioCodec, wav: Tensor) -> None:

@@ -1,13 +1,4 @@
-"""What a codec and its sessions take from outside: wavs and codes of the right form, type and range.
-
-Knows no weights. The law it keeps: what is refused is refused before anything is computed, as a TypeError or a
-ValueError that says what was expected, what came, and what to do.
-
-The face that every codec shows: what goes in and comes out, what it declares, who may read its codes.
-
-Knows nothing of how codes are made. The laws it keeps: what enters an encoder or a decoder was checked and its error
-says what to do; a fingerprint does not depend on device or storage type.
-"""
+"""The interface of every codec: encode, decode, sessions, fingerprints, and the checks of what goes in."""
 
 from __future__ import annotations
 
@@ -25,88 +16,7 @@ from transformers.modeling_utils import PreTrainedAudioTokenizerBase
 from transformers.utils.generic import ModelOutput
 
 from ..audio import MAX_PEAK
-
-
-def check_tensor(name: str, value: Any) -> None:
-    """Refuse what is no tensor of numbers.
-
-    Raises:
-        TypeError: it is no tensor.
-        ValueError: it holds no numbers, as on the meta device, or not all of them.
-    """
-    if not isinstance(value, Tensor):
-        raise TypeError(f"expected {name} as a torch.Tensor, got {type(value).__name__}; see torch.as_tensor")
-    if value.is_meta or value.layout != torch.strided:
-        raise ValueError(
-            f"expected {name} with its numbers, got one on {value.device}, {value.layout}; see Tensor.to_dense"
-        )
-
-
-def check_count(name: str, value: Any) -> None:
-    """TypeError unless ``value`` is a whole number."""
-    if not hasattr(value, "__index__"):
-        raise TypeError(f"expected {name} as int, got {type(value).__name__}")
-
-
-def check_wav_form(name: str, wav: Tensor, least: int, channels: int = 1) -> None:
-    """Refuse what is not [B, C, N] of floats with B >= 1, C = ``channels`` and N >= ``least``.
-
-    Raises:
-        TypeError: it is no tensor.
-        ValueError: its shape or type is another.
-    """
-    check_tensor(name, wav)
-    if wav.ndim != 3 or wav.shape[0] < 1 or wav.shape[1] != channels or wav.shape[2] < least:
-        advice = "repeat the channel of a mono wav"
-        if channels == 1:
-            advice = "average the channels of a multi-channel wav first"
-        raise ValueError(
-            f"expected {name} [B, {channels}, N] with B >= 1 and N >= {least}, got {list(wav.shape)}; {advice}"
-        )
-    if not wav.is_floating_point():
-        raise ValueError(
-            f"expected float samples in [-1, 1], got {wav.dtype}; divide 16-bit samples by 32768"
-        )
-
-
-def check_wav_range(wav: Tensor) -> None:
-    """ValueError where a sample is not finite, or is in another unit than full scale."""
-    peak = float(wav.abs().max()) if wav.numel() else 0.0  # NaN where a sample is
-    if not math.isfinite(peak):
-        raise ValueError("expected finite samples, got NaN or infinity; repair the wav first")
-    if peak > MAX_PEAK:
-        raise ValueError(f"expected samples in [-1, 1], got a peak of {peak:.3g}; scale the wav first")
-
-
-def check_codes(name: str, codes: Tensor, n_q: int, codebook_size: int, least: int = 1) -> Tensor:
-    """Refuse what are no codes.
-
-    Args:
-        name: what errors call them.
-        codes: [B, K, T] integers in [0, codebook_size) with B >= 1, 1 <= K <= n_q and T >= ``least``.
-        n_q, codebook_size: of the codec.
-        least: frames.
-
-    Returns:
-        the codes as int64.
-
-    Raises:
-        TypeError: they are no tensor.
-        ValueError: they are of another form, type or range.
-    """
-    check_tensor(name, codes)
-    form = codes.ndim == 3 and codes.shape[0] >= 1 and 1 <= codes.shape[1] <= n_q and codes.shape[2] >= least
-    if not form:
-        raise ValueError(
-            f"expected {name} [B, K, T] with B >= 1, 1 <= K <= {n_q} and T >= {least}, got {list(codes.shape)}"
-        )
-    if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
-        raise ValueError(f"expected integer {name}, got {codes.dtype}")
-    codes = codes.to(torch.int64)
-    low, high = (int(codes.min()), int(codes.max())) if codes.numel() else (0, 0)
-    if low < 0 or high >= codebook_size:
-        raise ValueError(f"expected {name} in [0, {codebook_size}), got values from {low} to {high}")
-    return codes
+from .layers import no_autocast
 
 
 @dataclass
@@ -151,18 +61,19 @@ class CodecOutput(ModelOutput):
 
 
 class Codec(PreTrainedAudioTokenizerBase):
-    """wav -> codes -> wav. Its ``config`` says ``n_q``, ``codebook_size``, ``hop_length``, ``frame_rate``,
+    """wav -> codes -> wav. Its ``config`` has ``n_q``, ``codebook_size``, ``hop_length``, ``frame_rate``,
     ``sampling_rate``, ``audio_channels``, ``bitrate_bps`` and ``codec_name``.
 
     Attributes:
         is_causal: codes of frame t depend on samples before ``(t + 1) * hop_length + lookahead_samples`` only.
         lookahead_samples: samples beyond its end on which a frame depends.
         segment_samples: samples of an independently coded segment; None codes the signal as one.
-        has_scale: whether a gain of each segment travels beside the codes.
-        streams: whether sound and codes may come in pieces with the result of one go, in bounded memory.
+        has_scale: whether codes come with a gain for each segment.
+        streams: whether audio and codes may come in pieces with the result of one pass, in bounded memory.
     """
 
     main_input_name = "input_values"
+    base_model_prefix = "codec"
 
     is_causal = True
     lookahead_samples = 0
@@ -170,10 +81,13 @@ class Codec(PreTrainedAudioTokenizerBase):
     has_scale = False
     streams = True
 
+    codes_fields: tuple[str, ...] = ()  # of the config: what shapes encoder and quantiser
     config: Any
+    encoder: Any
+    quantizer: Any
 
     def frames(self, num_samples: int) -> int:
-        """T, the frames that ``num_samples`` samples make."""
+        """T, the frames of ``num_samples`` samples."""
         return -(-num_samples // self.config.hop_length)
 
     def samples(self, frames: int) -> int:
@@ -186,16 +100,93 @@ class Codec(PreTrainedAudioTokenizerBase):
         return getattr(self.config, "scale_frames", 0)
 
     def spread(self, wav: Tensor) -> Tensor:
-        """A mono wav [B, 1, N] as this codec takes it: [B, C, N], the same on every channel, on its device."""
+        """A mono wav [B, 1, N] with the channels of this codec, [B, C, N], on its device."""
         return wav.expand(-1, self.config.audio_channels, -1).to(self.device)
 
-    @abstractmethod
-    def encode(self, input_values: Tensor, *args: Any, **kwargs: Any) -> CodecEncoderOutput:
-        """Turn a waveform [B, C, N] into codes [B, K, T]."""
+    def encode(
+        self,
+        input_values: Tensor,
+        padding_mask: Tensor | None = None,
+        n_q: int | None = None,
+        **options: Any,
+    ) -> CodecEncoderOutput:
+        """Turn a waveform into residual codes.
+
+        Args:
+            input_values: wav, [B, C, N] float, at ``config.sampling_rate`` Hz, values in [-1, 1]. Any N >= 1.
+            padding_mask: [B, N] bool or int, false where a sample is padding on the right; None means no padding.
+            n_q: codebooks to keep, 1 <= n_q <= config.n_q; None keeps all. Fewer = coarser, same T.
+            options: of the codec family.
+
+        Returns:
+            ``audio_codes`` [B, K, T] int64 in [0, V) with K = n_q and T = ``frames(N)``, ``audio_codes_mask`` [B, T]
+            bool, and ``audio_scales`` [B, segments] float32 where the codec ``has_scale``.
+
+        Raises:
+            RuntimeError: the weights are offloaded.
+            TypeError: input_values or padding_mask is no tensor, or n_q no int.
+            ValueError: input_values is not [B, C, N] with B, N >= 1 or not of floats, holds NaN, infinity or samples
+                far beyond full scale, the mask has another shape or pads on the left, or n_q is out of range.
+        """
+        n_q = self._check_n_q(n_q)
+        wav, lengths = self._check_wav(input_values, padding_mask)
+        with torch.no_grad():
+            return no_autocast(self._encode)(wav, lengths, n_q, **options)
+
+    def decode(
+        self,
+        audio_codes: Tensor,
+        num_samples: int | None = None,
+        padding_mask: Tensor | None = None,
+        audio_scales: Tensor | None = None,
+    ) -> CodecDecoderOutput:
+        """Turn residual codes into a waveform.
+
+        Args:
+            audio_codes: [B, K, T] int64 in [0, V), the first K codebooks, 1 <= K <= config.n_q, T >= 1.
+            num_samples: length of the result, from 1 to ``samples(T)``, which None gives.
+            padding_mask: [B, N] as given to :meth:`encode`; samples where it is false come back as zeros.
+            audio_scales: [B, segments] float32 as :meth:`encode` gave them, of a codec that ``has_scale``; None stands
+                for a usual level.
+
+        Returns:
+            ``audio_values`` [B, C, num_samples] float32.
+
+        Raises:
+            RuntimeError: the weights are offloaded.
+            TypeError: audio_codes or padding_mask is no tensor, or num_samples no int.
+            ValueError: codes of another shape, type or range, num_samples that the codes do not cover, a mask of
+                another shape, or another number of scales than of segments.
+        """
+        codes = self._check_codes(audio_codes)
+        num_samples = self._check_num_samples(num_samples, codes.shape[-1])
+        mask = None
+        if padding_mask is not None:
+            check_tensor("padding_mask", padding_mask)
+            if (
+                padding_mask.ndim != 2
+                or len(padding_mask) != len(codes)
+                or padding_mask.shape[1] < num_samples
+            ):
+                raise ValueError(
+                    f"expected padding_mask [B, N] with B = {len(codes)} and N >= {num_samples}, got "
+                    f"{list(padding_mask.shape)}"
+                )
+            mask = padding_mask[:, :num_samples].to(self.device).bool()
+        if audio_scales is not None and not self.has_scale:
+            raise ValueError(f"{self.config.codec_name} has no scales; leave audio_scales out")
+        lengths = [num_samples] * len(codes) if mask is None else mask.sum(-1).tolist()
+        with torch.no_grad():
+            wav = no_autocast(self._decode)(codes, lengths, audio_scales)[..., :num_samples]
+        return CodecDecoderOutput(wav if mask is None else wav * mask[:, None])
 
     @abstractmethod
-    def decode(self, audio_codes: Tensor, *args: Any, **kwargs: Any) -> CodecDecoderOutput:
-        """Turn codes [B, K, T] into a waveform [B, C, N]."""
+    def _encode(self, wav: Tensor, lengths: Tensor, n_q: int, **options: Any) -> CodecEncoderOutput:
+        """Encode checked input: wav [B, C, N] with zeros for padding, and the samples of each item [B]."""
+
+    @abstractmethod
+    def _decode(self, codes: Tensor, lengths: list[int], scales: Tensor | None) -> Tensor:
+        """Decode checked codes [B, K, T] into a wav [B, C, at least max(lengths)]."""
 
     def forward(
         self, input_values: Tensor, padding_mask: Tensor | None = None, n_q: int | None = None
@@ -203,43 +194,42 @@ class Codec(PreTrainedAudioTokenizerBase):
         """Encode and decode: [B, C, N] -> codes [B, K, T] and wav [B, C, N]. Arguments and errors as in encode."""
         out = self.encode(input_values, padding_mask, n_q)
         assert out.audio_codes is not None
-        gains = {} if out.audio_scales is None else {"audio_scales": out.audio_scales}
-        wav = self.decode(
-            out.audio_codes, num_samples=input_values.shape[-1], padding_mask=padding_mask, **gains
-        )
+        wav = self.decode(out.audio_codes, input_values.shape[-1], padding_mask, out.audio_scales)
         return CodecOutput(out.audio_codes, wav.audio_values, out.audio_scales)
 
     @abstractmethod
     def streaming_encoder(self, n_q: int | None = None) -> Any:
-        """A session that encodes one stream piece by piece; where the codec does not stream, at the end."""
+        """A session that encodes one stream in pieces; where the codec does not stream, at the end."""
 
     @abstractmethod
     def streaming_decoder(self) -> Any:
-        """A session that decodes one stream piece by piece; where the codec does not stream, at the end."""
-
-    @abstractmethod
-    def set_decoder_dtype(self, dtype: torch.dtype) -> None:
-        """Compute the decoder in another precision; codes are made in float32 always."""
+        """A session that decodes one stream in pieces; where the codec does not stream, at the end."""
 
     @property
     @abstractmethod
     def algorithmic_latency_ms(self) -> float | None:
-        """Delay that no computer removes; None of a codec that is given all of a sound."""
+        """Delay of a stream on an infinitely fast machine; None of a codec that does not stream."""
 
     @property
-    @abstractmethod
     def codes_fingerprint(self) -> str:
-        """16 hex digits of what makes codes: who has another must not read them."""
+        """16 hex digits of what makes codes: encoder, quantiser and their numbers. Codes of another are refused."""
+        return self._fingerprint({"encoder": self.encoder, "quantizer": self.quantizer})
 
     @property
-    @abstractmethod
     def weights_fingerprint(self) -> str:
         """16 hex digits of every weight, in float32."""
+        return self._fingerprint({"codec": self})
+
+    def _fingerprint(self, modules: Mapping[str, nn.Module]) -> str:
+        weights = {
+            f"{prefix}.{name}": value
+            for prefix, module in modules.items()
+            for name, value in sorted(module.state_dict().items())
+        }
+        return fingerprint({field: getattr(self.config, field) for field in self.codes_fields}, weights)
 
     def _check_weights(self) -> None:
-        """RuntimeError where weights are elsewhere: encode and decode are no ``forward``, which accelerate's hooks
-        would need to bring them.
-        """
+        """RuntimeError where weights are offloaded: accelerate's hooks fetch them for ``forward`` only."""
         if any(value.is_meta for value in self.parameters()):
             raise RuntimeError(
                 "this codec's weights are offloaded (device meta), and encode and decode cannot fetch them; load it "
@@ -255,7 +245,7 @@ class Codec(PreTrainedAudioTokenizerBase):
         return n_q
 
     def _check_wav(self, wav: Tensor, padding_mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Check and clean the input; returns the wav with zeros for padding, and each item's length [B] int64."""
+        """The wav in float32 with zeros for padding, and the samples of each item [B] int64."""
         self._check_weights()
         check_wav_form("input_values", wav, 1, self.config.audio_channels)
         wav = wav.to(self.device, torch.float32)
@@ -270,7 +260,7 @@ class Codec(PreTrainedAudioTokenizerBase):
             lengths = real.sum(dim=-1)
             if bool((real[:, 1:] & ~real[:, :-1]).any()):
                 raise ValueError(
-                    "expected padding on the right only, got a padding_mask with padding before sound"
+                    "expected padding on the right only, got a padding_mask with padding before audio"
                 )
             wav = wav.masked_fill(~real[:, None], 0.0)
         check_wav_range(wav)
@@ -278,53 +268,27 @@ class Codec(PreTrainedAudioTokenizerBase):
 
     def _check_codes(self, codes: Tensor) -> Tensor:
         self._check_weights()
-        codes = check_codes("audio_codes", codes, self.config.n_q, self.config.codebook_size)
-        return codes.to(self.device)
+        return check_codes("audio_codes", codes, self.config.n_q, self.config.codebook_size).to(self.device)
 
     def _check_num_samples(self, num_samples: int | None, frames: int) -> int:
         available = self.samples(frames)
         if num_samples is None:
-            num_samples = available
+            return available
         check_count("num_samples", num_samples)
         if not 0 < num_samples <= available:
             raise ValueError(
-                f"expected num_samples in [1, {available}] for {frames} frames of "
-                f"{self.config.hop_length} samples, got {num_samples}"
+                f"expected num_samples in [1, {available}] for {frames} frames of {self.config.hop_length} samples, "
+                f"got {num_samples}"
             )
         return num_samples
 
 
 class SingleCodec(Codec):
-    """A codec whose codes depend on where the sound ends: padding must not be heard, so items of other lengths than
-    their neighbours are coded one by one.
+    """A codec whose codes depend on where the audio ends: items of other lengths than their neighbours are coded one
+    by one, so that padding changes nothing.
     """
 
-    def encode(
-        self,
-        input_values: Tensor,
-        padding_mask: Tensor | None = None,
-        n_q: int | None = None,
-        **options: Any,
-    ) -> CodecEncoderOutput:
-        """Turn a waveform into residual codes.
-
-        Args:
-            input_values: wav, [B, C, N] float, at ``config.sampling_rate`` Hz, values in [-1, 1]. Any N >= 1.
-            padding_mask: [B, N] bool or int, false where a sample is padding on the right; None means no padding.
-            n_q: codebooks to keep, 1 <= n_q <= config.n_q; None keeps all. Fewer = coarser, same T.
-            options: of this family.
-
-        Returns:
-            ``audio_codes`` [B, K, T] int64 in [0, V) with K = n_q and T = ``frames(N)``, ``audio_codes_mask`` [B, T]
-            bool, and ``audio_scales`` [B, segments] float32 where the codec ``has_scale``.
-
-        Raises:
-            TypeError: input_values is no tensor, or n_q no int.
-            ValueError: input_values is not [B, C, N] with B, N >= 1 or not of floats, holds NaN, infinity or samples
-                far beyond full scale, the mask has another shape or pads on the left, or n_q is out of range.
-        """
-        n_q = self._check_n_q(n_q)
-        wav, lengths = self._check_wav(input_values, padding_mask)
+    def _encode(self, wav: Tensor, lengths: Tensor, n_q: int, **options: Any) -> CodecEncoderOutput:
         total = self.frames(wav.shape[-1])
         codes = torch.zeros(len(wav), n_q, total, dtype=torch.int64, device=wav.device)
         mask = torch.zeros(len(wav), total, dtype=torch.bool, device=wav.device)
@@ -335,9 +299,12 @@ class SingleCodec(Codec):
             frames = self.frames(length)
             if not frames:
                 continue
-            chosen = {key: _rows(value, rows, frames) for key, value in options.items()}
-            with torch.no_grad():
-                found, gains = self.encode_item(wav[rows, :, :length], n_q, **chosen)
+            # An option that is a tensor has a row for each item and a column for each frame.
+            chosen = {
+                key: value[rows, :frames] if isinstance(value, Tensor) else value
+                for key, value in options.items()
+            }
+            found, gains = self.encode_item(wav[rows, :, :length], n_q, **chosen)
             codes[rows, :, :frames] = found
             mask[rows, :frames] = True
             if gains is not None:
@@ -346,20 +313,15 @@ class SingleCodec(Codec):
 
     @abstractmethod
     def encode_item(self, wav: Tensor, n_q: int) -> tuple[Tensor, Tensor | None]:
-        """Codes [B, n_q, T] and scales [B, segments] or None of wavs [B, C, N] of one length; checks nothing."""
+        """Codes [B, n_q, T] and scales [B, segments] or None of wavs [B, C, N] of one length."""
 
     @abstractmethod
     def encode_segment(self, wav: Tensor, n_q: int) -> tuple[Tensor, Tensor | None]:
         """The same of one segment [B, C, n], of a codec that has ``segment_samples``."""
 
 
-def _rows(value: Any, rows: Tensor, frames: int) -> Any:
-    """What an option says of some items: a tensor has a row for each item and a column for each frame."""
-    return value[rows, :frames] if isinstance(value, Tensor) else value
-
-
 def fingerprint(numbers: Mapping[str, Any] | list[Any], tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over numbers and weights [any shape], cut to 16 hex digits; independent of device and storage type."""
+    """SHA-256 over numbers and weights [any shape], cut to 16 hex digits; independent of device and dtype."""
     digest = hashlib.sha256(json.dumps(numbers, sort_keys=True).encode())
     for name, value in tensors.items():
         digest.update(f"{name}{list(value.shape)}".encode())
@@ -367,10 +329,82 @@ def fingerprint(numbers: Mapping[str, Any] | list[Any], tensors: Mapping[str, Te
     return digest.hexdigest()[:16]
 
 
-def weights_of(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-    """Every tensor [any shape] of some modules by name, the modules in their order and each one's tensors by name."""
-    return {
-        f"{prefix}.{name}": value
-        for prefix, module in modules.items()
-        for name, value in sorted(module.state_dict().items())
-    }
+def check_tensor(name: str, value: Any) -> None:
+    """Refuse what is no dense tensor with data.
+
+    Raises:
+        TypeError: it is no tensor.
+        ValueError: it is on the meta device, or not dense.
+    """
+    if not isinstance(value, Tensor):
+        raise TypeError(f"expected {name} as a torch.Tensor, got {type(value).__name__}; see torch.as_tensor")
+    if value.is_meta or value.layout != torch.strided:
+        raise ValueError(
+            f"expected {name} with its numbers, got one on {value.device}, {value.layout}; see Tensor.to_dense"
+        )
+
+
+def check_count(name: str, value: Any) -> None:
+    """TypeError unless ``value`` is a whole number."""
+    if not hasattr(value, "__index__"):
+        raise TypeError(f"expected {name} as int, got {type(value).__name__}")
+
+
+def check_wav_form(name: str, wav: Tensor, least: int, channels: int = 1) -> None:
+    """Refuse what is not [B, C, N] of floats with B >= 1, C = ``channels`` and N >= ``least``.
+
+    Raises:
+        TypeError: it is no tensor.
+        ValueError: its shape or dtype is another.
+    """
+    check_tensor(name, wav)
+    if wav.ndim != 3 or wav.shape[0] < 1 or wav.shape[1] != channels or wav.shape[2] < least:
+        advice = "repeat the channel of a mono wav"
+        if channels == 1:
+            advice = "average the channels of a multi-channel wav first"
+        raise ValueError(
+            f"expected {name} [B, {channels}, N] with B >= 1 and N >= {least}, got {list(wav.shape)}; {advice}"
+        )
+    if not wav.is_floating_point():
+        raise ValueError(
+            f"expected float samples in [-1, 1], got {wav.dtype}; divide 16-bit samples by 32768"
+        )
+
+
+def check_wav_range(wav: Tensor) -> None:
+    """ValueError where a sample is not finite, or far beyond full scale."""
+    peak = float(wav.abs().max()) if wav.numel() else 0.0  # NaN where a sample is
+    if not math.isfinite(peak):
+        raise ValueError("expected finite samples, got NaN or infinity; repair the wav first")
+    if peak > MAX_PEAK:
+        raise ValueError(f"expected samples in [-1, 1], got a peak of {peak:.3g}; scale the wav first")
+
+
+def check_codes(name: str, codes: Tensor, n_q: int, codebook_size: int, least: int = 1) -> Tensor:
+    """Refuse what is no tensor of codes.
+
+    Args:
+        name: what errors call them.
+        codes: [B, K, T] integers in [0, codebook_size) with B >= 1, 1 <= K <= n_q and T >= ``least``.
+        n_q, codebook_size: of the codec.
+        least: frames.
+
+    Returns:
+        The codes as int64.
+
+    Raises:
+        TypeError: they are no tensor.
+        ValueError: they are of another shape, dtype or range.
+    """
+    check_tensor(name, codes)
+    if codes.ndim != 3 or codes.shape[0] < 1 or not 1 <= codes.shape[1] <= n_q or codes.shape[2] < least:
+        raise ValueError(
+            f"expected {name} [B, K, T] with B >= 1, 1 <= K <= {n_q} and T >= {least}, got {list(codes.shape)}"
+        )
+    if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
+        raise ValueError(f"expected integer {name}, got {codes.dtype}")
+    codes = codes.to(torch.int64)
+    low, high = (int(codes.min()), int(codes.max())) if codes.numel() else (0, 0)
+    if low < 0 or high >= codebook_size:
+        raise ValueError(f"expected {name} in [0, {codebook_size}), got values from {low} to {high}")
+    return codes

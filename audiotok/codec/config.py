@@ -1,9 +1,4 @@
-"""What a grid of codes is worth in frames and bits: the part that the configurations of all codecs share.
-
-Knows nothing of how a codec is built. The law kept: a derived figure is a property, never stored.
-
-The numbers that make a codec. Knows nothing of tensors; every derived figure is a property, never stored.
-"""
+"""Configuration of the default codec family, and the figures that every codec derives from its configuration."""
 
 from __future__ import annotations
 
@@ -12,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from transformers import PreTrainedConfig
 
 
-class GridConfig(PreTrainedConfig):
-    """What every codec's configuration derives from its own numbers.
+class BaseCodecConfig(PreTrainedConfig):
+    """Base of every codec's configuration: derived figures are properties and never stored.
 
     Attributes:
         sampling_rate: Hz.
@@ -29,6 +24,12 @@ class GridConfig(PreTrainedConfig):
         hop_length: int
         n_q: int
         codebook_size: int
+
+    def _check_rules(self, *rules: tuple[str, bool, str]) -> None:
+        """ValueError for the first of (field, holds, rule) that does not hold."""
+        for field, holds, rule in rules:
+            if not holds:
+                raise ValueError(f"{type(self).__name__}.{field}={getattr(self, field)!r} {rule}")
 
     @property
     def frame_rate(self) -> float:
@@ -46,7 +47,7 @@ class GridConfig(PreTrainedConfig):
         return self.bits_per_frame * self.frame_rate
 
 
-# Short windows for when a sound begins, middling ones for its colour, long ones for the harmonics of a low voice.
+# Short windows for onsets, medium ones for the spectral envelope, long ones for the harmonics of a low voice.
 DEFAULT_BANKS: list[dict[str, Any]] = [
     {"window": 256, "low_hz": 0.0, "high_hz": 8000.0, "bands": 48, "snapshots": 4},
     {"window": 512, "low_hz": 0.0, "high_hz": 8000.0, "bands": 80, "snapshots": 1},
@@ -54,7 +55,7 @@ DEFAULT_BANKS: list[dict[str, Any]] = [
 ]
 
 
-class CodecConfig(GridConfig):
+class CodecConfig(BaseCodecConfig):
     """Configuration of :class:`~audiotok.codec.model.AudioCodec`.
 
     Args:
@@ -66,20 +67,20 @@ class CodecConfig(GridConfig):
         codebook_dim: width of the latent that is quantised (D).
         semantic_dim: width of the semantic latent, whose nearest codeword is the code of codebook 0; 0 quantises
             codebook 0 like the others.
-        encoder_banks: the filter banks that look at the wav, each a dict of ``window`` (samples), ``low_hz``,
+        encoder_banks: filter banks of the wav, each a dict of ``window`` (samples), ``low_hz``,
             ``high_hz``, ``bands`` (equally wide in mel; None: every bin of the transform) and ``snapshots`` (windows
             per frame).
         encoder_dim: width of the encoder's residual blocks, at frame rate.
         encoder_dilations: dilation of each residual block of the encoder, in frames.
-        leaky_slope: negative slope of the encoder's leaky ReLU; a power of two, so that it is exact on integer grids.
+        leaky_slope: negative slope of the encoder's leaky ReLU.
         decoder_dim: width of the decoder's ConvNeXt trunk.
         decoder_layers: ConvNeXt blocks.
-        decoder_kernel: frames that a block's depthwise convolution sees, all of them past or present.
+        decoder_kernel: frames of a block's depthwise convolution, none of them in the future.
         decoder_ffn_ratio: width of a block's pointwise layers over ``decoder_dim``.
         n_fft: samples of a synthesis window; twice ``synthesis_hop``.
         synthesis_hop: samples between synthesis windows.
-        pitch_dim: width of the network that reads the pitch.
-        f0_min_hz: lowest pitch the decoder can voice.
+        pitch_dim: width of the pitch head.
+        f0_min_hz: lowest pitch.
         f0_max_hz: highest pitch.
         f0_bins: log-spaced pitch classes between the two.
         codec_name: the name under which the codes were released.
@@ -142,19 +143,11 @@ class CodecConfig(GridConfig):
         self._check()
 
     def _check(self) -> None:
-        for field in (
-            "sampling_rate",
-            "hop_length",
-            "synthesis_hop",
-            "codebook_dim",
-            "encoder_dim",
-            "decoder_dim",
-            "decoder_layers",
-            "decoder_kernel",
-            "decoder_ffn_ratio",
-            "pitch_dim",
-            "f0_bins",
-        ):
+        counts = (
+            "sampling_rate hop_length synthesis_hop n_q codebook_dim encoder_dim decoder_dim decoder_layers "
+            "decoder_kernel decoder_ffn_ratio pitch_dim f0_bins"
+        ).split()
+        for field in counts:
             if not isinstance(getattr(self, field), int) or getattr(self, field) < 1:
                 raise ValueError(
                     f"CodecConfig.{field}={getattr(self, field)!r} must be a whole number, 1 or more"
@@ -165,29 +158,27 @@ class CodecConfig(GridConfig):
                 raise ValueError(
                     f"CodecConfig.encoder_banks: expected dicts with window and snapshots of 1 or more, got {bank!r}"
                 )
-        rules = [
+        fit = all(
+            self.hop_length % bank["snapshots"] == 0
+            and bank["window"] >= self.hop_length // bank["snapshots"]
+            for bank in self.encoder_banks
+        )
+        semantic = self.semantic_dim
+        self._check_rules(
             ("encoder_banks", bool(self.encoder_banks), "must name a filter bank"),
+            (
+                "encoder_banks",
+                fit,
+                "must have snapshots that divide hop_length, and windows without gaps between them",
+            ),
             ("audio_channels", self.audio_channels == 1, "must be 1: this family is mono"),
             ("hop_length", self.hop_length % self.synthesis_hop == 0, "must be a multiple of synthesis_hop"),
             ("n_fft", self.n_fft == 2 * self.synthesis_hop, "must be twice synthesis_hop"),
             (
-                "encoder_banks",
-                all(
-                    self.hop_length % bank["snapshots"] == 0
-                    and bank["window"] >= self.hop_length // bank["snapshots"]
-                    for bank in self.encoder_banks
-                ),
-                "must have snapshots that divide hop_length, and windows without gaps between them",
-            ),
-            ("n_q", self.n_q >= 1, "must be at least 1"),
-            (
                 "semantic_dim",
-                isinstance(self.semantic_dim, int) and self.semantic_dim >= 0,
+                isinstance(semantic, int) and semantic >= 0,
                 "must be a whole number, 0 or more",
             ),
             ("codebook_size", self.codebook_size >= 2, "must be at least 2"),
             ("f0_max_hz", self.f0_min_hz < self.f0_max_hz, "must exceed f0_min_hz"),
-        ]
-        for field, holds, rule in rules:
-            if not holds:
-                raise ValueError(f"CodecConfig.{field}={getattr(self, field)!r} {rule}")
+        )

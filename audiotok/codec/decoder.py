@@ -1,18 +1,8 @@
-"""Pitch -> the raw sound that the decoder filters: a pulse train and a hiss, both functions of the sample number.
+"""Decoder: latents -> wav, with a causal ConvNeXt trunk at frame rate and a source-filter head.
 
-Knows nothing of networks. The law kept: any chunking of the pitch gives the same samples, because the phase is summed
-in float64 and the hiss is a hash of its sample's number.
-
-Source: the harmonic-plus-noise model of DDSP (arXiv:2001.04643) with filtering in the STFT domain.
-
-Latents -> wav: a causal ConvNeXt trunk at frame rate, and a head that filters pulses and hiss in the STFT domain.
-
-Beside it a small network reads the pitch, which excitation.py turns into pulses; the head says, per synthesis hop, how
-to shape them and how much hiss to add, and an inverse STFT joins the pieces. Nothing runs at waveform rate but FFTs,
-which is why it is fast.
-
-Sources: Vocos (arXiv:2306.00814) for trunk and ISTFT head, DDSP (arXiv:2001.04643) for the source-filter idea: the
-phase, which carries no meaning, is made by the decoder and not paid for in codes.
+A small network reads the pitch, which becomes pulses. The trunk gives filters for pulses and noise per synthesis hop,
+and an inverse STFT joins the windows, so only the Fourier transforms run at the sampling rate. Trunk and ISTFT head
+follow Vocos (arXiv:2306.00814), pulses and noise follow DDSP (arXiv:2001.04643).
 """
 
 from __future__ import annotations
@@ -30,18 +20,69 @@ from transformers import initialization as init
 from .layers import CausalConv1d, ConvNeXtBlock, Float32Module, StreamState, no_autocast
 
 _HASH_MULTIPLIER = 0x2545F491
-# A live stream asks for a frame of noise at a time; a second of it at once costs as many operations.
-_NOISE_SAMPLES = 1 << 14
+_NOISE_SAMPLES = 1 << 14  # of a kept block of noise: a live stream asks for a frame at a time
+
+
+@dataclass
+class DecoderFeatures:
+    """Filters, S synthesis hops per frame.
+
+    Attributes:
+        harmonic: [B, T * S, F] float32, magnitude of the pulses' filter.
+        noise: [B, T * S, F] float32, magnitude of the noise's filter.
+        phase: [B, T * S, F] float32, radians, phase of the pulses' filter.
+    """
+
+    harmonic: Tensor
+    noise: Tensor
+    phase: Tensor
+
+
+@dataclass
+class PitchFeatures:
+    """Logits of the pitch head.
+
+    Attributes:
+        f0_logits: [B, T, f0_bins] float.
+        voiced_logit: [B, T] float.
+    """
+
+    f0_logits: Tensor
+    voiced_logit: Tensor
 
 
 @dataclass
 class PitchState:
-    """Where a pulse train stands: its phase in turns, the last pitch in Hz, whether that frame had a voice."""
+    """State of a pulse train after a frame.
+
+    Attributes:
+        phase: [B] float64, turns.
+        f0_hz: [B] float32, of the last voiced frame.
+        voiced: [B] bool, whether the last frame was voiced.
+        sample: samples so far.
+    """
 
     phase: Tensor
     f0_hz: Tensor
     voiced: Tensor
     sample: int = 0
+
+
+class DecoderState:
+    """What the decoder of a stream keeps between pieces.
+
+    Attributes:
+        layers: the last inputs of the causal layers.
+        excitation: phase and pitch of the pulses; None before the first frame.
+        past: [2, B, synthesis_hop] float32, the last hop of pulses and of noise.
+        overlap: [B, synthesis_hop] float32, the second half of the last synthesis window.
+    """
+
+    def __init__(self) -> None:
+        self.layers = StreamState()
+        self.excitation: PitchState | None = None
+        self.past: Tensor | None = None
+        self.overlap: Tensor | None = None
 
 
 def hold_pitch(f0_hz: Tensor, voiced: Tensor, previous_hz: Tensor) -> Tensor:
@@ -60,24 +101,17 @@ def hold_pitch(f0_hz: Tensor, voiced: Tensor, previous_hz: Tensor) -> Tensor:
     return torch.cat([previous_hz[:, None], slots[:, 1:]], dim=1).gather(1, count)
 
 
-def initial_pitch(batch: int, f0_hz: float, device: torch.device) -> PitchState:
-    """The state before the first frame."""
-    return PitchState(
-        phase=torch.zeros(batch, dtype=torch.float64, device=device),
-        f0_hz=torch.full((batch,), f0_hz, device=device),
-        voiced=torch.zeros(batch, dtype=torch.bool, device=device),
-    )
-
-
 def pulse_train(
     f0_hz: Tensor, voiced: Tensor, state: PitchState, hop_length: int, sampling_rate: int
 ) -> tuple[Tensor, PitchState]:
     """Band-limited pulses of unit power at a pitch that glides within each frame.
 
+    Phase is summed in float64, whole frames first, so that pieces of a stream give the pulses of the whole.
+
     Args:
         f0_hz: [B, T] float32, pitch at the end of each frame.
-        voiced: [B, T] bool. A frame after silence starts at its own pitch instead of gliding up to it.
-        state: where the train stands.
+        voiced: [B, T] bool. A frame after an unvoiced one starts at its own pitch instead of gliding to it.
+        state: after the frames before.
         hop_length: samples per frame.
         sampling_rate: Hz.
 
@@ -90,7 +124,6 @@ def pulse_train(
     start = torch.where(was_voiced, before, f0_hz).double()
     ramp = torch.arange(1, hop_length + 1, device=f0_hz.device, dtype=torch.float64) / hop_length
     pitch = start[..., None] + (f0_hz.double() - start)[..., None] * ramp
-    # Whole frames are summed first: the order of additions must not depend on how many frames come at once.
     within = torch.cumsum(pitch / sampling_rate, dim=-1)
     ends = torch.cumsum(within[..., -1], dim=1)
     phase_before = torch.remainder(state.phase[:, None] + ends - within[..., -1], 1.0)
@@ -99,20 +132,15 @@ def pulse_train(
     theta = 2 * torch.pi * torch.remainder(turns, 1.0)
     # Dirichlet kernel: the sum of `harmonics` cosines in closed form.
     half = torch.sin(0.5 * theta)
-    safe = torch.where(half.abs() < 1e-5, 1.0, half)
-    kernel = torch.sin((harmonics + 0.5) * theta) / (2 * safe) - 0.5
-    kernel = torch.where(half.abs() < 1e-5, harmonics, kernel)
-    wave = (kernel / torch.sqrt(0.5 * harmonics)).float()
+    at_zero = half.abs() < 1e-5
+    kernel = torch.sin((harmonics + 0.5) * theta) / (2 * torch.where(at_zero, 1.0, half)) - 0.5
+    wave = (torch.where(at_zero, harmonics, kernel) / torch.sqrt(0.5 * harmonics)).float()
     phase, sample = torch.remainder(state.phase + ends[:, -1], 1.0), state.sample + wave.shape[1]
     return wave, PitchState(phase, f0_hz[:, -1], voiced[:, -1], sample)
 
 
 def white_noise(first_sample: int, samples: int, device: torch.device) -> Tensor:
-    """White noise of unit power, uniform, where sample n is a hash of n alone.
-
-    Returns:
-        [samples] float32 in [-sqrt(3), sqrt(3)].
-    """
+    """Uniform white noise of unit power, where sample n is a hash of n: [samples] float32 in [-sqrt(3), sqrt(3)]."""
     if torch.compiler.is_exporting() or samples > _NOISE_SAMPLES:
         return _hash(first_sample, samples, device)
     block, start = divmod(first_sample, _NOISE_SAMPLES)
@@ -122,9 +150,8 @@ def white_noise(first_sample: int, samples: int, device: torch.device) -> Tensor
     return torch.cat([piece, _noise_block(block + 1, device)[: samples - len(piece)]])
 
 
-# Tables that steps share are made outside inference mode, so that training may use them too.
 @lru_cache(maxsize=64)
-@torch.inference_mode(False)
+@torch.inference_mode(False)  # blocks are shared with training
 def _noise_block(number: int, device: torch.device) -> Tensor:
     return _hash(number * _NOISE_SAMPLES, _NOISE_SAMPLES, device)
 
@@ -138,39 +165,11 @@ def _hash(first_sample: int, samples: int, device: torch.device) -> Tensor:
     return (h.float() / 2**31 - 1.0) * 3**0.5
 
 
-@dataclass
-class DecoderFeatures:
-    """What the trunk says of each frame, before any sound is made.
-
-    Attributes:
-        harmonic: [B, T * S, F] float32, magnitude of the pulses' filter, S synthesis hops per frame.
-        noise: [B, T * S, F] float32, magnitude of the hiss's filter.
-        phase: [B, T * S, F] float32, radians by which the pulses' filter turns them.
-    """
-
-    harmonic: Tensor
-    noise: Tensor
-    phase: Tensor
-
-
-@dataclass
-class PitchFeatures:
-    """What the pitch head says of each frame.
-
-    Attributes:
-        f0_logits: [B, T, f0_bins] float.
-        voiced_logit: [B, T] float.
-    """
-
-    f0_logits: Tensor
-    voiced_logit: Tensor
-
-
 class PitchHead(Float32Module):
-    """Latents -> pitch classes and voicing, apart from the trunk and in float64 outside training.
+    """Latents -> pitch classes and voicing, in float64 outside training.
 
-    Phase is the running sum of pitch, so the last bit of every pitch stays audible for ever: in float32 a stream cut
-    into other pieces would drift away from the whole. In float64, rounded to float32 at the end, it does not.
+    Phase is the running sum of pitch, so an error of the last bit in float32 would grow with time and differ between
+    pieces and the whole.
 
     Args:
         latent_dim: width of the latents.
@@ -198,7 +197,7 @@ class PitchHead(Float32Module):
 
     @no_autocast
     def forward(self, latents: Tensor, state: StreamState | None = None) -> PitchFeatures:
-        """[B, D, T] -> classes and voicing of T frames."""
+        """[B, D, T] -> logits of T frames."""
         x = latents if self.training else latents.double()
         x = F.gelu(self.first(x, state))
         x = F.gelu(self.second(x, state))
@@ -216,26 +215,19 @@ class PitchHead(Float32Module):
 
 
 class SourceFilterHead(nn.Module):
-    """Trunk features -> filters -> wav.
+    """Trunk features -> filters -> windows of audio.
 
     Args:
         dim: width of the trunk.
         hop_length: samples per frame.
         n_fft: samples of a synthesis window.
-        synthesis_hop: samples between windows; half of ``n_fft``.
+        synthesis_hop: samples between windows, half of ``n_fft``.
         sampling_rate: Hz.
     """
 
     window: Tensor
 
-    def __init__(
-        self,
-        dim: int,
-        hop_length: int,
-        n_fft: int,
-        synthesis_hop: int,
-        sampling_rate: int,
-    ) -> None:
+    def __init__(self, dim: int, hop_length: int, n_fft: int, synthesis_hop: int, sampling_rate: int) -> None:
         super().__init__()
         self.hop_length = hop_length
         self.n_fft = n_fft
@@ -253,10 +245,9 @@ class SourceFilterHead(nn.Module):
         init.copy_(self.window, torch.hann_window(self.n_fft, periodic=True).sqrt())
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SourceFilterHead:
-        """Casts leave the window in float32."""
         window = self.window
         super()._apply(fn, recurse)
-        if self.window.dtype != window.dtype:
+        if self.window.dtype != window.dtype:  # casts leave the window in float32
             self.window = window.to(self.window.device)
         return self
 
@@ -267,7 +258,7 @@ class SourceFilterHead(nn.Module):
         harmonic, noise, phase = (
             self.filters(h).view(batch, frames * self.hops, 3, self.bins).float().unbind(dim=2)
         )
-        # Magnitudes are exponentials, capped where a clip would be far above full scale (Vocos caps at 100).
+        # Magnitudes are exponentials, capped far above full scale (Vocos caps at 100).
         return DecoderFeatures(
             harmonic=torch.exp(harmonic.clamp(max=3.0) - 3.0),
             noise=torch.exp(noise.clamp(max=3.0) - 4.0),
@@ -275,15 +266,14 @@ class SourceFilterHead(nn.Module):
         )
 
     def synthesize(self, features: DecoderFeatures, pulses: Tensor, noise: Tensor) -> Tensor:
-        """Filter excitation into windows that are ready to be added up.
+        """Filter excitation.
 
         Args:
             features: filters of T frames.
-            pulses: [B, (T * S + 1) * synthesis_hop] float32, one synthesis hop of the past before the T frames.
-            noise: the same shape.
+            pulses, noise: [B, (T * S + 1) * synthesis_hop] float32, with one synthesis hop before the T frames.
 
         Returns:
-            [B, T * S, n_fft] float32, windowed; consecutive rows overlap by half.
+            [B, T * S, n_fft] float32, windows that overlap by half.
         """
         pulse_spectra = torch.fft.rfft(pulses.unfold(-1, self.n_fft, self.synthesis_hop) * self.window)
         noise_spectra = torch.fft.rfft(noise.unfold(-1, self.n_fft, self.synthesis_hop) * self.window)
@@ -292,31 +282,14 @@ class SourceFilterHead(nn.Module):
         return torch.fft.irfft(spectra, n=self.n_fft) * self.window
 
 
-class DecoderState:
-    """What the decoder of a stream keeps between pieces.
-
-    Attributes:
-        layers: the last inputs of the causal layers.
-        excitation: phase and pitch of the pulses; None before the first frame.
-        past: [2, B, synthesis_hop] float32, the last hop of pulses and of noise.
-        overlap: [B, synthesis_hop] float32, the second half of the last synthesis window.
-    """
-
-    def __init__(self) -> None:
-        self.layers = StreamState()
-        self.excitation: PitchState | None = None
-        self.past: Tensor | None = None
-        self.overlap: Tensor | None = None
-
-
 class Decoder(nn.Module):
     """Latents -> wav.
 
     Args:
         latent_dim: width of the latents.
-        dim, layers, kernel_size, ffn_ratio: the trunk.
-        pitch: what reads the pitch.
-        head: what turns pitch and the trunk's features into sound.
+        dim, layers, kernel_size, ffn_ratio: of the trunk.
+        pitch: gives the pitch of the pulses.
+        head: gives filters, and audio.
     """
 
     def __init__(
@@ -338,12 +311,15 @@ class Decoder(nn.Module):
         self.pitch = pitch
         self.head = head
 
-    def set_trunk_dtype(self, dtype: torch.dtype) -> None:
-        """Compute the trunk in another dtype; pitch, phases and FFTs keep theirs."""
-        for part in (self.embed, self.norm, self.blocks, self.head.norm, self.head.filters):
-            part.to(dtype)
+    @property
+    def gain_hop(self) -> int:
+        """Samples for which one of the ``gains`` of :meth:`forward` is."""
+        return self.head.synthesis_hop
 
-    @no_autocast
+    def new_state(self) -> DecoderState:
+        """State of a stream at its start."""
+        return DecoderState()
+
     def forward(
         self, latents: Tensor, state: DecoderState | None = None, gains: Tensor | None = None
     ) -> Tensor:
@@ -352,8 +328,7 @@ class Decoder(nn.Module):
         Args:
             latents: [B, D, T] float32.
             state: of the stream, updated; None decodes a whole signal.
-            gains: [T * S] float32, one for each synthesis window of frames that were lost: pitch is held, and
-                windows are scaled.
+            gains: [T * S] float32, of lost frames: their pitch is held, and their synthesis windows are scaled.
 
         Returns:
             [B, 1, T * hop_length] float32. A whole signal fades out in its last synthesis hop. A stream's audio comes
@@ -382,15 +357,12 @@ class Decoder(nn.Module):
     def excite(
         self, f0_hz: Tensor, voiced: Tensor, state: PitchState | None = None
     ) -> tuple[Tensor, Tensor, PitchState]:
-        """Excitation of T frames.
+        """Pulses and noise of T frames, [B, T * hop_length] float32 each, and the state after them.
 
         Args:
             f0_hz: [B, T] float32.
             voiced: [B, T] bool.
             state: after the frames before; None at the start.
-
-        Returns:
-            Pulses and noise, [B, T * hop_length] float32 each, and the state after them.
         """
         head = self.head
         if state is None:
@@ -400,7 +372,12 @@ class Decoder(nn.Module):
         return pulses, noise.expand_as(pulses), state
 
     def _initial(self, x: Tensor) -> PitchState:
-        return initial_pitch(x.shape[0], self.pitch.range_hz[0] * 2, x.device)
+        batch, device = x.shape[0], x.device
+        return PitchState(
+            phase=torch.zeros(batch, dtype=torch.float64, device=device),
+            f0_hz=torch.full((batch,), self.pitch.range_hz[0] * 2, device=device),
+            voiced=torch.zeros(batch, dtype=torch.bool, device=device),
+        )
 
     def render(
         self,
@@ -422,8 +399,7 @@ class Decoder(nn.Module):
         """
         hop = self.head.synthesis_hop
         fresh = torch.stack([pulses, noise])
-        past, tail = fresh.new_zeros(*fresh.shape[:2], hop), pulses.new_zeros(pulses.shape[0], hop)
-        skip = hop
+        past, tail, skip = fresh.new_zeros(*fresh.shape[:2], hop), pulses.new_zeros(pulses.shape[0], hop), hop
         if state is not None and state.past is not None and state.overlap is not None:
             past, tail, skip = state.past, state.overlap, 0
         joined = torch.cat([past, fresh], dim=-1)

@@ -1,10 +1,8 @@
-"""Wav -> latents, with only what can live on an integer grid.
+"""Encoder: wav -> latents at frame rate.
 
-Strided convolutions, squares, residual adds, leaky ReLU, and a logarithm made of straight lines (exponent plus
-mantissa), which is exact where a table or a bit shift is. Filter banks look at a frame through windows of several
-lengths: short ones for when a sound begins, long ones for the harmonics of a low voice; the rest works at frame rate, a
-tenth of the cost of an encoder at waveform rate. The law kept: latents of frame t see samples before
-(t + 1) * hop_length only.
+Fixed filter banks give log powers through windows of several lengths: short ones locate onsets, long ones resolve the
+harmonics of a low voice. Causal residual units at frame rate follow, at a tenth of the cost of an encoder at waveform
+rate. Latents of frame t depend on samples before (t + 1) * hop_length only.
 """
 
 from __future__ import annotations
@@ -18,11 +16,11 @@ from torch import Tensor, nn
 
 from .layers import CausalConv1d, Float32Module, ResidualUnit, StepConv1d, StreamState, no_autocast
 
-FLOOR = 2.0**-20  # power under the logarithm, about -90 dB full scale: what lies below is silence
+FLOOR = 2.0**-20  # power added before the logarithm, about -90 dB full scale
 
 
 def straight_log2(x: Tensor) -> Tensor:
-    """log2 with straight lines between powers of two: exponent plus mantissa, exact in any binary arithmetic.
+    """log2 with straight lines between powers of two (exponent plus mantissa), the same on every machine.
 
     Args:
         x: any shape, float, positive.
@@ -51,10 +49,7 @@ def fourier_filters(bins: Iterable[int], window: int) -> Tensor:
 
 
 def mel_weights(frequencies_hz: Tensor, bands: int, range_hz: tuple[float, float]) -> Tensor:
-    """Triangles equally wide in mel between two frequencies: [bands, F] float32 of unit peak, in steps of 1/256.
-
-    Coarse steps leave more bits to the powers when both are integers (exact.py).
-    """
+    """Triangles equally wide in mel between two frequencies: [bands, F] float32 of unit peak, in steps of 1/256."""
     low, high = (2595.0 * math.log10(1.0 + hz / 700.0) for hz in range_hz)
     edges_hz = 700.0 * (10.0 ** (torch.linspace(low, high, bands + 2, dtype=torch.float64) / 2595.0) - 1.0)
     hz = frequencies_hz.double()
@@ -73,14 +68,13 @@ def band_sums(bins: Sequence[int], bin_hz: float, bands: int | None, range_hz: t
 
 
 class FilterBank(nn.Module):
-    """Wav -> log power of bands, with filters that training leaves alone.
+    """Wav -> log power of bands: a Fourier transform as a convolution, squares, and sums over bands.
 
-    Fixed, because a filter that is 1 % off lets a vowel's low notes, 40 dB louder, into the bands of its high ones.
-    A Fourier transform written as a convolution, squares and sums: on integers each of them is exact.
+    The filters are not trained: 1 % off, they would let a vowel's low harmonics, 40 dB louder, into its high bands.
 
     Args:
-        window: samples that a filter sees.
-        low_hz, high_hz: lowest and highest frequency that counts.
+        window: samples of a filter.
+        low_hz, high_hz: lowest and highest frequency.
         bands: equally wide in mel, between the two; None keeps every bin of the transform as a band of its own.
         snapshots: windows per frame.
         hop_length: samples per frame.
@@ -121,7 +115,7 @@ class Encoder(Float32Module):
     """Wav -> latents at frame rate.
 
     Args:
-        banks: what looks at the wav.
+        banks: of the wav.
         dim: width of the residual blocks.
         dilations: one residual block each, in frames.
         latent_dim: width of the latents.

@@ -1,13 +1,9 @@
-"""Causal layers that run whole or in pieces with the same result.
-
-Knows nothing of audio. The law kept here: with a :class:`StreamState`, feeding a signal in pieces gives what feeding
-it whole gives. The state belongs to the caller, so weights are shared by any number of streams.
-"""
+"""Causal layers, which give the same result for a whole signal and for its pieces with a :class:`StreamState`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +17,7 @@ def no_autocast(function: Function) -> Function:
     float32, and phases need more.
     """
     for device in ("cpu", "cuda", "mps"):
-        function = torch.autocast(device, enabled=False)(function)
+        function = cast(Function, torch.autocast(device, enabled=False)(function))
     return function
 
 
@@ -37,19 +33,14 @@ class Float32Module(nn.Module):
 
 
 class StreamState:
-    """What a stream must remember between pieces: the last inputs of every causal layer, keyed by layer."""
+    """The last inputs of every causal layer of a stream, by layer; weights are shared by any number of streams."""
 
     def __init__(self) -> None:
         self._tails: dict[nn.Module, Tensor] = {}
         self._casts: dict[nn.Module, tuple[Tensor, Tensor | None]] = {}
 
     def extend(self, layer: nn.Module, x: Tensor, context: int) -> Tensor:
-        """Put the remembered ``context`` steps (zeros at first) before ``x`` and remember the newest ones.
-
-        Args:
-            layer: the layer that asks; its memory is its own.
-            x: [B, C, T], any T >= 0.
-            context: steps of the past that the layer sees.
+        """Put the last ``context`` steps of a layer's input (zeros at first) before ``x`` [B, C, T]; keep the newest.
 
         Returns:
             [B, C, context + T].
@@ -74,10 +65,10 @@ def _cast(conv: nn.Conv1d, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
 
 
 class StepConv1d(nn.Conv1d):
-    """``nn.Conv1d`` without padding, fast where a single output step is asked for, as a live stream does.
+    """``nn.Conv1d`` without padding, fast for a single output step, as in a live stream.
 
-    A convolution's kernel prepares its weights anew at every call, which for one step costs more than the sums: a
-    dilated one takes four times as long as the same sums as a matrix product, a depthwise one six times.
+    A convolution prepares its weights at every call. For one step a dilated one takes four times as long as the same
+    sums as a matrix product, and a depthwise one six times.
 
     Attributes:
         fixed: makes the weight of a layer that is not trained; None for the others.
@@ -106,7 +97,7 @@ class StepConv1d(nn.Conv1d):
 
 
 class CausalConv1d(nn.Module):
-    """A convolution whose output step t sees inputs up to the end of step t and no further.
+    """A convolution whose output step t depends on inputs up to the end of step t only.
 
     Args:
         in_channels, out_channels, kernel_size, stride, dilation, groups, bias: as in ``nn.Conv1d``.
@@ -148,7 +139,7 @@ class CausalConv1d(nn.Module):
 class ResidualUnit(nn.Module):
     """Leaky ReLU, a dilated causal convolution of 3, leaky ReLU, a pointwise one; added to the input.
 
-    SoundStream's residual unit (arXiv:2107.03312, figure 3) with an activation that can live on an integer grid.
+    SoundStream's residual unit (arXiv:2107.03312, figure 3) with a leaky ReLU.
     """
 
     def __init__(self, dim: int, dilation: int, slope: float) -> None:

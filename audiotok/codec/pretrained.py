@@ -104,10 +104,8 @@ def load_codec(
     else:
         online = hub_answers()
     codec = _open(name, online)
-    codec.set_decoder_dtype(chosen)
-    codec.to(torch.device(device))  # type: ignore[arg-type]  # transformers wraps `to` without its types
-    codec.eval()
-    return codec
+    move: Any = codec.to  # transformers wraps it without its types
+    return move(torch.device(device), chosen).eval()
 
 
 def _open(name: str, online: bool) -> Codec:

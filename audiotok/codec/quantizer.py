@@ -53,7 +53,7 @@ def nearest(x: Tensor, codebook: Tensor, squares: Tensor | None = None) -> Tenso
 
 
 class ResidualVectorQuantizer(Float32Module):
-    """K codebooks in a row; each quantises what the ones before left over.
+    """K codebooks in a row; each quantises the residual of the ones before.
 
     Args:
         n_q: codebooks (K).
@@ -63,8 +63,8 @@ class ResidualVectorQuantizer(Float32Module):
         expiry: a codeword used less often than ``expiry`` times its fair share is moved onto a latent of the batch.
         semantic_dim: channels behind the D of the latents that choose the code of level 0. The code is their nearest
             entry in ``semantic_codebook``; ``codebooks[0]`` holds the mean latent of each such code, which the other
-            levels refine. So level 0 can be trained for what is said (SpeechTokenizer, arXiv:2308.16692) at no cost to
-            the residual structure. 0 quantises level 0 like the others.
+            levels refine. Level 0 can then be trained for linguistic content (SpeechTokenizer, arXiv:2308.16692) and
+            the residual levels stay as they are. 0 quantises level 0 like the others.
 
     Latents have ``D + semantic_dim`` channels at the input of :meth:`encode` and D at the output of :meth:`decode`.
     """
@@ -128,19 +128,14 @@ class ResidualVectorQuantizer(Float32Module):
         batch, _, frames = latents.shape
         flat = latents.float().transpose(1, 2).reshape(batch * frames, -1)
         residual, semantic = flat[:, : self.dim], flat[:, self.dim :]
-        codes = []
-        for k, (codebook, lengths) in enumerate(
-            zip(
-                self.codebooks[: n_q or self.n_q],
-                self.squares() if squares is None else squares,
-                strict=False,
-            )
-        ):
-            if k == 0 and self.semantic_codebook is not None:
-                index = nearest(semantic, self.semantic_codebook)
+        squares, codes = self.squares() if squares is None else squares, []
+        for k in range(n_q or self.n_q):
+            semantic_codebook = self.semantic_codebook if k == 0 else None
+            if semantic_codebook is None:
+                index = nearest(residual, self.codebooks[k], squares[k])
             else:
-                index = nearest(residual, codebook, lengths)
-            residual = residual - codebook[index]
+                index = nearest(semantic, semantic_codebook)
+            residual = residual - self.codebooks[k][index]
             codes.append(index.view(batch, frames))
         return torch.stack(codes, dim=1)
 
@@ -169,33 +164,31 @@ class ResidualVectorQuantizer(Float32Module):
             levels_per_item: [B] int64, levels kept of each item (quantizer dropout); None keeps all.
         """
         batch, _, frames = latents.shape
-        dim = self.dim
-        flat, semantic = latents.float().transpose(1, 2).split([dim, self.semantic_dim], dim=-1)
+        flat, semantic = latents.float().transpose(1, 2).split([self.dim, self.semantic_dim], dim=-1)
         residual, total = flat, torch.zeros_like(flat)
         first, commitment, codes = flat, flat.new_zeros(()), []
         for k in range(self.n_q):
             keep = torch.ones(batch, dtype=torch.bool, device=flat.device)
             if levels_per_item is not None:
                 keep = levels_per_item > k
-            x = residual.detach().reshape(batch * frames, dim)
-            by_meaning = k == 0 and self.semantic_codebook is not None
-            y = semantic.detach().reshape(batch * frames, -1) if by_meaning else None
-            index = nearest(x, self.codebooks[k]) if y is None else nearest(y, self.semantic_codebook)
-            word = self.codebooks[k][index].view(batch, frames, dim)
-            if by_meaning:
-                meaning = self.semantic_codebook[index].view(batch, frames, -1)
+            semantic_codebook = self.semantic_codebook if k == 0 else None
+            given, codebook = residual, self.codebooks[k]
+            if semantic_codebook is not None:
+                given, codebook = semantic, semantic_codebook
+            index = nearest(given.detach().reshape(batch * frames, -1), codebook)
+            match = codebook[index].view_as(given)
+            word = self.codebooks[k][index].view_as(residual)
             if self.training:
-                live = keep[:, None].expand(batch, frames).reshape(-1)
-                self._follow(k, x[live], index[live], None if y is None else y[live])
+                live = keep[:, None].expand(batch, frames)
+                meaning = semantic.detach()[live] if semantic_codebook is not None else None
+                self._follow(k, residual.detach()[live], index[live.reshape(-1)], meaning)
             weight = keep[:, None, None].to(flat.dtype)
-            gap = semantic - meaning if by_meaning else residual - word
-            commitment = commitment + (gap.square().mean(-1, keepdim=True) * weight).mean()
+            gap = (given - match).square().mean(-1, keepdim=True)
+            commitment = commitment + (gap * weight).mean()
             residual = residual - word * weight
             total = total + word * weight
             if k == 0:
-                first = (
-                    semantic + (meaning - semantic).detach() if by_meaning else flat + (word - flat).detach()
-                )
+                first = given + (match - given).detach()
             codes.append(index.view(batch, frames))
         quantized = flat + (total - flat).detach()
         return QuantizerOutput(
@@ -237,7 +230,7 @@ class ResidualVectorQuantizer(Float32Module):
 
     @torch.no_grad()
     def init_from(self, latents: Tensor, iterations: int = 10, seed: int = 0) -> None:
-        """Start every codebook with k-means, level k on what levels < k leave over.
+        """Start every codebook with k-means, level k on the residual of the levels before it.
 
         Args:
             latents: [M, D + semantic_dim] float32, M >= codebook_size; 50 per codeword give good codebooks.
@@ -260,12 +253,12 @@ class ResidualVectorQuantizer(Float32Module):
 
     @torch.no_grad()
     def refine(self, latents: Tensor, iterations: int = 4, seed: int = 0) -> None:
-        """Go on with k-means from where the codebooks stand: once the encoder rests, moving averages are a noisy mean.
+        """Continue k-means from the present codebooks: the moving averages of a finished training are noisy means.
 
         Args:
             latents: [M, D + semantic_dim] float32, some 500 per codeword or more.
             iterations: Lloyd steps per level.
-            seed: of the places of codewords that nothing chose.
+            seed: of the places of unused codewords.
         """
         generator = torch.Generator().manual_seed(seed)
         self._kmeans(latents.float(), None, iterations, generator)
@@ -291,10 +284,10 @@ class ResidualVectorQuantizer(Float32Module):
 
     @torch.no_grad()
     def start_averages(self, vectors_per_step: float) -> None:
-        """Start the moving averages where the codebooks stand: after k-means, or on released weights.
+        """Start the moving averages at the present codebooks: after k-means, or on released weights.
 
         Args:
-            vectors_per_step: latents that a training step will bring to a codebook.
+            vectors_per_step: latents per training step of a codebook.
         """
         self.usage.fill_(vectors_per_step / self.codebook_size)
         self.sums.copy_(self.codebooks * self.usage[..., None])
@@ -338,7 +331,7 @@ def kmeans(
 
 
 def perplexity(codes: Tensor, codebook_size: int) -> Tensor:
-    """How many codewords are in effective use: exp of the entropy of the codes.
+    """Effective number of codewords in use: exp of the entropy of the codes.
 
     Args:
         codes: [..., T] int64 of one codebook.

@@ -1,35 +1,12 @@
-"""The numbers of a SEANet codec, and the presets of the papers. Knows nothing of tensors; derived figures are never
-stored.
-
-SEANet: the convolutional encoder and decoder of SoundStream and EnCodec, one class a box of the papers' figures.
-
-Knows nothing of codes or of presets. The law kept: with causal convolutions that start from zeros, a signal fed in
-pieces with a :class:`~.layers.StreamState` gives what feeding it whole gives.
-
-Source: SoundStream (arXiv:2107.03312), figures 2 and 3; EnCodec (arXiv:2210.13438), section 3.1, which halves the
-residual branch, adds an LSTM, and for 48 kHz looks both ways and normalises over time. Weight norm is no part of the
-architecture: it folds into the weights (convert.py), and is not computed at every pass.
-
-SoundStream and EnCodec behind the face of all codecs: a SEANet encoder, residual quantiser and SEANet decoder.
-
-Knows nothing of text. Laws kept (tests/test_encodec.py, tests/test_soundstream.py): length, batch, layers; streaming
-where ``streams``; what transformers' EncodecModel gives, on its weights.
-
-The weights of ``transformers``' EncodecModel -> ours: same codes, same sound.
-
-Knows nothing of where weights are stored. The law it keeps: the converted weights, and so the fingerprints, are the
-same on every machine: weight norm is folded in float64, in an order of sums that no processor chooses.
-
-``python -m audiotok.codec.seanet HUB_ID_OR_FOLDER OUT`` writes a folder that opens without conversion.
+"""SoundStream (arXiv:2107.03312) and EnCodec (arXiv:2210.13438): configuration, networks, codec, and the conversion of
+transformers' EncodecModel. Weight norm is folded into the weights instead of being computed at every pass.
 """
 
 from __future__ import annotations
 
-import argparse
 import difflib
 import functools
 import math
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -38,13 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import initialization as init
 
-from .base import CodecDecoderOutput, SingleCodec, fingerprint, weights_of
-from .config import GridConfig
+from .base import SingleCodec
+from .config import BaseCodecConfig
 from .layers import Float32Module, StreamState, no_autocast
 from .quantizer import ResidualVectorQuantizer
 from .streaming import (
     MISSING_SCALE,
-    SeanetStreamingDecoder,
+    StreamingDecoder,
     StreamingEncoder,
     WholeDecoder,
     WholeEncoder,
@@ -52,9 +29,12 @@ from .streaming import (
     segment_starts,
 )
 
+if TYPE_CHECKING:
+    from transformers import EncodecConfig, EncodecModel
 
-class SeanetConfig(GridConfig):
-    """Configuration of :class:`~audiotok.codec.seanet.SeanetCodec`.
+
+class SeanetConfig(BaseCodecConfig):
+    """Configuration of :class:`SeanetCodec`.
 
     Args:
         sampling_rate: Hz of the wav.
@@ -67,10 +47,10 @@ class SeanetConfig(GridConfig):
         last_kernel_size: of the decoder's last convolution.
         residual_kernel_size: of a residual unit's dilated convolution.
         compress: how many times narrower a residual branch is inside.
-        shortcut: whether a residual unit's way around has a pointwise convolution.
+        shortcut: whether a residual unit's skip connection has a pointwise convolution.
         lstm_layers: LSTMs in the encoder and in the decoder.
-        causal: whether convolutions look back only.
-        pad_mode: ``zero`` or ``reflect``, what stands before a signal.
+        causal: whether convolutions use the past only.
+        pad_mode: ``zero`` or ``reflect``, what precedes a signal.
         group_norm: whether convolutions are normalised over channels and time.
         n_q: codebooks.
         codebook_size: entries of each (V).
@@ -78,7 +58,7 @@ class SeanetConfig(GridConfig):
         segment_samples: samples of an independently coded segment; None codes a signal as one.
         overlap: share of a segment that the next one covers too.
         normalize: whether a segment is divided by its RMS, which travels as its scale.
-        denoises: whether the encoder can be told to leave noise out.
+        denoises: whether the encoder can leave noise out.
         codec_name: the name under which the codes were released.
 
     Raises:
@@ -141,20 +121,13 @@ class SeanetConfig(GridConfig):
         self._check()
 
     def _check(self) -> None:
-        segment = self.segment_samples
-        rules = [
+        segment, hop = self.segment_samples, self.hop_length
+        strides, dilations = bool(self.strides) and min(self.strides) >= 1, bool(self.dilations)
+        self._check_rules(
             ("sampling_rate", self.sampling_rate >= 1, "must be at least 1"),
             ("audio_channels", self.audio_channels in (1, 2), "must be 1 or 2"),
-            (
-                "strides",
-                bool(self.strides) and min(self.strides) >= 1,
-                "must be one or more, each at least 1",
-            ),
-            (
-                "dilations",
-                bool(self.dilations) and min(self.dilations) >= 1,
-                "must be one or more, of 1 or more",
-            ),
+            ("strides", strides, "must be one or more, each at least 1"),
+            ("dilations", dilations and min(self.dilations) >= 1, "must be one or more, of 1 or more"),
             ("compress", self.filters % self.compress == 0, "must divide filters"),
             ("pad_mode", self.pad_mode in ("zero", "reflect"), "must be zero or reflect"),
             ("n_q", self.n_q >= 1, "must be at least 1"),
@@ -162,15 +135,12 @@ class SeanetConfig(GridConfig):
             ("overlap", 0 <= self.overlap < 0.5, "must be in [0, 0.5)"),
             (
                 "segment_samples",
-                segment is None or (segment >= self.hop_length and segment % self.hop_length == 0),
+                segment is None or (segment >= hop and segment % hop == 0),
                 "must be whole frames",
             ),
             ("normalize", segment is not None or not self.normalize, "needs segment_samples"),
             ("denoises", segment is None or not self.denoises, "needs a codec without segments"),
-        ]
-        for field, holds, rule in rules:
-            if not holds:
-                raise ValueError(f"SeanetConfig.{field}={getattr(self, field)!r} {rule}")
+        )
 
     @property
     def hop_length(self) -> int:
@@ -205,7 +175,7 @@ _ENCODEC: dict[str, Any] = {
 }
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # SoundStream, sections III-A to III-C and III-F: C = 32, 75 Hz, 8 x 1024 = 6 kbit/s.
+    # SoundStream, sections III-A to III-C and III-F: 75 Hz, 8 x 1024 = 6 kbit/s.
     "soundstream": {"denoises": True, "codec_name": "soundstream"},
     # EnCodec, sections 3.1 and 4: up to 24 kbit/s.
     "encodec-24k": _ENCODEC | {"n_q": 32, "codec_name": "encodec-24k"},
@@ -252,103 +222,78 @@ class _Conv1d(nn.Conv1d):
 
 
 class SEANetConv(nn.Module):
-    """A convolution with ceil(T / stride) output steps, whatever T.
+    """A convolution with ceil(T / stride) output steps.
 
     Args:
+        config: ``causal`` uses the past only; ``pad_mode`` is what precedes a signal; ``group_norm`` normalises over
+            channels and time (EnCodec's ``time_group_norm``).
         in_channels, out_channels, kernel_size, stride, dilation: as in ``nn.Conv1d``.
-        causal: look back only; else both ways.
-        pad_mode: what stands before (and behind) the signal: ``zero`` or ``reflect``.
-        group_norm: normalise over channels and time (EnCodec's ``time_group_norm``).
     """
 
     def __init__(
         self,
+        config: SeanetConfig,
         in_channels: int,
         out_channels: int,
         kernel_size: int,
         stride: int = 1,
         dilation: int = 1,
-        causal: bool = True,
-        pad_mode: str = "zero",
-        group_norm: bool = False,
     ) -> None:
         super().__init__()
         self.conv = _Conv1d(in_channels, out_channels, kernel_size, stride, dilation=dilation)
-        self.norm = nn.GroupNorm(1, out_channels) if group_norm else nn.Identity()
+        self.norm = nn.GroupNorm(1, out_channels) if config.group_norm else nn.Identity()
         self.context = (kernel_size - 1) * dilation + 1 - stride
-        self.reflects = pad_mode == "reflect"
-        self.right = 0 if causal else self.context // 2
+        self.reflects = config.pad_mode == "reflect"
+        self.right = 0 if config.causal else self.context // 2
 
     def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
         """[B, C, T] -> [B, C', ceil(T / stride)]."""
         if state is None:
-            more = -x.shape[-1] % self.conv.stride[0]  # so that the last, incomplete step is one
-            x = _pad(x, self.context - self.right, self.right + more, self.reflects)
+            more = -x.shape[-1] % self.conv.stride[0]  # completes the last step
+            x = self._pad(x, self.context - self.right, self.right + more)
         else:
             x = state.extend(self, x, self.context)
         return self.norm(self.conv(x))
 
-
-def _pad(x: Tensor, left: int, right: int, reflects: bool) -> Tensor:
-    if not left and not right:
-        return x
-    if not reflects:
-        return F.pad(x, (left, right))
-    # What is shorter than its reflection is made longer by zeros first, and cut again (as EnCodec does).
-    short = max(0, max(left, right) + 1 - x.shape[-1])
-    padded = F.pad(F.pad(x, (0, short)) if short else x, (left, right), mode="reflect")
-    return padded[..., : padded.shape[-1] - short]
+    def _pad(self, x: Tensor, left: int, right: int) -> Tensor:
+        if not self.reflects or not (left or right):
+            return F.pad(x, (left, right))
+        # A signal shorter than its reflection is first extended with zeros, which are cut off again (as EnCodec does).
+        short = max(0, max(left, right) + 1 - x.shape[-1])
+        padded = F.pad(F.pad(x, (0, short)), (left, right), mode="reflect")
+        return padded[..., : padded.shape[-1] - short]
 
 
 class SEANetUpsample(nn.Module):
-    """A transposed convolution of two strides' length: T steps in, T * stride out.
+    """A transposed convolution over two strides: T steps in, T * stride out."""
 
-    Args:
-        in_channels, out_channels, stride: as in ``nn.ConvTranspose1d``.
-        causal: a step sounds from its place on; else around it.
-        group_norm: as in :class:`SEANetConv`.
-    """
-
-    def __init__(
-        self, in_channels: int, out_channels: int, stride: int, causal: bool = True, group_norm: bool = False
-    ) -> None:
+    def __init__(self, config: SeanetConfig, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
         self.conv = nn.ConvTranspose1d(in_channels, out_channels, 2 * stride, stride)
-        self.norm = nn.GroupNorm(1, out_channels) if group_norm else nn.Identity()
-        self.left = 0 if causal else stride - stride // 2
+        self.norm = nn.GroupNorm(1, out_channels) if config.group_norm else nn.Identity()
+        self.left = 0 if config.causal else stride - stride // 2
         self.stride = stride
 
     def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
         """[B, C, T] -> [B, C', T * stride]."""
-        size = x.shape[-1] * self.stride
+        size, start = x.shape[-1] * self.stride, self.left
         if state is not None:
             # A step overlaps the next one only: with the step before in front, its share is the second stretch.
             x, start = state.extend(self, x, 1), self.stride
-        else:
-            start = self.left
-        # The norm sees what hangs over too, as EnCodec's does.
+        # The norm sees the overhang too, as EnCodec's does.
         return self.norm(self.conv(x))[..., start : start + size]
 
 
 class SEANetUnit(nn.Module):
-    """ELU, a dilated convolution, ELU, a pointwise one; added to the input.
+    """Residual unit: ELU, a dilated convolution, ELU, a pointwise one."""
 
-    Args:
-        dim: channels.
-        kernel_size, dilation: of the first convolution.
-        compress: the branch is this many times narrower between the two.
-        shortcut: a pointwise convolution on the way around, too.
-        options: ``causal``, ``pad_mode``, ``group_norm`` of :class:`SEANetConv`.
-    """
-
-    def __init__(
-        self, dim: int, kernel_size: int, dilation: int, compress: int, shortcut: bool, **options: bool | str
-    ) -> None:
+    def __init__(self, config: SeanetConfig, dim: int, dilation: int) -> None:
         super().__init__()
-        self.dilated = SEANetConv(dim, dim // compress, kernel_size, dilation=dilation, **options)  # type: ignore[arg-type]
-        self.pointwise = SEANetConv(dim // compress, dim, 1, **options)  # type: ignore[arg-type]
+        inner = dim // config.compress
+        self.dilated = SEANetConv(config, dim, inner, config.residual_kernel_size, dilation=dilation)
+        self.pointwise = SEANetConv(config, inner, dim, 1)
         self.pointwise.conv.start_gain = 0.3
-        self.shortcut = SEANetConv(dim, dim, 1, **options) if shortcut else nn.Identity()  # type: ignore[arg-type]
+        self.shortcut = SEANetConv(config, dim, dim, 1) if config.shortcut else nn.Identity()
 
     def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
         """[B, dim, T] -> [B, dim, T]."""
@@ -358,7 +303,7 @@ class SEANetUnit(nn.Module):
 
 
 def _elu(x: Tensor) -> Tensor:
-    """ELU of what nothing else reads: in place where no gradient needs it."""
+    """ELU of a tensor that nothing else reads: in place where no gradient needs it."""
     return F.elu(x, inplace=not torch.is_grad_enabled())
 
 
@@ -376,11 +321,7 @@ class SEANetLSTM(nn.Module):
 
 
 class FiLM(nn.Module):
-    """A gain and an offset per channel from what a frame is wanted to be (SoundStream, section III-F).
-
-    Args:
-        dim: channels.
-    """
+    """A gain and an offset per channel, by whether a frame is to be denoised (SoundStream, section III-F)."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -394,57 +335,30 @@ class FiLM(nn.Module):
 
 
 class SEANetEncoder(Float32Module):
-    """wav -> latents.
+    """wav -> latents, in float32: every stage doubles the channels."""
 
-    Args:
-        channels: of the wav.
-        filters: channels after the first convolution (the papers' C); every stride doubles them.
-        strides: of the stages, in the order of the sound.
-        dilations: of the residual units of every stage.
-        latent_dim: channels of the result (D).
-        kernel_size: of the first convolution.
-        latent_kernel_size: of the last.
-        residual_kernel_size, compress, shortcut: of the residual units.
-        lstm_layers: LSTMs before the last convolution.
-        film: whether a frame can be wanted otherwise, as :class:`FiLM` has it.
-        options: ``causal``, ``pad_mode``, ``group_norm`` of :class:`SEANetConv`.
-    """
-
-    def __init__(
-        self,
-        channels: int,
-        filters: int,
-        strides: Sequence[int],
-        dilations: Sequence[int],
-        latent_dim: int,
-        kernel_size: int,
-        latent_kernel_size: int,
-        residual_kernel_size: int,
-        compress: int,
-        shortcut: bool,
-        lstm_layers: int,
-        film: bool,
-        **options: bool | str,
-    ) -> None:
+    def __init__(self, config: SeanetConfig) -> None:
         super().__init__()
-        self.first = SEANetConv(channels, filters, kernel_size, **options)  # type: ignore[arg-type]
+        dim = config.filters
+        self.first = SEANetConv(config, config.audio_channels, dim, config.kernel_size)
         self.stages = nn.ModuleList()
-        for level, stride in enumerate(strides):
-            dim = filters * 2**level
-            units = [
-                SEANetUnit(dim, residual_kernel_size, dilation, compress, shortcut, **options)
-                for dilation in dilations
-            ]
-            down = SEANetConv(dim, 2 * dim, 2 * stride, stride, **options)  # type: ignore[arg-type]
-            self.stages.append(nn.ModuleList([*units, down]))
-        dim = filters * 2 ** len(strides)
-        self.lstm = SEANetLSTM(dim, lstm_layers) if lstm_layers else nn.Identity()
-        self.film = FiLM(dim) if film else None
-        self.last = SEANetConv(dim, latent_dim, latent_kernel_size, **options)  # type: ignore[arg-type]
+        for stride in config.strides:
+            units = [SEANetUnit(config, dim, dilation) for dilation in config.dilations]
+            self.stages.append(nn.ModuleList([*units, SEANetConv(config, dim, 2 * dim, 2 * stride, stride)]))
+            dim *= 2
+        self.lstm = SEANetLSTM(dim, config.lstm_layers) if config.lstm_layers else nn.Identity()
+        self.film = FiLM(dim) if config.denoises else None
+        self.last = SEANetConv(config, dim, config.codebook_dim, config.latent_kernel_size)
 
     @no_autocast
     def forward(self, x: Tensor, state: StreamState | None = None, wanted: Tensor | bool = False) -> Tensor:
-        """[B, C, N] -> [B, D, ceil(N / product of the strides)]; wanted: [B, T] bool, or one bool for all frames."""
+        """[B, C, N] -> [B, D, ceil(N / hop_length)].
+
+        Args:
+            x: wav.
+            state: of a stream.
+            wanted: [B, T] bool, or one bool for all frames: whether to leave noise out.
+        """
         x = self.first(x, state)
         for stage in self.stages:
             *units, down = stage  # type: ignore[misc]  # a ModuleList is a sequence
@@ -459,107 +373,69 @@ class SEANetEncoder(Float32Module):
 
 
 class SEANetDecoder(nn.Module):
-    """latents -> wav: the encoder's mirror.
+    """latents -> wav: the encoder's mirror."""
 
-    Args:
-        channels, filters, dilations, latent_dim, residual_kernel_size, compress, shortcut, lstm_layers, options: as of
-            :class:`SEANetEncoder`.
-        strides: in the order of the sound, as the encoder's; used from the last to the first.
-        kernel_size: of the first convolution.
-        last_kernel_size: of the last.
-    """
+    gain_hop = 1
 
-    def __init__(
-        self,
-        channels: int,
-        filters: int,
-        strides: Sequence[int],
-        dilations: Sequence[int],
-        latent_dim: int,
-        kernel_size: int,
-        last_kernel_size: int,
-        residual_kernel_size: int,
-        compress: int,
-        shortcut: bool,
-        lstm_layers: int,
-        **options: bool | str,
-    ) -> None:
+    def __init__(self, config: SeanetConfig) -> None:
         super().__init__()
-        dim = filters * 2 ** len(strides)
-        around = {key: value for key, value in options.items() if key != "pad_mode"}
-        self.first = SEANetConv(latent_dim, dim, kernel_size, **options)  # type: ignore[arg-type]
-        self.lstm = SEANetLSTM(dim, lstm_layers) if lstm_layers else nn.Identity()
+        dim = config.filters * 2 ** len(config.strides)
+        self.first = SEANetConv(config, config.codebook_dim, dim, config.kernel_size)
+        self.lstm = SEANetLSTM(dim, config.lstm_layers) if config.lstm_layers else nn.Identity()
         self.stages = nn.ModuleList()
-        for stride in reversed(strides):
-            up = SEANetUpsample(dim, dim // 2, stride, **around)  # type: ignore[arg-type]
+        for stride in reversed(config.strides):
+            up = SEANetUpsample(config, dim, dim // 2, stride)
             dim //= 2
-            units = [
-                SEANetUnit(dim, residual_kernel_size, dilation, compress, shortcut, **options)
-                for dilation in dilations
-            ]
+            units = [SEANetUnit(config, dim, dilation) for dilation in config.dilations]
             self.stages.append(nn.ModuleList([up, *units]))
-        self.last = SEANetConv(dim, channels, last_kernel_size, **options)  # type: ignore[arg-type]
+        self.last = SEANetConv(config, dim, config.audio_channels, config.last_kernel_size)
         self.last.conv.start_gain = 0.3  # training starts with quiet audio
 
-    def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
-        """[B, D, T] -> [B, C, T * product of the strides]."""
-        x = self.lstm(self.first(x, state))
+    def new_state(self) -> StreamState:
+        """State of a stream at its start."""
+        return StreamState()
+
+    def forward(
+        self, latents: Tensor, state: StreamState | None = None, gains: Tensor | None = None
+    ) -> Tensor:
+        """[B, D, T] -> [B, C, T * hop_length] float32.
+
+        Args:
+            latents: in float32.
+            state: of a stream.
+            gains: [T * hop_length], of the samples of lost frames.
+        """
+        x = self.lstm(self.first(latents.to(self.first.conv.weight.dtype), state))
         for stage in self.stages:
             up, *units = stage  # type: ignore[misc]
             x = up(_elu(x), state)
             for unit in units:
                 x = unit(x, state)
-        return self.last(_elu(x), state)
-
-
-# What decides who may read whose codes; the decoder may be another.
-_CODES_FIELDS = (
-    "sampling_rate audio_channels strides filters dilations kernel_size latent_kernel_size residual_kernel_size "
-    "compress shortcut lstm_layers causal pad_mode group_norm n_q codebook_size codebook_dim segment_samples overlap "
-    "normalize denoises"
-).split()
-
-
-def build_seanet(config: SeanetConfig) -> tuple[SEANetEncoder, SEANetDecoder]:
-    """The encoder and the decoder that ``config`` describes."""
-    shared: dict[str, Any] = {
-        "channels": config.audio_channels,
-        "filters": config.filters,
-        "strides": config.strides,
-        "dilations": config.dilations,
-        "latent_dim": config.codebook_dim,
-        "kernel_size": config.kernel_size,
-        "residual_kernel_size": config.residual_kernel_size,
-        "compress": config.compress,
-        "shortcut": config.shortcut,
-        "lstm_layers": config.lstm_layers,
-        "causal": config.causal,
-        "pad_mode": config.pad_mode,
-        "group_norm": config.group_norm,
-    }
-    encoder = SEANetEncoder(**shared, latent_kernel_size=config.latent_kernel_size, film=config.denoises)
-    return encoder, SEANetDecoder(**shared, last_kernel_size=config.last_kernel_size)
+        wav = self.last(_elu(x), state).float()
+        return wav if gains is None else wav * gains
 
 
 class SeanetCodec(SingleCodec):
-    """A codec of the papers; see :class:`~audiotok.codec.base.Codec` for what it declares.
-
-    Args:
-        config: its numbers; :func:`~audiotok.codec.seanet.seanet_preset` has those of the papers.
-    """
+    """SoundStream or EnCodec; :func:`seanet_preset` has the configurations of the papers."""
 
     config_class = SeanetConfig
-    base_model_prefix = "codec"
+    codes_fields = tuple(
+        "sampling_rate audio_channels strides filters dilations kernel_size latent_kernel_size residual_kernel_size "
+        "compress shortcut lstm_layers causal pad_mode group_norm n_q codebook_size codebook_dim segment_samples "
+        "overlap normalize denoises".split()
+    )
     _keep_in_fp32_modules_strict = ["encoder", "quantizer"]  # codes are defined in float32
 
     config: SeanetConfig
+    encoder: SEANetEncoder
+    quantizer: ResidualVectorQuantizer
 
     def __init__(self, config: SeanetConfig) -> None:
         super().__init__(config)
-        self.encoder, self.decoder = build_seanet(config)
+        self.encoder, self.decoder = SEANetEncoder(config), SEANetDecoder(config)
         self.quantizer = ResidualVectorQuantizer(config.n_q, config.codebook_size, config.codebook_dim)
         self.is_causal = config.causal and config.segment_samples is None and not config.group_norm
-        # A reflection puts the first frames' future before them; from there on nothing looks ahead.
+        # A reflection puts the first frames' future before them.
         reflected = (config.latent_kernel_size - 1) * config.hop_length
         self.lookahead_samples = reflected if self.is_causal and config.pad_mode == "reflect" else 0
         self.segment_samples = config.segment_samples
@@ -569,7 +445,7 @@ class SeanetCodec(SingleCodec):
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Start values of the tensors that a module itself holds; of ``transformers``, which keeps loaded ones."""
+        """Start values of the tensors that a module itself holds; loaded ones stay."""
         if isinstance(module, nn.Conv1d | nn.ConvTranspose1d):
             # The level of a signal stays the same; with torch's own start it vanishes in a dozen layers.
             steps = module.stride[0] if isinstance(module, nn.ConvTranspose1d) else 1
@@ -597,12 +473,11 @@ class SeanetCodec(SingleCodec):
 
     def samples(self, frames: int) -> int:
         """N, the samples that ``frames`` frames decode to."""
-        if self.config.segment_stride is None or not frames:
-            return frames * self.config.hop_length
-        before = (frames - 1) // self._segment_frames
-        return before * self.config.segment_stride + self.config.hop_length * (
-            frames - before * self._segment_frames
-        )
+        before = 0
+        if self.config.segment_stride is not None and frames:
+            before = (frames - 1) // self._segment_frames
+            frames -= before * self._segment_frames
+        return before * (self.config.segment_stride or 0) + self.config.hop_length * frames
 
     @property
     def _segment_frames(self) -> int:
@@ -614,7 +489,7 @@ class SeanetCodec(SingleCodec):
         """Codes [B, n_q, T] and scale [B, 1] or None of one segment [B, C, N].
 
         Raises:
-            ValueError: the codec does not denoise, and is asked to.
+            ValueError: ``denoise`` is asked of a codec that does not denoise.
         """
         if denoise is not False and not self.config.denoises:
             raise ValueError(f"{self.config.codec_name} does not denoise; train one with denoises: true")
@@ -627,123 +502,70 @@ class SeanetCodec(SingleCodec):
     def encode_item(
         self, wav: Tensor, n_q: int, denoise: Tensor | bool = False
     ) -> tuple[Tensor, Tensor | None]:
-        """As in the base class; ``denoise``: [B, T] bool, or one bool, leaves noise out of these frames
-        where the codec ``denoises``.
-        """
+        """As in the base class; ``denoise``, [B, T] bool or one bool, leaves noise out of these frames."""
+        if self.streams:  # complete the last frame as a session does
+            wav = F.pad(wav, (0, -wav.shape[-1] % self.config.hop_length))
         starts = segment_starts(wav.shape[-1], self.config.segment_stride)
         size = self.config.segment_samples or wav.shape[-1]
         found = [self.encode_segment(wav[..., start : start + size], n_q, denoise) for start in starts]
         scales = [scale for _, scale in found if scale is not None]
         return torch.cat([codes for codes, _ in found], dim=-1), torch.cat(scales, dim=1) if scales else None
 
-    def decode(
-        self,
-        audio_codes: Tensor,
-        num_samples: int | None = None,
-        padding_mask: Tensor | None = None,
-        audio_scales: Tensor | None = None,
-    ) -> CodecDecoderOutput:
-        """Turn residual codes into a waveform.
-
-        Args:
-            audio_codes: [B, K, T] int64 in [0, V), the first K codebooks, 1 <= K <= config.n_q, T >= 1.
-            num_samples: length of the result, from 1 to ``samples(T)``, which None gives.
-            padding_mask: [B, N] as given to :meth:`encode`; samples where it is false come back as zeros.
-            audio_scales: [B, segments] float32 as :meth:`encode` gave them; None of a codec that ``has_scale`` means
-                an RMS of :data:`~.sessions.MISSING_SCALE`.
-
-        Returns:
-            ``audio_values`` [B, C, num_samples] float32.
-
-        Raises:
-            TypeError: audio_codes is no tensor.
-            ValueError: codes of another shape, type or range, num_samples that the codes do not cover, or another
-                number of scales than of segments.
-        """
-        codes = self._check_codes(audio_codes)
-        num_samples = self._check_num_samples(num_samples, codes.shape[-1])
+    def _decode(self, codes: Tensor, lengths: list[int], scales: Tensor | None) -> Tensor:
         pieces = codes.split(self._segment_frames or codes.shape[-1], dim=-1)
-        if self.has_scale and audio_scales is None:
-            audio_scales = torch.full((len(codes), len(pieces)), MISSING_SCALE, device=codes.device)
-        if audio_scales is not None and audio_scales.shape != (len(codes), len(pieces)):
+        if scales is None:
+            scales = torch.full((len(codes), len(pieces)), MISSING_SCALE)
+        elif scales.shape != (len(codes), len(pieces)):
             raise ValueError(
-                f"expected audio_scales [B, segments] = {[len(codes), len(pieces)]}, got {list(audio_scales.shape)}"
+                f"expected audio_scales [B, segments] = {[len(codes), len(pieces)]}, got {list(scales.shape)}"
             )
-        with torch.no_grad():
-            sounds = [self._sound(piece) for piece in pieces]
-            if audio_scales is not None:
-                gains = audio_scales.to(codes.device)
-                sounds = [sound * gains[:, i, None, None] for i, sound in enumerate(sounds)]
-            stride = self.config.segment_stride
-            wav = overlap_add(sounds, stride) if stride and len(sounds) > 1 else sounds[0]
-        wav = wav[..., :num_samples]
-        if padding_mask is not None:
-            wav = wav * padding_mask[:, None, :num_samples].to(wav.dtype)
-        return CodecDecoderOutput(audio_values=wav)
-
-    @no_autocast
-    def _sound(self, codes: Tensor) -> Tensor:
-        latents = self.quantizer.decode(codes)
-        return self.decoder(latents.to(self.decoder.first.conv.weight.dtype)).float()
+        sounds = [self.decoder(self.quantizer.decode(piece)) for piece in pieces]
+        if self.has_scale:
+            gains = scales.to(codes.device)
+            sounds = [sound * gains[:, i, None, None] for i, sound in enumerate(sounds)]
+        stride = self.config.segment_stride
+        return overlap_add(sounds, stride) if stride and len(sounds) > 1 else sounds[0]
 
     def streaming_encoder(
         self, n_q: int | None = None, denoise: bool = False
     ) -> StreamingEncoder | WholeEncoder:
-        """A session that encodes one stream: piece by piece where the codec ``streams``, by segments where it has
-        them, else at the end.
+        """A session that encodes one stream: in pieces where the codec ``streams``, by segments where it has them,
+        else at the end.
         """
         self._check_weights()
+        n_q = self._check_n_q(n_q)
         if not self.streams:
-            return WholeEncoder(self, self._check_n_q(n_q))
+            return WholeEncoder(self, n_q)
         encoder = functools.partial(self.encoder, wanted=denoise)
-        return StreamingEncoder(encoder, self.quantizer, self.config.hop_length, self._check_n_q(n_q))
+        return StreamingEncoder(encoder, self.quantizer, self.config.hop_length, n_q)
 
-    def streaming_decoder(self) -> SeanetStreamingDecoder | WholeDecoder:
-        """A session that decodes one stream: piece by piece where the codec ``streams``, else at the end."""
+    def streaming_decoder(self) -> StreamingDecoder | WholeDecoder:
+        """A session that decodes one stream, in pieces as :meth:`streaming_encoder` has them."""
         self._check_weights()
         if not self.streams:
             return WholeDecoder(self)
-        return SeanetStreamingDecoder(
-            self.decoder, self.quantizer, self.config.hop_length, self.config.frame_rate
+        return StreamingDecoder(
+            self.decoder, self.quantizer, self.config.hop_length, self.config.sampling_rate
         )
-
-    def set_decoder_dtype(self, dtype: torch.dtype) -> None:
-        """Compute the decoder in another precision."""
-        self.decoder.to(dtype)
 
     @property
     def algorithmic_latency_ms(self) -> float | None:
-        """Delay that no computer removes: a frame and the look-ahead, or a segment; None where neither bounds it."""
+        """A frame and the look-ahead, or a segment; None where neither bounds it."""
         if not self.is_causal and self.segment_samples is None:
             return None
         samples = self.segment_samples or self.config.hop_length + self.lookahead_samples
         return 1000.0 * samples / self.config.sampling_rate
 
-    @property
-    def codes_fingerprint(self) -> str:
-        """16 hex digits of what makes codes: encoder, quantiser and their numbers, in float32."""
-        return fingerprint(
-            self._numbers(), weights_of({"encoder": self.encoder, "quantizer": self.quantizer})
-        )
-
-    @property
-    def weights_fingerprint(self) -> str:
-        """16 hex digits of every weight, in float32."""
-        return fingerprint(self._numbers(), weights_of({"codec": self}))
-
-    def _numbers(self) -> dict[str, Any]:
-        return {field: getattr(self.config, field) for field in _CODES_FIELDS}
-
 
 def convert_config(config: EncodecConfig, name: str = "encodec") -> SeanetConfig:
-    """The same numbers in our words.
+    """The configuration of an EncodecModel as a :class:`SeanetConfig`.
 
     Args:
         config: of an EncodecModel.
         name: the ``codec_name`` of the result.
 
     Raises:
-        ValueError: it asks for something that no EnCodec of the paper has.
+        ValueError: it has a feature that no EnCodec of the paper has.
     """
     rules = [
         ("trim_right_ratio", config.trim_right_ratio == 1.0, "1.0"),
@@ -781,7 +603,7 @@ def convert_config(config: EncodecConfig, name: str = "encodec") -> SeanetConfig
 
 @torch.no_grad()
 def convert_encodec(model: EncodecModel, name: str = "encodec") -> SeanetCodec:
-    """Our codec with the weights of an EncodecModel.
+    """A :class:`SeanetCodec` with the weights of an EncodecModel.
 
     Args:
         model: with any weights.
@@ -803,7 +625,7 @@ def convert_encodec(model: EncodecModel, name: str = "encodec") -> SeanetCodec:
 
 
 def _boxes(network: nn.Module) -> list[nn.Module]:
-    """What holds weights, in the order of the signal: both sides are built in it."""
+    """Modules with weights, in the order of the signal, which both sides are built in."""
     theirs = ("EncodecConv1d", "EncodecConvTranspose1d", "EncodecLSTM")
     ours = (SEANetConv, SEANetUpsample, SEANetLSTM)
     return [m for m in network.modules() if isinstance(m, ours) or type(m).__name__ in theirs]
@@ -820,34 +642,15 @@ def _copy(source: Any, target: Any) -> None:
 
 
 def folded_weight(conv: Any) -> Tensor:
-    """g * v / |v| of a weight-normed convolution (the weight itself of another): float32, bit for bit anywhere."""
+    """The weight of a convolution, g * v / |v| under weight norm: float32, bit for bit the same on any machine."""
     if not hasattr(conv, "parametrizations"):
         return conv.weight
     gain, direction = (p.detach().cpu().double() for p in conv.parametrizations.weight.parameters())
     squares = direction.square().flatten(1)
-    while squares.shape[1] > 1:  # halves onto halves: each sum is of two numbers, in an order of our own
+    while squares.shape[1] > 1:  # pairwise sums, in an order that no processor chooses
         if squares.shape[1] % 2:
             squares = torch.cat([squares, squares.new_zeros(len(squares), 1)], dim=1)
         half = squares.shape[1] // 2
         squares = squares[:, :half] + squares[:, half:]
     norm = squares.sqrt().view(gain.shape)
     return (gain * direction / norm).float()
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Convert and save; prints the codes_fingerprint."""
-    parser = argparse.ArgumentParser(prog="python -m audiotok.codec.seanet", description=__doc__)
-    parser.add_argument("source", help="hub id or folder of an EncodecModel")
-    parser.add_argument("out", help="folder to write")
-    parser.add_argument("--name", default="encodec", help="codec_name of the result (default: encodec)")
-    args = parser.parse_args(argv)
-    from transformers import EncodecModel
-
-    codec = convert_encodec(EncodecModel.from_pretrained(args.source, dtype=torch.float32), args.name)
-    codec.save_pretrained(args.out)
-    print(codec.codes_fingerprint)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
