@@ -1,4 +1,4 @@
-"""Who may import whom: the layers of the design as a table. A new room is entered here before it is used."""
+"""Imports: downward between the parts of audiotok, without cycles, and tts_lm uses public names of audiotok only."""
 
 from __future__ import annotations
 
@@ -7,54 +7,28 @@ from pathlib import Path
 
 import pytest
 
+import audiotok
+
 ROOT = Path(__file__).parents[1]
 
-# Room -> the rooms it may import. A room is a module or a folder of them; inside a room only circles are
-# forbidden.
-AUDIOTOK = {
-    "files": set(),
-    "hub": set(),
-    "machine": set(),
-    "program": {"files", "machine"},
-    "pictures": {"files"},
-    "wav": set(),
-    "audio": {"files", "wav"},
-    "pipes": {"files", "wav", "audio"},
-    "state": {"files"},
-    "recipes": {"files"},
-    "codec": {"files", "hub", "wav", "machine"},
-    "export": {"files", "codec"},
-    "tokens": {"files", "audio", "codec"},
-    "bitstream": {"files"},
-    "corpus": {"files", "hub", "program", "wav", "audio", "codec", "tokens"},
-    "metrics": {"files", "audio"},
-    "training": {"files", "state", "recipes", "audio", "codec", "tokens", "bitstream", "corpus", "metrics"},
-    "search": {"codec", "training"},
-    "evaluate": {"files", "audio", "codec", "tokens", "corpus", "metrics", "search"},
-}
-AUDIOTOK["cli"] = set(AUDIOTOK)
-AUDIOTOK["__init__"] = set(AUDIOTOK) - {"cli"}
-AUDIOTOK["cli"] |= {"__init__"}  # for the version
+# Modules and packages of audiotok, in an order in which each may import those before it.
+ORDER = (
+    "files hub machine program pictures audio state recipes codec export tokens bitstream corpus metrics training "
+    "search evaluate __init__ cli"
+).split()
 
 
 def modules(package: str) -> dict[str, Path]:
     """Dotted name -> file of every module under a top-level package."""
-    found = {}
-    for path in sorted((ROOT / package).rglob("*.py")):
-        parts = path.relative_to(ROOT).with_suffix("").parts
-        found[".".join(parts)] = path
-    return found
-
-
-def tree(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"))
+    paths = sorted((ROOT / package).rglob("*.py"))
+    return {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in paths}
 
 
 def imports(module: str, path: Path) -> set[str]:
     """Dotted names that a module imports, wherever in the file; relative ones resolved."""
     found: set[str] = set()
     package = module.split(".")[:-1]
-    for node in ast.walk(tree(path)):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -64,43 +38,36 @@ def imports(module: str, path: Path) -> set[str]:
     return found
 
 
-def resolve(name: str, known: set[str]) -> str | None:
-    """The module of ours that an imported name means: itself, its package, or the module that holds it."""
+def resolve(name: str, known: dict[str, Path]) -> str | None:
+    """The module that an imported name means: itself, its package, or the module that holds it."""
     while name:
-        if name in known:
-            return name
-        if f"{name}.__init__" in known:
-            return f"{name}.__init__"
+        for candidate in (name, f"{name}.__init__"):
+            if candidate in known:
+                return candidate
         name = name.rpartition(".")[0]
     return None
 
 
 def graph(package: str) -> dict[str, set[str]]:
     """Module -> modules of the same package that it imports."""
-    files = modules(package)
+    known = modules(package)
     return {
-        module: {target for name in imports(module, path) if (target := resolve(name, set(files)))} - {module}
-        for module, path in files.items()
+        module: {target for name in imports(module, path) if (target := resolve(name, known))} - {module}
+        for module, path in known.items()
     }
 
 
-def room(module: str) -> str:
-    """``audiotok.codec.model`` -> ``codec``."""
-    return module.split(".")[1]
+def test_audiotok_imports_run_downward() -> None:
+    def place(module: str) -> int:
+        return ORDER.index(module.split(".")[1])
 
-
-def test_audiotok_imports_run_downward():
-    wrong = [
-        f"{module} imports {target}"
-        for module, targets in graph("audiotok").items()
-        for target in sorted(targets)
-        if room(target) != room(module) and room(target) not in AUDIOTOK.get(room(module), set())
-    ]
+    edges = graph("audiotok")
+    wrong = [f"{module} imports {t}" for module in edges for t in edges[module] if place(t) > place(module)]
     assert wrong == []
 
 
 @pytest.mark.parametrize("package", ["audiotok", "tts_lm"])
-def test_no_circle(package):
+def test_no_cycle(package: str) -> None:
     edges = graph(package)
     done: set[str] = set()
 
@@ -115,47 +82,20 @@ def test_no_circle(package):
         walk(module, ())
 
 
-def test_audiotok_knows_nothing_of_what_stands_on_it():
+def test_tts_lm_uses_public_names_and_audiotok_uses_none_of_its() -> None:
+    public = {f"audiotok.{name}" for name in audiotok.__all__} | {"audiotok"}
     wrong = [
         f"{module} imports {name}"
-        for module, path in modules("audiotok").items()
+        for package, forbidden in (("audiotok", ("tts_lm", "data", "tests")), ("tts_lm", ("data", "tests")))
+        for module, path in modules(package).items()
         for name in imports(module, path)
-        if name.split(".")[0] in ("tts_lm", "data", "tests")
+        if name.split(".")[0] in forbidden
+        or (package == "tts_lm" and name.split(".")[0] == "audiotok" and name not in public)
     ]
     assert wrong == []
 
 
-def test_tts_lm_uses_public_names_only():
-    import audiotok
-
-    wrong = [
-        f"{module} imports {name}"
-        for module, path in modules("tts_lm").items()
-        for name in imports(module, path)
-        if name.split(".")[0] in ("data", "tests", "audiotok")
-        if name != "audiotok" and name.removeprefix("audiotok.") not in audiotok.__all__
-    ]
-    assert wrong == []
-
-
-def test_siblings_are_imported_by_name():
-    """``from .x import Y``, never ``import audiotok.x``: one spelling, and no package half initialised."""
-    wrong = []
-    for package in ("audiotok", "tts_lm"):
-        for path in modules(package).values():
-            for node in ast.walk(tree(path)):
-                names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-                if isinstance(node, ast.ImportFrom) and node.level == 0:
-                    names = [node.module or ""]
-                if package in {name.split(".")[0] for name in names}:
-                    wrong.append(f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}")
-    assert wrong == []
-
-
-def test_the_public_face_is_whole():
-    import audiotok
-
-    assert set(audiotok.__all__) <= set(dir(audiotok))
+def test_every_public_name_exists() -> None:
     assert [name for name in audiotok.__all__ if getattr(audiotok, name, None) is None] == []
-    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+    with pytest.raises(AttributeError, match="nonsense"):
         _ = audiotok.nonsense
