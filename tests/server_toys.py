@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import soundfile
 import uvicorn
@@ -78,8 +79,13 @@ def clip(seconds: float = 2.0, form: str = "WAV", sampling_rate: int = 16_000) -
 
 def heard(data: bytes) -> tuple[np.ndarray, int, str]:
     """Samples, rate and comment of a sound file."""
-    with soundfile.SoundFile(io.BytesIO(data)) as file:
-        return file.read(dtype="float32"), file.samplerate, file.comment
+    with av.open(io.BytesIO(data)) as file:
+        [stream] = file.streams.audio
+        comment = (file.metadata | stream.metadata).get("comment", "")
+        if stream.codec.name == "aac":  # which soundfile does not read
+            return np.concatenate([frame.to_ndarray()[0] for frame in file.decode(stream)]), stream.rate, comment
+    with soundfile.SoundFile(io.BytesIO(data)) as sound:
+        return sound.read(dtype="float32"), sound.samplerate, comment
 
 
 class Slow:

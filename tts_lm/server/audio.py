@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
+import av
 import numpy as np
 import soundfile
 import soxr
@@ -18,30 +19,29 @@ from audiotok import AudioError, load_audio, resample, wav_head
 
 from ..speech import pcm16
 
-SoundFormat = Literal["mp3", "opus", "flac", "wav", "pcm"]
+SoundFormat = Literal["mp3", "opus", "aac", "flac", "wav", "pcm"]
 PCM_RATE_HZ = 24_000
 """Rate of ``pcm``, which OpenAI's interface fixes."""
 MEDIA_TYPES: dict[str, str] = {
     "mp3": "audio/mpeg",
     "opus": "audio/ogg",
+    "aac": "audio/aac",
     "flac": "audio/flac",
     "wav": "audio/wav",
     "pcm": "audio/pcm",
 }
 MAX_CHANNELS = 8
 MIN_RATE_HZ, MAX_RATE_HZ = 4_000, 192_000
-_CODINGS = {
-    "mp3": ("MP3", "MPEG_LAYER_III"),
-    "opus": ("OGG", "OPUS"),
-    "flac": ("FLAC", "PCM_16"),
-    "wav": ("WAV", "PCM_16"),
+_CODINGS = {  # container, codec, bits a second
+    "mp3": ("mp3", "libmp3lame", 64_000),
+    "opus": ("ogg", "libopus", 48_000),
+    "aac": ("adts", "aac", 64_000),
+    "flac": ("flac", "flac", None),
 }
-_RATES = {
-    "mp3": (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000),
-    "opus": (8_000, 12_000, 16_000, 24_000, 48_000),
-}
-# The header of a stream cannot be completed afterwards. With frames of one size players find its length anyway.
-_STREAMED_MP3 = {"bitrate_mode": "CONSTANT", "compression_level": 0.5}
+_MP3_RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
+_RATES = {"mp3": _MP3_RATES, "aac": _MP3_RATES, "opus": (8_000, 12_000, 16_000, 24_000, 48_000)}
+# No mp3 header that would be completed at the end; pages of 0.2 s in Ogg.
+_STREAM_OPTIONS = {"mp3": {"write_xing": "0"}, "opus": {"page_duration": "200000"}}
 _MAGIC = (b"RIFF", b"fLaC", b"OggS", b"ID3")
 
 
@@ -58,14 +58,15 @@ def encode(wav: Tensor, sampling_rate: int, form: SoundFormat, tag: str) -> byte
     wav = resample(wav[None], sampling_rate, rate)[0]
     if form == "pcm":
         return pcm16(wav)
-    container, coding = _CODINGS[form]
     out = io.BytesIO()
-    with soundfile.SoundFile(out, "w", rate, 1, coding, format=container) as file:
-        if form != "wav":
-            file.comment = tag
-        file.write(wav.numpy())
-        if form == "wav":  # behind the samples, which then begin at byte 44
-            file.comment = tag
+    if form == "wav":
+        with soundfile.SoundFile(out, "w", rate, 1, "PCM_16", format="WAV") as file:
+            file.write(wav.numpy())
+            file.comment = tag  # behind the samples, which then begin at byte 44
+    else:
+        packed = _Packed(out, form, rate, tag)
+        packed.write(wav)
+        packed.close()
     return out.getvalue()
 
 
@@ -83,17 +84,10 @@ class StreamEncoder:
     def __init__(self, sampling_rate: int, form: SoundFormat, tag: str) -> None:
         rate = _rate_of(form, sampling_rate)
         self._resampler = soxr.ResampleStream(sampling_rate, rate, 1) if sampling_rate != rate else None
-        self._file: soundfile.SoundFile | None = None
-        self._ready = wav_head(rate) if form == "wav" else b""
-        self._held: bytes | None = b"" if form == "mp3" else None
-        if form in ("wav", "pcm"):
-            return
         self._sink = _Sink()
-        sink: Any = self._sink  # the stubs of soundfile want a whole file object
-        container, coding = _CODINGS[form]
-        settings: dict[str, Any] = _STREAMED_MP3 if form == "mp3" else {}
-        self._file = soundfile.SoundFile(sink, "w", rate, 1, coding, format=container, **settings)
-        self._file.comment = tag
+        self._file = None if form in ("wav", "pcm") else _Packed(self._sink, form, rate, tag)
+        if form == "wav":
+            self._sink.write(wav_head(rate))
 
     def push(self, wav: Tensor) -> bytes:
         """The bytes that are ready after the samples [n] float32 were added."""
@@ -108,27 +102,55 @@ class StreamEncoder:
             samples = self._resampler.resample_chunk(wav.numpy(), last=is_last)
             wav = torch.from_numpy(samples).clamp_(-1.0, 1.0)
         if self._file is None:
-            head, self._ready = self._ready, b""
-            return head + pcm16(wav)
-        self._file.write(wav.numpy())
-        if is_last:
-            self._file.close()
-        ready = self._drain()
-        return ready + (self._held or b"") if is_last else ready
+            self._sink.write(pcm16(wav))
+        else:
+            self._file.write(wav)
+            if is_last:
+                self._file.close()
+        return self._sink.take()
 
-    def _drain(self) -> bytes:
-        """New bytes; of an mp3 without its first frame, which would have to be completed at the end."""
-        new = self._sink.drain()
-        if self._held is None:
-            return new
-        self._held += new
-        tag = 10 + _seven_bits(self._held[6:10]) if self._held[:3] == b"ID3" else 0
-        start = self._held[tag : tag + 2]
-        second = self._held.find(start, tag + 2) if len(start) == 2 else -1
-        if second < 0:  # not there yet
-            return b""
-        ready, self._held = self._held[:tag] + self._held[second:], None
-        return ready
+
+class _Packed:
+    """A compressed file that is written to ``sink``, which is a stream unless it can seek."""
+
+    def __init__(self, sink: Any, form: str, rate: int, tag: str) -> None:
+        container, codec, bitrate = _CODINGS[form]
+        options = {} if hasattr(sink, "seek") else _STREAM_OPTIONS.get(form, {})
+        self._file = av.open(sink, "w", format=container, options=options)
+        self._stream = self._file.add_stream(codec, rate=rate, layout="mono")
+        if bitrate:
+            self._stream.bit_rate = bitrate
+        for metadata in (self._file.metadata, self._stream.metadata):  # Ogg has it in the stream
+            metadata["comment"] = tag
+        self._rate = rate
+
+    def write(self, wav: Tensor) -> None:
+        """Add samples [n] float32."""
+        if len(wav):
+            frame = av.AudioFrame.from_ndarray(wav[None].numpy(), format="fltp", layout="mono")
+            frame.rate = self._rate
+            self._file.mux(self._stream.encode(frame))
+
+    def close(self) -> None:
+        """Write the rest."""
+        self._file.mux(self._stream.encode(None))
+        self._file.close()
+
+
+class _Sink:
+    """A file that gives out what was written to it."""
+
+    def __init__(self) -> None:
+        self._new = bytearray()
+
+    def write(self, data: Any) -> int:
+        self._new += data
+        return len(data)
+
+    def take(self) -> bytes:
+        new = bytes(self._new)
+        self._new.clear()
+        return new
 
 
 def change_speed(wav: Tensor, sampling_rate: int, speed: float) -> Tensor:
@@ -217,42 +239,3 @@ def _rate_of(form: SoundFormat, sampling_rate: int) -> int:
         return PCM_RATE_HZ
     rates = _RATES.get(form, (sampling_rate,))
     return next((rate for rate in rates if rate >= sampling_rate), rates[-1])
-
-
-def _seven_bits(size: bytes) -> int:
-    """A size in an ID3v2 header, whose bytes have seven bits each."""
-    return sum(byte << shift for byte, shift in zip(size, (21, 14, 7, 0), strict=True))
-
-
-class _Sink(io.RawIOBase):
-    """A file in memory that drops what was drained; later writes to that part are lost."""
-
-    def __init__(self) -> None:
-        self._new, self._taken, self._at = bytearray(), 0, 0
-
-    def drain(self) -> bytes:
-        """The bytes written since the last call."""
-        new, self._new = bytes(self._new), bytearray()
-        self._taken += len(new)
-        return new
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._taken + len(self._new)}[whence]
-        self._at = base + offset
-        return self._at
-
-    def tell(self) -> int:
-        return self._at
-
-    def write(self, data: Any) -> int:
-        piece = bytes(data)
-        kept = piece[max(0, self._taken - self._at) :]
-        place = max(0, self._at - self._taken)
-        if place > len(self._new):
-            self._new.extend(bytes(place - len(self._new)))
-        self._new[place : place + len(kept)] = kept
-        self._at += len(piece)
-        return len(piece)
-
-    def readinto(self, buffer: Any) -> int:
-        return 0

@@ -282,7 +282,7 @@ class _StreamedSpeech(StreamingResponse):
             except Exception as error:
                 if api_error(error) is None:
                     raise
-                _LOG.warning("a stream broke off: %s", type(error).__name__)
+                _LOG.warning("a stream broke off: %s", error or type(error).__name__)
 
 
 # Models and voices
