@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import io
-import shutil
-import tempfile
-from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 import av
@@ -15,7 +12,7 @@ import soxr
 import torch
 from torch import Tensor
 
-from audiotok import AudioError, load_audio, resample, wav_head
+from audiotok import AudioError, audio_blocks, resample, wav_head
 
 from ..speech import pcm16
 
@@ -185,11 +182,11 @@ def _rate_of(form: SoundFormat, sampling_rate: int) -> int:
 
 
 def read_clip(file: BinaryIO, longest_s: float, sampling_rate: int) -> Tensor:
-    """Read an uploaded WAV, FLAC, Ogg or MP3 file, after its header was checked against the limits.
+    """Read an uploaded WAV, FLAC, Ogg or MP3 file; decoding stops at the limit, whatever the header says.
 
     Args:
         file: at its beginning; its size is limited already.
-        longest_s: longest length that its header may state.
+        longest_s: longest clip.
         sampling_rate: in Hz, to which it is resampled.
 
     Returns:
@@ -198,27 +195,22 @@ def read_clip(file: BinaryIO, longest_s: float, sampling_rate: int) -> Tensor:
     Raises:
         AudioError: it is not such a file, damaged, too long, or has too many channels or an unusual rate.
     """
-    head = file.read(4)
-    file.seek(0)
-    if not head.startswith(_MAGIC) and not (len(head) > 1 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0):
+    data = file.read()
+    if not data.startswith(_MAGIC) and not (len(data) > 1 and data[0] == 0xFF and data[1] & 0xE0 == 0xE0):
         raise AudioError("expected a WAV, FLAC, Ogg or MP3 file; convert it first")
-    with tempfile.TemporaryDirectory(prefix="tts-lm-") as folder:
-        path = Path(folder) / "clip"
-        with path.open("wb") as copy:
-            shutil.copyfileobj(file, copy)
-        try:
-            with soundfile.SoundFile(path) as sound:
-                frames, rate, channels = sound.frames, sound.samplerate, sound.channels
-        except (soundfile.LibsndfileError, ValueError, OverflowError):
-            raise AudioError("the WAV, FLAC, Ogg or MP3 file is damaged; convert it again") from None
-        check_shape(channels, rate)
-        if not 0 < frames <= longest_s * rate:
-            seconds = f"{frames / rate:.0f} s" if 0 <= frames < 1 << 50 else "an unknown length"
-            raise AudioError(f"the clip may have {longest_s:g} s, its header says {seconds}; cut it")
-        try:
-            return load_audio(path, sampling_rate)[0]
-        except AudioError as error:
-            raise AudioError(str(error).replace(str(path), "the clip")) from None
+    try:
+        with soundfile.SoundFile(io.BytesIO(data)) as sound:
+            check_shape(sound.channels, sound.samplerate)
+    except (soundfile.LibsndfileError, OverflowError):
+        raise AudioError("the WAV, FLAC, Ogg or MP3 file is damaged; convert it again") from None
+    try:
+        blocks = audio_blocks(data, sampling_rate, longest_s)
+        wav = next(blocks)
+        if next(blocks, None) is not None:
+            raise AudioError(f"the clip may have {longest_s:g} s and is longer; cut it")
+        return wav
+    except AudioError as error:
+        raise AudioError(str(error).replace("stdin", "the clip")) from None
 
 
 def check_shape(channels: int, rate_hz: int) -> None:
@@ -232,10 +224,3 @@ def check_shape(channels: int, rate_hz: int) -> None:
             f"expected 1 to {MAX_CHANNELS} channels at {MIN_RATE_HZ} to {MAX_RATE_HZ} Hz, got {channels} at "
             f"{rate_hz} Hz; resample it"
         )
-
-
-def _rate_of(form: SoundFormat, sampling_rate: int) -> int:
-    if form == "pcm":
-        return PCM_RATE_HZ
-    rates = _RATES.get(form, (sampling_rate,))
-    return next((rate for rate in rates if rate >= sampling_rate), rates[-1])
