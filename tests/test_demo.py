@@ -25,7 +25,7 @@ from tts_lm.server.demo import CLIP_SECONDS, Page, read_pieces
 
 httpx = pytest.importorskip("httpx2", reason="it comes with openai")
 
-TEXT = "The cat sat."
+TEXT = "The cat sat. A dog ran."
 PNG = b"\x89PNG\r\n\x1a\n"
 
 

@@ -45,15 +45,14 @@ _WAITING = 16  # visitors in the queue
 _EXAMPLE = "The garden is quiet this morning."
 _CONSENT = "The speaker of this clip agreed to the use of the voice."
 
-
-Pieces = Queue[bytes]
-"""A wav while it is being made; an empty piece ends it."""
+Pieces = Queue[bytes | None]
+"""A wav while it is being made; None ends it."""
 
 
 def read_pieces(pieces: Pieces) -> Iterator[bytes]:
     """All pieces, as they come."""
     with suppress(Empty):
-        while piece := pieces.get(timeout=_STREAM_TIMEOUT_S):
+        while (piece := pieces.get(timeout=_STREAM_TIMEOUT_S)) is not None:
             yield piece
 
 
@@ -79,7 +78,7 @@ class Page:
 
     def open_stream(self) -> tuple[str, Pieces]:
         """A new stream and its name, which cannot be guessed; only the newest 16 are kept."""
-        name, pieces = secrets.token_urlsafe(16), Queue[bytes]()
+        name, pieces = secrets.token_urlsafe(16), Pieces()
         self._streams[name] = pieces
         for old in list(self._streams)[:-_KEPT_STREAMS]:
             self._streams.pop(old, None)
@@ -142,7 +141,7 @@ class Page:
                     samples += len(chunk.wav)
                     yield samples / rate, ""
         finally:
-            live.put(b"")
+            live.put(None)
         wav = torch.cat([chunk.wav for chunk in chunks])
         if not len(wav):
             raise ValueError("the model stopped before the first sound; try another seed")
