@@ -20,7 +20,7 @@ from audiotok.corpus.checks import inspect
 from audiotok.corpus.plan import survey
 from audiotok.corpus.sections import IndexedSections, StreamSections
 from audiotok.corpus.sources import StreamSource
-from audiotok.corpus.sources.opening import find_layout
+from audiotok.corpus.sources import find_layout
 
 RATE = 16_000
 

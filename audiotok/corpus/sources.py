@@ -13,10 +13,10 @@ from typing import Any
 
 import datasets
 
-from ...hub import is_hub_id
-from ..rows import FIELDS, printable
+from ..hub import is_hub_id
+from .rows import FIELDS, SourceRow as SourceRow, printable
 from .hub import DatasetSource, StreamSource, load_named, matches, open_datasets, quietly
-from .metadata import TABLES, is_lj, read_common_voice, read_kaldi, read_lj, read_metadata
+from .layouts import TABLES, is_lj, read_common_voice, read_kaldi, read_lj, read_metadata
 from .table import TableSource
 from .trees import all_below, has_sound, read_folder, read_libri, read_tars, read_vctk
 

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ...files import parse_json
-from ..rows import find_columns, printable
+from ..files import parse_json
+from .rows import find_columns, printable
 from .table import Entry, TableSource, build_table
 
 # Sound by its suffix. What libsndfile cannot read is among it: such a file is a row too, dropped as unreadable.

@@ -13,8 +13,8 @@ from typing import Any
 
 import datasets
 
-from ...hub import hub_answers, without_network
-from ..rows import SourceRow, find_columns
+from ..hub import hub_answers, without_network
+from .rows import SourceRow, find_columns
 
 _PIECE = 1024
 

@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import compute
 
-from ..rows import SourceRow, inside, printable
+from .rows import SourceRow, inside, printable
 
 _TEXT = ("id", "text", "speaker", "language", "split", "file", "fields", "reason", "detail")
 _SCHEMA = pa.schema(

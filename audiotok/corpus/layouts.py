@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ...files import parse_json
-from ..rows import find_columns
+from ..files import parse_json
+from .rows import find_columns
 from .table import Entry, TableSource, build_table
 
 TABLES = (".csv", ".tsv", ".jsonl", ".json")
