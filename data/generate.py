@@ -1,8 +1,6 @@
-"""Makes a corpus of spoken sentences with flite or espeak-ng: an audio folder with ``metadata.csv``.
+"""Makes a corpus of sentences read by flite or espeak-ng: an audio folder with ``metadata.csv``.
 
-Knows nothing of codecs or token shards; ``audiotok prepare DIR`` reads what it writes. The law it keeps: the
-same sentences, voices, hours and seed give the same clips, whatever the number of processes; and nothing is replaced
-unasked.
+The same sentences, voices, hours and seed give the same clips, whatever the number of processes.
 
     python data/generate.py --sentences sentences.tsv --out corpus --voices slt,rms --hours 1 --seed 0
 """
@@ -73,7 +71,7 @@ def read_sentences(path: Path) -> list[str]:
 
 
 def plan(sentences: list[str], voices: list[str], seed: int, held_out: float) -> list[Job]:
-    """Shuffle the sentences, give each a voice and a split: all chance is drawn here, before any process."""
+    """Shuffle the sentences and give each a voice and a split."""
     rng = random.Random(seed)
     order = list(range(len(sentences)))
     rng.shuffle(order)
@@ -93,7 +91,7 @@ def trim(wav: np.ndarray) -> tuple[np.ndarray, int]:
         wav: [N] float32.
 
     Returns:
-        The trimmed clip and the number of samples cut from its start (negative when zeros were added).
+        The trimmed clip and the number of samples cut from its start (negative if zeros were added).
     """
     hop = SAMPLING_RATE // 100
     frames = wav[: len(wav) // hop * hop].reshape(-1, hop)

@@ -1,8 +1,7 @@
-"""Two more copies of the training rows of an audio folder: one read faster or slower, one shifted and louder or softer.
+"""Makes two more copies of the training rows of an audio folder: at another tempo, and shifted at another level.
 
-For language models, which use little recorded speech up: a codec makes other codes of the same words. Knows nothing of
-codecs. The law it keeps: the copies follow from the rows' names alone, and every copy's word times are those of its
-sound.
+A codec makes other codes of the same words, which is more to learn from where recordings are few. The copies
+follow from the rows' names alone. Needs sox.
 
     python data/vary.py speech --out varied --alignments words.jsonl --varied-alignments varied-words.jsonl
 """

@@ -1,13 +1,15 @@
-"""Readers of a prepared corpus: batches of an epoch, pages, verdicts; corpora of the first format."""
+"""Reading a prepared corpus: batches of an epoch, report, page, verification; corpora of the first format."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -16,11 +18,16 @@ from lm_toys import write_corpus
 from audiotok import AudioCodec, PreparedCorpus
 from audiotok.cli.main import main
 from audiotok.corpus import listen, report, verify
-from audiotok.corpus.pages import grid_png
-from audiotok.corpus.reporting import Tally, report_html, report_svg
-from audiotok.corpus.shards import INDEX, Manifest, write_index, write_shard
+from audiotok.corpus.reports import Tally, write_report
+from audiotok.corpus.shards import INDEX, Manifest, sha256, write_index, write_shard
 
 BUDGET = 400
+
+
+def reindex(folder: Path, shards: list[Path]) -> None:
+    tables = [pq.read_table(shard, columns=["frames", "split"]) for shard in shards]
+    splits = [split for table in tables for split in table["split"].to_pylist()]
+    write_index(folder, [table["frames"].to_numpy() for table in tables], splits)
 
 
 def build(folder: Path, codec: AudioCodec, shards: int = 5, rows: int = 12) -> Path:
@@ -46,12 +53,14 @@ def build(folder: Path, codec: AudioCodec, shards: int = 5, rows: int = 12) -> P
             table.append(row | {"seconds": seconds, "n_q": config.n_q, "row": number, "level_db": -20.0})
             number += 1
         file = f"{shard:05d}.parquet"
-        digest = write_shard(folder / "shards" / file, table, bound)
+        write_shard(folder / "shards" / file, table, bound)
         seconds = sum(row["seconds"] for row in table)
-        listed.append({"file": file, "rows": len(table), "seconds": seconds, "sha256": digest})
+        listed.append(
+            {"file": file, "rows": len(table), "seconds": seconds, "sha256": sha256(folder / "shards" / file)}
+        )
     codec_facts = {"name": "tiny", "n_q": config.n_q, "codebook_size": config.codebook_size}
     codec_facts |= {"hop_length": config.hop_length, "sampling_rate": config.sampling_rate}
-    write_index(folder, [folder / "shards" / shard["file"] for shard in listed])
+    reindex(folder, [folder / "shards" / shard["file"] for shard in listed])
     drop = {"row": number, "id": "x", "reason": "silent", "detail": ""}
     (folder / "dropped.jsonl").write_text(json.dumps(drop) + "\n")
     Manifest(
@@ -130,8 +139,8 @@ def test_the_first_format_is_still_read(tmp_path: Path) -> None:
 
 
 def test_a_sound_corpus_is_verified(prepared: Path, tiny_codec: AudioCodec) -> None:
-    verdict = verify(prepared, tiny_codec, samples=3)
-    assert verdict.faults == [] and (verdict.shards, verdict.rows, verdict.decoded) == (5, 55, 3)
+    found = verify(prepared, tiny_codec, samples=3)
+    assert found.faults == [] and (found.shards, found.rows, found.decoded) == (5, 55, 3)
 
 
 def rewrite(prepared: Path, change: dict[str, Any], seal: bool) -> None:
@@ -141,9 +150,9 @@ def rewrite(prepared: Path, change: dict[str, Any], seal: bool) -> None:
     manifest = Manifest.load(prepared)
     rows[2] |= change
     bound = {"codes_fingerprint": manifest.codes_fingerprint, "n_q": manifest.codec["n_q"]}
-    digest = write_shard(path, rows, bound)
+    write_shard(path, rows, bound)
     if seal:
-        manifest.shards[1]["sha256"] = digest
+        manifest.shards[1]["sha256"] = sha256(path)
         manifest.save(prepared)
 
 
@@ -212,22 +221,12 @@ def test_the_page_to_listen_to(
     out = Path(capsys.readouterr().out.strip())
     page = out.read_text(encoding="utf-8")
     assert out == prepared / "listen.html" and page.count("<section>") == page.count("<audio") == 3
-    assert page.count("data:image/png;base64,") == 3 and "Text &amp; " in page and "r&lt;" in page
+    assert page.count("<canvas") == 3 and "Text &amp; " in page and "r&lt;" in page
     assert "http" not in page
     chosen = listen(prepared, tiny_codec, out, rows=3)
     assert page == out.read_text(encoding="utf-8") and len(chosen) == 3
     assert listen(prepared, tiny_codec, out, rows=3, seed=1) != chosen
     assert len(listen(prepared, tiny_codec, out, rows=99, split="test")) == 14
-
-
-def test_code_pictures_are_png(tmp_path: Path) -> None:
-    image = pytest.importorskip("PIL.Image")
-    grid = np.arange(40).reshape(4, 10)
-    (tmp_path / "a.png").write_bytes(grid_png(grid, 64))
-    with image.open(tmp_path / "a.png") as picture:
-        assert picture.size == (10, 4)
-        values = np.asarray(picture)
-    assert (values == grid * 4).all()
 
 
 def test_the_report_counts_and_shows(prepared: Path, tiny_codec: AudioCodec) -> None:
@@ -236,10 +235,9 @@ def test_the_report_counts_and_shows(prepared: Path, tiny_codec: AudioCodec) -> 
     assert counts["rows"] == len(corpus) == sum(counts["histograms"]["seconds"]["counts"])
     assert counts["histograms"]["level_db"]["counts"][20] == len(corpus)
     assert counts["frames"] == sum(corpus.column("frames")) and set(counts["speakers"]) == {"s0", "s1", "s2"}
-    page = report_html(counts, report_svg(counts))
-    assert (
-        "a &lt;toy&gt;" in page and page.count("<svg") == 1 and "silent" in page and "http://www.w3" in page
-    )
+    write_report(prepared, counts)
+    page = (prepared / "report.html").read_text(encoding="utf-8")
+    assert "a &lt;toy&gt;" in page and "silent" in page and "http" not in page
     manifest = json.loads((prepared / "manifest.json").read_text())
     (prepared / "manifest.json").write_text(json.dumps(manifest | {"source_rows": 99}))
     with pytest.raises(ValueError, match="expected 99 rows in shards or dropped, got 55 and 1"):
@@ -254,3 +252,83 @@ def test_what_lies_beyond_a_histogram_is_counted_at_its_end() -> None:
     assert drawn["seconds"]["counts"][-1] == drawn["seconds"]["counts"][4] == 1
     assert drawn["level_db"]["counts"][0] == 1 and sum(drawn["level_db"]["counts"]) == 1
     assert drawn["characters_per_s"]["counts"][-1] == 1 and sum(drawn["characters_per_s"]["counts"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("codes", None),
+        ("codes", ["a"] * 12),
+        ("id", [None, *"abcdefghijk"]),
+        ("codes", pa.array([None] * 12, pa.binary())),
+        ("seconds", pa.array([float("nan")] * 12, pa.float32())),
+    ],
+)
+def test_a_shard_of_another_form_is_named(
+    prepared: Path, tmp_path: Path, tiny_codec: AudioCodec, column: str, values: Any
+) -> None:
+    file = prepared / "shards/00000.parquet"
+    table = pq.read_table(file)
+    metadata, at = table.schema.metadata, table.column_names.index(column)
+    table = table.drop([column]) if values is None else table.set_column(at, column, pa.array(values))
+    pq.write_table(table.replace_schema_metadata(metadata), file)
+    assert any("00000.parquet" in fault and column in fault for fault in verify(prepared).faults)
+    with pytest.raises(ValueError, match=r"00000\.parquet"):
+        listen(prepared, tiny_codec, tmp_path / "x.html", rows=99)
+
+
+BROKEN = {
+    "shards": [[{}], {}, [None], [{"file": "../x.parquet", "rows": 1, "sha256": ""}]],
+    "codec": [
+        {},
+        None,
+        {"name": 3},
+        {"name": "c", "n_q": 1, "codebook_size": 2, "hop_length": 0, "sampling_rate": 1},
+    ],
+    "rows": ["7", None],
+    "dropped": [{"silent": "many"}, []],
+    "splits": [None],
+}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [(key, value) for key, values in BROKEN.items() for value in values]
+)
+def test_a_damaged_manifest_is_one_line(prepared: Path, key: str, value: object, capsys: Any) -> None:
+    values = json.loads((prepared / "manifest.json").read_text()) | {key: value}
+    (prepared / "manifest.json").write_text(json.dumps(values))
+    for use in (report, PreparedCorpus, Manifest.load):
+        with pytest.raises(ValueError, match=r"manifest\.json"):
+            use(prepared)
+    assert main(["verify", str(prepared), "--samples", "0"]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+    (prepared / "manifest.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match=r"manifest\.json"):
+        Manifest.load(prepared)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[" * 100_000, '{"row": 0}', '{"row": 1, "id": "1", "reason": "odd", "detail": ""}', '{"row": -1}'],
+)
+def test_damaged_drops_are_found(prepared: Path, text: str) -> None:
+    (prepared / "dropped.jsonl").write_text(text + "\n")
+    assert any("dropped.jsonl" in fault for fault in verify(prepared).faults)
+    with pytest.raises(ValueError, match=r"dropped\.jsonl|expected 56 rows"):
+        report(prepared)
+
+
+def test_a_page_replaces_pages_only(prepared: Path, capsys: Any) -> None:
+    before = {path: path.read_bytes() for path in prepared.rglob("*") if path.is_file()}
+    for name in ("shards/00000.parquet", "manifest.json", "page"):
+        assert main(["listen", str(prepared), "--out", str(prepared / name)]) == 1
+        assert ".html" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in prepared.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no such files")
+def test_verify_waits_for_no_pipe(tmp_path: Path, capsys: Any) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert main(["verify", str(tmp_path / "pipe"), ""]) == 1
+    told = capsys.readouterr().err
+    assert "pipe" in told and "empty name" in told

@@ -1,4 +1,4 @@
-"""Every layout of a corpus gives the rows that lie in it, in order, and nothing that leads out of it."""
+"""Every layout gives the rows that lie in it, in order, with the facts that its data states, and none from outside."""
 
 from __future__ import annotations
 
@@ -6,37 +6,48 @@ import io
 import json
 import os
 import tarfile
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 import torch
 
-from audiotok.corpus import Limits, SourceRow, open_source
-from audiotok.corpus.checks import inspect
-from audiotok.corpus.plan import survey
-from audiotok.corpus.sections import IndexedSections, StreamSections
-from audiotok.corpus.sources import StreamSource
+from audiotok.corpus import Limits, SourceRow, dry_run, open_source
+from audiotok.corpus.checks import Drop, decode, inspect, read_dropped
+from audiotok.corpus.checks import Shaping as Shaping
+from audiotok.corpus.rows import Cut, FilePart
 from audiotok.corpus.sources import find_layout
+from audiotok.corpus.tasks import survey
 
 RATE = 16_000
+Put = Callable[..., Path]
 
 
 @pytest.fixture
-def put(tmp_path: Path, make_speech: Callable[..., torch.Tensor]) -> Callable[..., Path]:
-    """``put("a/b.flac")`` writes half a second of sound there; ``put("c.txt", "text")`` writes text."""
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "corpus").mkdir()
+    return tmp_path / "corpus"
+
+
+@pytest.fixture
+def put(folder: Path, make_speech: Callable[..., torch.Tensor]) -> Put:
+    """``put("a/b.flac")`` writes half a second of sound there; ``put("c.txt", "text")`` writes text or bytes."""
     sound = make_speech(0.5)[0].numpy()
 
-    def write(name: str, text: str | None = None) -> Path:
-        path = tmp_path / "corpus" / name
+    def write(name: str, content: str | bytes | None = None) -> Path:
+        path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        if text is None:
+        if content is None:
             soundfile.write(path, sound, RATE)
         else:
-            path.write_text(text, encoding="utf-8")
+            path.write_bytes(content if isinstance(content, bytes) else content.encode())
         return path
 
     return write
@@ -47,76 +58,450 @@ def told(rows: list[SourceRow]) -> list[tuple[str, str, str, str, str]]:
 
 
 def file_of(row: SourceRow) -> str:
-    assert isinstance(row.audio, Path)
-    return row.audio.name
+    assert isinstance(row.audio, str) and row.problem is None
+    return os.path.basename(row.audio) if os.path.isfile(row.audio) else ""
 
 
-def test_vctk(put: Callable[..., Path], tmp_path: Path) -> None:
+def reasons(rows: list[SourceRow]) -> list[str | None]:
+    return [row.problem[0] if row.problem else None for row in rows]
+
+
+def sound_of(row: SourceRow) -> Any:
+    """The decoded sound, or the reason for none."""
+    limits = Limits(need_text=False, max_clipped=1.0)
+    found = inspect(row, limits)
+    found = found if isinstance(found, Drop) else decode(row, limits, None, Shaping())
+    return found.reason if isinstance(found, Drop) else found.wav[0]
+
+
+# ---- layouts
+
+
+def test_vctk(put: Put, folder: Path) -> None:
     for name in ("p225_001_mic1", "p225_001_mic2", "p315_002_mic1"):
         put(f"wav48_silence_trimmed/{name[:4]}/{name}.flac")
     put("txt/p225/p225_001.txt", "Please call Stella.\n")
-    rows = list(open_source(tmp_path / "corpus"))
-    assert find_layout(tmp_path / "corpus") == "vctk"
+    assert find_layout(folder) == "vctk"
+    rows = list(open_source(folder, language="en"))
     assert told(rows) == [
         ("p225_001", "Please call Stella.", "p225", "en", "train"),
         ("p315_002", "", "p315", "en", "train"),
     ]
     assert file_of(rows[0]) == "p225_001_mic1.flac"
+    assert {row.language for row in open_source(folder)} == {""}
 
 
 @pytest.mark.parametrize("given", ["", "dev-clean"])
-def test_libritts_and_librispeech(put: Callable[..., Path], tmp_path: Path, given: str) -> None:
+def test_libritts_and_librispeech(put: Put, folder: Path, given: str) -> None:
     put("dev-clean/84/121123/84_121123_000008_000000.wav")
     put("dev-clean/84/121123/84_121123_000008_000000.normalized.txt", "Mister Noirtier.")
     put("dev-clean/84/121550/84-121550-0001.flac")
-    put("dev-clean/84/121550/84-121550-0002.flac")
-    put("dev-clean/84/121550/84-121550.trans.txt", "84-121550-0001 BUT WITH\n84-121550-0002 OH\n")
-    rows = list(open_source(tmp_path / "corpus" / given))
+    put("dev-clean/84/121550/84-121550.trans.txt", "84-121550-0001 BUT WITH\n")
+    rows = list(open_source(folder / given, language="de"))
     assert told(rows) == [
-        ("84_121123_000008_000000", "Mister Noirtier.", "84", "en", "validation"),
-        ("84-121550-0001", "BUT WITH", "84", "en", "validation"),
-        ("84-121550-0002", "OH", "84", "en", "validation"),
+        ("84_121123_000008_000000", "Mister Noirtier.", "84", "de", "validation"),
+        ("84-121550-0001", "BUT WITH", "84", "de", "validation"),
     ]
-    assert json.loads(rows[0].fields) == {"subset": "dev-clean"}
+    assert json.loads(rows[0].other) == {"subset": "dev-clean"}
 
 
-def test_common_voice(put: Callable[..., Path], tmp_path: Path) -> None:
+def test_common_voice(put: Put, folder: Path) -> None:
     head = "client_id\tpath\tsentence\tup_votes\tlocale\n"
     lines = [f'c{n}\tcommon_voice_de_{n}.flac\tSatz "{n}.\t{n}\tde\n' for n in range(3)]
     put("validated.tsv", head + "".join(lines))
     put("test.tsv", head + lines[1])
     put("train.tsv", head + lines[2])
     put("clips/common_voice_de_0.flac")
-    rows = list(open_source(tmp_path / "corpus"))
+    rows = list(open_source(folder))
     assert [row.split for row in rows] == ["validated", "test", "train"]
-    assert rows[1].text == 'Satz "1.' and rows[1].language == "de" and rows[1].speaker == "c1"
-    assert json.loads(rows[1].fields) == {"up_votes": "1"}
-    assert [row.index for row in open_source(tmp_path / "corpus", split="test,train")] == [0, 1]
+    assert told(rows)[1] == ("common_voice_de_1.flac", 'Satz "1.', "c1", "de", "test")
+    assert json.loads(rows[1].other) == {"up_votes": "1"} and file_of(rows[0])
+    assert [row.index for row in open_source(folder, split="test,train")] == [0, 1]
 
 
-def test_kaldi_runs_nothing(put: Callable[..., Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        (["c1|Guten Tag.|Guten Tag."], ("Guten Tag.", "corpus", "de")),
+        (["c1|Es sind 3.|Es sind drei.", "c2|Ja.|"], ("Es sind drei.", "corpus", "de")),
+        (["c1|Guten Tag."], ("Guten Tag.", "corpus", "de")),
+        (["c1.wav|Guten Tag.", "c2.wav|Ja."], ("Guten Tag.", "corpus", "de")),
+        (["wavs/c1.wav|Guten Tag."], ("Guten Tag.", "corpus", "de")),
+        (["c1|anna|Guten Tag.", "c2|ben|Ja.", "c3|anna|Nein, danke."], ("Guten Tag.", "anna", "de")),
+        (["c1|Guten Tag.|anna", "c2|Ja bitte.|ben", "c3|Nein.|anna"], ("Guten Tag.", "anna", "de")),
+        (["c1|anna|DE|Guten Tag.", "c2|anna|DE|Ja."], ("Guten Tag.", "anna", "DE")),
+    ],
+)
+def test_tables_without_a_header_say_by_their_cells_what_they_hold(
+    lines: list[str], expected: tuple[str, str, str], put: Put, folder: Path
+) -> None:
+    put("wavs/c1.wav")
+    put("metadata.csv", "\n".join(lines) + "\n")
+    assert find_layout(folder) == "ljspeech"
+    row = next(iter(open_source(folder, language="de")))
+    assert (row.text, row.speaker, row.language) == expected and file_of(row) == "c1.wav"
+    assert row.id in ("c1", "wavs/c1.wav", "c1.wav")
+
+
+def test_a_piped_table_that_says_too_little_is_refused_and_a_long_row_dropped(put: Put, folder: Path) -> None:
+    put("metadata.csv", "c1|a|b|c|d\n")
+    with pytest.raises(ValueError, match="transcription"):
+        open_source(folder)
+    put("metadata.csv", "c1|One.\nc2|Two|more\nc3|Three.\n")
+    assert reasons(list(open_source(folder))) == [None, "bad_row", None]
+    put("metadata.csv", "audio_file|text|speaker_name\nc1.wav|One.|anna\n")
+    assert told(list(open_source(folder))) == [("c1.wav", "One.", "anna", "", "train")]
+
+
+def test_kaldi_runs_nothing_and_cuts_segments(put: Put, folder: Path, tmp_path: Path) -> None:
     sound = put("a.wav")
-    put("wav.scp", f"rec1 a.wav\nrec2 touch {tmp_path}/run |\nrec3 {sound}\nrec4 /etc/passwd\n")
-    put("text", "rec1 ONE TWO\nrec2 THREE\nrec3 FOUR\nrec4 FIVE\n")
+    put("wav.scp", f"rec1\ta.wav\nrec2 touch {tmp_path}/run |\nrec3   {sound}\nrec4 /etc/passwd\n")
+    put("text", "rec1\t ONE TWO\nrec2 THREE\nrec3 FOUR\nrec4 FIVE\n")
     put("utt2spk", "rec1 anna\n")
-    rows = list(open_source(tmp_path / "corpus"))
+    rows = list(open_source(folder))
     assert told(rows)[0] == ("rec1", "ONE TWO", "anna", "", "train")
-    assert [row.problem[0] if row.problem else None for row in rows] == [
-        None,
-        "unreadable",
-        None,
-        "outside_folder",
+    assert reasons(rows) == [None, "unreadable", None, "outside_folder"] and not (tmp_path / "run").exists()
+    assert open_source(folder, audio_root="/").take([3])[0].problem is None
+    spans = ["rec1 0.1 0.4", "rec1 0.1 -1", "rec1 0.0 0.5 0", "rec1 0.0 0.5 1", "rec1 x 0.4", "none 0 1"]
+    spans += [
+        "rec1 0.3 0.1",
+        "rec1 nan nan",
+        "rec1 -1 0.2",
+        "rec1 0 inf",
+        "rec1 0.1",
+        "rec1 9 -1",
+        "rec1 0 3",
     ]
-    assert not (tmp_path / "run").exists()
-    assert open_source(tmp_path / "corpus", audio_root="/").take([3])[0].problem is None
-    put("segments", "utt1 rec1 0.1 0.4\nutt2 rec1 x 0.4\nutt3 none 0 1\n")
-    rows = list(open_source(tmp_path / "corpus"))
-    assert rows[0].span == (0.1, 0.4) and file_of(rows[0]) == "a.wav"
-    assert rows[1].problem == ("unreadable", "segments: rec1 x 0.4")
-    assert rows[2].problem is not None and rows[2].problem[0] == "missing_file"
+    put("segments", "".join(f"utt{n} {span}\n" for n, span in enumerate(spans)))
+    rows = list(open_source(folder))
+    sounds = [sound_of(row) for row in rows]
+    assert [len(s) for s in sounds[:3]] == [4800, 6400, 8000]
+    assert sounds[3:] == ["bad_span", "bad_span", "missing_file", *["bad_span"] * 7]
+
+
+def test_folders(put: Put, folder: Path, tmp_path: Path) -> None:
+    for name in ("ben/1.wav", "test/ben/2.wav", "3.WAV", "4.m4a"):
+        put(name, None if name != "4.m4a" else "not audio")
+    put("ben/1.txt", "Hello.")
+    put("3.TXT", "Loud names.")
+    put("4.pdf", "no sound")
+    (tmp_path / "elsewhere").mkdir()
+    (folder / "ben").rename(tmp_path / "elsewhere/anna")
+    (folder / "anna").symlink_to(tmp_path / "elsewhere/anna")
+    (folder / "anna/round").symlink_to(folder)
+    (folder / "itself.wav").symlink_to(folder / "itself.wav")
+    rows = list(open_source(folder))
+    assert told(rows) == [
+        ("3.WAV", "Loud names.", "corpus", "", "train"),
+        ("4.m4a", "", "corpus", "", "train"),
+        ("anna/1.wav", "Hello.", "anna", "", "train"),
+        ("itself.wav", "", "corpus", "", "train"),
+        ("test/ben/2.wav", "", "ben", "", "test"),
+    ]
+    assert [s if isinstance(s, str) else "" for s in map(sound_of, rows)] == [
+        "",
+        "unreadable",
+        "",
+        "missing_file",
+        "",
+    ]
+
+
+def test_a_folder_that_cannot_be_read_stops_the_run(
+    put: Put, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put("ben/1.wav")
+    scan = os.scandir
+
+    def refuse(path: str) -> object:
+        if Path(path).name == "ben":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(PermissionError):
+        open_source(folder, layout="folder")
+
+
+def test_a_corpus_has_the_name_of_its_folder(put: Put, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put("ben/1.wav")
+    monkeypatch.chdir(folder / "ben")
+    assert open_source("..").describe == "corpus"
+    monkeypatch.chdir(folder)
+    assert open_source(".").describe == open_source(folder).describe == "corpus"
+
+
+def test_what_is_no_source_is_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="metadata.csv"):
+        open_source(folder)
+    with pytest.raises(ValueError, match="timit"):
+        open_source(folder, layout="timit")
+    with pytest.raises(ValueError, match="wav48"):
+        open_source(folder, layout="vctk")
+    for name in ("", "absent", folder / "absent.csv"):
+        with pytest.raises(FileNotFoundError):
+            open_source(name)
+    with pytest.raises(FileNotFoundError):
+        open_source(folder, layout="metadata")
+
+
+# ---- tables
+
+
+def test_tables(put: Put, folder: Path) -> None:
+    put("x/a.flac")
+    put("list.tsv", "file\tsentence\tlang\tage\nx/a.flac\tHe said 'no\"\ten-GB\t30\nx/b.flac\tJa.\tde\t\n")
+    rows = list(open_source(folder / "list.tsv"))
+    assert told(rows)[1] == ("x/b.flac", "Ja.", "", "de", "train")
+    assert [json.loads(row.other or "null") for row in rows] == [{"age": "30"}, None]
+    put("rows.jsonl", json.dumps({"file_name": "x/a.flac", "text": "A  b\n c."}))
+    assert told(list(open_source(folder / "rows.jsonl"))) == [("x/a.flac", "A b c.", "", "", "train")]
+    pq.write_table(pa.table({"file_name": ["x/a.flac"], "text": ["P."]}), folder / "metadata.parquet")
+    assert told(list(open_source(folder))) == [("x/a.flac", "P.", "", "", "train")]
+
+
+@pytest.mark.parametrize("between", [";", ", ", "|"])
+def test_tables_as_spreadsheets_write_them(put: Put, folder: Path, between: str) -> None:
+    rows = (("file_name", "transcription", "speaker_id"), ("a.wav", '"Well; yes,\n ""maybe""."', "ben"))
+    put("metadata.csv", "\ufeff" + "\r\n".join(between.join(row) for row in rows))
+    assert told(list(open_source(folder))) == [("a.wav", 'Well; yes, "maybe".', "ben", "", "train")]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        '1.wav,"Words.',
+        '1.wav,"Words." more',
+        '1.wav,Wo\0rds."',
+        "1.wav," + "x" * 140_000,
+        "1.wav,Well, yes.",
+        b"1.wav,Caf\xe9.",
+    ],
+)
+def test_one_bad_row_of_a_table_costs_itself(row: str | bytes, put: Put, folder: Path) -> None:
+    lines = [b"file_name,transcription", *(f'{n}.wav,"Wor,ds {n}."'.encode() for n in range(4))]
+    lines[2] = row if isinstance(row, bytes) else row.encode()
+    lines.append(b'9.wav,Words."')  # would end a quote that is open
+    put("metadata.csv", b"\n".join(lines))
+    rows = list(open_source(folder))
+    assert reasons(rows) == [None, "bad_row", None, None, None] and rows[1].id == "1.wav"
+    assert [row.text for row in rows if not row.problem] == ["Wor,ds 0.", "Wor,ds 2.", "Wor,ds 3.", 'Words."']
+
+
+def test_bad_lines_of_json_cost_themselves(put: Put, folder: Path) -> None:
+    rows = [json.dumps({"file_name": f"{n}.wav", "text": "Words."}) for n in range(6)]
+    rows[1] = '{"file_name": "1.wav", "text": "half'
+    rows[2] = '["2.wav"]'
+    rows[3] = '{"file_name": "3.wav", "text": "half of a pair \\ud83d"}'
+    rows[4] = '{"file_name": "\\udc00.wav", "text": "Words."}'
+    rows[5] = '{"file_name": "5.wav", "more": ' + "[" * 100_000
+    put("metadata.jsonl", "\n".join(rows))
+    assert reasons(list(open_source(folder))) == [
+        None,
+        "bad_row",
+        "bad_row",
+        "bad_row",
+        "bad_name",
+        "bad_row",
+    ]
+    put("rows.jsonl", '[\n{"file_name": "1.wav"}\n]')
+    with pytest.raises(ValueError, match="line 1"):
+        open_source(folder / "rows.jsonl")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"file_name,transcription\n",
+        b"name,words\na.wav,x\n",
+        b"\xff\xfe\0",
+        b"file_name,file_name\na,b\n",
+        "file_name,transcription\na.wav,x\n".encode("utf-16"),
+    ],
+)
+def test_what_is_no_table_is_refused(content: bytes, put: Put, folder: Path) -> None:
+    put("metadata.csv", content)
+    with pytest.raises(ValueError, match=r"metadata\.csv"):
+        open_source(folder)
+
+
+def test_tables_of_splits(put: Put, folder: Path) -> None:
+    for split in ("train", "validation", "data/test"):
+        put(f"{split}/a.wav")
+        put(f"{split}/metadata.csv", "file_name,text\na.wav,T.\n")
+    put("train/metadata.csv", "file_name,text,split\na.wav,T.,\n../train/a.wav,T.,other\n")
+    rows = list(open_source(folder))
+    assert [(row.split, file_of(row)) for row in rows] == [
+        ("test", "a.wav"),
+        ("train", "a.wav"),
+        ("other", "a.wav"),
+        ("validation", "a.wav"),
+    ]
+    put("train/metadata.jsonl", "{}")
+    with pytest.raises(ValueError, match="name the one to read"):
+        open_source(folder)
+
+
+def test_language_takes_its_rows_and_those_that_name_none(put: Put, folder: Path) -> None:
+    rows = ["a.flac,en-GB", "b.flac,de", "c.flac,", "d.flac,EN", "e.flac,eng"]
+    put("metadata.csv", "file_name,language\n" + "\n".join(rows) + "\n")
+    chosen = [(row.index, row.id, row.language) for row in open_source(folder, language="en")]
+    assert chosen == [(0, "a.flac", "en-GB"), (1, "c.flac", "en"), (2, "d.flac", "EN")]
+    put("metadata.csv", "file_name,language\n" + "\n".join(rows[:2]) + "\n")
+    with pytest.raises(ValueError, match="fr"):
+        open_source(folder, language="fr")
+
+
+# ---- file names
+
+
+@pytest.mark.parametrize(
+    "name", ["../a.flac", "x/../../a.flac", "..\\a.flac", "/etc/passwd", "C:\\a.flac", "a\0b.flac"]
+)
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_no_name_leads_out_of_any_source(
+    name: str, kind: str, put: Put, folder: Path, tmp_path: Path
+) -> None:
+    soundfile.write(tmp_path / "a.flac", np.zeros(RATE), RATE)
+    if kind == "jsonl":
+        put("metadata.jsonl", json.dumps({"file_name": name, "text": "T"}))
+    else:
+        rows = pa.array(
+            [{"path": name, "bytes": None}], pa.struct([("path", pa.string()), ("bytes", pa.binary())])
+        )
+        pq.write_table(pa.table({"audio": rows, "text": ["T"]}), folder / "data.parquet")
+    (row,) = open_source(folder)
+    assert row.audio is None and reasons([row]) == ["outside_folder"]
+
+
+def test_names_in_other_spellings(put: Put, folder: Path) -> None:
+    nfc, nfd = (unicodedata.normalize(form, "Zoë/é.wav") for form in ("NFC", "NFD"))
+    put(nfd)
+    put("b/c.wav")
+    put("metadata.csv", f"file_name,text\n{nfc},T.\n{nfd},T.\nb\\c.wav,T.\n")
+    rows = list(open_source(folder))
+    assert reasons(rows) == [None] * 3 and all(map(file_of, rows))
+    (folder / "metadata.csv").unlink()
+    put(nfc.replace("wav", "txt"), "Text.")
+    (folder / "b/c.wav").unlink()
+    assert [row.text for row in open_source(folder, layout="folder")] in (
+        ["Text."],
+        [""],
+    )  # one folder each on Linux
+    put("flat/" + unicodedata.normalize("NFD", "é.wav"))
+    put("flat/" + unicodedata.normalize("NFC", "é.txt"), "Text.")
+    assert [row.text for row in open_source(folder / "flat")] == ["Text."]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="other systems have no such names")
+def test_a_name_that_is_not_unicode_is_dropped_by_its_escaped_name(
+    put: Put, folder: Path, tmp_path: Path
+) -> None:
+    put("a.wav")
+    try:
+        os.rename(os.fsencode(folder / "a.wav"), os.fsencode(folder) + b"/caf\xe9.wav")
+    except OSError:
+        pytest.skip("the file system has no such names")
+    dry_run(folder, tmp_path / "out", limits=Limits(need_text=False))
+    (drop,) = read_dropped(tmp_path / "out/dry-run")
+    assert (drop.reason, drop.detail) == ("bad_name", "caf\\udce9.wav")
+
+
+# ---- parts of recordings
+
+
+@pytest.fixture
+def recording(folder: Path) -> np.ndarray:
+    """Two seconds of two channels, ``long.wav``."""
+    wav = np.random.default_rng(0).uniform(-0.3, 0.3, (2 * RATE, 2)).astype(np.float32)
+    soundfile.write(folder / "long.wav", wav, RATE, subtype="FLOAT")
+    return wav
+
+
+@pytest.mark.parametrize(
+    ("fields", "start", "stop", "channel"),
+    [
+        ({"offset": 0.5, "duration": 0.25}, 0.5, 0.75, None),
+        ({"offset": 0.5, "duration": None}, 0.5, 2.0, None),
+        ({"start": 0.5, "end": 1.0}, 0.5, 1.0, None),
+        ({"start": "0.5", "end": "-1"}, 0.5, 2.0, None),
+        ({"start_ms": 500, "end_ms": 1000}, 0.5, 1.0, None),
+        ({"end": 1.0}, 0.0, 1.0, None),
+        ({"start": 1.5, "end": 2.3}, 1.5, 2.0, None),
+        ({"begin_time": 61.0, "end_time": 63.0}, 0.0, 2.0, None),  # cut up already
+        ({"duration": 2.04}, 0.0, 2.0, None),
+        ({"channel": 1}, 0.0, 2.0, 1),
+        ({"channel": "left", "offset": 1, "duration": 0.5}, 1.0, 1.5, 0),
+        ({}, 0.0, 2.0, None),
+    ],
+)
+@pytest.mark.parametrize("kind", ["table", "parquet", "tar"])
+def test_columns_that_name_a_part_are_honoured(
+    fields: dict[str, Any], start: float, stop: float, channel: int | None, kind: str, recording: np.ndarray,
+    put: Put, folder: Path,
+) -> None:  # fmt: skip
+    fields = fields | {"text": "T"}
+    data = (folder / "long.wav").read_bytes()
+    if kind == "table":
+        put("metadata.jsonl", json.dumps({"audio_filepath": "long.wav", **fields}))
+    elif kind == "tar":
+        write_tar(folder / "a.tar", {"a.wav": data, "a.json": json.dumps(fields).encode()})
+    else:
+        columns: dict[str, Any] = {"audio": [{"bytes": data, "path": None}]} | {
+            n: [v] for n, v in fields.items()
+        }
+        pq.write_table(pa.table(columns), folder / "data.parquet")
+    (row,) = open_source(folder)
+    expected = recording[round(start * RATE) : round(stop * RATE)]
+    expected = expected.mean(axis=1) if channel is None else expected[:, channel]
+    assert row.other is None
+    np.testing.assert_allclose(sound_of(row).numpy(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"offset": 1.0, "duration": 4.0},
+        {"offset": 5.0},
+        {"start": 1.0, "end": 0.5},
+        {"start": "00:00:01"},
+        {"duration": 1.0},
+        {"duration": 5.0},
+        {"channel": 2},
+        {"channel": "the news"},
+        {"start": -2.0},
+    ],
+)
+def test_columns_that_fit_no_part_drop_the_row(
+    fields: dict[str, Any], recording: np.ndarray, put: Put, folder: Path
+) -> None:
+    put("metadata.jsonl", json.dumps({"file_name": "long.wav", "text": "T", **fields}))
+    assert sound_of(next(iter(open_source(folder)))) == "bad_span"
+    left = {name: "" for name in ("start", "end", "duration", "channel")}
+    (row,) = open_source(folder, columns=left)
+    assert len(sound_of(row)) == 2 * RATE and json.loads(row.other) == fields
+
+
+def test_parts_of_one_recording_are_rows_of_their_own(recording: np.ndarray, put: Put, folder: Path) -> None:
+    spans = [{"offset": at, "duration": 0.5} for at in (0.0, 0.5, 1.0)]
+    put(
+        "metadata.jsonl",
+        "\n".join(json.dumps({"audio_filepath": "long.wav", "text": "T", **s}) for s in spans),
+    )
+    counts = dry_run(folder)
+    assert (
+        counts["rows"] == 3
+        and counts["dropped"] == {}
+        and counts["hours"] == pytest.approx(1.5 / 3600, abs=1e-4)
+    )
+
+
+# ---- tars
 
 
 def write_tar(path: Path, files: dict[str, bytes]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as tar:
         for name, data in files.items():
             member = tarfile.TarInfo(name)
@@ -124,199 +509,138 @@ def write_tar(path: Path, files: dict[str, bytes]) -> None:
             tar.addfile(member, io.BytesIO(data))
 
 
-def test_kaldi_takes_tabs_and_keeps_a_name_that_stands_there_twice(
-    put: Callable[..., Path], tmp_path: Path
-) -> None:
-    put("a.wav")
-    put("b.wav")
-    put("wav.scp", "u1\ta.wav\nu1   b.wav\n")
-    put("text", "u1\t Hello there.\n")
-    put("utt2spk", "u1\tanna\n")
-    rows = list(open_source(tmp_path / "corpus"))
-    assert told(rows) == 2 * [("u1", "Hello there.", "anna", "", "train")]
-    assert [file_of(row) for row in rows] == ["a.wav", "b.wav"]
-
-
-def test_folders_are_followed_through_links_but_not_round(put: Callable[..., Path], tmp_path: Path) -> None:
-    put("ben/1.wav")
-    put("ben/1.txt", "Hello.")
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "corpus/ben").rename(tmp_path / "elsewhere/anna")
-    put("ben/2.wav")
-    put("ben/2.txt", "Bye.")
-    (tmp_path / "corpus/anna").symlink_to(tmp_path / "elsewhere/anna")
-    (tmp_path / "corpus/ben/round").symlink_to(tmp_path / "corpus")
-    (tmp_path / "corpus/itself.wav").symlink_to(tmp_path / "corpus/itself.wav")
-    rows = list(open_source(tmp_path / "corpus"))
-    assert [(row.id, row.text) for row in rows] == [
-        ("anna/1.wav", "Hello."),
-        ("ben/2.wav", "Bye."),
-        ("itself.wav", ""),
-    ]
-
-
-def test_sound_of_any_suffix_is_a_row(put: Callable[..., Path], tmp_path: Path) -> None:
-    put("1.au")
-    put("2.m4a", "not for libsndfile")
-    put("3.WAV")
-    put("3.TXT", "Loud names.")
-    put("4.pdf", "no sound")
-    rows = list(open_source(tmp_path / "corpus"))
-    assert [(row.id, row.text) for row in rows] == [("1.au", ""), ("2.m4a", ""), ("3.WAV", "Loud names.")]
-    limits = Limits(need_text=False)
-    kinds = [getattr(inspect(row, limits), "reason", "fit") for row in rows]
-    assert kinds == ["fit", "unreadable", "fit"]
-
-
-def test_a_folder_that_cannot_be_read_is_not_passed_over(
-    put: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    put("anna/1.wav")
-    put("ben/1.wav")
-    scan = os.scandir
-
-    def refuse(folder: str) -> object:
-        if Path(folder).name == "ben":
-            raise PermissionError(13, "Permission denied", str(folder))
-        return scan(folder)
-
-    monkeypatch.setattr(os, "scandir", refuse)
-    with pytest.raises(PermissionError, match="ben"):
-        open_source(tmp_path / "corpus", layout="folder")
-
-
-def test_a_corpus_has_the_name_of_its_folder(
-    put: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    put("ben/1.wav")
-    monkeypatch.chdir(tmp_path / "corpus/ben")
-    assert open_source("..").describe == "corpus"
-    monkeypatch.chdir(tmp_path / "corpus")
-    assert open_source(".").describe == open_source(tmp_path / "corpus").describe == "corpus"
-
-
-def test_webdataset(put: Callable[..., Path], tmp_path: Path) -> None:
+def test_webdataset(put: Put, folder: Path) -> None:
     sound = put("x.flac").read_bytes()
-    folder = tmp_path / "tars"
-    folder.mkdir()
-    told_json = json.dumps({"text": "Two.", "speaker_id": 7, "mood": "calm"}).encode()
+    (folder / "x.flac").unlink()
+    note = json.dumps({"text": "Two.", "speaker_id": 7, "mood": "calm"}).encode()
+    deep = b"[" * 100_000
     write_tar(
-        folder / "00001.tar", {"b/1.flac": sound, "b/1.json": told_json, "c.txt": b"alone", "d.json": b"{"}
+        folder / "data/test-1.tar",
+        {"b/1.flac": sound, "b/1.json": note, "c.txt": b"alone", "d.json": b"{", "e.json": deep},
     )
     write_tar(folder / "00000.tar", {"a.v2.flac": b"", "a.txt": b"One.\n", "a.flac": sound})
     rows = list(open_source(folder))
     assert told(rows) == [
         ("00000/a", "One.", "", "", "train"),
-        ("00001/b/1", "Two.", "7", "", "train"),
-        ("00001/c", "alone", "", "", "train"),
-        ("00001/d", "", "", "", "train"),
+        ("data/test-1/b/1", "Two.", "7", "", "test"),
+        ("data/test-1/c", "alone", "", "", "test"),
+        ("data/test-1/d", "", "", "", "test"),
+        ("data/test-1/e", "", "", "", "test"),
     ]
-    assert rows[0].audio == rows[1].audio == sound and rows[2].audio is None
-    assert json.loads(rows[1].fields) == {"mood": "calm"} and rows[3].problem is not None
-    (folder / "00002.tar").write_bytes(b"this is no tar" * 100)
-    with pytest.raises(ValueError, match="00002.tar: expected a plain tar"):
+    assert isinstance(rows[0].audio, FilePart) and rows[0].audio.read() == sound and rows[2].audio is None
+    assert json.loads(rows[1].other) == {"mood": "calm"} and reasons(rows)[3:] == ["no_text", "no_text"]
+
+
+def test_keys_with_dots(put: Put, folder: Path) -> None:
+    sound = put("x.flac").read_bytes()
+    files = {
+        f"LJ.{n}.{kind}": sound if kind == "flac" else f"Text {n}.".encode()
+        for n in (1, 2)
+        for kind in ("flac", "txt")
+    }
+    write_tar(folder / "a.tar", files | {"b.mic.flac": sound, "b.txt": b"B."})
+    rows = list(open_source(folder / "a.tar"))
+    assert [(row.id, row.text) for row in rows] == [
+        ("a/LJ.1", "Text 1."),
+        ("a/LJ.2", "Text 2."),
+        ("a/b", "B."),
+    ]
+    assert all(isinstance(sound_of(row), torch.Tensor) for row in rows)
+
+
+def test_a_tar_that_is_cut_off_costs_what_is_behind_the_cut(put: Put, folder: Path) -> None:
+    sound = put("x.flac").read_bytes()
+    files = {
+        f"{n}.{kind}": sound if kind == "flac" else b"Text." for n in range(4) for kind in ("flac", "txt")
+    }
+    write_tar(folder / "whole.tar", files)
+    whole = (folder / "whole.tar").read_bytes()
+    with tarfile.open(folder / "whole.tar") as tar:
+        places = [member.offset_data for member in tar if member.name.endswith("flac")]
+    for cut, kept in ((places[2] + 700, 2), (places[2] - 300, 2), (places[2] - 512, 2), (0, 0)):
+        (folder / "whole.tar").write_bytes(whole[:cut])
+        rows = list(open_source(folder))
+        good = [row for row in rows if isinstance(sound_of(row), torch.Tensor)]
+        assert [row.id for row in good] == [f"whole/{n}" for n in range(kept)] and len(rows) in (
+            kept + 1,
+            kept + 2,
+        )
+        assert {sound_of(row) for row in rows[kept:]} == {"unreadable"}
+    (folder / "whole.tar").write_bytes(b"this is no tar" * 100)
+    with pytest.raises(ValueError, match=r"whole\.tar"):
+        open_source(folder)
+    (folder / "whole.tar").write_bytes(whole)
+    (folder / "more.tar.gz").write_bytes(b"")
+    with pytest.raises(ValueError, match="gunzip"):
         open_source(folder)
 
 
-def test_json_without_end_beside_a_sound_is_a_problem_of_its_row(
-    put: Callable[..., Path], tmp_path: Path
-) -> None:
-    sound = put("x.flac")
-    with tarfile.open(tmp_path / "corpus/all.tar", "w") as tar:
-        tar.add(sound, "a.flac")
-        member = tarfile.TarInfo("a.json")
-        member.size = 100_000
-        tar.addfile(member, io.BytesIO(b"[" * member.size))
-    (row,) = open_source(tmp_path / "corpus/all.tar")
-    assert row.problem == ("no_text", "the .json file is damaged")
+# ---- datasets
 
 
-def test_tables(put: Callable[..., Path], tmp_path: Path) -> None:
-    put("x/a.flac")
-    put("list.tsv", "file\tsentence\tlang\tage\nx/a.flac\tHe said 'no\"\ten-GB\t30\nx/b.flac\tJa.\tde\t\n")
-    put("nemo.jsonl", json.dumps({"audio_filepath": "x/a.flac", "text": "A  b\n c.", "duration": 0.5}))
-    rows = list(open_source(tmp_path / "corpus/list.tsv"))
-    assert told(rows)[1] == ("x/b.flac", "Ja.", "", "de", "train")
-    assert [json.loads(row.fields or "null") for row in rows] == [{"age": "30"}, None]
-    (row,) = open_source(tmp_path / "corpus/nemo.jsonl")
-    assert row.text == "A b c." and json.loads(row.fields) == {"duration": 0.5}
-
-
-@pytest.mark.parametrize("between", [";", ", "])
-def test_tables_as_spreadsheets_write_them(put: Callable[..., Path], tmp_path: Path, between: str) -> None:
-    put("a.wav")
-    rows = (("file_name", "transcription", "speaker_id"), ("a.wav", '"Well; yes, ""maybe""."', "ben"))
-    put("metadata.csv", "\ufeff" + "\r\n".join(between.join(row) for row in rows))
-    assert told(list(open_source(tmp_path / "corpus"))) == [
-        ("a.wav", 'Well; yes, "maybe".', "ben", "", "train")
+def test_samples_in_parquet_need_no_decoder(folder: Path) -> None:
+    wav = np.random.default_rng(0).uniform(-0.3, 0.3, RATE).astype(np.float32)
+    audio = [
+        {"array": wav.tolist(), "sampling_rate": RATE},
+        {"array": [], "sampling_rate": RATE},
+        {"array": wav.tolist(), "sampling_rate": 0},
+        None,
     ]
+    kind = pa.struct([("array", pa.list_(pa.float32())), ("sampling_rate", pa.int64())])
+    pq.write_table(pa.table({"audio": pa.array(audio, kind), "text": ["T"] * 4}), folder / "a.parquet")
+    rows = list(open_source(folder))
+    np.testing.assert_array_equal(sound_of(rows[0]).numpy(), wav)
+    assert [sound_of(row) for row in rows[1:]] == ["too_short", "unreadable", "missing_file"]
+    pcm = [{"array": (wav * 32767).astype(int).tolist(), "sampling_rate": RATE}]
+    (row,) = open_source(datasets.Dataset.from_dict({"audio": pcm, "text": ["T"]}))
+    np.testing.assert_allclose(sound_of(row).numpy(), wav, atol=1e-4)
 
 
-def test_language_takes_its_rows_and_those_that_name_none(put: Callable[..., Path], tmp_path: Path) -> None:
-    rows = ["a.flac,en-GB", "b.flac,de", "c.flac,", "d.flac,EN", "e.flac,eng"]
-    put("metadata.csv", "file_name,language\n" + "\n".join(rows) + "\n")
-    chosen = list(open_source(tmp_path / "corpus", language="en"))
-    assert [(row.index, row.id, row.language) for row in chosen] == [
-        (0, "a.flac", "en-GB"),
-        (1, "c.flac", "en"),
-        (2, "d.flac", "EN"),
+def test_paths_of_a_data_set_are_those_of_its_folder(put: Put, folder: Path, tmp_path: Path) -> None:
+    path = put("clips/a.wav")
+    pq.write_table(
+        pa.table({"audio": ["clips/a.wav", str(path)], "text": ["T", "T"]}), folder / "train.parquet"
+    )
+    rows = list(open_source(folder / "train.parquet"))
+    assert [file_of(row) for row in rows] == ["a.wav", "a.wav"] and [row.split for row in rows] == [
+        "train"
+    ] * 2
+    opened = datasets.Dataset.from_dict({"audio": [str(path)], "text": ["T"]})
+    opened = opened.cast_column("audio", datasets.Audio())
+    assert file_of(open_source(opened).take([0])[0]) == "a.wav"
+    (tmp_path / "other").mkdir()
+    assert reasons(open_source(opened, audio_root=tmp_path / "other").take([0])) == ["outside_folder"]
+
+
+def test_splits_and_languages_of_a_data_set() -> None:
+    parts = {
+        split: datasets.Dataset.from_dict({"audio": [{"bytes": b"x", "path": None}] * 2, "lang": langs})
+        for split, langs in (("train", ["en", None]), ("test", ["de", "en"]))
+    }
+    source = datasets.DatasetDict(parts)
+    assert told(list(open_source(source, language="en"))) == [
+        ("train/00000000", "", "", "en", "train"),
+        ("train/00000001", "", "", "en", "train"),
+        ("test/00000001", "", "", "en", "test"),
     ]
-    with pytest.raises(ValueError, match="rows of language fr, it has"):
-        put("metadata.csv", "file_name,language\n" + "\n".join(rows[:2]) + "\n")
-        open_source(tmp_path / "corpus", language="fr")
+    assert [row.id for row in open_source(source, split="test")] == ["test/00000000", "test/00000001"]
 
 
-@pytest.mark.parametrize("name", ["../a.flac", "x/../../a.flac", "/etc/passwd", "a\0b.flac"])
-def test_no_name_leads_out(put: Callable[..., Path], tmp_path: Path, name: str) -> None:
-    put("metadata.jsonl", json.dumps({"file_name": name, "text": "T"}))
-    (row,) = open_source(tmp_path / "corpus")
-    assert row.audio is None and row.problem is not None and row.problem[0] == "outside_folder"
-
-
-def test_unknown_layouts_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="expected metadata.csv or metadata.jsonl"):
-        open_source(tmp_path)
-    with pytest.raises(ValueError, match="expected a layout of metadata, ljspeech"):
-        open_source(tmp_path, layout="timit")
-    with pytest.raises(FileNotFoundError, match=r"metadata.csv: no such file"):
-        open_source(tmp_path, layout="metadata")
-
-
-def test_the_survey_finds_repeated_ids_and_changed_files(put: Callable[..., Path], tmp_path: Path) -> None:
+def test_the_survey_finds_repeated_ids_and_changed_files(put: Put, folder: Path) -> None:
     put("a.flac")
     ids = [*"abcabd", *map(str, range(5000)), "a"]
-    lines = [json.dumps({"file_name": "a.flac", "id": id, "text": "T"}) for id in ids]
-    put("metadata.jsonl", "\n".join(lines))
-    found = survey(open_source(tmp_path / "corpus"))
-    assert np.flatnonzero(found.repeated).tolist() == [3, 4, 5006] and found.rows == len(ids)
-    assert survey(open_source(tmp_path / "corpus")).digest == found.digest
-    with put("a.flac").open("ab") as file:
+    lines = [
+        {"file_name": "a.flac", "id": id, "text": "T", "split": "dev" if id == "d" else None} for id in ids
+    ]
+    put("metadata.jsonl", "\n".join(map(json.dumps, lines)))
+    found = survey(open_source(folder))
+    assert np.flatnonzero(found.repeated).tolist() == [3, 4, 5006] and found.groups["dev"].tolist() == [5]
+    assert len(found.groups["train"]) == len(ids) - 1
+    assert survey(open_source(folder)).digest == found.digest
+    with (folder / "a.flac").open("ab") as file:
         file.write(b"more")
-    assert survey(open_source(tmp_path / "corpus")).digest != found.digest
+    assert survey(open_source(folder)).digest != found.digest
 
 
-def streamed(sounds: list[bytes]) -> StreamSource:
-    table = {
-        "audio": [{"bytes": sound, "path": None} for sound in sounds],
-        "text": [f"T {n}." for n in range(len(sounds))],
-    }
-    dataset = datasets.Dataset.from_dict(table).to_iterable_dataset()
-    return StreamSource({"train": dataset}, {}, "en", "a stream")
-
-
-def test_a_stream_is_cut_as_a_list_is(put: Callable[..., Path], tmp_path: Path) -> None:
-    sounds = [bytes([n]) * (n + 1) for n in range(8)]
-    sections = StreamSections(streamed(sounds), 3, tmp_path / "spool")
-    seen = []
-    for section in sections.sections(lambda number: number != 1):
-        rows = section.take(list(section.indices)[::-1])
-        seen.append((section.number, [row.audio for row in rows]))
-        assert len(list((tmp_path / "spool").iterdir())) == 1
-        section.close()
-    assert seen == [(0, sounds[2::-1]), (2, sounds[:5:-1])]
-    assert (sections.rows, sections.count) == (8, 3)
-    assert list((tmp_path / "spool").iterdir()) == []
-    put("metadata.csv", "file_name,text\n" + "".join(f"{n}.flac,T\n" for n in range(8)))
-    listed = IndexedSections(open_source(tmp_path / "corpus"), 3)
-    cuts = [(section.number, section.indices) for section in listed.sections(lambda _: True)]
-    assert cuts == [(0, range(0, 3)), (1, range(3, 6)), (2, range(6, 8))] and listed.count == 3
+def test_a_cut_is_no_cut_where_nothing_is_named() -> None:
+    assert Cut() == Cut(0.0, None, None, None)

@@ -37,7 +37,7 @@ def test_a_path_that_is_not_there_asks_nobody(
     def ask() -> bool:
         raise AssertionError("looked on the network")
 
-    for module in ("audiotok.codec.pretrained", "audiotok.corpus.hub"):
+    for module in ("audiotok.codec.pretrained", "audiotok.corpus.sources"):
         monkeypatch.setattr(f"{module}.hub_answers", ask)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "here").mkdir()

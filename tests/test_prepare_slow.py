@@ -1,4 +1,4 @@
-"""What preparation promises, at size: kills, broken inputs, Ray, memory, a million rows. Run by name."""
+"""Preparation at size: kills, broken inputs, Ray, memory, a million rows. Run by name."""
 
 from __future__ import annotations
 
@@ -21,12 +21,11 @@ import pytest
 import soundfile
 import torch
 from test_corpus_checks import unknown_length_flac
-from test_corpus_reader import build
+from test_corpus_reader import build, reindex
 from test_prepare import ENVIRONMENT, RATE, dropped_of, files_of, write_folder
 
 from audiotok import AudioCodec, PreparedCorpus, prepare
 from audiotok.corpus import Manifest
-from audiotok.corpus.shards import write_index
 
 pytestmark = pytest.mark.slow
 OPTIONS: dict[str, Any] = {"rows_per_shard": 8, "batch_s": 2.0}
@@ -167,7 +166,7 @@ def kill_an_actor(stop: threading.Event, killed: list[int]) -> None:
     while not stop.wait(0.05):
         for process in psutil.Process().children(recursive=True):
             try:
-                if "_Actor.call" in " ".join(process.cmdline()):
+                if "_run_on_ray" in " ".join(process.cmdline()):
                     niceness = process.nice()
                     process.kill()
                     killed.append(niceness)
@@ -265,7 +264,7 @@ def test_a_million_rows_give_their_first_batch_at_once(tmp_path: Path, tiny_code
     manifest.rows = sum(shard["rows"] for shard in manifest.shards)
     assert manifest.rows >= 1_000_000
     manifest.save(folder)
-    write_index(folder, [folder / "shards" / shard["file"] for shard in manifest.shards])
+    reindex(folder, [folder / "shards" / shard["file"] for shard in manifest.shards])
     before = resource.getrusage(resource.RUSAGE_SELF).ru_utime
     began = time.monotonic()
     batch = next(PreparedCorpus(folder, "train").batches(20_000, seed=1))

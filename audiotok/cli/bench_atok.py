@@ -243,10 +243,10 @@ def _codes(codec: AudioCodec, source: Source, most: int, seconds: float) -> Iter
         ValueError: none is as long.
     """
     from ..corpus import Limits, Shaping
-    from ..corpus.checks import Drop, Header, decode, inspect
+    from ..corpus.checks import Drop, decode, inspect
 
     limits = Limits(min_s=seconds, need_text=False, max_clipped=1.0)
-    numbers = [row.index for row in source if isinstance(inspect(row, limits), Header)]
+    numbers = [row.index for row in source if isinstance(s := inspect(row, limits), float) and s >= seconds]
     if not numbers:
         raise ValueError(f"{source.describe}: expected clips of at least {seconds:g} s, got none")
     rate = codec.config.sampling_rate

@@ -22,7 +22,7 @@ VERBS = {
     "plot": ("plot", "a picture of a clip, before and after, with its codes"),
     "eval": ("eval", "measure a codec's quality, beside Opus"),
     "bench": ("bench", "measure a codec's speed"),
-    "bench-prepare": ("bench_prepare", "time preparation, beside the codec alone and datasets.map"),
+    "bench-prepare": ("bench_prepare", "time preparation, beside the codec alone"),
     "bench-atok": ("bench_atok", "size of .atok files, speed of coding and seeking"),
 }
 PROGRAM = Program("audiotok", "Speech in, token ids out, and back.", __version__, "audiotok.cli", VERBS)

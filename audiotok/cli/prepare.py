@@ -44,7 +44,10 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     result = parser.add_argument_group("result")
     result.add_argument("--n-q", type=number(int), metavar="K", help="codebooks to keep (default: all)")
     result.add_argument(
-        "--rows-per-shard", type=number(int, 1), default=1024, metavar="N", help="default 1024"
+        "--rows-per-shard",
+        type=number(int, 1),
+        metavar="N",
+        help="default: 64 to 1024, by the number of rows",
     )
     result.add_argument("--licence", default="", metavar="TEXT", help="of the source; goes into the manifest")
     result.add_argument(
@@ -74,8 +77,8 @@ def _add_source_options(group: argparse._ArgumentGroup) -> None:
         type=_pair,
         default=[],
         metavar="FIELD=NAME",
-        help="the source's column of the field audio, text, speaker, language, split or id (found by its usual names "
-        "otherwise)",
+        help="the source's column of the field audio, text, speaker, language, split, id, start, end, duration or "
+        "channel (found by its usual names otherwise; FIELD= for none)",
     )
     group.add_argument(
         "--audio-root", metavar="DIR", help="no file of a table may lie outside (default: the table's folder)"
@@ -216,7 +219,7 @@ def _shaping(args: argparse.Namespace) -> Shaping:
 
 def _pair(text: str) -> tuple[str, str]:
     field, separator, name = text.partition("=")
-    if not separator or not name:
+    if not separator:
         raise argparse.ArgumentTypeError(f"expected FIELD=NAME such as text=sentence, got {text!r}")
     return field, name
 

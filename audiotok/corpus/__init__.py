@@ -1,9 +1,6 @@
-"""Data sets -> token shards: where rows come from, which are kept, how they are encoded, how they are stored.
+"""Data sets -> token shards. Every row of a source ends in a shard or in ``dropped.jsonl`` with a reason.
 
-Knows nothing of training or of language models. The law it keeps is accounting: every row of a source ends in
-a shard or in ``dropped.jsonl`` with a reason, and the result does not depend on workers or on being killed.
-
-Names are imported when they are first used: a worker needs few of them, and starts sooner.
+Names are imported on first use, so that a command and its workers start quickly.
 """
 
 from __future__ import annotations
@@ -12,37 +9,26 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .checks import Limits
-    from .engine import dry_run, prepare
-    from .journal import merge
-    from .listening import listen
-    from .progress import Progress
+    from .checks import Limits, Shaping, read_row
+    from .preparation import Progress, dry_run, merge, prepare
     from .reader import Batch, PreparedCorpus
-    from .reporting import report, report_text
+    from .reports import listen, report, report_text
     from .rows import Source, SourceRow
-    from .shaping import Shaping
     from .shards import Manifest
     from .sources import open_source
-    from .verifying import verify
+    from .verification import verify
 
-_HOME = {
-    "Batch": "reader",
-    "Limits": "checks",
-    "Manifest": "shards",
-    "PreparedCorpus": "reader",
-    "Progress": "progress",
-    "Shaping": "shaping",
-    "Source": "rows",
-    "SourceRow": "rows",
-    "dry_run": "engine",
-    "listen": "listening",
-    "merge": "journal",
-    "open_source": "sources",
-    "prepare": "engine",
-    "report": "reporting",
-    "report_text": "reporting",
-    "verify": "verifying",
+_NAMES = {
+    "checks": ("Limits", "Shaping", "read_row"),
+    "preparation": ("Progress", "dry_run", "merge", "prepare"),
+    "reader": ("Batch", "PreparedCorpus"),
+    "reports": ("listen", "report", "report_text"),
+    "rows": ("Source", "SourceRow"),
+    "shards": ("Manifest",),
+    "sources": ("open_source",),
+    "verification": ("verify",),
 }
+_HOME = {name: module for module, names in _NAMES.items() for name in names}
 
 __all__ = [
     "Batch",
@@ -58,6 +44,7 @@ __all__ = [
     "merge",
     "open_source",
     "prepare",
+    "read_row",
     "report",
     "report_text",
     "verify",
@@ -65,7 +52,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name from the module it lives in, once."""
+    """Import a public name from the module that defines it."""
     if name not in _HOME:
         raise AttributeError(f"module 'audiotok.corpus' has no attribute {name!r}")
     value = getattr(import_module(f".{_HOME[name]}", __name__), name)

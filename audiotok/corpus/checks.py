@@ -1,8 +1,4 @@
-"""Which rows are fit to be encoded, and why the others are not.
-
-Knows nothing of codecs or shards. The law it keeps: a bad row becomes a :class:`Drop` with a reason, never an
-exception and never silence in a shard; and no file makes it hold more than ``max_s`` of sound.
-"""
+"""Decodes the sound of a row, and says which rows are fit to be encoded and why the others are not."""
 
 from __future__ import annotations
 
@@ -16,15 +12,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..audio import MAX_PEAK, AudioError, AudioReader, open_audio, resample
 from ..files import parse_json, write_aside
-from .rows import SourceRow, printable
-from .shaping import Shaping, Sound, shape
+from .rows import Cut, FilePart, SourceRow, printable
 
 REASONS = {
-    "bad_row": "the row is damaged: not JSON, not Unicode, or with a field that is far too long",
+    "bad_row": "the row is damaged: not JSON, not Unicode, an unbalanced quote, or a field that is far too long",
     "bad_name": "the file's name is not Unicode: rename the file",
+    "bad_span": "start, end, duration or channel of the row do not fit its file",
     "missing_file": "the row names no file, or one that is not there",
     "outside_folder": "the file's name leads out of the corpus folder (--audio-root names another)",
     "duplicate": "a row before it has the same id",
@@ -40,15 +37,19 @@ REASONS = {
 }
 DROPPED = "dropped.jsonl"
 SILENCE_PEAK = 1e-3
-_DETAIL_CHARACTERS = 200
 # Samples at full scale count as cut off when so many follow each other: a single one is a peak that just fits.
 CLIPPED_RUN = 3
 CLIPPED_PEAK = 0.999
-# Letters that the text may have beyond what its seconds allow: a short clip may say a short word fast.
+# Letters that the text may have beyond what its seconds allow: a short clip may hold a short word said fast.
 SPARE_LETTERS = 20
-_AHEAD_BYTES = 1 << 22
+# How far the times of a table may go beyond the file, as in Kaldi's extract-segments: tables round.
+OVERSHOOT_S = 0.5
+SPEECH_BELOW_DB = 40.0
+LEVEL_BELOW_DB = 20.0
+LARGEST_PEAK = 0.99
+_FRAME_S = 0.01
+_DETAIL_CHARACTERS = 200
 _RATES_HZ = (1000, 1_000_000)
-_READ_ERRORS = (OSError, ValueError, TypeError)
 
 
 @dataclass(frozen=True)
@@ -94,36 +95,65 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Header:
-    """A row that passed :func:`inspect`: its number and its length in seconds."""
+class Shaping:
+    """What is done to every clip before it is encoded.
 
-    row: int
-    seconds: float
+    Attributes:
+        trim: cut the silence at both ends down to ``edge_s``. What is within 40 dB of the loudest 10 ms is never cut.
+        level_db: bring the clip's speech to this level by one gain (see :func:`speech_level_db`); None leaves it.
+        edge_s: seconds of silence that stay at each end.
+
+    Raises:
+        ValueError: the level is not below 0 dB, or the edge is negative or infinite.
+    """
+
+    trim: bool = False
+    level_db: float | None = None
+    edge_s: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.level_db is not None and not -80 <= self.level_db < 0:
+            raise ValueError(f"expected a level in [-80, 0) dB of full scale, got {self.level_db}")
+        if not 0 <= self.edge_s < math.inf:
+            raise ValueError(f"expected edge_s >= 0, got {self.edge_s}")
 
 
-def inspect(row: SourceRow, limits: Limits) -> Header | Drop:
-    """Check a row without decoding its sound."""
+@dataclass(frozen=True)
+class Sound:
+    """A decoded clip.
+
+    Attributes:
+        wav: [1, N] float32 in [-1, 1].
+        sampling_rate: in Hz.
+        start_s: seconds cut from its start.
+        level_db: level of its speech before any gain, in dB of full scale.
+    """
+
+    wav: Tensor
+    sampling_rate: int
+    start_s: float
+    level_db: float
+
+
+def inspect(row: SourceRow, limits: Limits) -> float | Drop:
+    """Check a row without decoding its sound: its seconds by the header, which may be wrong, or why it is unfit."""
     problem = row.problem or (("no_text", "") if limits.need_text and not row.text else None)
     if problem is None and row.audio is None:
         problem = ("missing_file", "the row holds no sound")
-    if problem is None and isinstance(row.audio, Path) and not os.path.isfile(row.audio):
-        problem = ("missing_file", row.audio.name)
-    if problem is not None or row.audio is None:
-        reason, detail = problem or ("missing_file", "")
+    if problem is None and isinstance(row.audio, str) and not os.path.isfile(row.audio):
+        problem = ("missing_file", os.path.basename(row.audio))
+    if problem is not None:
+        reason, detail = problem
         cut = "..." if len(detail) > _DETAIL_CHARACTERS else ""
         return Drop(row.index, row.id, reason, detail[:_DETAIL_CHARACTERS] + cut)
     try:
         with _open(row) as sound:
-            seconds = sound.header_s
-            if seconds is not None and row.span:
-                seconds = min(seconds, row.span[1]) - row.span[0]
-            if seconds is None or seconds < limits.min_s:  # the header may state too little
-                seconds = len(_read(sound, row, limits.max_s)) / sound.sampling_rate
-    except _READ_ERRORS as error:
-        return Drop(row.index, row.id, "unreadable", _first_line(error, row))
-    if fault := _length_fault(seconds, limits) or _text_fault(row.text, seconds, limits):
-        return Drop(row.index, row.id, *fault)
-    return Header(row.index, seconds)
+            seconds = limits.max_s if sound.header_s is None else sound.header_s
+    except (OSError, ValueError) as error:
+        return Drop(row.index, row.id, "unreadable", _told(error, row))
+    if row.cut is not None:
+        seconds = min(seconds, row.cut.end_s or seconds) - row.cut.start_s
+    return min(max(seconds, 0.0), limits.max_s)
 
 
 def decode(row: SourceRow, limits: Limits, sampling_rate: int | None, shaping: Shaping) -> Sound | Drop:
@@ -131,47 +161,95 @@ def decode(row: SourceRow, limits: Limits, sampling_rate: int | None, shaping: S
 
     Args:
         row: the row.
-        limits: checked again, because a header can lie.
+        limits: what it must be like.
         sampling_rate: the rate to resample to, in Hz; None keeps the file's own.
         shaping: what is done about silent ends and loudness.
 
     Returns:
         the sound, or why there is none.
     """
+
+    def drop(reason: str, detail: str) -> Drop:
+        return Drop(row.index, row.id, reason, detail)
+
     try:
-        with _open(row) as sound:
-            rate = sound.sampling_rate
-            wav = _read(sound, row, limits.max_s)
-    except _READ_ERRORS as error:
-        return Drop(row.index, row.id, "unreadable", _first_line(error, row))
-    if fault := _length_fault(len(wav) / rate, limits) or _sample_fault(wav, limits):
-        return Drop(row.index, row.id, *fault)
+        wav, rate, fault = _read(row, limits.max_s)
+    except (OSError, ValueError) as error:
+        return drop("unreadable", _told(error, row))
+    seconds = len(wav) / rate
+    if (
+        fault := fault
+        or _length_fault(seconds, limits)
+        or _text_fault(row.text, seconds, limits)
+        or _sample_fault(wav, limits)
+    ):
+        return drop(*fault)
     samples = torch.from_numpy(wav).clamp_(-1, 1).unsqueeze(0)
-    sound = shape(resample(samples, rate, sampling_rate or rate), sampling_rate or rate, shaping)
-    if fault := _length_fault(sound.wav.shape[1] / sound.sampling_rate, limits):
-        return Drop(row.index, row.id, fault[0], f"{fault[1]} without its silent ends")
+    rate, sound_rate = sampling_rate or rate, rate
+    sound = shape(resample(samples, sound_rate, rate), rate, shaping)
+    if fault := _length_fault(sound.wav.shape[1] / rate, limits):
+        return drop(fault[0], f"{fault[1]} without its silent ends")
     return sound
 
 
+def read_row(row: SourceRow) -> tuple[Tensor, int]:
+    """The sound of a row, whatever its length: wav [1, N] float32 in [-1, 1] and its rate in Hz.
+
+    Raises:
+        AudioError: the row holds no sound, or it is damaged, not finite or in another unit.
+        OSError: its file cannot be read.
+    """
+    if row.problem is not None or row.audio is None:
+        raise AudioError(f"{row.id}: {': '.join(row.problem or ('missing_file', 'the row holds no sound'))}")
+    wav, rate, fault = _read(row, math.inf)
+    fault = fault or (_sample_fault(wav, Limits(max_clipped=1.0)) if len(wav) else ("too_short", "0 s"))
+    if fault and fault[0] != "silent":
+        raise AudioError(f"{row.id}: {fault[0]}: {fault[1]}")
+    return torch.from_numpy(wav).clamp_(-1, 1).unsqueeze(0), rate
+
+
 def _open(row: SourceRow) -> AudioReader:
-    audio = row.audio
-    assert audio is not None
-    if isinstance(audio, Path) and hasattr(os, "posix_fadvise"):
-        # Rows are inspected some time before they are decoded: meanwhile the disk can bring them.
-        with audio.open("rb") as stream:
-            os.posix_fadvise(stream.fileno(), 0, _AHEAD_BYTES, os.POSIX_FADV_WILLNEED)
-    sound = open_audio(audio, name="sound")
+    assert row.audio is not None
+    sound = open_audio(row.audio.read() if isinstance(row.audio, FilePart) else row.audio, name="sound")
     if not _RATES_HZ[0] <= sound.sampling_rate <= _RATES_HZ[1]:
         sound.close()
         raise ValueError(f"a sampling rate of {sound.sampling_rate} Hz")
     return sound
 
 
-def _read(sound: AudioReader, row: SourceRow, max_s: float) -> np.ndarray:
-    """The row's samples [N] float32, channels averaged, at most one more than allowed."""
-    start_s, end_s = row.span or (0.0, None)
-    longest_s = start_s + max_s + 1 / sound.sampling_rate
-    blocks = list(sound.samples(start_s, longest_s if end_s is None else min(end_s, longest_s)))
+def _read(row: SourceRow, max_s: float) -> tuple[np.ndarray, int, tuple[str, str] | None]:
+    """Samples [N] float32 of the row's part of its sound, cut off behind ``max_s``; their rate; what is wrong."""
+    cut = row.cut or Cut()
+    with _open(row) as sound:
+        rate = sound.sampling_rate
+        if cut.channel is not None and cut.channel >= sound.channels:
+            told = f"channel {cut.channel}, counted from 0, of a file with {sound.channels}"
+            return np.zeros(1, dtype=np.float32), rate, ("bad_span", told)
+        stop_s = min(cut.end_s or math.inf, cut.start_s + max_s + 1 / rate)
+        wav = _samples(sound, cut.start_s, stop_s, cut.channel)
+    read_s = len(wav) / rate
+    if (
+        cut.length_s is not None
+        and abs(read_s - cut.length_s) > OVERSHOOT_S
+        and min(read_s, cut.length_s) <= max_s
+    ):
+        fault = f"the table states {cut.length_s:g} s, the file has {'more' if read_s > max_s else f'{read_s:.3f} s'}"
+        return wav, rate, ("bad_span", f"{fault}; a part of a file needs a column offset too")
+    lacking_s = 0.0 if cut.end_s is None else stop_s - cut.start_s - read_s
+    if lacking_s <= OVERSHOOT_S and (len(wav) or not cut.start_s):
+        return wav, rate, None
+    # The times may be those of a longer recording that was cut up already: then the file is as long as the span.
+    with _open(row) as sound:
+        whole = _samples(sound, 0.0, max_s + 1 / rate, cut.channel)
+    whole_s = len(whole) / rate
+    if cut.end_s is not None and abs(whole_s - (cut.end_s - cut.start_s)) <= OVERSHOOT_S:
+        return whole, rate, None
+    span = f"from {cut.start_s:g} s to {'the end' if cut.end_s is None else f'{cut.end_s:g} s'}"
+    return wav, rate, ("bad_span", f"{span}, but the file ends before")
+
+
+def _samples(sound: AudioReader, start_s: float, stop_s: float, channel: int | None) -> np.ndarray:
+    blocks = list(sound.samples(start_s, stop_s if stop_s < math.inf else None, channel))
     return np.concatenate(blocks) if blocks else np.zeros(0, dtype=np.float32)
 
 
@@ -179,7 +257,7 @@ def _length_fault(seconds: float, limits: Limits) -> tuple[str, str] | None:
     if seconds <= 0 or seconds < limits.min_s:
         return "too_short", f"{seconds:.3f} s"
     if seconds > limits.max_s:
-        return "too_long", f"{seconds:.3f} s"
+        return "too_long", f"over {limits.max_s:g} s"
     return None
 
 
@@ -217,12 +295,62 @@ def clipped_share(wav: np.ndarray) -> float:
     return float(runs[runs >= CLIPPED_RUN].sum()) / len(wav)
 
 
-def _first_line(error: Exception, row: SourceRow) -> str:
+def _told(error: Exception, row: SourceRow) -> str:
     """The reason in an error, without the path: it must not depend on where the corpus lies."""
     if isinstance(error, OSError):
         return error.strerror or type(error).__name__
-    text = str(error).removeprefix(f"{row.audio}: ") if isinstance(error, AudioError) else str(error)
-    return text.strip().split("\n")[0].removeprefix("sound: ") or type(error).__name__
+    text = str(error).removeprefix(f"{row.audio}: ").removeprefix("sound: ")
+    return text.strip().split("\n")[0] or type(error).__name__
+
+
+# ---- shaping
+
+
+def shape(wav: Tensor, sampling_rate: int, shaping: Shaping) -> Sound:
+    """Cut the silent ends of a clip and level it, as far as it is wanted.
+
+    Args:
+        wav: [1, N] float32, N >= 1, not silent.
+        sampling_rate: in Hz.
+        shaping: what is wanted.
+
+    Returns:
+        the clip, at most as long as before.
+    """
+    powers = frame_powers(wav[0].numpy(), sampling_rate)
+    level_db = speech_level_db(powers)
+    start = 0
+    if shaping.trim:
+        hop = _frame(sampling_rate)
+        loud = np.flatnonzero(powers >= powers.max() * 10 ** (-SPEECH_BELOW_DB / 10))
+        edge = round(shaping.edge_s * sampling_rate)
+        start = max(0, int(loud[0]) * hop - edge)
+        wav = wav[:, start : (int(loud[-1]) + 1) * hop + edge]
+    if shaping.level_db is not None:
+        gain = 10 ** ((shaping.level_db - level_db) / 20)
+        peak = float(wav.abs().max())
+        wav = wav * min(gain, LARGEST_PEAK / max(peak, 1e-9))
+    return Sound(wav, sampling_rate, start / sampling_rate, level_db)
+
+
+def frame_powers(wav: np.ndarray, sampling_rate: int) -> np.ndarray:
+    """Mean square of every 10 ms of samples [N]: [ceil(N / 10 ms)] float64; the last may be of fewer samples."""
+    edges = np.arange(0, len(wav), _frame(sampling_rate))
+    sums = np.add.reduceat(np.square(wav, dtype=np.float64), edges)
+    return sums / np.diff(np.append(edges, len(wav)))
+
+
+def speech_level_db(powers: np.ndarray) -> float:
+    """Level of the speech in a clip: mean power of the frames within 20 dB of its loudest, in dB of full scale."""
+    loud = powers[powers >= powers.max() * 10 ** (-LEVEL_BELOW_DB / 10)]
+    return 10 * math.log10(max(float(loud.mean()), 1e-12))
+
+
+def _frame(sampling_rate: int) -> int:
+    return max(1, round(_FRAME_S * sampling_rate))
+
+
+# ---- dropped.jsonl
 
 
 def read_dropped(out: str | Path) -> list[Drop]:
@@ -233,13 +361,13 @@ def read_dropped(out: str | Path) -> list[Drop]:
         ValueError: it is damaged.
     """
     path = Path(out) / DROPPED
-    if not path.is_file():  # of a pipe by that name, nothing is waited for
+    if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; run `audiotok prepare` again to restore it")
     try:
         with path.open("rb") as file:
             return [parse_drop(parse_json(line)) for line in file]
     except ValueError as error:
-        raise ValueError(f"{path}: damaged ({error}); run `audiotok prepare` again to restore it") from None
+        raise ValueError(f"{path}: damaged ({error}); delete it and run `audiotok prepare` again") from None
 
 
 def write_dropped(out: str | Path, drops: Iterable[Drop]) -> None:

@@ -1,8 +1,4 @@
-"""Rows of a prepared corpus, one by one or as batches of like lengths to train on.
-
-Knows nothing of models or of how codes were made. The laws it keeps: a reader with another codec is refused (binding);
-the batches of an epoch hold every row once, and depend on the seed and the number of readers alone.
-"""
+"""Reads a prepared corpus, row by row or in batches of like lengths for training."""
 
 from __future__ import annotations
 
@@ -18,8 +14,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from .packing import unpack_codes
-from .shards import NEEDED, SCHEMA, Manifest, check_shard, read_index
+from .shards import NEEDED, SCHEMA, Manifest, check_shard, read_index, unpack_codes
 
 _OPEN_GROUPS = 64
 # Shards whose rows are shuffled together: enough for like lengths, few enough to be read within a second.
@@ -134,12 +129,13 @@ class PreparedCorpus:
     ) -> Iterator[Batch]:
         """One epoch of batches of like lengths, shuffled.
 
-        Shards are taken in a random order, a few at a time; their rows are cut by length into batches, and these
-        shuffled. Which rows make a batch is known from the index alone, so that ``first`` skips without reading.
+        Shards are taken in a random order, a few at a time. Their rows are cut by length into batches, which are then
+        shuffled. The batches follow from the index, ``seed``, ``epoch`` and ``readers``, so that ``first`` skips
+        without reading.
 
         Args:
             frames_per_batch: padded frames of a batch at most (a longer row is a batch of its own).
-            seed: of all chance; the same in all readers.
+            seed: of the order; the same in all readers.
             epoch: another number gives another order.
             first: batches of this reader to leave out, to go on where a training stopped.
             reader: the number of this reader, 0 to ``readers`` - 1.

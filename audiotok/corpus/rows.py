@@ -1,68 +1,99 @@
-"""Rows of a corpus before anything is known of their sound, and the compact table that holds them.
-
-Knows nothing of layouts, codecs or shards, and imports nothing heavy: workers get rows and nothing else. The laws it
-keeps: a row that names no usable file is still a row (with a problem), so that it can be accounted for; and no name
-in a table leads out of the table's folder.
-"""
+"""Rows of a data set before their sound is opened, and how they name files and parts of recordings."""
 
 from __future__ import annotations
 
+import json
+import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-FIELDS = ("id", "audio", "text", "speaker", "language", "split")
+Problem = tuple[str, str] | None
+"""The reason and the detail of a row that cannot be used."""
+
+_S = ("", "_s", "_sec", "_seconds", "_ms")
 # The names that a field goes by in public corpora, best first.
 ALIASES: dict[str, tuple[str, ...]] = {
     "id": ("id", "utterance_id", "segment_id"),
-    "audio": ("audio", "file_name", "audio_filepath", "file", "path", "wav"),
+    "audio": ("audio", "file_name", "audio_filepath", "audio_file", "file", "path", "wav"),
     "text": ("transcription", "text", "sentence", "transcript", "normalized_text"),
-    "speaker": ("speaker_id", "speaker", "client_id"),
+    "speaker": ("speaker_id", "speaker", "client_id", "speaker_name"),
     "language": ("language", "locale", "lang"),
     "split": ("split",),
+    "start": tuple(n + s for n in ("offset", "start", "start_time", "begin_time", "begin") for s in _S),
+    "end": tuple(name + suffix for name in ("end", "end_time", "stop") for suffix in _S),
+    "duration": tuple("duration" + suffix for suffix in _S),
+    "channel": ("channel", "channel_id"),
 }
+FIELDS = tuple(ALIASES)
+_CHANNELS = {"a": 0, "left": 0, "l": 0, "b": 1, "right": 1, "r": 1}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
+class FilePart:
+    """Bytes of a file that are a sound file of their own, such as a member of a tar."""
+
+    path: str
+    offset: int
+    size: int
+
+    def read(self) -> bytes:
+        """The bytes."""
+        with open(self.path, "rb") as file:
+            file.seek(self.offset)
+            return file.read(self.size)
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """The part of a recording that is a row's.
+
+    Attributes:
+        start_s, end_s: where it begins and ends; ``end_s`` None is the end of the recording.
+        channel: counted from 0; None averages all channels.
+        length_s: the length of the whole recording by its table, which has to be right; None if not stated.
+    """
+
+    start_s: float = 0.0
+    end_s: float | None = None
+    channel: int | None = None
+    length_s: float | None = None
+
+
+@dataclass(slots=True)
 class SourceRow:
     """One row of a source.
 
     Attributes:
-        index: its number in the source.
         id, text, speaker, language, split: what the source says; empty where it says nothing.
-        audio: the sound's bytes, or the file that holds them; None if there is none.
-        problem: a (reason, detail) when the row cannot be used whatever its sound is like.
-        span: the seconds (from, to) of the sound that are this row's; None takes all of it.
-        fields: the source's other columns, a JSON object as text; empty if there are none.
+        audio: the path of the sound file, its bytes, or the part of a file that holds it; None if there is none.
+        cut: the part of the sound that is the row's; None is all of it.
+        problem: why the row cannot be used, whatever its sound is like.
+        other: further columns of the source.
+        index: its number in the source.
     """
 
-    index: int
     id: str
-    text: str
-    speaker: str
-    language: str
-    split: str
-    audio: bytes | Path | None
-    problem: tuple[str, str] | None = None
-    span: tuple[float, float] | None = None
-    fields: str = ""
-
-
-class Rows(Protocol):
-    """Rows by number, whatever holds them."""
-
-    def take(self, indices: Sequence[int]) -> list[SourceRow]:
-        """The rows with these numbers, with their sound or the file that holds it."""
-        ...
+    audio: bytes | str | FilePart | None
+    text: str = ""
+    speaker: str = ""
+    language: str = ""
+    split: str = ""
+    cut: Cut | None = None
+    problem: Problem = None
+    other: str | dict[str, Any] | None = None
+    index: int = -1
 
 
 class Source(Protocol):
     """Numbered rows that can be read in any order.
 
     Attributes:
-        describe: what the source is, for reports; the same wherever it lies.
+        describe: the name of the source in reports; it does not depend on where the source lies.
     """
 
     describe: str
@@ -71,61 +102,227 @@ class Source(Protocol):
 
     def __iter__(self) -> Iterator[SourceRow]: ...
 
+    def listing(self) -> Iterator[SourceRow]:
+        """All rows in order; the bytes of their sound may be missing."""
+        ...
+
     def take(self, indices: Sequence[int]) -> list[SourceRow]:
-        """The rows with these numbers, with their sound or the file that holds it."""
-        ...
-
-    def listing(self) -> Iterator[list[tuple[object, ...]]]:
-        """What is known of the rows without opening their sound, in pieces; the first value of a row is its id."""
+        """The rows with these numbers."""
         ...
 
 
-def find_columns(
-    present: Sequence[str], asked: Mapping[str, str], describe: str, needed: str = "audio"
-) -> dict[str, str | None]:
-    """The column of each field: the one asked for, else the first usual name that is there.
+def find_columns(present: Sequence[str], asked: Mapping[str, str], describe: str) -> dict[str, str | None]:
+    """The column of each field: the one asked for, else the first of :data:`ALIASES` that is there.
 
     Args:
         present: the columns that there are.
-        asked: field -> column.
-        describe: what errors call the source.
-        needed: the field that must be found.
+        asked: field -> column; an empty name means that no column holds the field.
+        describe: the name of the source in errors.
 
     Raises:
-        ValueError: a column that was asked for, or that of ``needed``, is not there.
+        ValueError: a column that was asked for is missing, or none holds the audio.
     """
-    for field, name in asked.items():
-        if name not in present:
-            raise ValueError(f"{describe}: expected a column {name!r} for {field}, got {', '.join(present)}")
+    for name, column in asked.items():
+        if column and column not in present:
+            raise ValueError(f"{describe}: expected a column {column!r} for {name}, got {', '.join(present)}")
     names = {
-        field: asked.get(field) or next((name for name in usual if name in present), None)
-        for field, usual in ALIASES.items()
+        name: asked[name] or None if name in asked else next((n for n in usual if n in present), None)
+        for name, usual in ALIASES.items()
     }
-    if names[needed] is None:
-        usual = " or ".join(ALIASES[needed][:2])
+    if names["audio"] is None:
+        usual = " or ".join(ALIASES["audio"][:2])
         raise ValueError(
-            f"{describe}: expected a column {usual}, got {', '.join(present)}; "
-            f"name it with --column {needed}=NAME"
+            f"{describe}: expected a column {usual}, got {', '.join(present)}; name it with --column audio=NAME"
         )
     return names
 
 
+def read_cut(row: Mapping[str, Any], names: Mapping[str, str | None]) -> tuple[Cut | None, Problem]:
+    """The part of a recording that the columns start, end, duration and channel of a row name.
+
+    Args:
+        row: column -> value.
+        names: field -> column, see :func:`find_columns`.
+
+    Returns:
+        The part, None where the row names none; and the problem if a value makes no sense.
+    """
+    times: dict[str, float | None] = {}
+    for name in ("start", "end", "duration"):
+        column = names.get(name) or ""
+        value = row.get(column)
+        try:
+            number = None if value is None or str(value).strip() == "" else float(value)
+        except (TypeError, ValueError):
+            told = f"{column}: {value!r} is no number; if it is no time in the file, pass --column {name}="
+            return None, ("bad_span", told)
+        if number == -1 and name != "start":  # Kaldi's mark for the end of the recording
+            number = None
+        times[name] = number / 1000 if number is not None and column.endswith("_ms") else number
+    start, end, duration = times["start"], times["end"], times["duration"]
+    has_span = bool(names.get("start") or names.get("end"))
+    begin = start or 0.0
+    if end is None and duration is not None and has_span:
+        end = begin + duration
+    if not (0 <= begin < math.inf and (end is None or begin < end < math.inf)):
+        return None, ("bad_span", f"from {begin:g} s to {'the end' if end is None else f'{end:g} s'}")
+    channel, problem = _channel(row.get(names.get("channel") or ""), names.get("channel") or "")
+    if problem:
+        return None, problem
+    cut = Cut(begin, end, channel, None if has_span else duration)
+    return (None if cut == Cut() else cut), None
+
+
+def _channel(value: Any, column: str) -> tuple[int | None, Problem]:
+    text = "" if value is None else str(value).strip().lower()
+    if text in ("", "-1"):
+        return None, None
+    if text in _CHANNELS:
+        return _CHANNELS[text], None
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if number < 0 or number != int(number):
+        told = f"{column}: {value!r} is no number; if it is no channel of the file, pass --column channel="
+        return None, ("bad_span", told)
+    return int(number), None
+
+
 def printable(text: str) -> str:
-    """A text that is Unicode: what is none in it (half of a pair, bytes of a file's name) becomes an escape."""
+    """A text with what is not Unicode in it (a lone surrogate, bytes of a file's name) as an escape."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def inside(folder: Path, name: str, root: Path) -> tuple[str, tuple[str, str] | None]:
-    """Where the file ``name`` of ``folder`` lies, or why it may not be read.
+def plain_name(text: str) -> str:
+    """A name in one Unicode form (NFC): macOS stores ``é`` as two characters, tables hold one."""
+    return unicodedata.normalize("NFC", text)
 
-    A name must not lead out of ``root``. Links inside it are followed: its owner put them there.
 
-    Returns:
-        The file's path relative to ``root``, and the problem if there is one.
+class Names:
+    """Finds the files that a table names. No name may lead out of one folder; links inside it are followed.
+
+    Args:
+        folder: what the names are relative to.
+        root: the folder that no file may lie outside of; None is ``folder``.
     """
-    if not name:
-        return "", ("missing_file", "the row names no file")
-    relative = "" if "\0" in name else os.path.relpath(os.path.join(folder, name), root)
-    if not relative or relative.split(os.sep)[0] == os.pardir:
-        return "", ("outside_folder", name.replace("\0", "\\0"))
-    return relative, None
+
+    def __init__(self, folder: Path, root: Path | None = None) -> None:
+        self.folder = folder.resolve()
+        self.root = (root or folder).resolve()
+        self._listed: dict[Path, dict[str, str]] = {}
+
+    def find(self, name: str) -> tuple[str, Problem]:
+        """Where a file lies, relative to ``root``, or why it may not be read.
+
+        A name is tried as it stands, then with ``/`` for backslashes, then in the Unicode form of the file system.
+        """
+        if not name:
+            return "", ("missing_file", "the row names no file")
+        first = ""
+        for spelling in dict.fromkeys((name, name.replace("\\", "/"))):
+            relative = (
+                os.path.relpath(os.path.join(self.folder, spelling), self.root) if "\0" not in name else ".."
+            )
+            if relative.split(os.sep)[0] == os.pardir or re.match(r"[A-Za-z]:/", spelling):
+                return "", ("outside_folder", name.replace("\0", "\\0"))
+            first = first or relative
+            if (stored := self.stored(self.root / relative)) is not None:
+                return os.path.relpath(stored, self.root), None
+        return first, None
+
+    def has(self, name: str) -> bool:
+        """Whether there is a file that :meth:`find` may find."""
+        file, problem = self.find(name)
+        return problem is None and os.path.lexists(self.root / file)
+
+    def stored(self, path: Path) -> Path | None:
+        """The path as the file system spells it; None if there is no such file."""
+        if os.path.lexists(path):
+            return path
+        at = Path(path.anchor)
+        for part in path.parts[1:]:
+            if not os.path.lexists(at / part):
+                if at not in self._listed:
+                    try:
+                        self._listed[at] = {plain_name(name): name for name in sorted(os.listdir(at))}
+                    except OSError:
+                        self._listed[at] = {}
+                if (part := self._listed[at].get(plain_name(part), "")) == "":
+                    return None
+            at = at / part
+        return at
+
+
+class ListSource:
+    """Rows in memory, some hundred bytes each: their sound lies in files.
+
+    Args:
+        rows: as a layout gives them: ``audio`` is relative to the folder of ``names``, ``other`` a dict.
+        names: finds the files.
+        describe: the name of the source in reports.
+
+    Raises:
+        ValueError: there is no row.
+    """
+
+    def __init__(self, rows: Iterable[SourceRow], names: Names, describe: str) -> None:
+        self.describe = describe
+        self._rows = [_checked(row, index, names) for index, row in enumerate(rows)]
+        if not self._rows:
+            raise ValueError(f"{describe}: expected at least one row, got none")
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[SourceRow]:
+        return iter(self._rows)
+
+    listing = __iter__
+
+    def take(self, indices: Sequence[int]) -> list[SourceRow]:
+        """The rows with these numbers."""
+        return [self._rows[index] for index in indices]
+
+    def select(self, keep: Callable[[SourceRow], bool], language: str = "") -> None:
+        """Keep some of the rows, renumbered; those without a language get ``language`` first."""
+        for row in self._rows:
+            row.language = row.language or language
+        self._rows = [row for row in self._rows if keep(row)]
+        for index, row in enumerate(self._rows):
+            row.index = index
+
+
+def _checked(row: SourceRow, index: int, names: Names) -> SourceRow:
+    """A row with the place of its file and all its texts Unicode, or with the problem that keeps it from that."""
+    part = row.audio if isinstance(row.audio, FilePart) else None
+    name = part.path if part else str(row.audio or "")
+    file, problem = names.find(name)
+    try:
+        other = {key: value for key, value in dict(row.other or {}).items() if value not in (None, "")}
+        row.other = json.dumps(other, ensure_ascii=False, default=str) if other else None
+    except RecursionError:
+        row.other, problem = None, ("bad_row", "JSON nested without end")
+    row.id = row.id or _default_id(name, row.cut) or f"{index:08d}"
+    row.text = " ".join(row.text.split())
+    texts = ("id", "text", "speaker", "language", "split", "other")
+    if file != printable(file):
+        problem = ("bad_name", name)
+    elif problem is None and (wrong := [n for n in texts if printable(v := getattr(row, n) or "") != v]):
+        problem = ("bad_row", f"not Unicode: {', '.join(wrong)}")
+    for key in texts[:-1] if row.other is None else texts:
+        setattr(row, key, printable(getattr(row, key)))
+    row.split, row.index = row.split or "train", index
+    row.problem = row.problem or problem
+    row.problem = row.problem and (row.problem[0], printable(row.problem[1]))
+    path = None if not file or problem else str(names.root / file)
+    row.audio = FilePart(path, part.offset, part.size) if path and part else path
+    return row
+
+
+def _default_id(name: str, cut: Cut | None) -> str:
+    """The file's name; of a part of a file also which part, for a table lists many parts of one recording."""
+    if cut is None or not name or cut == Cut(length_s=cut.length_s):
+        return name
+    part = f"{name}#{round(cut.start_s, 4)}" + ("" if cut.end_s is None else f"-{round(cut.end_s, 4)}")
+    return part if cut.channel is None else f"{part}#{cut.channel}"

@@ -1,43 +1,28 @@
-"""A prepared corpus on disk: Parquet shards of codes, an index of their lengths, one manifest.
-
-Knows nothing of sound or of how codes are made. The laws it keeps: a shard is whole or absent and named by its hash;
-manifest and shards carry the codec's fingerprint (binding).
-"""
+"""A prepared corpus on disk: Parquet shards of codes, an index of their lengths, and a manifest."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 
 from ..files import parse_json, write_aside, write_json
-from .packing import CODES_DTYPE, pack_codes, unpack_codes
+from .checks import Drop, parse_drop
 
-__all__ = [
-    "CODES_DTYPE",
-    "FORMAT_VERSION",
-    "INDEX",
-    "SCHEMA",
-    "Manifest",
-    "check_shard",
-    "pack_codes",
-    "read_index",
-    "sha256",
-    "unpack_codes",
-    "write_index",
-    "write_shard",
-]
-
+CODES_DTYPE = "<i2"
 FORMAT_VERSION = 2
 _READABLE = (1, 2)  # 1 had fewer columns and no index
 INDEX = "index.arrow"
+MANIFEST = "manifest.json"
 SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -69,6 +54,7 @@ _KINDS: dict[str, Any] = {
     "licence": str,
     "versions": dict,
     "source_rows": int,
+    "splits": dict,
     "rows": int,
     "hours": int | float,
     "dropped": dict,
@@ -76,13 +62,23 @@ _KINDS: dict[str, Any] = {
 }
 
 
+def pack_codes(codes: torch.Tensor) -> bytes:
+    """codes [K, T] integers below 32768 -> the bytes of a shard's ``codes`` column, little-endian on every machine."""
+    return codes.cpu().numpy().astype(CODES_DTYPE).tobytes()
+
+
+def unpack_codes(data: bytes, n_q: int) -> torch.Tensor:
+    """The bytes of a ``codes`` column -> codes [K, T] int64. ValueError if they are no whole frames."""
+    return torch.from_numpy(np.frombuffer(data, dtype=CODES_DTYPE).reshape(n_q, -1).astype(np.int64))
+
+
 @dataclass(kw_only=True)
 class Manifest:
-    """What a prepared corpus is. Holds no clock, host or worker count: equal work gives an equal file.
+    """Describes a prepared corpus. It holds no clock, host or worker count: equal work gives an equal file.
 
-    ``dropped`` counts rows by reason; ``shards`` lists ``{"file", "rows", "seconds", "sha256"}`` in order; ``plan`` is
-    the hash of everything the result depends on; ``licence`` is that of the source, as whoever prepared it stated;
-    ``versions`` are those of the libraries that decoded, resampled and encoded.
+    ``dropped`` counts rows by reason; ``splits`` counts the source's rows by split; ``shards`` lists ``{"file", "rows",
+    "seconds", "sha256"}`` in order; ``plan`` is the hash of everything the result depends on; ``licence`` is that of
+    the source; ``versions`` are those of the libraries that decoded, resampled and encoded.
     """
 
     format_version: int = FORMAT_VERSION
@@ -94,17 +90,18 @@ class Manifest:
     licence: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     source_rows: int = 0
+    splits: dict[str, int] = field(default_factory=dict)
     rows: int = 0
     hours: float = 0.0
     dropped: dict[str, int] = field(default_factory=dict)
     shards: list[dict[str, Any]] = field(default_factory=list)
 
-    def save(self, folder: str | Path, name: str = "manifest.json") -> None:
+    def save(self, folder: str | Path, name: str = MANIFEST) -> None:
         """Write ``manifest.json`` (or ``name``) in ``folder``; raises OSError when that is not possible."""
         write_json(Path(folder) / name, asdict(self))
 
     @classmethod
-    def load(cls, folder: str | Path, name: str = "manifest.json") -> Manifest:
+    def load(cls, folder: str | Path, name: str = MANIFEST) -> Manifest:
         """Read ``manifest.json`` (or ``name``) from ``folder``.
 
         Raises:
@@ -128,7 +125,7 @@ class Manifest:
             ) from None
 
     def differences(self, asked: Manifest) -> str:
-        """What makes the plan of ``asked`` another one than this one's, in words: each setting with both values."""
+        """The settings in which ``asked`` differs from this manifest, each with both values."""
         old, new = (
             {
                 "format_version": manifest.format_version,
@@ -141,7 +138,7 @@ class Manifest:
         )
         pairs = {name: (_said(old.get(name)), _said(new.get(name))) for name in {**old, **new}}
         told = [f"{name} was {was}, is {now} now" for name, (was, now) in pairs.items() if was != now]
-        unseen = "the source lists other rows or sizes of files"
+        unseen = "the source lists other rows or sizes of files, or another version of audiotok began it"
         return "; ".join(told) or unseen
 
     def _check(self) -> None:
@@ -159,7 +156,7 @@ class Manifest:
         for shard in self.shards:
             if (
                 not isinstance(shard, dict)
-                or not re.fullmatch(r"\d{5,}\.parquet", str(shard.get("file")))
+                or not re.fullmatch(r"(\w+-)?\d{5,}\.parquet", str(shard.get("file")))
                 or not isinstance(shard.get("rows"), int)
                 or not isinstance(shard.get("sha256"), str)
                 or not isinstance(shard.get("seconds", 0.0), int | float)
@@ -168,8 +165,58 @@ class Manifest:
 
 
 def _said(value: Any) -> str:
-    """A setting as an error names it; what was not asked for has no value."""
     return "not given" if value is None else json.dumps(value, ensure_ascii=False)
+
+
+def group_of(split: str) -> str:
+    """The name of a split in the names of shards, of the characters that ``datasets`` allows for a split."""
+    return re.sub(r"\W+", "_", split) or "train"
+
+
+def shard_name(group: str, number: int) -> str:
+    """The file name of a shard: ``train-00003.parquet``."""
+    return f"{group}-{number:05d}.parquet"
+
+
+def write_shard(
+    path: Path, rows: Sequence[Mapping[str, Any]], binding: Mapping[str, Any], drops: Sequence[Drop] = ()
+) -> str:
+    """Write one shard, whole or not at all.
+
+    Args:
+        path: the Parquet file.
+        rows: dicts with the columns of :data:`SCHEMA`; what is missing is null.
+        binding: what the codes are bound to (``codes_fingerprint``, ``n_q``...); goes into the file's metadata.
+        drops: the rows of the source that belong here but are left out; likewise.
+
+    Returns:
+        The file's SHA-256, hex.
+    """
+    metadata = {
+        "audiotok": json.dumps(binding, sort_keys=True),
+        "dropped": json.dumps([asdict(drop) for drop in drops]),
+    }
+    schema = SCHEMA.with_metadata(metadata)
+    repeating: Any = ["speaker", "language", "split"]  # the type stubs of pyarrow know only a bool
+    with write_aside(path) as aside:
+        with pq.ParquetWriter(
+            aside, schema, compression="zstd", use_dictionary=repeating, write_page_checksum=True
+        ) as writer:
+            if rows:  # datasets cannot read a row group of no rows
+                writer.write_table(pa.Table.from_pylist(list(rows), schema=schema), row_group_size=_ROW_GROUP)
+    return sha256(path)
+
+
+def shard_facts(path: Path, plan: str) -> tuple[int, list[Drop]] | None:
+    """Rows and dropped rows of a shard of this plan; None if it is not there, not whole, or of another plan."""
+    try:
+        metadata = pq.read_metadata(path)
+        held = metadata.metadata or {}
+        if parse_json(held[b"audiotok"])["plan"] != plan:
+            return None
+        return metadata.num_rows, [parse_drop(drop) for drop in parse_json(held[b"dropped"])]
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def sha256(path: str | Path) -> str:
@@ -178,49 +225,18 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_shard(path: Path, rows: Sequence[Mapping[str, Any]], binding: Mapping[str, Any]) -> str:
-    """Write one shard, whole or not at all.
-
-    Args:
-        path: the Parquet file.
-        rows: dicts with the columns of :data:`SCHEMA`; what is missing is null.
-        binding: what the codes are bound to (``codes_fingerprint``, ``n_q``...); goes into the file's
-            metadata.
-
-    Returns:
-        The file's SHA-256, hex.
-    """
-    schema = SCHEMA.with_metadata({"audiotok": json.dumps(binding, sort_keys=True)})
-    table = pa.Table.from_pylist(list(rows), schema=schema)
-    with write_aside(path) as aside:
-        # A list is allowed here; the type stubs of pyarrow know only the bool.
-        repeating: Any = ["speaker", "language", "split"]
-        pq.write_table(table, aside, row_group_size=_ROW_GROUP, compression="zstd", use_dictionary=repeating)
-        digest = sha256(aside)
-    return digest
-
-
-def write_index(folder: Path, shards: Iterable[Path]) -> None:
-    """Write what a reader wants to know of all rows before it opens a shard: frames and split, in row order."""
+def write_index(folder: Path, frames: Sequence[np.ndarray], splits: Sequence[str | None]) -> None:
+    """Write the lengths and splits of all rows, in order: a reader plans its batches without opening a shard."""
+    lengths = pa.array(np.concatenate([np.zeros(0, np.int32), *frames]), pa.int32())
+    names = pa.array([split or "" for split in splits], pa.string()).dictionary_encode()
     schema = pa.schema([("frames", pa.int32()), ("split", pa.dictionary(pa.int32(), pa.string()))])
-    splits: dict[str, int] = {}
-    frames, codes = [], []
-    for shard in shards:
-        table = pq.read_table(shard, columns=["frames", "split"])
-        frames.append(table["frames"].combine_chunks())
-        names = table["split"].combine_chunks().to_pylist()
-        codes.append(pa.array([splits.setdefault(name or "", len(splits)) for name in names], pa.int32()))
-    column = pa.DictionaryArray.from_arrays(
-        pa.concat_arrays(codes) if codes else pa.array([], pa.int32()), pa.array(list(splits), pa.string())
-    )
-    all_frames = pa.concat_arrays(frames) if frames else pa.array([], pa.int32())
     with write_aside(folder / INDEX) as aside:
         with pa.OSFile(str(aside), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-            writer.write_table(pa.Table.from_arrays([all_frames, column], schema=schema))
+            writer.write_table(pa.Table.from_arrays([lengths, names], schema=schema))
 
 
 def read_index(folder: Path, rows: int) -> pa.Table | None:
-    """What :func:`write_index` wrote: columns frames and split; None if there is no such file, as in format 1.
+    """The table that :func:`write_index` wrote, columns frames and split; None if there is no such file (format 1).
 
     Raises:
         ValueError: it is damaged, or not of so many rows.

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..audio import AudioError, load_audio
-from ..corpus.sources import SourceRow, open_source
+from ..audio import resample
+from ..corpus import SourceRow, open_source, read_row
 from ..files import write_json
 from .packed import PackedClips, write_packed
 
@@ -83,10 +83,8 @@ def _origin(record: Path) -> dict[str, Any]:
 def _clips(source: str, sampling_rate: int, split: str | None) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
     for row in _rows(source, split):
         try:
-            if row.audio is None:
-                raise AudioError("expected audio, got none")
-            wav = load_audio(row.audio, sampling_rate)[0][0]
-        except (AudioError, OSError) as error:
+            wav = resample(*read_row(row), sampling_rate)[0]
+        except (ValueError, OSError) as error:
             print(f"left out: {row.id}: {error}", file=sys.stderr)
             continue
         fields = {"id": row.id, "text": row.text, "speaker": row.speaker, "language": row.language}
@@ -103,4 +101,4 @@ def _rows(source: str, split: str | None) -> Iterator[SourceRow]:
         return
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
     for index, path in enumerate(files):
-        yield SourceRow(index, str(path.relative_to(folder)), "", "", "", "train", path)
+        yield SourceRow(str(path.relative_to(folder)), str(path), split="train", index=index)

@@ -1,8 +1,4 @@
-"""Prepares one language of Common Voice and checks that every validated clip is accounted for.
-
-Knows nothing but the licence of the card; ``audiotok prepare`` knows the layout and does the work. Every option of it
-can be given behind the folder.
-"""
+"""Prepares one language of Common Voice for text to speech. Takes every option of ``audiotok prepare``."""
 
 from __future__ import annotations
 

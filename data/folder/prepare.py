@@ -1,7 +1,6 @@
 """Prepares a folder of recordings with a text file beside each: ``anna/0001.wav`` and ``anna/0001.txt``.
 
-Knows nothing but the name of the layout; ``audiotok prepare`` does the work. Every option of it can be given behind the
-folder.
+Takes every option of ``audiotok prepare``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""Prepares one subset of LibriTTS for text to speech and checks that all of it arrived.
+"""Prepares one subset of LibriTTS for text to speech and checks the number of rows.
 
-Knows nothing but the licence and the counts of the card; ``audiotok prepare`` knows the layout and does the work. Every
-option of it can be given behind the folder.
+Takes every option of ``audiotok prepare``.
 """
 
 from __future__ import annotations
@@ -21,7 +20,8 @@ ROWS = {
     "train-clean-360": 116_500,
     "train-other-500": 205_044,
 }
-CARD = ["--layout", "libritts", "--level-db", "-26", "--max-s", "60", "--licence", "CC BY 4.0"]
+CARD = ["--layout", "libritts", "--language", "en", "--level-db", "-26", "--max-s", "60"]
+CARD += ["--licence", "CC BY 4.0"]
 
 if __name__ == "__main__":
     named = [ROWS[name] for name in (Path(word).name for word in sys.argv[1:]) if name in ROWS]

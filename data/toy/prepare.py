@@ -1,7 +1,4 @@
-"""Makes the toy corpus (40 sentences read by flite) and prepares it.
-
-Knows nothing but its sentences and what must come out; ``generate.py`` and ``audiotok prepare`` do the work.
-"""
+"""Makes the toy corpus (40 sentences read by flite) and prepares it."""
 
 from __future__ import annotations
 

@@ -1,0 +1,378 @@
+"""What a corpus holds, for programs and for people: counts, a report, a data card, and a page of decoded rows."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import soundfile
+import torch
+
+from ..files import write_aside, write_json
+from ..program import duration
+from .checks import REASONS, read_dropped
+from .shards import CODES_DTYPE, Manifest, check_shard
+
+if TYPE_CHECKING:
+    from ..codec.model import AudioCodec
+    from .reader import PreparedCorpus
+
+REPORT_FILES = ("report.json", "report.html")
+CARD = "README.md"
+_COLUMNS = ("text", "speaker", "language", "split", "frames", "seconds", "level_db")
+# Name -> first edge, width of a bin, bins; what lies beyond an end is counted in the bin at that end.
+_HISTOGRAMS = {"seconds": (0.0, 0.5, 60), "level_db": (-60.0, 2.0, 30), "characters_per_s": (0.0, 1.0, 40)}
+_TITLES = {
+    "seconds": "Length of a clip, s",
+    "level_db": "Level of its speech, dB of full scale",
+    "characters_per_s": "Characters a second",
+}
+_NAMES_SHOWN = 20
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 60em; margin: 2em auto; padding: 0 1em; color: #222 }
+table { border-collapse: collapse; margin: 1em 0 }
+th, td { text-align: left; padding: .15em 1.2em .15em 0; vertical-align: top }
+audio { width: 100%; margin: .4em 0 }
+canvas { width: 100%; image-rendering: pixelated; display: block }
+section { border-top: 1px solid #ccc; padding: 1em 0 }
+.small { color: #666; font-size: 13px }
+.bars { display: flex; align-items: flex-end; height: 120px; border-bottom: 1px solid #999 }
+.bars i { flex: 1; margin-right: 1px; background: #2a5d9f }
+td i { display: inline-block; height: .7em; background: #c8641b }
+"""
+# Draws the codes of each row: time to the right, codebook 0 at the top, a colour for each value.
+_DRAW_CODES = """<script>
+for (const canvas of document.querySelectorAll("canvas")) {
+  const bytes = Uint8Array.from(atob(canvas.dataset.codes), c => c.charCodeAt(0));
+  const codes = new Int16Array(bytes.buffer), context = canvas.getContext("2d");
+  for (let i = 0; i < codes.length; i++) {
+    const part = codes[i] / canvas.dataset.size;
+    context.fillStyle = `hsl(${240 - 200 * part} 70% ${25 + 50 * part}%)`;
+    context.fillRect(i % canvas.width, Math.floor(i / canvas.width), 1, 1);
+  }
+}
+</script>
+"""
+
+
+class Tally:
+    """Counts of rows, added up piece by piece; constant memory but for the names of speakers."""
+
+    def __init__(self) -> None:
+        self._rows = self._frames = self._characters = 0
+        self._seconds = 0.0
+        self._hours: dict[str, Counter[str]] = {name: Counter() for name in ("split", "language", "speaker")}
+        self._counts = {name: np.zeros(bins, dtype=np.int64) for name, (_, _, bins) in _HISTOGRAMS.items()}
+
+    def add(self, columns: Mapping[str, Sequence[Any]]) -> None:
+        """Count rows, given as columns of a shard; levels may be missing."""
+        seconds = np.array(columns["seconds"], dtype=np.float64)
+        characters = np.array([len(text or "") for text in columns["text"]], dtype=np.float64)
+        self._rows += len(seconds)
+        self._frames += sum(columns["frames"])
+        self._characters += int(characters.sum())
+        self._seconds += float(seconds.sum())
+        for name, counter in self._hours.items():
+            for value, length in zip(columns[name], seconds, strict=True):
+                counter[value or ""] += length / 3600
+        self._count("seconds", seconds)
+        levels = columns.get("level_db") or []
+        self._count("level_db", np.array([level for level in levels if level is not None]))
+        with_text = (characters > 0) & (seconds > 0)
+        self._count("characters_per_s", characters[with_text] / seconds[with_text])
+
+    def result(self) -> dict[str, Any]:
+        """The counts as JSON values."""
+        hours = {
+            f"{name}s": {key: round(value, 4) for key, value in sorted(counter.items())}
+            for name, counter in self._hours.items()
+        }
+        return {
+            "rows": self._rows,
+            "hours": round(self._seconds / 3600, 4),
+            "frames": self._frames,
+            "characters_per_s": round(self._characters / self._seconds, 2) if self._seconds else 0.0,
+            **hours,
+            "histograms": {
+                name: {"start": start, "step": step, "counts": self._counts[name].tolist()}
+                for name, (start, step, _) in _HISTOGRAMS.items()
+            },
+        }
+
+    def _count(self, name: str, values: np.ndarray) -> None:
+        start, step, bins = _HISTOGRAMS[name]
+        places = np.clip(np.floor((values - start) / step), 0, bins - 1).astype(np.int64)
+        self._counts[name] += np.bincount(places, minlength=bins)
+
+
+def report(path: str | Path) -> dict[str, Any]:
+    """Count what is in a prepared corpus.
+
+    Args:
+        path: a folder written by :func:`~audiotok.corpus.prepare`.
+
+    Returns:
+        JSON values: rows, hours, frames, hours of splits, languages and speakers, histograms, dropped reasons, shards,
+        codec.
+
+    Raises:
+        FileNotFoundError, ValueError: the folder is not a prepared corpus, or rows are unaccounted for.
+    """
+    folder, manifest = Path(path), Manifest.load(path)
+    reasons = Counter(drop.reason for drop in read_dropped(path))
+    tally = Tally()
+    for shard in manifest.shards:
+        file = folder / "shards" / shard["file"]
+        check_shard(file, shard["rows"], manifest.codes_fingerprint)
+        there = [name for name in _COLUMNS if name in pq.read_schema(file).names]
+        tally.add(pq.read_table(file, columns=there).to_pydict())
+    counts = tally.result()
+    if counts["rows"] + sum(reasons.values()) != manifest.source_rows:
+        raise ValueError(
+            f"{folder}: expected {manifest.source_rows} rows in shards or dropped, got {counts['rows']} and "
+            f"{sum(reasons.values())}; prepare again"
+        )
+    return {"out": str(path)} | describe(counts, manifest.source, manifest.source_rows, reasons, manifest)
+
+
+def describe(
+    counts: Mapping[str, Any],
+    source: str,
+    source_rows: int,
+    reasons: Mapping[str, int],
+    manifest: Manifest | None = None,
+) -> dict[str, Any]:
+    """A tally's counts with what they were counted of; ``manifest`` is None for a dry run."""
+    told = {"source": source, "source_rows": source_rows, **counts, "dropped": dict(sorted(reasons.items()))}
+    if manifest is not None:
+        told |= {"licence": manifest.licence, "shards": len(manifest.shards)}
+        told |= {"codec": manifest.codec, "codes_fingerprint": manifest.codes_fingerprint}
+    return told
+
+
+def report_text(counts: Mapping[str, Any]) -> str:
+    """The result of :func:`report` as a few lines for people."""
+    dropped = sum(counts["dropped"].values())
+    name = f"{counts['out']}: " if "out" in counts else ""
+    head = f"{name}{counts['rows']} of {counts['source_rows']} rows, {duration(counts['hours'])}"
+    if "codec" in counts:
+        of = "shard" if counts["shards"] == 1 else "shards"
+        head += f", {counts['shards']} {of}, codec {counts['codec']['name']} ({counts['codes_fingerprint']})"
+    splits = ", ".join(f"{name or '-'} {duration(hours)}" for name, hours in counts["splits"].items())
+    speakers = f"speakers: {len(counts['speakers'])}, {counts['characters_per_s']} characters a second"
+    lines = [head, f"splits: {splits}", speakers]
+    if dropped:
+        lines.append(f"dropped: {dropped}, listed in dropped.jsonl")
+        lines += [
+            f"  {number:6d} {reason}: {REASONS[reason]}" for reason, number in counts["dropped"].items()
+        ]
+    return "\n".join(lines)
+
+
+def write_report(folder: Path, counts: Mapping[str, Any]) -> None:
+    """Write :data:`REPORT_FILES`: counts as JSON and as a page."""
+    write_json(folder / REPORT_FILES[0], dict(counts))
+    facts = {
+        "source": counts["source"],
+        "licence": counts.get("licence") or "not stated",
+        "rows": f"{counts['rows']} of {counts['source_rows']}",
+        "hours": f"{counts['hours']:.2f}",
+        "characters a second": counts["characters_per_s"],
+        "speakers": len(counts["speakers"]),
+    }
+    if "codec" in counts:
+        codec = counts["codec"]
+        facts["codec"] = (
+            f"{codec['name']}, {codec['n_q']} x {codec['codebook_size']}, {counts['codes_fingerprint']}"
+        )
+    body = _table(("", ""), facts.items())
+    body += "".join(
+        _histogram(name, drawn) for name, drawn in counts["histograms"].items() if any(drawn["counts"])
+    )
+    for name in ("splits", "speakers", "languages"):
+        body += f"<h2>Hours of {name}</h2>" + _bars(counts[name])
+    if counts["dropped"]:
+        reasons = [(name, number, REASONS[name]) for name, number in counts["dropped"].items()]
+        body += "<h2>Left out</h2>" + _table(("reason", "rows", "that is"), reasons)
+    title = f"{counts['source']}: {counts['rows']} rows, {duration(counts['hours'])}"
+    _write_text(folder / REPORT_FILES[1], _page(title, body))
+
+
+def write_card(folder: Path, manifest: Manifest) -> None:
+    """Write the data card, from which ``datasets.load_dataset(folder)`` knows the shards of each split."""
+    codec = manifest.codec
+    groups = dict.fromkeys(shard["file"].rpartition("-")[0] for shard in manifest.shards if shard["rows"])
+    files = "".join(f"  - split: {json.dumps(name)}\n    path: shards/{name}-*.parquet\n" for name in groups)
+    dropped = sum(manifest.dropped.values())
+    lines = [
+        "---",
+        "configs:",
+        "- config_name: default",
+        f"  data_files:\n{files}---",
+        "",
+        f"# {_one_line(manifest.source)}, as codes of {codec['name']}",
+        "",
+        f"{manifest.rows} clips, {manifest.hours:.2f} hours, prepared with `audiotok prepare`; {dropped} rows of the "
+        "source were left out (`dropped.jsonl`).",
+        f"Licence of the source: {_one_line(manifest.licence) or 'not stated'}.",
+        "",
+        f"Codec `{codec['name']}`, `codes_fingerprint` {manifest.codes_fingerprint}: {codec['n_q']} codebooks of "
+        f"{codec['codebook_size']} codes, {codec['sampling_rate'] / codec['hop_length']:g} frames a second.",
+        "A row's codes [K, T] are little-endian int16 in C order: "
+        f'`numpy.frombuffer(row["codes"], "{CODES_DTYPE}").reshape(row["n_q"], -1)`.',
+        "",
+    ]
+    _write_text(folder / CARD, "\n".join(lines))
+
+
+def _one_line(text: str) -> str:
+    """A text of any source on one line of Markdown."""
+    return " ".join(text.split())
+
+
+def listen(
+    path: str | Path,
+    codec: AudioCodec,
+    out: str | Path,
+    *,
+    rows: int = 20,
+    seed: int = 0,
+    split: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[str]:
+    """Write a page, one file, with decoded audio, text and codes of random rows.
+
+    Args:
+        path: a folder written by :func:`~audiotok.corpus.prepare`.
+        codec: the one it was prepared with.
+        out: the .html file.
+        rows: how many are shown; all if there are fewer.
+        seed: of the choice.
+        split: only rows of this split; None takes all.
+        progress: called with rows decoded and rows in all.
+
+    Returns:
+        The ids of the rows, in the order of the page.
+
+    Raises:
+        FileNotFoundError: there is no corpus, or no folder for the page.
+        ValueError: the corpus is damaged, empty, or of another codec.
+    """
+    from .reader import PreparedCorpus
+
+    corpus = PreparedCorpus(path, split)
+    corpus.check(codec)
+    if not len(corpus):
+        raise ValueError(f"{path}: expected at least one row to listen to, got none")
+    chosen = choose(corpus, rows, seed)
+    sections, ids = [], []
+    for done, number in enumerate(chosen, 1):
+        row = corpus.row(number)
+        ids.append(row["id"])
+        sections.append(_section(row, codec))
+        if progress is not None:
+            progress(done, len(chosen))
+    manifest = corpus.manifest
+    size = manifest.codec
+    intro = (
+        f"<p>{len(ids)} of {len(corpus)} rows, drawn with seed {seed}. Codec {html.escape(size['name'])} "
+        f"({manifest.codes_fingerprint}), {size['n_q']} x {size['codebook_size']}. The audio is decoded from the "
+        "codes. In the pictures time runs to the right and codebook 0 is at the top.</p>"
+    )
+    _write_text(Path(out), _page(f"{manifest.source}: listen", intro + "".join(sections) + _DRAW_CODES))
+    return ids
+
+
+def choose(corpus: PreparedCorpus, rows: int, seed: int) -> list[int]:
+    """Numbers of rows drawn at random, in order."""
+    return np.sort(np.random.default_rng(seed).permutation(len(corpus))[:rows]).tolist()
+
+
+def decode_row(row: Mapping[str, Any], codec: AudioCodec) -> np.ndarray:
+    """The samples [N] float32 that a row's codes decode to, as long as the row's clip."""
+    codes = row["codes"]
+    # The last frame may be longer than the clip.
+    num_samples = min(round(row["seconds"] * codec.config.sampling_rate), codec.samples(codes.shape[1]))
+    gains = {"audio_scales": torch.tensor([row["scales"]])} if codec.has_scale else {}
+    with torch.inference_mode():
+        wav = codec.decode(codes[None].to(codec.device), num_samples=num_samples, **gains).audio_values
+    assert wav is not None
+    return wav[0, 0].float().cpu().numpy()
+
+
+def _section(row: dict[str, Any], codec: AudioCodec) -> str:
+    codes, sound = row["codes"], io.BytesIO()
+    samples = decode_row(row, codec).clip(-1, 1)
+    soundfile.write(sound, samples, codec.config.sampling_rate, format="FLAC", subtype="PCM_16")
+    facts = [
+        row["split"],
+        row["speaker"],
+        row["language"],
+        f"{row['seconds']:.2f} s",
+        f"{codes.shape[1]} frames",
+    ]
+    if row.get("level_db") is not None:
+        facts.append(f"speech at {row['level_db']:.0f} dB")
+    packed = codes.numpy().astype(CODES_DTYPE).tobytes()
+    return (
+        f"<section><b>{html.escape(row['id'])}</b> "
+        f'<span class="small">{html.escape(" · ".join(filter(None, facts)))}</span>'
+        f"<p>{html.escape(row['text'] or '(no text)')}</p>"
+        f'<audio controls preload="none" src="data:audio/flac;base64,{_base64(sound.getvalue())}"></audio>'
+        f'<canvas style="height:{10 * codes.shape[0]}px" width="{codes.shape[1]}" height="{codes.shape[0]}" '
+        f'data-size="{codec.config.codebook_size}" data-codes="{_base64(packed)}"></canvas></section>\n'
+    )
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")
+
+
+def _write_text(path: Path, text: str) -> None:
+    with write_aside(path) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
+def _page(title: str, body: str) -> str:
+    """An HTML page that needs no other file; ``body`` is HTML, ``title`` is text."""
+    name = html.escape(title)
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{name}</title>'
+        f"<style>{_STYLE}</style></head>\n<body><h1>{name}</h1>\n{body}\n</body></html>\n"
+    )
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    top = "".join(f"<th>{html.escape(name)}</th>" for name in head)
+    lines = ("".join(f"<td>{html.escape(str(value))}</td>" for value in row) for row in rows)
+    return f"<table><tr>{top}</tr>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>\n"
+
+
+def _histogram(name: str, drawn: Mapping[str, Any]) -> str:
+    start, step, counts = drawn["start"], drawn["step"], drawn["counts"]
+    bars = "".join(
+        f'<i style="height:{100 * n / max(counts):.1f}%" title="from {start + step * at:g}: {n} rows"></i>'
+        for at, n in enumerate(counts)
+    )
+    ends = f"{start:g} to {start + step * len(counts):g}, at most {max(counts)} rows in a bar"
+    return f'<h2>{_TITLES[name]}</h2><div class="bars">{bars}</div><div class="small">{ends}</div>\n'
+
+
+def _bars(values: Mapping[str, float]) -> str:
+    """The largest values, largest first."""
+    largest = sorted(values.items(), key=lambda pair: (-pair[1], pair[0]))[:_NAMES_SHOWN]
+    most = max((value for _, value in largest), default=1.0) or 1.0
+    lines = "".join(
+        f"<tr><td>{html.escape(name or '-')}</td>"
+        f'<td><i style="width:{300 * value / most:.0f}px"></i> {value:g}</td></tr>'
+        for name, value in largest
+    )
+    return f"<table>{lines}</table>\n"

@@ -1,0 +1,300 @@
+"""Tasks of a preparation. Each makes one shard: it decodes, checks, encodes and writes the rows."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from .checks import Drop, Limits, Shaping, Sound, decode, inspect
+from .rows import FilePart, Source, SourceRow
+from .shards import group_of, pack_codes, shard_name, write_shard
+from .sources import StreamSource
+
+if TYPE_CHECKING:
+    from ..codec.model import AudioCodec
+
+_CHUNK = 64
+Row = dict[str, Any] | Drop
+
+
+@dataclass(frozen=True)
+class Task:
+    """One shard.
+
+    Attributes:
+        name: of its file.
+        indices: numbers of its rows in the source.
+        repeated: those of them that have an id of a row before them.
+        spool: the rows of a stream; None takes them from the source.
+    """
+
+    name: str
+    indices: np.ndarray
+    repeated: frozenset[int] = frozenset()
+    spool: Spool | None = None
+
+    def __str__(self) -> str:
+        return f"{self.name} (rows {self.indices[0]} to {self.indices[-1]} of the source)"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all tasks have in common.
+
+    Attributes:
+        source: the rows; None for a stream.
+        limits, shaping, batch_s: as for :func:`prepare`.
+        codec: a pickled codec; as bytes, because handing tensors to a process would share memory with it. None makes no
+            codes (a dry run).
+        device: where to encode.
+        bound: what the codes are bound to; goes into every shard.
+        folder: of the shards; None returns the rows instead.
+    """
+
+    source: Source | None
+    limits: Limits
+    shaping: Shaping
+    batch_s: float
+    codec: bytes | None = None
+    device: str = "cpu"
+    bound: Mapping[str, Any] = field(default_factory=dict)
+    folder: Path | None = None
+
+
+class ShardMaker:
+    """Makes shards; one in each process."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.codec: AudioCodec | None = None
+        if job.codec is not None:
+            self.codec = pickle.loads(job.codec).to(job.device).eval()
+
+    def __call__(self, task: Task) -> tuple[float, list[Row]]:
+        """Make a shard: seconds of sound in it and, where none is written, its rows in order."""
+        rows = self._rows(task)
+        kept = [row for row in rows if not isinstance(row, Drop)]
+        seconds = sum(row["seconds"] for row in kept)
+        if self.job.folder is None:
+            return seconds, rows
+        drops = [row for row in rows if isinstance(row, Drop)]
+        write_shard(self.job.folder / task.name, kept, self.job.bound, drops)
+        return seconds, []
+
+    def _rows(self, task: Task) -> list[Row]:
+        """What comes of the rows. Those of like lengths are encoded together, which changes none of them."""
+        made: dict[int, Row] = {}
+        lengths: list[tuple[float, int]] = []
+        for start in range(0, len(task.indices), _CHUNK):
+            for row in self._take(task, task.indices[start : start + _CHUNK]):
+                if row.index in task.repeated:
+                    row = replace(row, problem=row.problem or ("duplicate", row.id))
+                found = inspect(row, self.job.limits)
+                if isinstance(found, Drop):
+                    made[row.index] = found
+                else:
+                    lengths.append((found, row.index))
+        for batch in make_batches(lengths, self.job.batch_s):
+            made |= zip(batch, self._encode(self._take(task, batch)), strict=True)
+        return [made[index] for index in sorted(made)]
+
+    def _take(self, task: Task, indices: Iterable[int]) -> list[SourceRow]:
+        rows = task.spool or self.job.source
+        assert rows is not None
+        return rows.take([int(index) for index in indices])
+
+    def _encode(self, rows: list[SourceRow]) -> list[Row]:
+        job = self.job
+        rate = self.codec.config.sampling_rate if self.codec else None
+        sounds = [decode(row, job.limits, rate, job.shaping) for row in rows]
+        fit = [sound for sound in sounds if not isinstance(sound, Drop)]
+        codes = iter(self._codes(self.codec, fit) if fit and self.codec else [{}] * len(fit))
+        return [
+            sound if isinstance(sound, Drop) else _describe_row(row, sound) | next(codes)
+            for row, sound in zip(rows, sounds, strict=True)
+        ]
+
+    def _codes(self, codec: AudioCodec, sounds: list[Sound]) -> list[dict[str, Any]]:
+        from ..codec.model import AudioCodec
+
+        lengths = torch.tensor([sound.wav.shape[1] for sound in sounds])
+        longest = int(lengths.max())
+        padded = torch.zeros(
+            len(sounds), codec.config.audio_channels, longest
+        )  # a mono clip on every channel
+        for place, sound in zip(padded, sounds, strict=True):
+            place[:, : sound.wav.shape[1]] = sound.wav
+        mask = None
+        # Padding behind a clip changes no code of our own codec, because it is causal; a mask would take time.
+        if int(lengths.min()) < longest and not isinstance(codec, AudioCodec):
+            mask = (torch.arange(longest) < lengths[:, None]).to(self.job.device)
+        n_q = self.job.bound["n_q"]
+        found = codec.encode(padded.to(self.job.device), padding_mask=mask, n_q=n_q)
+        assert found.audio_codes is not None
+        made = []
+        for i, (codes, sound) in enumerate(zip(found.audio_codes.cpu(), sounds, strict=True)):
+            frames = codec.frames(sound.wav.shape[1])
+            row = {"frames": frames, "codes": pack_codes(codes[:, :frames]), "n_q": n_q}
+            if found.audio_scales is not None:
+                row["scales"] = found.audio_scales[i, : -(-frames // codec.scale_frames)].tolist()
+            made.append(row)
+        return made
+
+
+def _describe_row(row: SourceRow, sound: Sound) -> dict[str, Any]:
+    """The columns of a shard's row beside its codes."""
+    return {
+        "row": row.index,
+        "id": row.id,
+        "text": row.text,
+        "speaker": row.speaker,
+        "language": row.language,
+        "split": row.split,
+        "seconds": sound.wav.shape[1] / sound.sampling_rate,
+        "start_s": sound.start_s,
+        "level_db": sound.level_db,
+        "fields": row.other or None,
+    }
+
+
+def make_batches(lengths: Iterable[tuple[float, int]], batch_s: float) -> list[list[int]]:
+    """Rows, given as (seconds, number), in batches of like lengths: at most ``batch_s`` padded seconds, or one row."""
+    batches: list[list[int]] = []
+    shortest = 0.0
+    for seconds, row in sorted(lengths):
+        # Sorted upwards: the newest row is the longest, so it sets the padded size. No batch is padded by a third.
+        if batches and (len(batches[-1]) + 1) * seconds <= batch_s and shortest >= 0.75 * seconds:
+            batches[-1].append(row)
+        else:
+            batches.append([row])
+            shortest = seconds
+    return batches
+
+
+# ---- cutting a source into tasks
+
+
+@dataclass(frozen=True)
+class Survey:
+    """The listing of a source, read before any sound is opened.
+
+    Attributes:
+        digest: hex, over everything that is listed.
+        groups: the split of each shard -> numbers of its rows.
+        repeated: [rows] bool, true where a row before has the same id.
+    """
+
+    digest: str
+    groups: dict[str, np.ndarray]
+    repeated: np.ndarray
+
+
+def survey(source: Source) -> Survey:
+    """Go once through the rows of a source, without opening their sound; 20 bytes a row are held."""
+    digest, hashes, groups = hashlib.sha256(), bytearray(), dict[str, Any]()
+    for row in source.listing():
+        told = [row.id, row.text, row.speaker, row.language, row.split, str(row.cut), row.problem, row.other]
+        if isinstance(row.audio, str | FilePart):
+            path = row.audio if isinstance(row.audio, str) else row.audio.path
+            # The folder of the file does not count.
+            told += [os.path.basename(path), os.stat(path).st_size if os.path.isfile(path) else -1]
+        digest.update(json.dumps(told, ensure_ascii=False).encode("utf-8", "surrogatepass"))
+        hashes += _hash_id(row.id)
+        groups.setdefault(group_of(row.split), array("q")).append(row.index)
+    ids = np.frombuffer(bytes(hashes), dtype=np.uint64).reshape(-1, 2)
+    repeated = np.zeros(len(ids), dtype=bool)
+    order = np.lexsort((ids[:, 1], ids[:, 0]))  # stable: of equal ids the first row comes first
+    ordered = ids[order]
+    repeated[order[1:]] = (ordered[1:] == ordered[:-1]).all(axis=1)
+    return Survey(digest.hexdigest(), {name: np.array(rows) for name, rows in groups.items()}, repeated)
+
+
+def _hash_id(id: str) -> bytes:
+    """16 bytes that stand for an id: two of ten thousand million ids are as good as never alike."""
+    return hashlib.blake2b(id.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def listed_tasks(found: Survey, size: int) -> Iterator[Task]:
+    for group, indices in found.groups.items():
+        for number, start in enumerate(range(0, len(indices), size)):
+            part = indices[start : start + size]
+            repeated = frozenset(int(index) for index in part[found.repeated[part]])
+            yield Task(shard_name(group, number), part, repeated)
+
+
+class Spool:
+    """Rows of one shard of a stream, in a file."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        self._places: dict[int, int] = {}
+        path.write_bytes(b"")
+
+    def add(self, row: SourceRow) -> None:
+        """Append a row."""
+        with self.path.open("ab") as file:
+            self._places[row.index] = file.tell()
+            pickle.dump(row, file)
+
+    def take(self, indices: Sequence[int]) -> list[SourceRow]:
+        """The rows with these numbers."""
+        rows = []
+        with self.path.open("rb") as file:
+            for index in indices:
+                file.seek(self._places[index])
+                rows.append(pickle.load(file))
+        return rows
+
+
+@dataclass
+class _Open:
+    """A shard of a stream that is not full yet."""
+
+    name: str
+    spool: Spool | None
+    indices: list[int] = field(default_factory=list)
+    repeated: set[int] = field(default_factory=set)
+
+    def task(self) -> Task:
+        return Task(self.name, np.array(self.indices), frozenset(self.repeated), self.spool)
+
+
+def streamed_tasks(
+    source: StreamSource, size: int, wanted: Callable[[int, str], bool], folder: Path, counts: Counter[str]
+) -> Iterator[Task]:
+    """Tasks of a stream, whose rows are kept on disk until their shard is made. ``counts`` gets the rows by split."""
+    seen: set[bytes] = set()
+    under_way: dict[str, _Open] = {}
+    begun = 0
+    for row in source:
+        group = group_of(row.split)
+        if group not in under_way:
+            name = shard_name(group, counts[group] // size)
+            under_way[group] = _Open(name, Spool(folder / f"{name}.rows") if wanted(begun, name) else None)
+            begun += 1
+        shard = under_way[group]
+        shard.indices.append(row.index)
+        key = _hash_id(row.id)
+        if key in seen:
+            shard.repeated.add(row.index)
+        seen.add(key)
+        counts[group] += 1
+        if shard.spool is not None:
+            shard.spool.add(row)
+        if len(shard.indices) == size:
+            if shard.spool is not None:
+                yield shard.task()
+            del under_way[group]
+    yield from (shard.task() for shard in under_way.values() if shard.spool is not None)
