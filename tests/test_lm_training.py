@@ -100,7 +100,7 @@ def test_a_wrong_recipe_is_refused_before_training(override, key, corpus, tmp_pa
     assert key in capsys.readouterr().err and not (tmp_path / "run").exists()
 
 
-def test_held_out_rows_are_not_learnt_from(tmp_path):
+def test_held_out_rows_are_not_trained_on(tmp_path):
     write_corpus(tmp_path / "big", rows=500)
     train, held_out = read_clips([tmp_path / "big"])
     assert [clip.id for clip in held_out] == ["toy478"]  # one in a hundred, by a hash of the id
@@ -175,7 +175,7 @@ def test_a_teachers_times_are_spread_over_our_phonemes(tmp_path):
         assert set(inside) <= ({2, 3} if word == 2 else {word})
 
 
-def test_frames_point_at_the_sound_that_is_spoken(clips):
+def test_frames_point_at_their_phoneme(clips):
     for clip in clips:
         text, spoken = render(clip, np.random.default_rng(0), 0.0, 0.0)
         assert spoken is not None and len(spoken) == clip.frames
@@ -187,7 +187,7 @@ def test_frames_point_at_the_sound_that_is_spoken(clips):
         assert spelt is not None and (np.diff(spelt) >= 0).all() and spelt[0] == 0
 
 
-def test_rows_that_cannot_be_learnt_are_left_out(tmp_path):
+def test_rows_that_cannot_be_used_are_left_out(corpus, tmp_path):
     write_corpus(tmp_path / "de", rows=8, language="de")
     with pytest.raises(ValueError, match="English"):
         read_clips([tmp_path / "de"])
@@ -196,9 +196,6 @@ def test_rows_that_cannot_be_learnt_are_left_out(tmp_path):
     assert all(clip.frames <= 25 for clip in few)
     with pytest.raises(FileNotFoundError, match="missing"):
         read_clips([tmp_path / "en"], [tmp_path / "missing.jsonl"])
-
-
-def test_corpora_of_two_codecs_are_refused(corpus, tmp_path):
     write_corpus(tmp_path / "other", rows=4, fingerprint="0ther0c0dec00000")
     with pytest.raises(ValueError, match="0ther0c0dec00000"):
         read_clips([corpus, tmp_path / "other"])
@@ -244,14 +241,10 @@ def test_the_plan_of_an_epoch(clips, epoch):
         sizes = [clips[i].positions + (clips[p].positions if p >= 0 else 0) for i, p in batch]
         assert len(batch) == 1 or len(batch) * max(sizes) <= 400
         longest.append(max(sizes))
+    weighted = plan_epoch(clips, DataRecipe(weights={"kathleen": 2.5}), 0, epoch, FRAME_RATE)
+    assert 2 * len(clips) < sum(map(len, weighted)) < 3 * len(clips)
     if epoch == 0:
         assert np.corrcoef(longest, range(len(longest)))[0, 1] > 0.9
-
-
-def test_voices_are_weighted(clips):
-    weighted = plan_epoch(clips, DataRecipe(weights={"kathleen": 2.5}), 0, 0, FRAME_RATE)
-    assert 2 * len(clips) < sum(map(len, weighted)) < 3 * len(clips)
-    assert plan_epoch(clips, DataRecipe(weights={"kathleen": 0.0}), 0, 0, FRAME_RATE) == []
 
 
 def test_an_ar_batch_is_the_template(clips):
@@ -364,9 +357,8 @@ def test_attention_without_targets_costs_nothing():
     model(torch.randint(100, (1, 5)), use_cache=False)
     loss, mass = supervision.loss(torch.full((1, 5), -1))
     assert loss.item() == mass.item() == 0
-    for layers, heads in (((2,), 1), ((0,), 3), ((), 1)):
-        with pytest.raises(ValueError, match="attention.layers"):
-            AttentionSupervision(model, layers, heads, 0)
+    with pytest.raises(ValueError, match="attention.layers"):
+        AttentionSupervision(model, (2,), 1, 0)
 
 
 @pytest.mark.parametrize("kind", ["dropout", "attention_dropout"])
@@ -400,7 +392,7 @@ def test_dropout_is_active_in_training_and_only_there(kind, clips, tmp_path):
 # ---- whole runs
 
 
-def test_the_ar_half_learns_to_say_a_toy_corpus_by_heart(tmp_path):
+def test_the_ar_model_memorises_a_toy_corpus(tmp_path):
     texts = write_corpus(tmp_path / "c", rows=6, longest=3)
     settings = recipe("ar", "max_steps=150", "optim.lr=6e-3", "optim.ema=0.9", "log_every=50")
     folder = train_lm(settings, [tmp_path / "c"], tmp_path / "run", device="cpu")
@@ -423,7 +415,7 @@ def test_the_ar_half_learns_to_say_a_toy_corpus_by_heart(tmp_path):
     assert looks[-1] > 0.8 and looks[-1] > 1.5 * looks[0]
 
 
-def test_the_nar_half_learns_the_levels(corpus, clips, tmp_path):
+def test_the_nar_model_learns_the_levels(corpus, clips, tmp_path):
     settings = recipe(
         "nar", "max_steps=120", "optim.lr=6e-3", "optim.ema=0.9", "optim.dropout=0", "log_every=40"
     )
@@ -527,7 +519,7 @@ def test_a_start_is_continued_and_one_of_another_codec_is_refused(kind, corpus, 
         train_lm(again, [tmp_path / "other"], tmp_path / "no", init=folder, device="cpu")
 
 
-def test_the_verb_trains(corpus, tmp_path, capsys):
+def test_the_command_trains(corpus, tmp_path, capsys):
     sets = [f"--set={change}" for change in [*SMALL, *PLAIN, "attention.layers=[0]", "max_steps=2"]]
     assert (
         main(["train", "ar", "--data", str(corpus), "--out", str(tmp_path / "r"), "--device", "cpu", *sets])

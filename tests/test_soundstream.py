@@ -189,7 +189,7 @@ def test_a_level_starts_on_what_the_levels_before_it_leave_over() -> None:
 
 
 def test_the_balancer_gives_each_loss_its_share() -> None:
-    """However large the losses are and whatever they do: the law of the paper, on losses of our choice."""
+    """The property of the paper, whatever the size of the losses."""
     torch.manual_seed(0)
     weights = {"a": 1.0, "b": 3.0, "c": 0.0}
     balancer = Balancer(weights, decay=0.9)
@@ -378,27 +378,3 @@ def test_a_preset_overfits_one_clip(name: str, tmp_path: Path, make_speech: Call
     found = logged(tmp_path / "run", "eval/si_sdr_db")
     print(f"{name}: SI-SDR {found} dB")
     assert found[-1] >= 10.0
-
-
-@pytest.mark.slow
-def test_the_balancer_keeps_shares_over_a_real_run(
-    tmp_path: Path, make_speech: Callable[..., Tensor]
-) -> None:
-    """Of EnCodec's four losses, with its judges, over 200 steps: each share is its weight within 5 %."""
-    overrides = ["steps=240", "quantize_from=10", "adversarial_from=0", "log_every=1", "lr=3e-4"]
-    recipe = small_recipe(
-        "encodec-24k", *overrides, "discriminator_windows=[512, 256, 128]", "discriminator_channels=4"
-    )
-    clips = [({"id": str(i)}, make_speech(1.5, 8_000, seed=i)[0].numpy()) for i in range(6)]
-    write_packed(tmp_path / "p", clips)
-    pack = PackedClips(tmp_path / "p", 320)
-    SeanetTrainer(recipe, pack, pack, tmp_path / "run", device="cpu").run()
-    whole = recipe.wave + recipe.spectral + recipe.adversarial + recipe.feature
-    wanted = {
-        "wave/l1": recipe.wave, "spectral/multi_scale": recipe.spectral,
-        "adv/gen": recipe.adversarial, "adv/feature": recipe.feature,
-    }  # fmt: skip
-    for key, weight in wanted.items():
-        share = float(np.mean(logged(tmp_path / "run", f"share/{key}")[-200:]))
-        print(f"{key}: share {share:.4f}, weight {weight / whole:.4f}")
-        assert abs(share / (weight / whole) - 1) < 0.05, key

@@ -192,7 +192,7 @@ def test_blended_decoders_keep_the_codes(tiny_codec: AudioCodec) -> None:
     for ours, theirs in zip(tuned.decoder.parameters(), tiny_codec.decoder.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs + 0.75)
     assert tuned.codes_fingerprint == tiny_codec.codes_fingerprint
-    with pytest.raises(ValueError, match="same codes"):
+    with pytest.raises(ValueError, match="codes"):
         blend_decoder(tuned, other, 0.5)
     with pytest.raises(ValueError, match="0 to 1"):
         blend_decoder(tuned, tiny_codec, 1.5)
@@ -219,7 +219,7 @@ def test_pitch_tracker_finds_the_pitch(f0_hz: float) -> None:
     torch.testing.assert_close(found[0, 3:-3], torch.full((44,), f0_hz), rtol=0.01, atol=0)
 
 
-def test_pitch_loss_is_least_at_the_teachers_pitch() -> None:
+def test_pitch_loss_is_least_at_the_tracked_pitch() -> None:
     grid = torch.exp(torch.linspace(4.0, 6.0, 40))
     f0_hz, voiced = grid[10].expand(1, 5), torch.ones(1, 5, dtype=torch.bool)
     at = [
@@ -303,7 +303,7 @@ def test_a_value_that_is_not_finite_stops_the_run_and_keeps_the_last_state(
     assert all(bool(value.isfinite().all()) for value in codec.parameters())
 
 
-def test_clips_to_judge_by_are_not_trained_on(
+def test_validation_clips_are_not_training_clips(
     tmp_path: Path, make_speech: Callable[..., torch.Tensor]
 ) -> None:
     from audiotok.audio import save_audio
@@ -324,13 +324,13 @@ def test_clips_to_judge_by_are_not_trained_on(
         gather(str(tmp_path), tmp_path / "pack-train", 16_000, 320, None)
 
 
-def test_a_plain_folder_has_nothing_to_judge_by(
+def test_a_plain_folder_has_no_validation_split(
     tmp_path: Path, make_speech: Callable[..., torch.Tensor]
 ) -> None:
     from audiotok.audio import save_audio
 
     save_audio(tmp_path / "0.flac", make_speech(0.5, seed=0), 16_000)
-    with pytest.raises(ValueError, match="of the split validation; give --split or --validation"):
+    with pytest.raises(ValueError, match="--validation"):
         gather(str(tmp_path), tmp_path / "validation", 16_000, 320, "validation")
 
 
@@ -340,20 +340,22 @@ def _noisy(clip: torch.Tensor, snr_db: float) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("loss", [Disturbance, Unintelligibility])
-def test_what_is_heard_costs_nothing_when_nothing_changed_and_more_the_more_did(
+def test_perceptual_losses_are_zero_without_a_change_and_grow_with_noise(
     loss: type[torch.nn.Module], make_speech: Callable[..., torch.Tensor]
 ) -> None:
     clip = make_speech(2.0)[None]
-    judge = loss(16_000)
-    costs = [float(judge(wav, clip)) for wav in (clip, _noisy(clip, 20), _noisy(clip, 10), _noisy(clip, 0))]
+    metric = loss(16_000)
+    costs = [float(metric(wav, clip)) for wav in (clip, _noisy(clip, 20), _noisy(clip, 10), _noisy(clip, 0))]
     assert costs[0] < 0.01
     assert costs == sorted(costs) and costs[3] > costs[1] + 0.1
-    assert abs(float(judge(0.5 * clip, clip))) < 0.01  # quieter is not worse
+    assert abs(float(metric(0.5 * clip, clip))) < 0.01  # quieter is not worse
 
 
 @pytest.mark.parametrize("rate", [16_000, 24_000])
 def test_unintelligibility_is_one_less_stoi(rate: int, make_speech: Callable[..., torch.Tensor]) -> None:
-    pystoi = pytest.importorskip("pystoi", reason="the judge that the loss follows comes with audiotok[eval]")
+    pystoi = pytest.importorskip(
+        "pystoi", reason="the metric that the loss follows comes with audiotok[eval]"
+    )
     clip = make_speech(3.0, rate)[None]
     for snr_db in (15, 5):
         heard = _noisy(clip, snr_db)
@@ -361,14 +363,14 @@ def test_unintelligibility_is_one_less_stoi(rate: int, make_speech: Callable[...
         assert float(Unintelligibility(rate)(heard, clip)) == pytest.approx(wanted, abs=0.03)
 
 
-def test_losses_of_hearing_pull_towards_the_recording(make_speech: Callable[..., torch.Tensor]) -> None:
+def test_perceptual_losses_lead_towards_the_recording(make_speech: Callable[..., torch.Tensor]) -> None:
     clip = make_speech(1.0)[None]
-    for judge in (Disturbance(16_000), Unintelligibility(16_000)):
+    for metric in (Disturbance(16_000), Unintelligibility(16_000)):
         wav = _noisy(clip, 10).requires_grad_()
-        cost = judge(wav, clip)
+        cost = metric(wav, clip)
         (gradient,) = torch.autograd.grad(cost, wav)
         assert torch.isfinite(gradient).all()
         step = 0.003 * clip.std() * gradient / gradient.std()
-        assert float(judge(wav.detach() - step, clip)) < float(cost.detach())
+        assert float(metric(wav.detach() - step, clip)) < float(cost.detach())
     with pytest.raises(ValueError, match="16000"):
         Disturbance(8_000)
