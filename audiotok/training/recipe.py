@@ -248,7 +248,7 @@ def load_training_recipe(
     path = path if path.is_file() else RECIPES / f"{name_or_path}.yaml"
     try:
         keys = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
         keys = None  # load_recipe reports it
     keys = keys if isinstance(keys, dict) else {}
     kind = (
