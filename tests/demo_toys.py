@@ -26,5 +26,5 @@ def page_process(*options: str, **environment: str) -> Iterator[str]:
         yield process.stdout.readline().strip().rstrip("/")
     finally:
         process.terminate()
-        assert process.wait(30) in (0, 143)
+        assert process.wait(120) in (0, 143)
         process.stdout.close() if process.stdout else None
