@@ -16,7 +16,7 @@ from lm_toys import toy_synthesizer
 from server_toys import Slow
 
 from tts_lm import Speech, Synthesizer
-from tts_lm.server.scheduler import QueueFull, Scheduler, ServeLimits, Stopped
+from tts_lm.server.scheduler import Scheduler, ServeLimits, Stopped
 
 TEXTS = [
     "Hello there.",
@@ -131,31 +131,6 @@ def test_a_stream_waits_for_who_listens(synthesizer):
                 assert 1 <= made <= 6
 
         asyncio.run(ask())
-
-
-def test_a_full_queue_refuses_and_a_place_is_given_back(synthesizer):
-    slow, voice = Slow(synthesizer), synthesizer.voice()
-    with running(synthesizer, ServeLimits(queue=2)) as (scheduler, _):
-
-        async def ask() -> None:
-            tasks = [asyncio.create_task(scheduler.say("A.", voice, seed)) for seed in range(2)]
-            await asyncio.sleep(0.05)
-            with pytest.raises(QueueFull):
-                await scheduler.say("A.", voice, 9)
-            with pytest.raises(QueueFull):
-                await anext(scheduler.stream("A.", voice, 9))
-            tasks[1].cancel()
-            await asyncio.sleep(0)
-            await asyncio.sleep(0)
-            assert scheduler.places_taken == 1
-            third = asyncio.create_task(scheduler.say("A.", voice, 3))
-            await asyncio.sleep(0)
-            slow.go.set()
-            assert same(await tasks[0], synthesizer.say("A.", voice, 0))
-            assert same(await third, synthesizer.say("A.", voice, 3))
-
-        asyncio.run(ask())
-        assert scheduler.places_taken == 0
 
 
 def test_a_failing_neighbour_costs_no_one_else(synthesizer):

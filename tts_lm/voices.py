@@ -252,14 +252,9 @@ def _load_voice(path: Path, n_q: int | None, codebook_size: int | None) -> Voice
 
 
 class VoiceStore:
-    """The voices of a server: those of the model, which stay, and those that clients add.
+    """The voices of a server: ``own`` of the model, and at most ``limit`` that clients add.
 
-    Args:
-        own: voices of the model.
-        limit: voices that may be added.
-        folder: where added voices are kept; None keeps them in memory.
-        n_q: codebooks of a voice.
-        codebook_size: V of each codebook.
+    Added voices are kept in ``folder``, or in memory if it is None. ``n_q`` and ``codebook_size`` are of the codec.
 
     Raises:
         ValueError: a voice in the folder is damaged or of another codec.
@@ -294,9 +289,7 @@ class VoiceStore:
         """Keep a voice, on disk first.
 
         Raises:
-            FileExistsError: there is a voice of this name.
-            ValueError: the limit is reached.
-            OSError: it cannot be written.
+            FileExistsError, ValueError, OSError: the name is taken, the limit is reached, it cannot be written.
         """
         if self.find(voice.name) is not None:
             raise FileExistsError(f"there is a voice {voice.name!r} already; choose another name")
@@ -307,11 +300,7 @@ class VoiceStore:
         self.added[voice.name] = voice
 
     def remove(self, name: str) -> bool:
-        """Remove an added voice; False if there is none of this name.
-
-        Raises:
-            OSError: it cannot be removed from the disk.
-        """
+        """Remove an added voice; False if there is none of this name."""
         if name not in self.added:
             return False
         if self._folder is not None:

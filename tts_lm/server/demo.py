@@ -89,13 +89,7 @@ class Page:
         return self._streams.pop(name, None)
 
     def choose_voice(self, name: str, clip: str | None, words: str, consent: bool) -> Voice:
-        """The voice that the form asks for.
-
-        Args:
-            name: one of :attr:`voices`; used if there is no clip.
-            clip: path of an audio file, or None.
-            words: its transcript.
-            consent: whether its speaker agreed.
+        """The voice of this name, or that of a clip (a path) with its transcript and its speaker's consent.
 
         Raises:
             ValueError: the clip has no transcript or consent, or cannot be used.
@@ -114,14 +108,7 @@ class Page:
     def speak(
         self, text: str, voice: Voice, seed: int, live: Pieces, wav_path: Path, picture_path: Path
     ) -> Iterator[tuple[float, str]]:
-        """Synthesize a text into a stream; at the end also into a file, with a picture.
-
-        Args:
-            text: what to say.
-            voice: of :meth:`choose_voice`.
-            seed: another seed gives another reading.
-            live: always ended when this ends.
-            wav_path, picture_path: written at the end.
+        """Synthesize a text into ``live``, which always gets its end; at last also into a file, with a picture.
 
         Yields:
             Seconds of audio so far, and how the speech ended, empty until then.
@@ -201,14 +188,7 @@ class Page:
 
 
 def read_start(path: str, sampling_rate: int) -> Tensor:
-    """The start of an uploaded audio file.
-
-    Args:
-        path: of the file.
-        sampling_rate: Hz, to which it is resampled.
-
-    Returns:
-        wav [1, N] float32 of at most ``CLIP_SECONDS``.
+    """The first ``CLIP_SECONDS`` of an uploaded audio file: [1, N] float32 at ``sampling_rate`` Hz.
 
     Raises:
         ValueError: it is not audio; the message has the file's name, not its path.
@@ -397,19 +377,16 @@ def _picture(gradio: Any, label: str, name: str) -> Any:
 def _with_messages(gradio: Any, work: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
     """``work`` with its errors as messages of the page: expected ones in their words, others without details."""
 
-    def message(error: Exception) -> Any:
-        if isinstance(error, program.KNOWN_ERRORS):
-            words = program.one_line(error)
-        else:
-            _LOG.exception("the page failed")
-            words = "Something went wrong on this machine; its log says more."
-        return gradio.Error(html.escape(words), print_exception=False, title="That did not work")
-
     @wraps(work)
     def run(*values: Any) -> Iterator[Any]:
         try:
             yield from work(*values)
         except Exception as error:
-            raise message(error) from None
+            words = program.one_line(error)
+            if not isinstance(error, program.KNOWN_ERRORS):
+                _LOG.exception("the page failed")
+                words = "Something went wrong on this machine; its log says more."
+            title = "That did not work"
+            raise gradio.Error(html.escape(words), print_exception=False, title=title) from None
 
     return run

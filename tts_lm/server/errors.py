@@ -10,7 +10,6 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from .scheduler import QueueFull, Stopped
@@ -25,21 +24,6 @@ _CODES = {
     429: "rate_limit_exceeded",
 }
 _SHOWN = 60  # characters of what a client sent
-
-
-class ErrorDetail(BaseModel):
-    """What went wrong."""
-
-    message: str
-    type: str
-    param: str | None
-    code: str | None
-
-
-class ErrorBody(BaseModel):
-    """An error."""
-
-    error: ErrorDetail
 
 
 class ApiError(Exception):

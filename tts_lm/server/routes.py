@@ -23,7 +23,7 @@ from ..speech import SpeechChunk, provenance_tag
 from ..synthesizer import Synthesizer
 from ..voices import Voice, VoiceStore
 from .audio import MEDIA_TYPES, SoundFormat, StreamEncoder, change_speed, encode, read_clip
-from .errors import ApiError, ErrorBody, api_error, client_errors, failure
+from .errors import ApiError, api_error, client_errors, failure
 from .metrics import Metrics
 from .scheduler import Scheduler, ServeLimits
 
@@ -41,8 +41,9 @@ _SSE = "text/event-stream"
 _SOUND = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in MEDIA_TYPES.values()}
 _LOG = logging.getLogger("tts_lm.server")
 _T = TypeVar("_T")
-router = APIRouter(responses={"default": {"model": ErrorBody}})
-open_router = APIRouter(responses={"default": {"model": ErrorBody}})
+_ERRORS: dict[int | str, dict[str, Any]] = {"default": {"description": "error: message, type, param, code"}}
+router = APIRouter(responses=_ERRORS)
+open_router = APIRouter(responses=_ERRORS)
 """Routes that need no key."""
 
 
