@@ -1,1 +1,1 @@
-"""codes <-> ids: layouts, and one vocabulary for text and sound. Knows nothing of waveforms."""
+"""Codes <-> ids: layouts, tokenizers, chat templates, constrained generation and the processor."""

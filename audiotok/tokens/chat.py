@@ -211,7 +211,7 @@ def _render(
     lost, text, found = best
     if any(marks.is_audio[index] for index in lost):
         raise ValueError("the chat template leaves out an audio part; use one that writes all of the content")
-    if lost and len(lost) == len(marks.is_audio):
+    if lost and len(lost) == len(marks.is_audio) and "content" in template:
         raise ValueError("the chat template leaves out all of the content; use one that writes it")
     return text, found
 

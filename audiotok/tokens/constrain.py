@@ -1,10 +1,8 @@
-"""Only well-formed sequences come out of ``generate()``: what the layout does not allow next gets no chance.
-
-Knows nothing of waveforms, and of a model only its scores. The law it keeps: whatever the scores, the audio
-blocks of a finished sequence decode; a block is closed before ``max_length`` cuts it.
-"""
+"""Constrained generation: ``generate()`` can only produce audio blocks that decode."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,23 +13,34 @@ from .layout import Cursor, Layout, sequence_length
 from .tokenizer import AudioTextTokenizer
 
 
+@dataclass
+class _State:
+    """Where a row stands: in a block with a cursor, or outside, with or without a block that was made."""
+
+    cursor: Cursor | None = None
+    closed: bool = False
+
+    def copy(self) -> _State:
+        return replace(self, cursor=None if self.cursor is None else self.cursor.copy())
+
+
 class AudioConstraint(LogitsProcessor):
     """A logits processor for any Hugging Face model; pass it to ``generate(logits_processor=[...])``.
 
-    Inside an audio block (after ``audio_start``; the prompt may end inside one) only what the layout allows
-    next keeps its score, and ``audio_end`` where the block may end. Outside, a block is opened, and after it
-    the sequence is ended; or with ``text=True`` all text ids and ``audio_start`` keep their scores. A row is
-    known by its ids alone, so batches, left padding and beams are all the same to it.
+    Inside an audio block (after ``audio_start``; the prompt may end inside one) only ids that the layout allows next
+    keep their logits, and ``audio_end`` where the block may end. Outside, a block is opened, and the sequence ends
+    after it; with ``text=True`` all text ids and ``audio_start`` keep their logits instead. A block is closed before
+    ``max_length`` cuts it. The state of a row follows from its ids alone, so batches and beams work.
 
     Args:
-        tokenizer: the one whose ids the model speaks.
-        max_length: ids in all, prompt included, after which ``generate`` stops: its ``max_length``, or the
-            prompt's width plus its ``max_new_tokens``. A block that would not fit is closed before.
+        tokenizer: the model's.
+        max_length: ids in all, prompt included, after which ``generate`` stops: its ``max_length``, or the prompt's
+            width plus its ``max_new_tokens``.
         layout: of the audio blocks.
         n_q: K, codebooks in them; None means all of the tokenizer's.
-        min_frames: frames a block has at least, where ``max_length`` leaves room for them.
-        max_frames: frames a block has at most; None leaves that to ``max_length``.
-        text: whether text, and another block, may follow or precede a block.
+        min_frames: least frames of a block, where ``max_length`` leaves room for them.
+        max_frames: most frames of a block; None leaves that to ``max_length``.
+        text: whether text, and another block, may come before or after a block.
 
     Raises:
         ValueError: a number is out of range, or the layout is unknown.
@@ -65,46 +74,47 @@ class AudioConstraint(LogitsProcessor):
         self._states: list[_State] = []
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Scores with all that may not come next at minus infinity.
+        """Logits with all that may not come next at minus infinity.
 
         Args:
-            input_ids: [B, S] what stands there so far.
-            scores: [B, rows] of the next id.
+            input_ids: [B, S] ids so far.
+            scores: [B, rows] logits of the next id.
 
         Returns:
             [B, rows], new.
 
         Raises:
-            LayoutError: the prompt ends inside an audio block that no grid could begin with.
+            LayoutError: the prompt ends inside an audio block that is malformed.
             ValueError: the model has no rows for the audio ids.
         """
         if scores.shape[1] < self._rows:
             raise ValueError(
-                f"expected scores of {self._rows} ids, got {scores.shape[1]}; resize_embeddings(model, tokenizer) first"
+                f"expected logits of {self._rows} ids, got {scores.shape[1]}; resize_embeddings(model, tokenizer) first"
             )
         self._follow(input_ids)
         masked = torch.full_like(scores, -torch.inf)
         room = self.max_length - input_ids.shape[1]
         for row, state in enumerate(self._states):
-            for span in (
-                self._outside(state, room) if state.cursor is None else self._inside(state.cursor, room)
-            ):
+            spans = self._outside(state, room) if state.cursor is None else self._inside(state.cursor, room)
+            for span in spans:
                 masked[row, span.start : span.stop] = scores[row, span.start : span.stop]
         return masked
 
     def _follow(self, input_ids: Tensor) -> None:
-        """Bring each row's state up to its ids, from the step before where a row grew out of one of its rows."""
+        """Update each row's state, from the step before where the row continues one of its rows."""
         parents: list[int | None] = [None] * len(input_ids)
         if self._seen is not None and self._seen.shape[1] == input_ids.shape[1] - 1:
             if torch.equal(self._seen, input_ids[:, :-1]):
                 parents = list(range(len(input_ids)))
-            else:  # beams: a row may go on from any row, and several from one
+            else:  # beams: a row may continue any row, and several rows one
                 same = (input_ids[:, None, :-1] == self._seen[None]).all(dim=-1)  # [B, B before]
                 parents = [int(row.nonzero()[0]) if row.any() else None for row in same]
         states = []
         for row, (parent, last) in enumerate(zip(parents, input_ids[:, -1].tolist(), strict=True)):
-            known = self._replay(input_ids[row].tolist()) if parent is None else self._states[parent]
-            states.append(known if parent is None else self._step(known.copy(), last))
+            if parent is None:
+                states.append(self._replay(input_ids[row].tolist()))
+            else:
+                states.append(self._step(self._states[parent].copy(), last))
         self._seen, self._states = input_ids.clone(), states
 
     def _replay(self, ids: list[int]) -> _State:
@@ -138,8 +148,8 @@ class AudioConstraint(LogitsProcessor):
         """Ids that may come next in a block; room is kept for its end and the sequence's."""
         longer = sequence_length(cursor.begun + 1, cursor.n_q, cursor.layout) - cursor.position
         grows = longer + 2 <= room and (self.max_frames is None or cursor.begun < self.max_frames)
-        held = grows and cursor.begun < self.min_frames  # not to be closed yet
-        settles = 0 in cursor.codebooks  # whatever else may come here says that there are no more frames
+        held = grows and cursor.begun < self.min_frames  # must not be closed yet
+        settles = 0 in cursor.codebooks  # any other id here means that there are no more frames
         spans = []
         for level in cursor.codebooks:
             if (level == 0 and not grows) or (level > 0 and settles and held):
@@ -151,14 +161,3 @@ class AudioConstraint(LogitsProcessor):
         if cursor.may_end and not held:
             spans.append(range(self._end, self._end + 1))
         return spans
-
-
-class _State:
-    """Where a row stands: in a block with this cursor, or outside, with or without a block that was made."""
-
-    def __init__(self, cursor: Cursor | None = None, closed: bool = False) -> None:
-        self.cursor = cursor
-        self.closed = closed
-
-    def copy(self) -> _State:
-        return _State(None if self.cursor is None else self.cursor.copy(), self.closed)

@@ -1,11 +1,6 @@
-"""Grids of codes <-> sequences of symbols: ``first``, ``flat``, ``delay`` and ``coarse``.
+"""Layouts: codes [K, T] <-> one sequence of symbols, ``offset + k * V + code``.
 
-A symbol is ``offset + k * V + code``: it says by itself which codebook it belongs to. Pure functions over
-tensors; knows nothing of text, tokenizers or models. The one law it keeps: ``unflatten(flatten(codes)) ==
-codes`` for every layout (for ``first``: on codebook 0), and a sequence that no grid could have made raises
-and names its first bad position.
-
-Source: ``delay`` is the pattern of MusicGen (arXiv:2306.05284, figure 1), codebook k shifted by k frames.
+``delay`` is the pattern of MusicGen (arXiv:2306.05284, figure 1): codebook k is shifted by k frames.
 """
 
 from __future__ import annotations
@@ -19,19 +14,18 @@ from torch import Tensor
 
 Layout = Literal["first", "flat", "delay", "coarse"]
 LAYOUTS: tuple[Layout, ...] = ("first", "flat", "delay", "coarse")
-NO_FILL = -1  # what stands in the corners of ``delay`` unless a caller names an id of its own
+NO_FILL = -1  # symbol in the corners of ``delay`` unless a caller names another
 
 
 class LayoutError(ValueError):
-    """A sequence that is not the image of any grid.
+    """A sequence that no codes have in this layout.
 
     Attributes:
         layout: the layout it was read in.
-        position: index of the first bad symbol; the sequence's length when it ends too early.
-        codebook: the codebook expected there, the lower one where two may come; None where only the fill
-            symbol or the end may.
+        position: index of the first bad symbol; the sequence's length if it ends too early.
+        codebook: the codebook expected there, the lower of two; None where only the fill symbol or the end may come.
         expected: half-open range of symbols that the layout allows there; empty where it must end.
-        got: the symbol that stands there; None at the end of the sequence.
+        got: the symbol there; None at the end of the sequence.
     """
 
     def __init__(
@@ -56,20 +50,17 @@ class LayoutError(ValueError):
         self._arguments = (layout, position, codebooks, expected, fill, got)
 
     def __reduce__(self) -> tuple[type[LayoutError], tuple[str, int, range, range, int | None, int | None]]:
-        # An exception pickles its message only, and worker processes send their errors by pickle.
+        # By default only the message is pickled, and worker processes send their errors by pickle.
         return type(self), self._arguments
 
 
 def sequence_length(frames: int, n_q: int, layout: Layout = "flat") -> int:
-    """Symbols S that a grid of T frames becomes.
+    """Symbols S of T frames.
 
     Args:
         frames: T >= 0.
-        n_q: K, codebooks of the grid.
+        n_q: K, codebooks.
         layout: ``first`` gives T; ``flat`` and ``coarse`` K * T; ``delay`` K * (T + K - 1), or 0 for T = 0.
-
-    Returns:
-        S.
 
     Raises:
         ValueError: the layout is unknown, ``frames`` is negative or ``n_q`` below 1.
@@ -83,16 +74,13 @@ def sequence_length(frames: int, n_q: int, layout: Layout = "flat") -> int:
 
 
 def seconds_in_context(context: int, frame_rate: float, n_q: int, layout: Layout = "flat") -> float:
-    """Seconds of sound that fit in ``context`` ids: whole frames only, markers around them not counted.
+    """Seconds of audio that fit in ``context`` ids: whole frames, without markers.
 
     Args:
         context: ids that a model can hold, >= 0.
         frame_rate: frames per second, Hz.
         n_q: K, codebooks.
         layout: see :func:`sequence_length`.
-
-    Returns:
-        Seconds, s.
 
     Raises:
         ValueError: as in :func:`sequence_length`, or ``frame_rate`` is not positive.
@@ -105,19 +93,19 @@ def seconds_in_context(context: int, frame_rate: float, n_q: int, layout: Layout
 
 
 class Cursor:
-    """Where a sequence stands in its layout, and what may come next.
+    """Position in a sequence, and what its layout allows next. Decoding, streaming and generation all use it.
 
     Args:
         layout: one of :data:`LAYOUTS`.
-        n_q: K, codebooks in the sequence; ``first`` holds one whatever this says.
+        n_q: K, codebooks in the sequence; ``first`` always holds one.
         codebook_size: V.
         offset: the symbol of code 0 of codebook 0.
-        fill: the symbol that stands in the corners of ``delay``; outside the range of the codes.
+        fill: the symbol in the corners of ``delay``, outside the range of the codes.
 
     Attributes:
         position: symbols taken so far.
         begun: frames whose code of codebook 0 has been taken.
-        settled: T is known, because something came that only follows the last frame's first code.
+        settled: whether T is known, because a symbol came that only follows the last frame's first code.
     """
 
     def __init__(
@@ -136,12 +124,12 @@ class Cursor:
         self.settled = False
 
     def copy(self) -> Cursor:
-        """Another cursor that stands where this one does."""
+        """Another cursor at the same position."""
         return copy.copy(self)
 
     @property
     def codebooks(self) -> range:
-        """Codebooks a code of which may come next: none, one, or the two at the first turn of ``coarse``."""
+        """Codebooks whose codes may come next: none, one, or two in the first codebook of ``coarse``."""
         n_q, position = self.n_q, self.position
         if self.layout == "coarse":
             if not self.settled:
@@ -166,7 +154,7 @@ class Cursor:
 
     @property
     def may_end(self) -> bool:
-        """Whether what was taken so far is the whole image of a grid."""
+        """Whether the symbols taken so far are a complete sequence."""
         return self.shortest == 0
 
     @property
@@ -189,13 +177,7 @@ class Cursor:
         raise self.error(symbol)
 
     def push(self, symbol: int) -> int | None:
-        """Take one symbol.
-
-        Args:
-            symbol: the next one.
-
-        Returns:
-            Its codebook; None for the fill symbol.
+        """Take one symbol and return its codebook, None for the fill symbol.
 
         Raises:
             LayoutError: it may not come here; the cursor stays where it was.
@@ -210,16 +192,16 @@ class Cursor:
         return level
 
     def end(self) -> None:
-        """Say that no more comes.
+        """Check that the sequence may end here.
 
         Raises:
-            LayoutError: the sequence is not whole.
+            LayoutError: it is not complete.
         """
         if not self.may_end:
             raise self.error(None)
 
     def error(self, got: int | None) -> LayoutError:
-        """The error that says what may come here and that ``got`` came (None: the end)."""
+        """The error for ``got`` (None: the end) at this position."""
         codebooks = self.codebooks
         low = self.offset + codebooks.start * self.codebook_size
         expected = range(low, low + len(codebooks) * self.codebook_size)
@@ -230,9 +212,9 @@ class Cursor:
 
 
 def check_layout(layout: str) -> None:
-    """Refuse a name that is no layout. Raises ValueError."""
+    """Refuse an unknown layout. Raises ValueError."""
     if layout not in LAYOUTS:
-        raise ValueError(f"expected a layout of {', '.join(LAYOUTS)}; got {layout!r}")
+        raise ValueError(f"unknown layout {layout!r}; choose from {', '.join(LAYOUTS)}")
 
 
 def check_sizes(n_q: int, codebook_size: int) -> None:
@@ -243,18 +225,18 @@ def check_sizes(n_q: int, codebook_size: int) -> None:
 
 
 def check_fill(layout: str, n_q: int, codebook_size: int, offset: int, fill: int) -> None:
-    """Refuse a fill symbol that is also a code's. Raises ValueError."""
+    """Refuse a fill symbol in the range of the codes. Raises ValueError."""
     stop = offset + n_q * codebook_size
     if layout == "delay" and offset <= fill < stop:
         raise ValueError(f"expected a fill symbol outside the codes' [{offset}, {stop}), got {fill}")
 
 
 class Repaired(NamedTuple):
-    """What ``errors="repair"`` gives.
+    """Result of ``errors="repair"``.
 
     Attributes:
         codes: [K, T] int64, whole frames only; fewer codebooks for a ``coarse`` sequence that stops early.
-        lost: symbols of the input, the fill symbol apart, that are not in ``codes``.
+        lost: symbols of the input that are not in ``codes``, without the fill symbol.
     """
 
     codes: Tensor
@@ -262,23 +244,20 @@ class Repaired(NamedTuple):
 
 
 class FrameReader:
-    """Takes symbols one at a time, gives frames.
+    """The streaming inverse of a layout: takes symbols one at a time, returns a frame with its last symbol.
 
-    With ``errors="repair"`` nothing raises. Symbols that are no codes of this layout are dropped. In ``first``,
-    ``flat`` and ``delay`` a step (the K symbols that belong together) that is not whole is dropped, and in
-    ``delay`` with it every frame that reaches across the gap. In ``coarse`` the codes of each codebook are
-    taken in order and :meth:`close` gives the largest grid that the first codebooks fill.
+    With ``errors="repair"`` nothing raises, and a frame only holds codes that stood together in the input. Symbols that
+    are no codes of this layout are dropped. In ``first``, ``flat`` and ``delay`` an incomplete step (the K symbols that
+    belong together) is dropped, and in ``delay`` every frame that reaches across the gap. In ``coarse`` the codes of
+    each codebook are taken in order, and :meth:`close` returns as much as the first codebooks fill.
 
     Args:
         layout: ``first``, ``flat``, ``delay`` or ``coarse``.
-        n_q: K, codebooks in the sequence; ``first`` holds one whatever this says.
+        n_q: K, codebooks in the sequence; ``first`` always holds one.
         codebook_size: V.
         offset: the symbol of code 0 of codebook 0.
         fill: the symbol in the corners of ``delay``.
         errors: ``strict`` or ``repair``.
-
-    Attributes:
-        lost: symbols dropped so far, the fill symbol not counted; final after :meth:`close`.
     """
 
     def __init__(
@@ -297,30 +276,26 @@ class FrameReader:
         self._size, self._offset = codebook_size, offset
         self._n_q = self._cursor.n_q
         self._levels: list[list[int]] = [[] for _ in range(self._n_q)]
-        self._given = 0  # frames that came out
-        self._pending: list[
-            tuple[int, int] | None
-        ] = []  # repair: symbols of the step being read; None = fill
+        self._given = 0  # frames returned
+        # repair: symbols of the step being read, None for the fill symbol
+        self._pending: list[tuple[int, int] | None] = []
         self._frames: dict[int, list[int]] = {}  # repair: unfinished frames by their number
         self._step = 0
         self._symbols = self._kept = 0
 
     @property
     def lost(self) -> int:
-        """Symbols dropped so far; what still waits for its frame counts as lost until it is whole."""
+        """Symbols dropped so far, without the fill symbol; those of an incomplete frame count as dropped."""
         return 0 if self._strict else self._symbols - self._kept
 
     def push(self, symbol: int) -> Tensor | None:
         """Take one symbol.
 
-        Args:
-            symbol: the next one.
-
         Returns:
-            [K, T'] int64, the frames that it completes; None when it completes none.
+            [K, T'] int64, the frames that it completes; None if it completes none.
 
         Raises:
-            LayoutError: strict, and this symbol may not come here.
+            LayoutError: strict, and the symbol may not come here.
         """
         if self._strict:
             level = self._cursor.push(symbol)
@@ -340,13 +315,13 @@ class FrameReader:
         return self._resynchronise()
 
     def close(self) -> Tensor | None:
-        """Say that no more comes.
+        """End the sequence.
 
         Returns:
-            [K, T'] int64, what is left to give (``coarse`` under repair); None otherwise.
+            [K, T'] int64, the codes that are left (``coarse`` under repair); None otherwise.
 
         Raises:
-            LayoutError: strict, and the sequence is not whole.
+            LayoutError: strict, and the sequence is not complete.
         """
         if self._strict:
             self._cursor.end()
@@ -361,7 +336,7 @@ class FrameReader:
         return torch.tensor([level[: sizes[k]] for level in self._levels[: k + 1]])
 
     def _take(self, level: int, symbol: int) -> Tensor | None:
-        # In every layout the last codebook's code is the last of its frame to come.
+        # In every layout the code of the last codebook is the last of its frame.
         self._levels[level].append(symbol - self._offset - level * self._size)
         if level < self._n_q - 1:
             return None
@@ -373,7 +348,7 @@ class FrameReader:
         return torch.tensor(frame).unsqueeze(1)
 
     def _resynchronise(self) -> Tensor | None:
-        """Drop symbols until what is pending can begin a step; give the frame that a whole step completes."""
+        """Drop symbols until the pending ones can begin a step; return the frame that a complete step ends."""
         pending = self._pending
         while any(cell is not None and cell[0] != k for k, cell in enumerate(pending)):
             pending.pop(0)
@@ -393,24 +368,21 @@ class FrameReader:
         return torch.tensor(frame).unsqueeze(1)
 
 
-__all__ = ["Layout", "LayoutError", "Repaired", "flatten", "unflatten"]
-
-
 def flatten(
     codes: Tensor, codebook_size: int, layout: Layout = "flat", offset: int = 0, fill: int = NO_FILL
 ) -> Tensor:
-    """Turn a grid of codes into one sequence of symbols ``offset + k * V + code``.
+    """Turn codes into one sequence of symbols ``offset + k * V + code``.
 
     Args:
-        codes: [K, T] integers in [0, V), any K >= 1 and T >= 0.
+        codes: [K, T] integers in [0, V), K >= 1 and T >= 0.
         codebook_size: V, entries per codebook.
-        layout: ``first`` keeps codebook 0 only; ``flat`` keeps all, frame by frame, coarse to fine; ``delay``
-            is frame by frame too, with codebook k shifted by k frames; ``coarse`` is codebook by codebook.
-        offset: added to every symbol, so that the result can be ids of a larger vocabulary.
-        fill: the symbol, as it stands in the result, for the corners of ``delay`` where no code is.
+        layout: ``first`` keeps codebook 0 only; ``flat`` keeps all, frame by frame, coarse to fine; ``delay`` is frame
+            by frame with codebook k shifted by k frames; ``coarse`` is codebook by codebook.
+        offset: added to every symbol.
+        fill: the symbol for the corners of ``delay`` where no code is; ``offset`` is not added.
 
     Returns:
-        [S] int64 on the device of ``codes``; S as :func:`~audiotok.tokens.grammar.sequence_length` says.
+        [S] int64 on the device of ``codes``; :func:`sequence_length` gives S.
 
     Raises:
         TypeError: ``codes`` is not a tensor of integers.
@@ -445,9 +417,7 @@ def unflatten(
     offset: int = 0,
     fill: int = NO_FILL,
     errors: Literal["strict"] = "strict",
-) -> Tensor:
-    """Symbols [S] -> codes [K, T], strictly."""
-    ...
+) -> Tensor: ...
 
 
 @overload
@@ -460,9 +430,7 @@ def unflatten(
     fill: int = NO_FILL,
     *,
     errors: Literal["repair"],
-) -> Repaired:
-    """Symbols [S] -> codes [K, T] and what was lost."""
-    ...
+) -> Repaired: ...
 
 
 def unflatten(
@@ -474,26 +442,26 @@ def unflatten(
     fill: int = NO_FILL,
     errors: Literal["strict", "repair"] = "strict",
 ) -> Tensor | Repaired:
-    """Turn a sequence of symbols back into a grid of codes: the strict inverse of :func:`flatten`.
+    """Turn a sequence of symbols back into codes: the inverse of :func:`flatten`.
 
     Args:
         symbols: [S] integers, a tensor or a list.
-        n_q: K, the codebooks in the sequence; ``first`` always holds one, whatever this says.
+        n_q: K, codebooks in the sequence; ``first`` always holds one.
         codebook_size: V, entries per codebook.
-        layout: the layout that :func:`flatten` was given.
-        offset: the offset that :func:`flatten` was given.
-        fill: the fill symbol that :func:`flatten` was given.
-        errors: ``strict`` raises on a malformed sequence; ``repair`` keeps the whole frames that are in it
-            (see :class:`~audiotok.tokens.stream.FrameReader`) and counts what was lost.
+        layout: as for :func:`flatten`.
+        offset: as for :func:`flatten`.
+        fill: as for :func:`flatten`.
+        errors: ``strict`` raises on a malformed sequence; ``repair`` keeps its whole frames (see
+            :class:`FrameReader`) and counts what was lost.
 
     Returns:
-        [K, T] int64 codes in [0, V); K = 1 for ``first``. On the device of ``symbols``. With
-        ``errors="repair"`` a :class:`Repaired` of such codes and the count.
+        [K, T] int64 codes in [0, V), K = 1 for ``first``, on the device of ``symbols``. With ``errors="repair"`` a
+        :class:`Repaired` of codes and count.
 
     Raises:
         TypeError: ``symbols`` are not integers.
         ValueError: ``symbols`` is not one sequence, a size is below 1, or layout, fill or errors are unknown.
-        LayoutError: no grid has this sequence; names the first bad position, what was expected and what came.
+        LayoutError: the sequence is malformed; names the first bad position, what was expected and what came.
     """
     cursor = Cursor(layout, n_q, codebook_size, offset, fill)  # checks the arguments
     if errors not in ("strict", "repair"):
@@ -512,18 +480,18 @@ def unflatten(
 
 
 def _first_error(symbols: Tensor, cursor: Cursor) -> LayoutError:
-    """What is wrong with a sequence [S] that is no grid's, found by a cursor at its beginning."""
+    """The error of a malformed sequence [S], found by a cursor at its beginning."""
     try:
         for symbol in symbols.tolist():
             cursor.push(symbol)
         cursor.end()
     except LayoutError as error:
         return error
-    raise AssertionError("the cursor takes what the tensor code refuses")
+    raise AssertionError("cursor and tensor code disagree")
 
 
 def _grid(symbols: Tensor, cursor: Cursor) -> Tensor | None:
-    """The grid [K, T] of a well-formed sequence [S]; None for any other."""
+    """The codes [K, T] of a well-formed sequence [S]; None for any other."""
     n_q, size = cursor.n_q, cursor.codebook_size
     if symbols.shape[0] % n_q:
         return None
@@ -549,7 +517,7 @@ def _grid(symbols: Tensor, cursor: Cursor) -> Tensor | None:
 
 
 def _delayed(n_q: int, frames: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Where the code of codebook k and frame t stands in the steps of ``delay``: row [K, T] and column [K, 1]."""
+    """Step [K, T] and column [K, 1] of every code in the steps of ``delay``."""
     level = torch.arange(n_q, device=device).unsqueeze(1)
     return torch.arange(frames, device=device) + level, level
 
@@ -562,7 +530,7 @@ def _symbols(codes: Tensor, codebook_size: int) -> Tensor:
     """Checked codes [K, T] -> symbols [K, T] without offset."""
     if not isinstance(codes, Tensor):
         raise TypeError(
-            f"expected a tensor of codes [K, T], got {type(codes).__name__}; torch.as_tensor() it"
+            f"expected a tensor of codes [K, T], got {type(codes).__name__}; use torch.as_tensor(codes)"
         )
     _check_integers(codes, "codes")
     if codes.ndim != 2 or codes.shape[0] < 1:

@@ -119,7 +119,7 @@ class NarModel(PreTrainedModel):
 
     config_class = NarConfig
     base_model_prefix = "nar"
-    main_input_name = "codes"
+    main_input_name = "text_ids"
     _no_split_modules = ["_Block"]
 
     def __init__(self, config: NarConfig) -> None:
@@ -153,6 +153,14 @@ class NarModel(PreTrainedModel):
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=0.02)
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        """The embedding of text ids."""
+        return self.text_embedding
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        """Replace the embedding of text ids."""
+        self.text_embedding = value
 
     @torch.no_grad()
     def set_codebooks(self, codebooks: Tensor) -> None:
