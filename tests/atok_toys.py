@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from audiotok.bitstream import AtokHeader, EntropyModel
-from audiotok.bitstream.layers import LEARNT
-from audiotok.bitstream.stepping import LAG, Steps
+from audiotok.bitstream.format import LEARNT
+from audiotok.bitstream.entropy import LAG, Steps
 
 FINGERPRINT = "0123456789abcdef"
 
@@ -66,7 +66,7 @@ def toy_header(
     """A header at 16 kHz and 50 Hz, packets of 20 frames; learnt coding where a model is given."""
     facts: dict = {
         "codec": "toy", "codes_fingerprint": FINGERPRINT, "sampling_rate": 16_000, "hop_length": 320,
-        "book_sizes": (codebook_size,) * n_q, "packet_frames": 20,
+        "codebook_sizes": (codebook_size,) * n_q, "packet_frames": 20,
     }  # fmt: skip
     if model is not None:
         facts |= {"coding": LEARNT, "model_fingerprint": model.fingerprint}

@@ -8,7 +8,7 @@ import atok_toys
 import pytest
 import soundfile
 
-from audiotok.bitstream.layers import LEARNT, RAW
+from audiotok.bitstream.format import LEARNT, RAW
 from audiotok.cli.bench_atok import _codes, measure
 from audiotok.cli.main import main
 from audiotok.corpus import open_source

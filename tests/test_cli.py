@@ -18,7 +18,7 @@ import torch
 
 from audiotok import AtokHeader, load_audio, read_comment, save_atok, save_audio
 from audiotok import open as open_atok
-from audiotok.bitstream.packets import PacketScanner, head_bytes
+from audiotok.bitstream.format import PacketScanner, head_bytes
 from audiotok.cli.main import VERBS, build_parser, main
 
 ROOT = Path(__file__).parents[1]

@@ -24,7 +24,7 @@ from audiotok.bitstream import (
     save_atok,
     truncate,
 )
-from audiotok.bitstream.layers import ADAPTIVE, LEARNT, RAW
+from audiotok.bitstream.format import ADAPTIVE, LEARNT, RAW
 
 GOLDEN = Path(__file__).parent / "golden"
 MODEL = atok_toys.toy_model()
@@ -186,8 +186,8 @@ def test_an_adapted_codec_with_scales(tmp_path):
 
 
 def test_books_of_different_sizes(tmp_path):
-    header = replace(atok_toys.toy_header(), book_sizes=(2, 1000, 1 << 20), coding=ADAPTIVE)
-    codes = torch.stack([torch.randint(0, size, (50,)) for size in header.book_sizes])
+    header = replace(atok_toys.toy_header(), codebook_sizes=(2, 1000, 1 << 20), coding=ADAPTIVE)
+    codes = torch.stack([torch.randint(0, size, (50,)) for size in header.codebook_sizes])
     path = tmp_path / "x.atok"
     save_atok(path, codes, header)
     with AtokReader(path) as file:
@@ -222,7 +222,7 @@ def test_another_model_is_refused_and_facts_need_none(tmp_path, codes):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"book_sizes": ()}, "1 to 64 codebooks"),
+        ({"codebook_sizes": ()}, "1 to 64 codebooks"),
         ({"packet_frames": 0}, "packet_frames"),
         ({"codes_fingerprint": "xyz"}, "16 hex digits"),
         ({"scale_frames": 3}, "whole scales of 3"),
@@ -268,7 +268,7 @@ def test_ranges_that_are_none_are_refused(tmp_path, codes, use, error, message):
 @pytest.mark.parametrize("wrong", [[[1]], None, torch.zeros(1, 2, dtype=torch.bool), torch.zeros(1, 2) * 1j])
 def test_what_are_no_codes_is_not_written(tmp_path, wrong):
     with pytest.raises((TypeError, AtokError), match="expected (integer )?codes"):
-        save_atok(tmp_path / "a.atok", wrong, header_for(RAW, book_sizes=(2,)))
+        save_atok(tmp_path / "a.atok", wrong, header_for(RAW, codebook_sizes=(2,)))
     assert list(tmp_path.iterdir()) == []
 
 

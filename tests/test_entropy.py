@@ -15,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audiotok.bitstream import EntropyModel, EntropyModelError, find_model
-from audiotok.bitstream.counts import TOTAL, Adaptive, Decoder, encode, frequencies, spread
-from audiotok.bitstream.layers import ADAPTIVE, LEARNT, RAW, LayerCoder, LayerError
-from audiotok.bitstream.stepping import LAG, Steps
+from audiotok.bitstream.entropy import TOTAL, Adaptive, Decoder, encode, frequencies, spread
+from audiotok.bitstream.format import ADAPTIVE, LEARNT, RAW
+from audiotok.bitstream.layers import LayerCoder, LayerError
+from audiotok.bitstream.entropy import LAG, Steps
 
 ROOT = Path(__file__).parents[1]
 
@@ -203,7 +204,8 @@ torch.set_float32_matmul_precision(precision)
 sys.path.insert(0, "tests")
 import atok_toys
 from audiotok.bitstream import EntropyModel
-from audiotok.bitstream.layers import LEARNT, LayerCoder
+from audiotok.bitstream.format import LEARNT
+from audiotok.bitstream.layers import LayerCoder
 if sys.argv[5] == "shipped":
     model, n_q, size = EntropyModel.load("audiotok/checkpoints/default/entropy.safetensors"), 8, 1024
 else:

@@ -19,7 +19,7 @@ from audiotok import AtokError, load_audio, read_comment, save_audio, wav_head
 from audiotok import open as open_atok
 from audiotok.audio import AudioError, open_audio, pcm_bytes
 from audiotok.bitstream import PacketScanner, coder_of
-from audiotok.bitstream.packets import head_bytes
+from audiotok.bitstream.format import head_bytes
 from audiotok.cli.atok import MARK, new_header
 from audiotok.cli.live import packets_of, sound_of
 from audiotok.cli.main import main

@@ -1,23 +1,4 @@
-"""A learnt model of codes that is exact: what the next code will be, as integer counts, from the codes before it.
-
-Knows nothing of files or of sound. The laws it keeps: every number on the way is an integer, and every sum of products
-stays below 2^24, where float32 adds exactly in any order, so BLAS, threads and batches cannot change a count (the
-bounds are computed from the weights and asserted when a model is loaded); book k is predicted from books below it in
-its packet and from its own earlier frames, never from a higher book or another packet.
-
-For book k, frame t of a packet, with embeddings e_j(t) = emb[j, code_j(t)] and 0 outside the packet::
-
-    low(t)  = e_0(t) + ... + e_{k-1}(t)          own(t) = low(t) + e_k(t)
-    x(t)    = low(t), e_{k-1}(t), low(t+1), low(t+2), own(t-1), own(t-2)
-    h1(t)   = clip(floor((x(t) W1 + b1) / 2^s1), 0, 127)
-    h2(t)   = clip(floor(([h1(t), h1(t-tap) for tap in taps] W2 + b2) / 2^s2), 0, 127)
-    q(t)    = clip(floor((h2(t) W3 + b3) / 2^s3), -127, 127)
-    z(t)    = out q(t) + bias
-    weight  = exp_table[min(floor((max z - z) / 2^s4), last)]      counts = spread(weight)
-
-EnCodec (arXiv:2210.13438, section 3.3) predicts all books of a frame at once with a Transformer in float arithmetic;
-its files break when a sum is taken in another order.
-"""
+"""Integer probability models of codes, and the range coder that uses them. Results are equal on every machine."""
 
 from __future__ import annotations
 
@@ -27,11 +8,136 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from constriction import stream  # type: ignore[attr-defined]  # compiled, without stubs
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from ..files import write_aside
-from .counts import LARGEST_BOOK, frequencies, spread
+
+
+TOTAL = 1 << 16
+"""What the counts of a distribution sum to."""
+
+LARGEST_CODEBOOK = 1 << 14
+"""Codebooks with more entries are stored raw: too little of TOTAL would be left to share out."""
+
+_queue = stream.queue
+_FAMILY = stream.model.Categorical(perfect=False)
+_STATE_BITS, _WORD_BYTES = 64, 4
+_NEWS = 64.0
+
+
+def spread(weights: np.ndarray) -> np.ndarray:
+    """Share TOTAL out in proportion to weights, at least 1 to each.
+
+    Args:
+        weights: [..., V] int64, or float64 integers, >= 0 with a sum in [1, 2^36]; V <= LARGEST_CODEBOOK.
+
+    Returns:
+        [..., V] float32 integers >= 1 that sum to TOTAL: the steps of floor(cumulative * (TOTAL - V) / sum), plus 1.
+        Exact: numerators are below 2^53, and a rounded quotient cannot cross an integer that is at least 1 / sum away.
+    """
+    sums = np.add.accumulate(weights, axis=-1)
+    shares = sums * float(TOTAL - weights.shape[-1])
+    shares /= sums[..., -1:]
+    edges = np.floor(shares, out=shares).astype(np.float32)
+    counts = np.empty_like(edges)
+    counts[..., 0] = edges[..., 0]
+    np.subtract(edges[..., 1:], edges[..., :-1], out=counts[..., 1:])
+    counts += 1.0
+    return counts
+
+
+def frequencies(counts: np.ndarray) -> np.ndarray:
+    """Counts [..., V] float32 -> what the coder takes, [..., V] float32, exact."""
+    freqs = counts * np.float32(256.0)
+    freqs -= 1.0
+    return freqs
+
+
+def encode(symbols: np.ndarray, freqs: np.ndarray) -> bytes:
+    """Symbols -> the fewest bytes that mean them.
+
+    Args:
+        symbols: [T] integers in [0, V).
+        freqs: [T, V] float32, of :func:`frequencies`.
+
+    Returns:
+        the digits, base 256, of a fraction in the interval that the symbols make; zeros at the end are left out.
+    """
+    coder = _queue.RangeEncoder()
+    coder.encode(symbols.astype(np.int32), _FAMILY, freqs)
+    # The coder would end with whole words. Its interval is known: the lower end modulo 2^64, the width, and a number
+    # inside, which together give the lower end as a whole.
+    words, (lower, width) = coder.pos()
+    size = _WORD_BYTES * words + _STATE_BITS // 8
+    inside = int.from_bytes(coder.get_compressed().astype(">u4").tobytes().ljust(size, b"\0"), "big")
+    low = inside - (inside - lower) % (1 << _STATE_BITS)
+    # Each byte fewer that may be kept makes the grid of possible ends 256 times as coarse.
+    kept = max(0, size - (width.bit_length() - 1) // 8 - 1)
+    while True:
+        digit = 1 << 8 * (size - kept)
+        end = -(-low // digit)
+        if end * digit < low + width:
+            return end.to_bytes(kept, "big").rstrip(b"\0")
+        kept += 1
+
+
+class Decoder:
+    """Reads symbols one after the other; each under the frequencies that the ones before lead to.
+
+    Args:
+        data: as :func:`encode` made it, or damaged.
+
+    Attributes:
+        is_damaged: whether the bytes turned out to be what no encoder writes. Most damage shows as wrong symbols only.
+
+    Raises:
+        ValueError: ``data`` ends in a zero byte, as :func:`encode` never does.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        if data.endswith(b"\0"):
+            raise ValueError(
+                "expected coded bytes that do not end in zero, got some that do; they are damaged"
+            )
+        words = np.frombuffer(data + bytes(-len(data) % _WORD_BYTES), dtype=">u4").astype(np.uint32)
+        self._coder = _queue.RangeDecoder(words)
+        self.is_damaged = False
+
+    def next(self, freqs: np.ndarray) -> int:
+        """The next symbol, under frequencies [1, V] float32; 0 after damage."""
+        if self.is_damaged:
+            return 0
+        try:
+            return int(self._coder.decode(_FAMILY, freqs)[0])
+        except AssertionError:  # what constriction raises for bytes beyond the last frequency
+            self.is_damaged = True
+            return 0
+
+
+class Adaptive:
+    """Counts that follow the symbols seen so far in a packet, for P packets that advance together.
+
+    Every symbol starts with weight 1; each one seen gets 64 more.
+
+    Args:
+        packets: P.
+        codebook_size: V <= LARGEST_CODEBOOK.
+    """
+
+    def __init__(self, packets: int, codebook_size: int) -> None:
+        self._weights = np.ones((packets, codebook_size))
+        self._rows = np.arange(packets)
+
+    def counts(self) -> np.ndarray:
+        """Of the next symbols: [P, V] as :func:`spread` returns them."""
+        return spread(self._weights)
+
+    def see(self, symbols: np.ndarray) -> None:
+        """Take the symbols [P] that came."""
+        self._weights[self._rows, symbols] += _NEWS
+
 
 FILE_NAME = "entropy.safetensors"
 """The file of a codec's folder that holds its model."""
@@ -171,9 +277,9 @@ class EntropyModel:
             raise EntropyModelError(
                 "expected a table of exponentials of 1 to 2^20, falling; export the model again"
             )
-        if v > LARGEST_BOOK or min(self.taps, default=1) < 1 or not all(0 <= s < 24 for s in self.shifts):
+        if v > LARGEST_CODEBOOK or min(self.taps, default=1) < 1 or not all(0 <= s < 24 for s in self.shifts):
             raise EntropyModelError(
-                f"expected at most {LARGEST_BOOK} codes, taps >= 1 and shifts in [0, 24), got {v}, {self.taps}, "
+                f"expected at most {LARGEST_CODEBOOK} codes, taps >= 1 and shifts in [0, 24), got {v}, {self.taps}, "
                 f"{self.shifts}; export the model again"
             )
 
@@ -282,3 +388,80 @@ def _earlier(x: np.ndarray, frames: int) -> np.ndarray:
     else:
         shifted[:, :frames] = x[:, -frames:]
     return shifted
+
+
+LAG = AHEAD + 1
+"""Frames that a book is behind the one below it."""
+
+
+class Steps:
+    """Frequencies of the next codes of packets that advance together.
+
+    Args:
+        model: the model.
+        packets: P.
+        n_q: books K that are decoded, the lowest ones.
+        frames: T of the longest packet.
+
+    Attributes:
+        count: steps that there are.
+    """
+
+    def __init__(self, model: EntropyModel, packets: int, n_q: int, frames: int) -> None:
+        self.count = frames + LAG * (n_q - 1)
+        self._frames, self._n_q, self._layers, self._width = frames, n_q, model.layers, model.width
+        self._emb = model.emb[:n_q].reshape(-1, model.width)
+        self._first_row = (model.codebook_size + 1) * np.arange(n_q)[:, None]
+        # Place LAG + step holds what came at a step. Row k + 1 is book k's, row 0 the nothing below book 0.
+        places = (self.count + LAG) * model.width
+        self._each = np.zeros((n_q + 1, packets, places), np.float32)
+        self._own = np.zeros((n_q + 1, packets, places), np.float32)
+        self._x = np.empty((n_q, packets, (2 + AHEAD + BEHIND) * model.width), np.float32)
+        self._w1 = self._in_order(model.layers.w1[:n_q])
+        self._back = np.array([0, *model.taps])
+        self._most = int(self._back.max())
+        self._hidden = np.zeros((n_q, packets, self.count + self._most, self._w1.shape[-1]), np.float32)
+        self._at = 0
+
+    @property
+    def books(self) -> range:
+        """The books of the present step: book k is at frame ``step - LAG k``, where that is one of the T."""
+        first = max(0, -(-(self._at - self._frames + 1) // LAG))
+        return range(first, min(self._n_q - 1, self._at // LAG) + 1)
+
+    def freqs(self) -> np.ndarray:
+        """Of the present step: [books, P, V] float32."""
+        books, e, at = self.books, self._width, self._at * self._width
+        here = slice(books.start, books.stop)
+        above = slice(books.start + 1, books.stop + 1)
+        x = self._x[here]
+        ahead, behind = (1 + AHEAD) * e, BEHIND * e
+        x[..., :ahead] = self._own[here, :, at : at + ahead]
+        x[..., ahead : ahead + behind] = self._own[above, :, at + LAG * e - behind : at + LAG * e]
+        x[..., ahead + behind :] = self._each[here, :, at : at + e]
+        sums = x @ self._w1[here]
+        sums += self._layers.b1[here]
+        self._hidden[here, :, self._at + self._most] = clip(sums, 0.0)
+        tapped = self._hidden[here].take(self._at + self._most - self._back, axis=2)
+        n, packets, taps, hidden = tapped.shape
+        return self._layers.last(tapped.reshape(n, packets, taps * hidden), here)
+
+    def see(self, codes: np.ndarray) -> None:
+        """Take the codes of the present step and go to the next.
+
+        Args:
+            codes: [books, P] integers in [0, V); V marks a frame after a packet's end.
+        """
+        books, e, at = self.books, self._width, self._at * self._width
+        above = slice(books.start + 1, books.stop + 1)
+        now = slice(at + LAG * e, at + (LAG + 1) * e)
+        found = self._emb.take(codes + self._first_row[books.start : books.stop], axis=0)
+        self._each[above, :, now] = found
+        found += self._own[books.start : books.stop, :, at : at + e]
+        self._own[above, :, now] = found
+        self._at += 1
+
+    def _in_order(self, w1: np.ndarray) -> np.ndarray:
+        """Rows of W1 in the order in which x lies here: low(t), low(t+1), ..., own(t-2), own(t-1), e_(k-1)(t)."""
+        parts = np.split(w1, 2 + AHEAD + BEHIND, axis=1)
+        return np.concatenate([parts[0], *parts[2 : 2 + AHEAD], *parts[2 + AHEAD :][::-1], parts[1]], axis=1)

@@ -1,34 +1,22 @@
-"""Layers: one codebook's codes of one packet <-> bytes, in the smallest way there is.
-
-Knows nothing of files. The laws it keeps: a layer's bytes depend on the codes of its own and lower books in its packet
-only, so that layers can be cut off and packets lost; codes come back as they were, or damage is found.
-
-A layer that would not become smaller is stored raw, and only then has it the size of a raw one: no flag is needed.
-"""
+"""Layers: the codes of one codebook in one packet <-> bytes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from importlib.resources import files
+from pathlib import Path
 
 import numpy as np
 
-from .counts import LARGEST_BOOK, Adaptive, Decoder, encode, frequencies
-from .entropy import EntropyModel
-from .stepping import LAG, Steps
+from .entropy import FILE_NAME, LAG, LARGEST_CODEBOOK, Adaptive, Decoder, EntropyModel, Steps, encode, frequencies
+from .format import ADAPTIVE as ADAPTIVE, CODINGS as CODINGS, LEARNT, RAW, AtokError, AtokHeader, raw_bits
 
-RAW, ADAPTIVE, LEARNT = 0, 1, 2
-CODINGS = ("raw", "adaptive", "learnt")
-"""How the layers of a file are coded where that makes them smaller: the header's number is the place in this tuple."""
 
 # Packets that are worked on together. More are faster per packet and take more memory: V x T x 12 bytes each.
 _TOGETHER = 16
 # A learnt model takes so few one by one: a product of a matrix with one row is another, faster routine than with two.
 _FEW = 3
-
-
-def raw_bits(codebook_size: int) -> int:
-    """Bits of a code of a codebook with so many entries, before entropy coding: at least 1."""
-    return max(1, (codebook_size - 1).bit_length())
 
 
 class LayerError(ValueError):
@@ -39,7 +27,7 @@ class LayerCoder:
     """Turns packets' codes into layers and back.
 
     Args:
-        book_sizes: V of every codebook.
+        codebook_sizes: V of every codebook.
         coding: RAW, ADAPTIVE or LEARNT.
         model: for LEARNT; for at least as many codebooks, all of its size.
 
@@ -47,19 +35,19 @@ class LayerCoder:
         ValueError: LEARNT, and the model is missing or of other codebooks.
     """
 
-    def __init__(self, book_sizes: Sequence[int], coding: int, model: EntropyModel | None = None) -> None:
-        self.book_sizes, self.coding, self.model = tuple(book_sizes), coding, model
+    def __init__(self, codebook_sizes: Sequence[int], coding: int, model: EntropyModel | None = None) -> None:
+        self.codebook_sizes, self.coding, self.model = tuple(codebook_sizes), coding, model
         if coding == LEARNT and (
-            model is None or len(book_sizes) > model.n_q or set(book_sizes) != {model.codebook_size}
+            model is None or len(codebook_sizes) > model.n_q or set(codebook_sizes) != {model.codebook_size}
         ):
             got = "none" if model is None else f"one for {model.n_q} x {model.codebook_size}"
             raise ValueError(
-                f"expected a model for the codebooks {list(book_sizes)}, got {got}; use adaptive coding"
+                f"expected a model for the codebooks {list(codebook_sizes)}, got {got}; use adaptive coding"
             )
 
     def raw_bytes(self, k: int, frames: int) -> int:
         """Size of a raw layer."""
-        return -(-frames * raw_bits(self.book_sizes[k]) // 8)
+        return -(-frames * raw_bits(self.codebook_sizes[k]) // 8)
 
     def encode(self, packets: Sequence[np.ndarray]) -> list[list[bytes]]:
         """Packets of codes [K', T] (K' the same, T may differ) -> K' layers each."""
@@ -89,21 +77,21 @@ class LayerCoder:
 
     def _encode_group(self, group: Sequence[np.ndarray]) -> list[list[bytes]]:
         layers: list[list[bytes]] = [[] for _ in group]
-        padded = _pad(group, self.book_sizes)
+        padded = _pad(group, self.codebook_sizes)
         for k in range(padded.shape[1]):
             freqs = self._all_freqs(k, padded)
             for p, codes in enumerate(group):
-                raw = _pack(codes[k], raw_bits(self.book_sizes[k]))
+                raw = _pack(codes[k], raw_bits(self.codebook_sizes[k]))
                 coded = raw if freqs is None else encode(codes[k], freqs[p][: codes.shape[1]])
                 layers[p].append(coded if len(coded) < len(raw) else raw)
         return layers
 
     def _all_freqs(self, k: int, padded: np.ndarray) -> Sequence[np.ndarray] | None:
         """Frequencies [T, V] of every packet's book k; None where only raw layers are made."""
-        size = self.book_sizes[k]
+        size = self.codebook_sizes[k]
         if self.coding == LEARNT and self.model is not None:
             return self.model.freqs(k, padded)  # type: ignore[return-value]  # an array is a sequence of its rows
-        if self.coding == RAW or size > LARGEST_BOOK:
+        if self.coding == RAW or size > LARGEST_CODEBOOK:
             return None
         steps = Adaptive(len(padded), size)
         freqs = np.empty((len(padded), padded.shape[2], size), np.float32)
@@ -118,7 +106,7 @@ class LayerCoder:
         lengths = [frames for frames, _ in group]
         n_q = len(group[0][1])
         codes = np.empty((len(group), n_q, max(lengths)), np.int64)
-        codes[:] = np.array(self.book_sizes[:n_q])[:, None]
+        codes[:] = np.array(self.codebook_sizes[:n_q])[:, None]
         errors: dict[int, LayerError] = {}
         coded: dict[tuple[int, int], Decoder] = {}
         for p, (frames, layers) in enumerate(group):
@@ -145,16 +133,16 @@ class LayerCoder:
         return [errors.get(p, codes[p, :, :frames]) for p, frames in enumerate(wanted)]
 
     def _open(self, k: int, data: bytes) -> Decoder:
-        if self.coding == RAW or self.book_sizes[k] > LARGEST_BOOK:
+        if self.coding == RAW or self.codebook_sizes[k] > LARGEST_CODEBOOK:
             raise LayerError(f"expected a raw layer, got {len(data)} bytes")
         return Decoder(data)
 
     def _unpack(self, k: int, data: bytes, frames: int) -> np.ndarray:
         if len(data) > self.raw_bytes(k, frames):
             raise LayerError(f"expected at most {self.raw_bytes(k, frames)} bytes, got {len(data)}")
-        codes = _unpack_bits(data, raw_bits(self.book_sizes[k]), frames)
-        if codes.size and codes.max() >= self.book_sizes[k]:
-            raise LayerError(f"expected codes below {self.book_sizes[k]}, got {codes.max()}")
+        codes = _unpack_bits(data, raw_bits(self.codebook_sizes[k]), frames)
+        if codes.size and codes.max() >= self.codebook_sizes[k]:
+            raise LayerError(f"expected codes below {self.codebook_sizes[k]}, got {codes.max()}")
         return codes
 
     def _decode_learnt(
@@ -184,14 +172,14 @@ class LayerCoder:
     ) -> None:
         """Fill in book k of the packets in ``coded``, frame by frame, all of them together."""
         rows = np.array(sorted(coded, key=lambda p: -wanted[p]), dtype=np.int64)
-        counts = Adaptive(len(rows), self.book_sizes[k])
+        counts = Adaptive(len(rows), self.codebook_sizes[k])
         for t in range(wanted[rows[0]] if len(rows) else 0):
             freqs = frequencies(counts.counts())
             for i, p in enumerate(rows):
                 if t >= wanted[p]:
                     break  # those of which most is wanted come first
                 codes[p, k, t] = coded[p].next(freqs[i : i + 1])
-            counts.see(np.minimum(codes[rows, k, t], self.book_sizes[k] - 1))
+            counts.see(np.minimum(codes[rows, k, t], self.codebook_sizes[k] - 1))
 
 
 def _pack(codes: np.ndarray, bits: int) -> bytes:
@@ -204,11 +192,11 @@ def _unpack_bits(data: bytes, bits: int, frames: int) -> np.ndarray:
     return flags.reshape(frames, bits).astype(np.int64) @ (1 << np.arange(bits)[::-1])
 
 
-def _pad(group: Sequence[np.ndarray], book_sizes: Sequence[int]) -> np.ndarray:
+def _pad(group: Sequence[np.ndarray], codebook_sizes: Sequence[int]) -> np.ndarray:
     """Codes [K', T] of several packets -> [P, K', longest T]; a book's size marks what is not there."""
     n_q, frames = len(group[0]), max(codes.shape[1] for codes in group)
     padded = np.empty((len(group), n_q, frames), np.int64)
-    padded[:] = np.array(book_sizes[:n_q])[:, None]
+    padded[:] = np.array(codebook_sizes[:n_q])[:, None]
     for p, codes in enumerate(group):
         padded[p, :, : codes.shape[1]] = codes
     return padded
@@ -216,3 +204,59 @@ def _pad(group: Sequence[np.ndarray], book_sizes: Sequence[int]) -> np.ndarray:
 
 def _groups(items: Sequence, size: int) -> Iterator[Sequence]:
     return (items[start : start + size] for start in range(0, len(items), size))
+
+
+def find_model(codes_fingerprint: str, folder: str | Path | None = None) -> EntropyModel | None:
+    """The entropy model for a codec's codes, or None.
+
+    Args:
+        codes_fingerprint: of the codec.
+        folder: a codec's folder to look in too, before the shipped ones.
+
+    Raises:
+        EntropyModelError: a model file is damaged.
+    """
+    shipped = Path(str(files("audiotok") / "checkpoints"))
+    places = [Path(folder)] if folder is not None else []
+    places += sorted(path for path in shipped.glob("*") if path.is_dir()) if shipped.is_dir() else []
+    for place in places:
+        path = place / FILE_NAME
+        if path.is_file():
+            model = _load(str(path), path.stat().st_mtime_ns)
+            if model.codes_fingerprint == codes_fingerprint:
+                return model
+    return None
+
+
+def coder_of(header: AtokHeader, model: EntropyModel | None = None, path: str = "atok") -> LayerCoder:
+    """The coder for a file's layers.
+
+    Args:
+        header: of the file.
+        model: for learnt coding; None looks among the shipped ones.
+        path: names the file in errors.
+
+    Raises:
+        AtokError: the model that the header names is not here.
+    """
+    if header.coding != LEARNT:
+        return LayerCoder(header.codebook_sizes, header.coding)
+    model = find_model(header.codes_fingerprint) if model is None else model
+    have = "none" if model is None else f"{model.fingerprint} of codes {model.codes_fingerprint}"
+    if model is None or (model.fingerprint, model.codes_fingerprint) != (
+        header.model_fingerprint, header.codes_fingerprint,
+    ):  # fmt: skip
+        raise AtokError(
+            f"{path}: coded with the entropy model {header.model_fingerprint} of the codec {header.codec!r} (codes "
+            f"{header.codes_fingerprint}), got {have}; pass --codec and the folder of that codec"
+        )
+    try:
+        return LayerCoder(header.codebook_sizes, LEARNT, model)
+    except ValueError as error:
+        raise AtokError(f"{path}: {error}") from None
+
+
+@lru_cache(maxsize=4)
+def _load(path: str, changed: int) -> EntropyModel:
+    """A model file, read once as long as it does not change."""
+    return EntropyModel.load(path)

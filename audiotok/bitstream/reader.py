@@ -17,22 +17,25 @@ import torch
 from torch import Tensor
 
 from .entropy import EntropyModel
-from .header import MAX_HEADER_BYTES, AtokError, AtokHeader
-from .layers import LayerError
-from .models import coder_of
-from .packets import (
+from .format import (
     MAGIC,
+    MAX_HEADER_BYTES,
     TAIL_MARK,
     TAIL_SIZE_BYTES,
+    AtokError,
+    AtokHeader,
+    DamageError,
     Found,
+    NeedMoreError,
     Packet,
     PacketScanner,
     Tail,
+    frame_at,
     index_of,
     packet_at,
     read_head,
 )
-from .wire import DamageError, NeedMoreError, frame_at
+from .layers import LayerError, coder_of
 
 _BLOCK_BYTES = 1 << 16
 _HEAD_GUESS = 1 << 12

@@ -17,9 +17,8 @@ from torch import Tensor
 
 from ..files import write_aside
 from .entropy import EntropyModel
-from .header import AtokError, AtokHeader
-from .models import coder_of
-from .packets import Packet, Tail, head_bytes
+from .format import AtokError, AtokHeader, Packet, Tail, head_bytes
+from .layers import coder_of
 from .reader import AtokReader
 
 SUFFIX = ".atok"
@@ -145,11 +144,11 @@ class AtokWriter:
                 f"expected integer codes [{self.header.n_q}, t], got {list(codes.shape)} {codes.dtype}"
             )
         values = codes.detach().to("cpu", torch.int64).numpy()
-        bad = np.argwhere((values < 0) | (values >= np.array(self.header.book_sizes)[:, None]))
+        bad = np.argwhere((values < 0) | (values >= np.array(self.header.codebook_sizes)[:, None]))
         if len(bad):
             k, t = bad[0]
             raise AtokError(
-                f"expected codes in [0, {self.header.book_sizes[k]}), got {values[k, t]} in codebook {k}, frame "
+                f"expected codes in [0, {self.header.codebook_sizes[k]}), got {values[k, t]} in codebook {k}, frame "
                 f"{self._frames + t}"
             )
         return values

@@ -48,21 +48,21 @@ def add_writing_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def chosen_n_q(args: argparse.Namespace, book_sizes: Sequence[int], frame_rate: float, name: object) -> int:
+def chosen_n_q(args: argparse.Namespace, codebook_sizes: Sequence[int], frame_rate: float, name: object) -> int:
     """The codebooks that --n-q or --bitrate ask for.
 
     Args:
         args: with ``n_q`` and ``bitrate``.
-        book_sizes: V of the codebooks there are.
+        codebook_sizes: V of the codebooks there are.
         frame_rate: Hz.
         name: of the codec or file, for errors.
 
     Raises:
         ValueError: they ask for less than one codebook, or for more than there are.
     """
-    from ..bitstream.layers import raw_bits
+    from ..bitstream.format import raw_bits
 
-    bits = [raw_bits(size) * frame_rate for size in book_sizes]
+    bits = [raw_bits(size) * frame_rate for size in codebook_sizes]
     if args.bitrate is not None:
         fits = [n for n in range(1, len(bits) + 1) if sum(bits[:n]) <= args.bitrate * 1000 + 1e-6]
         if not fits:
@@ -101,8 +101,8 @@ def new_header(
         ValueError: a ``meta`` is not KEY=TEXT.
     """
     from ..bitstream import AtokHeader
-    from ..bitstream.header import MAX_PACKET_FRAMES, PACKET_S
-    from ..bitstream.layers import ADAPTIVE, LEARNT
+    from ..bitstream.format import MAX_PACKET_FRAMES, PACKET_S
+    from ..bitstream.format import ADAPTIVE, LEARNT
 
     pairs = [text.partition("=") for text in meta]
     if any(not equals or not key for key, equals, _ in pairs):
@@ -115,7 +115,7 @@ def new_header(
         codes_fingerprint=codes_fingerprint,
         sampling_rate=config.sampling_rate,
         hop_length=config.hop_length,
-        book_sizes=(config.codebook_size,) * n_q,
+        codebook_sizes=(config.codebook_size,) * n_q,
         packet_frames=-(-size // each) * each if each else size,
         scale_frames=each,
         channels=config.audio_channels,

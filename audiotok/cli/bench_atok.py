@@ -113,7 +113,7 @@ def measure(
         "read": most bytes read for one, opening included.
     """
     from ..bitstream import AtokReader
-    from ..bitstream.layers import CODINGS
+    from ..bitstream.format import CODINGS
 
     seconds = sum(codes.shape[1] for codes in clips) / header.frame_rate
     rates: dict[str, list[_Took]] = {"encode": [], "decode": []}

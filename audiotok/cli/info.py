@@ -60,7 +60,7 @@ def _describe(name: str, args: argparse.Namespace) -> dict[str, Any]:
 
 def _code_file(path: Path) -> dict[str, Any]:
     from ..bitstream import AtokReader
-    from ..bitstream.layers import CODINGS
+    from ..bitstream.format import CODINGS
 
     with AtokReader(path) as file:
         header, size = file.header, path.stat().st_size
@@ -74,7 +74,7 @@ def _code_file(path: Path) -> dict[str, Any]:
             "channels": header.channels,
             "num_samples": header.num_samples,
             "n_q": header.n_q,
-            "codebook_size": max(header.book_sizes),
+            "codebook_size": max(header.codebook_sizes),
             "T": file.frames,
             "frame_rate": header.frame_rate,
             "packet_frames": header.packet_frames,

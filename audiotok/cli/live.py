@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..bitstream import AtokHeader, EntropyModel, Packet, PacketScanner
-    from ..bitstream.packets import Found, Tail
+    from ..bitstream.format import Found, Tail
     from ..codec.model import AudioCodec
 
 PIPE = "-"

@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     def work(source: Path, target: Path) -> None:
         with AtokReader(source) as file:
             header = file.header
-        n_q = chosen_n_q(args, header.book_sizes, header.frame_rate, source)
+        n_q = chosen_n_q(args, header.codebook_sizes, header.frame_rate, source)
         warn(source, truncate(source, target, n_q))
         sizes = f"{source.stat().st_size} -> {target.stat().st_size} bytes"
         print(f"{target}: {n_q} of {header.n_q} codebooks, {sizes}", file=sys.stderr)

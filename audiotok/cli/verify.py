@@ -85,7 +85,7 @@ def _verify_corpus(path: Path, args: argparse.Namespace) -> list[str]:
 def _verify_atok(path: Path, codec: str | None) -> list[str]:
     """What is wrong with an ``.atok`` file; says on stdout what it is if nothing is."""
     from ..bitstream import AtokReader, find_model
-    from ..bitstream.layers import LEARNT
+    from ..bitstream.format import LEARNT
 
     with AtokReader(path) as file:
         header = file.header

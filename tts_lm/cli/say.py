@@ -232,7 +232,7 @@ def _write(line: _Line, speech: Speech, synthesizer: Synthesizer, mark: str, ove
         codes_fingerprint=synthesizer.codec.codes_fingerprint,
         sampling_rate=config.sampling_rate,
         hop_length=config.hop_length,
-        book_sizes=(config.codebook_size,) * n_q,
+        codebook_sizes=(config.codebook_size,) * n_q,
         packet_frames=_PACKET_FRAMES,
         num_samples=frames * config.hop_length,
         metadata={"generated": mark, "transcript": line.text},

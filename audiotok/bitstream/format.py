@@ -1,0 +1,594 @@
+"""The `.atok` format as bytes: varints, frames, the header, packets and the tail. FORMAT.md describes it."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import google_crc32c
+
+RAW, ADAPTIVE, LEARNT = 0, 1, 2
+CODINGS = ("raw", "adaptive", "learnt")
+"""How the layers of a file are coded where that makes them smaller. The header stores the index."""
+
+
+def raw_bits(codebook_size: int) -> int:
+    """Bits of a code of a codebook with so many entries, before entropy coding: at least 1."""
+    return max(1, (codebook_size - 1).bit_length())
+
+
+
+CRC_BYTES = 4
+_VARINT_BYTES = 8
+
+
+class DamageError(ValueError):
+    """Bytes that are not what they should be; the text says what was expected and what came."""
+
+
+class NeedMoreError(Exception):
+    """The bytes so far are the beginning of something; the rest has not come."""
+
+
+def crc(data: bytes) -> bytes:
+    """CRC-32C (Castagnoli, RFC 3720) of ``data``, 4 bytes, little endian."""
+    return int(google_crc32c.value(data)).to_bytes(CRC_BYTES, "little")
+
+
+def varint(value: int) -> bytes:
+    """A number >= 0 and below 2^56 as a varint."""
+    assert 0 <= value < 1 << 7 * _VARINT_BYTES, value
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def frame(mark: int, body: bytes) -> bytes:
+    """A body as a frame."""
+    data = bytes([mark]) + varint(len(body)) + body
+    return data + crc(data)
+
+
+def frame_at(data: bytes | bytearray | memoryview, at: int, mark: int, largest: int) -> tuple[bytes, int]:
+    """The frame that begins at ``at``.
+
+    Args:
+        data: bytes.
+        at: where the mark must stand.
+        mark: of the frame.
+        largest: bytes that its body has at most.
+
+    Returns:
+        its body, and where it ends.
+
+    Raises:
+        DamageError: there is no whole, undamaged frame.
+        NeedMoreError: ``data`` ends before the frame does.
+    """
+    if at >= len(data):
+        raise NeedMoreError
+    if data[at] != mark:
+        raise DamageError(f"expected the mark {mark:#x}, got {data[at]:#x}")
+    size, start = _varint_at(data, at + 1)
+    if size > largest:
+        raise DamageError(f"expected at most {largest} bytes, got a size of {size}")
+    end = start + size
+    if end + CRC_BYTES > len(data):
+        raise NeedMoreError
+    if crc(bytes(data[at:end])) != bytes(data[end : end + CRC_BYTES]):
+        raise DamageError("expected another checksum, these bytes are damaged")
+    return bytes(data[start:end]), end + CRC_BYTES
+
+
+def _varint_at(data: bytes | bytearray | memoryview, at: int) -> tuple[int, int]:
+    """The number that begins at ``at``, and where it ends.
+
+    Raises:
+        DamageError: it has no end.
+        NeedMoreError: ``data`` ends before it does.
+    """
+    value = 0
+    for i in range(_VARINT_BYTES):
+        if at + i >= len(data):
+            raise NeedMoreError
+        byte = data[at + i]
+        value |= (byte & 0x7F) << 7 * i
+        if not byte & 0x80:
+            return value, at + i + 1
+    raise DamageError("expected a number, got one without an end")
+
+
+class Cursor:
+    """Reads fields one after the other from a body whose checksum was right.
+
+    Args:
+        data: the body.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        self._data, self._at = data, 0
+
+    @property
+    def left(self) -> int:
+        """Bytes not read yet."""
+        return len(self._data) - self._at
+
+    def take(self, count: int) -> bytes:
+        """The next ``count`` bytes; DamageError if there are fewer."""
+        if count > self.left:
+            raise DamageError(f"expected {count} bytes more, got {self.left}")
+        self._at += count
+        return self._data[self._at - count : self._at]
+
+    def varint(self) -> int:
+        """The next number; DamageError if it has no end."""
+        try:
+            value, self._at = _varint_at(self._data, self._at)
+        except NeedMoreError:
+            raise DamageError("expected a number, got its beginning") from None
+        return value
+
+    def text(self) -> str:
+        """The next text: a varint with its bytes, then UTF-8; DamageError if it is none."""
+        try:
+            return self.take(self.varint()).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise DamageError(f"expected UTF-8 text ({error})") from None
+
+
+def text(value: str) -> bytes:
+    """A text as :meth:`Cursor.text` reads it."""
+    data = value.encode("utf-8")
+    return varint(len(data)) + data
+
+
+MAX_CODEBOOKS, MAX_PACKET_FRAMES, MAX_CODEBOOK_SIZE = 64, 1024, 1 << 24
+MAX_HEADER_BYTES = 1 << 20
+PACKET_S = 2.0
+"""Seconds in a packet where nothing else is asked for."""
+
+_UNKNOWN = (1 << 40) - 1
+_SCALES, _METADATA, _SIZES = 1, 2, 4
+
+
+class AtokError(ValueError):
+    """A file that cannot be read or written as asked; the text says what was expected, what came, and what to do."""
+
+
+@dataclass(frozen=True)
+class AtokHeader:
+    """The facts of a file.
+
+    Attributes:
+        codec: name of the codec, as released.
+        codes_fingerprint: 16 hex digits, identity of its encoder and quantiser; who has another must not read them.
+        sampling_rate: of the sound, in Hz.
+        hop_length: samples per frame.
+        codebook_sizes: V of every codebook in the file; their number is K.
+        packet_frames: frames in every packet but the last.
+        channels: of the sound.
+        num_samples: length of the sound per channel, or None: not known yet, or never.
+        coding: RAW, ADAPTIVE or LEARNT of :mod:`~audiotok.bitstream.layers`.
+        model_fingerprint: 8 hex digits of the entropy model, for LEARNT; else empty.
+        scale_frames: frames that one scale (a float32 that multiplies the decoded sound) is for; 0: there are none.
+        metadata: texts by name. ``transcript``, ``speaker``, ``licence``, and ``generated`` for speech that no one
+            spoke, are names with a meaning.
+
+    Raises:
+        AtokError: a field is out of its range.
+    """
+
+    codec: str
+    codes_fingerprint: str
+    sampling_rate: int
+    hop_length: int
+    codebook_sizes: tuple[int, ...]
+    packet_frames: int
+    channels: int = 1
+    num_samples: int | None = None
+    coding: int = 0
+    model_fingerprint: str = ""
+    scale_frames: int = 0
+    metadata: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("sampling_rate", "hop_length", "packet_frames", "channels", "coding", "scale_frames"):
+            if not isinstance(value := getattr(self, name), int):
+                raise AtokError(f"expected {name} of the header to be int, got {value!r}")
+        whole = all(_is_unicode(v) for pair in self.metadata.items() for v in pair)
+        rules = [
+            ("codes_fingerprint", _is_hex(self.codes_fingerprint, 16), "16 hex digits"),
+            ("sampling_rate", 1 <= self.sampling_rate < 1 << 28, "1 to 2^28"),
+            ("hop_length", 1 <= self.hop_length < 1 << 28, "1 to 2^28"),
+            ("channels", 1 <= self.channels <= 255, "1 to 255"),
+            ("codebook_sizes", 1 <= len(self.codebook_sizes) <= MAX_CODEBOOKS, f"1 to {MAX_CODEBOOKS} codebooks"),
+            ("codebook_sizes", all(2 <= v <= MAX_CODEBOOK_SIZE for v in self.codebook_sizes), "sizes of 2 to 2^24"),
+            ("packet_frames", 1 <= self.packet_frames <= MAX_PACKET_FRAMES, f"1 to {MAX_PACKET_FRAMES}"),
+            ("num_samples", self.num_samples is None or 0 <= self.num_samples < _UNKNOWN, "0 to 2^40 - 2"),
+            ("coding", 0 <= self.coding < len(CODINGS), f"one of {list(range(len(CODINGS)))}"),
+            (
+                "model_fingerprint",
+                _is_hex(self.model_fingerprint, 8 * (self.coding == LEARNT)),
+                "8 hex digits or none",
+            ),
+            ("scale_frames", 0 <= self.scale_frames <= MAX_PACKET_FRAMES, f"0 to {MAX_PACKET_FRAMES}"),
+            ("metadata", whole, "texts by name, in Unicode"),
+            ("codec", _is_unicode(self.codec), "a text in Unicode"),
+        ]
+        for name, holds, rule in rules:
+            if not holds:
+                raise AtokError(f"expected {name} of the header to be {rule}, got {getattr(self, name)!r}")
+        if self.scale_frames and self.packet_frames % self.scale_frames:
+            raise AtokError(
+                f"expected packets of whole scales of {self.scale_frames} frames, got {self.packet_frames} frames"
+            )
+
+    @property
+    def n_q(self) -> int:
+        """Codebooks K in the file."""
+        return len(self.codebook_sizes)
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames per second, in Hz."""
+        return self.sampling_rate / self.hop_length
+
+    @property
+    def bitrate_bps(self) -> float:
+        """Bits per second before entropy coding."""
+        return sum(map(raw_bits, self.codebook_sizes)) * self.frame_rate
+
+    def with_n_q(self, n_q: int) -> AtokHeader:
+        """The header of the same file with its first ``n_q`` codebooks only.
+
+        Raises:
+            AtokError: the file has fewer.
+        """
+        if not isinstance(n_q, int) or not 1 <= n_q <= self.n_q:
+            raise AtokError(f"expected n_q in 1..{self.n_q}, which the file holds; got {n_q!r}")
+        return replace(self, codebook_sizes=self.codebook_sizes[:n_q])
+
+    def check_codec(self, path: object, codec: str, codes_fingerprint: str) -> None:
+        """Refuse to hand these codes to another codec than the one that made them.
+
+        Raises:
+            AtokError: ``codes_fingerprint`` is another; the text names both codecs.
+        """
+        if codes_fingerprint != self.codes_fingerprint:
+            raise AtokError(
+                f"{path}: expected codes of the codec {codec!r} (fingerprint {codes_fingerprint}), got codes of "
+                f"{self.codec!r} (fingerprint {self.codes_fingerprint}); pass --codec and the codec that made them"
+            )
+
+    def to_bytes(self) -> bytes:
+        """The header's body, as :meth:`from_bytes` reads it; AtokError if its metadata is too large."""
+        uniform = len(set(self.codebook_sizes)) == 1
+        flags = _SCALES * bool(self.scale_frames) | _METADATA * bool(self.metadata) | _SIZES * (not uniform)
+        parts = [bytes([flags, self.coding]), bytes.fromhex(self.codes_fingerprint + self.model_fingerprint)]
+        parts += map(
+            varint, (self.sampling_rate, self.channels, self.hop_length, self.packet_frames, self.n_q)
+        )
+        parts += map(varint, self.codebook_sizes[: 1 if uniform else None])
+        parts.append((_UNKNOWN if self.num_samples is None else self.num_samples).to_bytes(5, "little"))
+        parts.append(text(self.codec))
+        if self.scale_frames:
+            parts.append(varint(self.scale_frames))
+        if self.metadata:
+            parts.append(
+                text(json.dumps(self.metadata, ensure_ascii=False, sort_keys=True, separators=(",", ":")))
+            )
+        data = b"".join(parts)
+        if len(data) > MAX_HEADER_BYTES:
+            raise AtokError(
+                f"expected a header of at most {MAX_HEADER_BYTES} bytes, got {len(data)}; cut its metadata"
+            )
+        return data
+
+    @classmethod
+    def from_bytes(cls, cursor: Cursor) -> AtokHeader:
+        """Read a header's body.
+
+        Raises:
+            AtokError: a field is out of its range.
+            DamageError: the body ends too early, or is no header.
+        """
+        flags, coding = cursor.take(2)
+        if flags >= 8 or coding >= len(CODINGS):
+            raise DamageError(f"expected a header of this version, got flags {flags} and coding {coding}")
+        fingerprint = cursor.take(8).hex()
+        model = cursor.take(4).hex() if coding == LEARNT else ""
+        rate, channels, hop, packet_frames, n_q = (cursor.varint() for _ in range(5))
+        if n_q > MAX_CODEBOOKS:
+            raise DamageError(f"expected at most {MAX_CODEBOOKS} codebooks, got {n_q}")
+        sizes = tuple(cursor.varint() for _ in range(n_q)) if flags & _SIZES else (cursor.varint(),) * n_q
+        samples = int.from_bytes(cursor.take(5), "little")
+        name = cursor.text()
+        scale_frames = cursor.varint() if flags & _SCALES else 0
+        metadata = _metadata(cursor.text()) if flags & _METADATA else {}
+        return cls(
+            name, fingerprint, rate, hop, sizes, packet_frames, channels,
+            None if samples == _UNKNOWN else samples, coding, model, scale_frames, metadata,
+        )  # fmt: skip
+
+
+def _metadata(value: str) -> dict[str, str]:
+    try:
+        metadata = json.loads(value)
+    except (ValueError, RecursionError) as error:
+        raise DamageError(f"expected metadata as JSON ({error})") from None
+    if not isinstance(metadata, dict):
+        raise DamageError(f"expected metadata by name, got {type(metadata).__name__}")
+    return metadata
+
+
+def _is_unicode(value: str) -> bool:
+    """Whether it is a text that can be stored as UTF-8; one made of a file's name need not be."""
+    return isinstance(value, str) and value == value.encode("utf-8", "replace").decode("utf-8")
+
+
+def _is_hex(value: str, digits: int) -> bool:
+    return isinstance(value, str) and len(value) == digits and set(value) <= set("0123456789abcdef")
+
+
+MAGIC = b"ATOK"
+VERSION = 1
+HEADER_MARK, PACKET_MARK, LAST_MARK, TAIL_MARK = 0xA7, 0xB3, 0xB5, 0xC9
+TAIL_SIZE_BYTES = 4
+# Beyond this much of something else there will be no packet either.
+_PATIENCE_BYTES = 1 << 20
+_MAX_NUMBER = 1 << 40
+
+
+@dataclass(frozen=True)
+class Packet:
+    """Some frames of a file, independent of all others.
+
+    Attributes:
+        number: its place; the first frame is ``number * header.packet_frames``.
+        frames: T.
+        layers: one codebook each, lowest first; see :mod:`~audiotok.bitstream.layers`.
+        scales: one for every ``header.scale_frames`` frames begun.
+        trim: samples at the end that are padding, said in the last packet on a pipe, where no header could tell.
+    """
+
+    number: int
+    frames: int
+    layers: tuple[bytes, ...]
+    scales: tuple[float, ...] = ()
+    trim: int = 0
+
+    def with_n_q(self, n_q: int) -> Packet:
+        """The packet's first ``n_q`` codebooks."""
+        return replace(self, layers=self.layers[:n_q])
+
+    def to_bytes(self) -> bytes:
+        """The packet as a frame."""
+        parts = [varint(self.number), varint(self.frames), varint(self.trim) if self.trim else b""]
+        parts.append(struct.pack(f"<{len(self.scales)}f", *self.scales))
+        parts += [varint(len(layer)) for layer in self.layers[:-1]]
+        return frame(LAST_MARK if self.trim else PACKET_MARK, b"".join([*parts, *self.layers]))
+
+
+class Found(NamedTuple):
+    """A packet among bytes: where it begins, how many bytes it takes, and what it is."""
+
+    at: int
+    size: int
+    packet: Packet
+
+
+@dataclass(frozen=True)
+class Tail:
+    """What stands behind the packets.
+
+    Attributes:
+        header: a copy of the header, with what was known at the end.
+        frames: T of the whole file.
+        sizes: bytes of every packet in order of its number; 0 where one is missing.
+    """
+
+    header: AtokHeader
+    frames: int
+    sizes: tuple[int, ...]
+
+    def to_bytes(self) -> bytes:
+        """The tail as a frame, then the size of that frame."""
+        parts = [
+            self.header.to_bytes(),
+            varint(self.frames),
+            varint(len(self.sizes)),
+            *map(varint, self.sizes),
+        ]
+        data = frame(TAIL_MARK, b"".join(parts))
+        return data + len(data).to_bytes(TAIL_SIZE_BYTES, "little")
+
+    @classmethod
+    def from_body(cls, body: bytes) -> Tail:
+        """Read the body of a tail's frame; DamageError or AtokError if it is none."""
+        cursor = Cursor(body)
+        header = AtokHeader.from_bytes(cursor)
+        frames, count = cursor.varint(), cursor.varint()
+        if count > cursor.left or frames > count * header.packet_frames:
+            raise DamageError(
+                f"expected an index of {count} packets for {frames} frames, got {cursor.left} bytes"
+            )
+        return cls(header, frames, tuple(cursor.varint() for _ in range(count)))
+
+
+def head_bytes(header: AtokHeader) -> bytes:
+    """What a file begins with: the magic, the version and the header."""
+    return MAGIC + bytes([VERSION]) + frame(HEADER_MARK, header.to_bytes())
+
+
+def read_head(data: bytes | bytearray) -> tuple[AtokHeader, int]:
+    """The header that a file begins with, and where it ends.
+
+    Raises:
+        AtokError: this is no ``.atok`` file, or one of another version.
+        DamageError: the header is damaged.
+        NeedMoreError: it has not come yet.
+    """
+    start = bytes(data[: len(MAGIC)])
+    if start != MAGIC[: len(start)]:
+        raise AtokError(
+            f"expected an .atok file, got one that begins with {start!r}; make one with 'audiotok encode'"
+        )
+    if len(data) <= len(MAGIC):
+        raise NeedMoreError
+    if data[len(MAGIC)] != VERSION:
+        raise AtokError(
+            f"expected version {VERSION} of the .atok format, got {data[len(MAGIC)]}; read it with the version of "
+            "audiotok that wrote it"
+        )
+    body, end = frame_at(data, len(MAGIC) + 1, HEADER_MARK, MAX_HEADER_BYTES)
+    return AtokHeader.from_bytes(Cursor(body)), end
+
+
+def largest_packet(header: AtokHeader) -> int:
+    """Bytes that a packet's body can have: no layer is larger than a raw one."""
+    raw = sum(-(-header.packet_frames * raw_bits(size) // 8) + 3 for size in header.codebook_sizes)
+    scales = -(-header.packet_frames // header.scale_frames) if header.scale_frames else 0
+    return 16 + 4 * scales + raw
+
+
+def parse_packet(header: AtokHeader, body: bytes, mark: int = PACKET_MARK) -> Packet:
+    """The body of a packet's frame, and the frame's mark -> the packet.
+
+    Raises:
+        DamageError: it is no packet of this file.
+    """
+    cursor = Cursor(body)
+    number, frames = cursor.varint(), cursor.varint()
+    if number >= _MAX_NUMBER or not 1 <= frames <= header.packet_frames:
+        raise DamageError(
+            f"expected a packet of 1 to {header.packet_frames} frames, got {frames} in number {number}"
+        )
+    trim = cursor.varint() if mark == LAST_MARK else 0
+    if trim >= header.hop_length:
+        raise DamageError(f"expected less than a frame of padding, got {trim} samples")
+    count = -(-frames // header.scale_frames) if header.scale_frames else 0
+    scales = struct.unpack(f"<{count}f", cursor.take(4 * count))
+    sizes = [cursor.varint() for _ in range(header.n_q - 1)]
+    layers = [cursor.take(size) for size in sizes]
+    return Packet(number, frames, (*layers, cursor.take(cursor.left)), scales, trim)
+
+
+def packet_at(header: AtokHeader, data: bytes | bytearray, at: int) -> tuple[Packet, int]:
+    """The packet whose frame begins at ``at``, and where it ends; raises as ``wire.frame_at`` does."""
+    mark = LAST_MARK if data[at : at + 1] == bytes([LAST_MARK]) else PACKET_MARK
+    body, end = frame_at(data, at, mark, largest_packet(header))
+    return parse_packet(header, body, mark), end
+
+
+class PacketScanner:
+    """Finds packets in bytes that arrive in any pieces: on a pipe, or in a file whose index is lost.
+
+    Args:
+        header: if it is known already and the bytes begin behind it; None waits for it.
+
+    Attributes:
+        header: None until it has come.
+        tail: None until it has come.
+        tail_end: bytes up to the end of its frame, counted as :class:`Found` does; None until it has come.
+        damaged_bytes: bytes so far that belong to no whole packet.
+        packets: whole packets so far.
+    """
+
+    def __init__(self, header: AtokHeader | None = None) -> None:
+        self.header, self.tail, self.tail_end = header, None, None
+        self.damaged_bytes = self.packets = 0
+        self._held = bytearray()
+        self._at = 0  # of the first byte held
+        self._next = 0  # number after the highest so far
+
+    def feed(self, data: bytes) -> list[Found]:
+        """Take the next bytes, return the packets they complete.
+
+        Raises:
+            AtokError: no header stands at the beginning, or so much has come without a packet that there is none.
+        """
+        self._held += data
+        if self.header is None and not self._read_head():
+            return []
+        return self._scan(more=True)
+
+    def finish(self) -> list[Found]:
+        """Say that no more bytes come; returns the packets that were only waited for.
+
+        Raises:
+            AtokError: there was no header.
+        """
+        if self.header is None:
+            raise AtokError(
+                f"expected an .atok stream as 'audiotok encode - -' writes it, got {len(self._held)} bytes without a "
+                "header; look at what is on the pipe"
+            )
+        return self._scan(more=False)
+
+    def _read_head(self) -> bool:
+        try:
+            self.header, end = read_head(self._held)
+        except NeedMoreError:
+            return False
+        except DamageError as error:
+            raise AtokError(
+                f"the header is damaged ({error}); a file may hold a copy, a pipe cannot"
+            ) from None
+        self._drop(end, damaged=False)
+        return True
+
+    def _scan(self, more: bool) -> list[Found]:
+        """``more``: bytes may follow, so that a frame's beginning is worth waiting for."""
+        assert self.header is not None
+        found = []
+        while self._held and self.tail is None:
+            try:
+                if self._held[0] == TAIL_MARK:
+                    body, end = frame_at(self._held, 0, TAIL_MARK, self._largest_tail())
+                    self.tail, self.tail_end = Tail.from_body(body), self._at + end
+                else:
+                    packet, end = packet_at(self.header, self._held, 0)
+                    found.append(Found(self._at, end, packet))
+                    self._next = max(self._next, packet.number + 1)
+                    self.packets += 1
+                self._drop(end, damaged=False)
+            except NeedMoreError:
+                if more:
+                    break
+                self._to_next_mark()
+            except (DamageError, AtokError):
+                self._to_next_mark()
+        return found
+
+    def _largest_tail(self) -> int:
+        """Bytes that a tail can have here, so that damage that looks like one is not waited for long."""
+        assert self.header is not None
+        return len(self.header.to_bytes()) + 32 + 4 * (self._next + 64 + self.damaged_bytes)
+
+    def _to_next_mark(self) -> None:
+        places = [at for mark in (PACKET_MARK, LAST_MARK, TAIL_MARK) if (at := self._held.find(mark, 1)) > 0]
+        self._drop(min(places, default=len(self._held)), damaged=True)
+        if not self.packets and self.damaged_bytes > _PATIENCE_BYTES:
+            raise AtokError(
+                f"expected packets, got {self.damaged_bytes} bytes without a whole one; copy it again"
+            )
+
+    def _drop(self, count: int, damaged: bool) -> None:
+        del self._held[:count]
+        self._at += count
+        self.damaged_bytes += count * damaged
+
+
+def index_of(sizes: Sequence[int], start: int) -> list[int]:
+    """Sizes of packets -> where each begins, the first at ``start``."""
+    places, at = [], start
+    for size in sizes:
+        places.append(at)
+        at += size
+    return places
