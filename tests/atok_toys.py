@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from audiotok.bitstream import AtokHeader, EntropyModel
-from audiotok.bitstream.format import LEARNT
 from audiotok.bitstream.entropy import LAG, Steps
+from audiotok.bitstream.format import LEARNT
 
 FINGERPRINT = "0123456789abcdef"
 

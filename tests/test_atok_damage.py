@@ -12,9 +12,17 @@ import pytest
 import torch
 
 from audiotok.bitstream import AtokError, AtokReader, AtokWriter, PacketScanner, truncate
-from audiotok.bitstream.format import ADAPTIVE, LEARNT, RAW
-from audiotok.bitstream.format import Tail, head_bytes
-from audiotok.bitstream.format import Cursor, DamageError, frame, varint
+from audiotok.bitstream.format import (
+    ADAPTIVE,
+    LEARNT,
+    RAW,
+    Cursor,
+    DamageError,
+    Tail,
+    frame,
+    head_bytes,
+    varint,
+)
 
 MODEL = atok_toys.toy_model()
 FRAMES, SAMPLES = 93, 93 * 320 - 7

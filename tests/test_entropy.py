@@ -15,10 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audiotok.bitstream import EntropyModel, EntropyModelError, find_model
-from audiotok.bitstream.entropy import TOTAL, Adaptive, Decoder, encode, frequencies, spread
+from audiotok.bitstream.entropy import LAG, TOTAL, Adaptive, Decoder, Steps, encode, frequencies, spread
 from audiotok.bitstream.format import ADAPTIVE, LEARNT, RAW
 from audiotok.bitstream.layers import LayerCoder, LayerError
-from audiotok.bitstream.entropy import LAG, Steps
 
 ROOT = Path(__file__).parents[1]
 

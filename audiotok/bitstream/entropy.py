@@ -14,7 +14,6 @@ from safetensors.numpy import save_file
 
 from ..files import write_aside
 
-
 TOTAL = 1 << 16
 """What the counts of a distribution sum to."""
 

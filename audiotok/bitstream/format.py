@@ -20,7 +20,6 @@ def raw_bits(codebook_size: int) -> int:
     return max(1, (codebook_size - 1).bit_length())
 
 
-
 CRC_BYTES = 4
 _VARINT_BYTES = 8
 
@@ -207,8 +206,16 @@ class AtokHeader:
             ("sampling_rate", 1 <= self.sampling_rate < 1 << 28, "1 to 2^28"),
             ("hop_length", 1 <= self.hop_length < 1 << 28, "1 to 2^28"),
             ("channels", 1 <= self.channels <= 255, "1 to 255"),
-            ("codebook_sizes", 1 <= len(self.codebook_sizes) <= MAX_CODEBOOKS, f"1 to {MAX_CODEBOOKS} codebooks"),
-            ("codebook_sizes", all(2 <= v <= MAX_CODEBOOK_SIZE for v in self.codebook_sizes), "sizes of 2 to 2^24"),
+            (
+                "codebook_sizes",
+                1 <= len(self.codebook_sizes) <= MAX_CODEBOOKS,
+                f"1 to {MAX_CODEBOOKS} codebooks",
+            ),
+            (
+                "codebook_sizes",
+                all(2 <= v <= MAX_CODEBOOK_SIZE for v in self.codebook_sizes),
+                "sizes of 2 to 2^24",
+            ),
             ("packet_frames", 1 <= self.packet_frames <= MAX_PACKET_FRAMES, f"1 to {MAX_PACKET_FRAMES}"),
             ("num_samples", self.num_samples is None or 0 <= self.num_samples < _UNKNOWN, "0 to 2^40 - 2"),
             ("coding", 0 <= self.coding < len(CODINGS), f"one of {list(range(len(CODINGS)))}"),

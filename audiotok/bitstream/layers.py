@@ -9,9 +9,20 @@ from pathlib import Path
 
 import numpy as np
 
-from .entropy import FILE_NAME, LAG, LARGEST_CODEBOOK, Adaptive, Decoder, EntropyModel, Steps, encode, frequencies
-from .format import ADAPTIVE as ADAPTIVE, CODINGS as CODINGS, LEARNT, RAW, AtokError, AtokHeader, raw_bits
-
+from .entropy import (
+    FILE_NAME,
+    LAG,
+    LARGEST_CODEBOOK,
+    Adaptive,
+    Decoder,
+    EntropyModel,
+    Steps,
+    encode,
+    frequencies,
+)
+from .format import ADAPTIVE as ADAPTIVE
+from .format import CODINGS as CODINGS
+from .format import LEARNT, RAW, AtokError, AtokHeader, raw_bits
 
 # Packets that are worked on together. More are faster per packet and take more memory: V x T x 12 bytes each.
 _TOGETHER = 16

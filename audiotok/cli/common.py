@@ -1,7 +1,4 @@
-"""What several verbs share: options, inputs and outputs, and the codec that options name.
-
-Knows no verb, and imports nothing heavy at module level. Its law: an option means the same in every verb.
-"""
+"""Options, inputs and outputs that several verbs share."""
 
 from __future__ import annotations
 
@@ -10,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from ..program import KNOWN_ERRORS as KNOWN_ERRORS
 from ..program import add_model_options as add_model_options
@@ -23,11 +20,17 @@ from ..program import pick_device
 from ..program import write_report as write_report
 
 if TYPE_CHECKING:
+    from ..bitstream import EntropyModel
     from ..codec.model import AudioCodec
+
+PIPE = "-"
+
+PROVENANCE = "Generated speech, not a recording"
+"""Beginning of the provenance tag that ``tts-lm`` stores as the comment of generated speech."""
 
 
 def add_codec_option(parser: argparse.ArgumentParser, default: str | None = "default") -> None:
-    """--codec: which codec. ``default=None`` leaves the choice to the verb."""
+    """--codec. ``default=None`` leaves the choice to the verb."""
     shown = "the one the file names" if default is None else default
     parser.add_argument(
         "--codec",
@@ -39,7 +42,7 @@ def add_codec_option(parser: argparse.ArgumentParser, default: str | None = "def
 
 
 def codec_name(text: str) -> str:
-    """The argparse type of a codec's name: not empty, as the variable of a shell script may be."""
+    """The argparse type of a codec's name. An empty one comes from an unset variable of a shell script."""
     if not text.strip():
         raise argparse.ArgumentTypeError("expected a codec's name, got an empty one; leave out --codec")
     return text
@@ -48,18 +51,24 @@ def codec_name(text: str) -> str:
 def add_output_options(parser: argparse.ArgumentParser) -> None:
     """--out and --overwrite of the verbs that turn files into files."""
     parser.add_argument("--out", metavar="DIR", help="write one file per input into this folder")
-    parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
+    parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
+
+
+def add_rate_options(parser: argparse.ArgumentParser, required: bool = False) -> None:
+    """--n-q and --bitrate: how many codebooks to keep."""
+    group = parser.add_mutually_exclusive_group(required=required)
+    group.add_argument("--n-q", type=number(int), metavar="K", help="codebooks to keep (default: all)")
+    group.add_argument(
+        "--bitrate",
+        type=number(float),
+        metavar="KBPS",
+        help="keep as many codebooks as fit, before entropy coding",
+    )
 
 
 def add_json_option(parser: argparse.ArgumentParser) -> None:
     """--json: results for programs instead of people."""
     parser.add_argument("--json", action="store_true", help="print JSON, one object per line")
-
-
-def add_report_option(parser: argparse.ArgumentParser) -> None:
-    """--json FILE: the table's figures for programs, beside the table; --overwrite."""
-    parser.add_argument("--json", metavar="FILE", help="write the figures there too")
-    add_overwrite_option(parser, "what --json names")
 
 
 def load_chosen_codec(name: str | None, args: argparse.Namespace) -> AudioCodec:
@@ -70,13 +79,82 @@ def load_chosen_codec(name: str | None, args: argparse.Namespace) -> AudioCodec:
 
 
 def load_timed_codec(name: str | None, args: argparse.Namespace, started: float) -> AudioCodec:
-    """As :func:`load_chosen_codec`; says on stderr what it took since ``started``, so that coding is timed alone."""
+    """As :func:`load_chosen_codec`; prints the time since ``started`` on stderr."""
     codec = load_chosen_codec(name, args)
-    print(
-        f"audiotok: loaded {codec.config.codec_name} in {time.perf_counter() - started:.1f} s",
-        file=sys.stderr,
-    )
+    took = time.perf_counter() - started
+    print(f"audiotok: loaded {codec.config.codec_name} in {took:.1f} s", file=sys.stderr)
     return codec
+
+
+def model_of(codec: AudioCodec, codes_fingerprint: str) -> EntropyModel | None:
+    """The codec's entropy model, from its own folder or the shipped ones; None if there is none."""
+    from ..bitstream import find_model
+
+    folder = Path(str(codec.name_or_path))
+    return find_model(codes_fingerprint, folder if folder.is_dir() else None)
+
+
+def chosen_n_q(
+    args: argparse.Namespace, codebook_sizes: Sequence[int], frame_rate: float, name: object
+) -> int:
+    """The number of codebooks that --n-q or --bitrate ask for.
+
+    Args:
+        args: with ``n_q`` and ``bitrate``.
+        codebook_sizes: V of every codebook.
+        frame_rate: in Hz.
+        name: of the codec or file, for errors.
+
+    Raises:
+        ValueError: they ask for less than one codebook, or for more than there are.
+    """
+    from ..bitstream.format import raw_bits
+
+    bits = [raw_bits(size) * frame_rate for size in codebook_sizes]
+    if args.bitrate is not None:
+        fits = [n for n in range(1, len(bits) + 1) if sum(bits[:n]) <= args.bitrate * 1000 + 1e-6]
+        if not fits:
+            raise ValueError(
+                f"expected --bitrate of at least {bits[0] / 1000:g} for {name}, got {args.bitrate:g}"
+            )
+        return fits[-1]
+    n_q = len(bits) if args.n_q is None else args.n_q
+    if not 1 <= n_q <= len(bits):
+        raise ValueError(f"expected --n-q in 1..{len(bits)} for {name}, got {n_q}")
+    return n_q
+
+
+def wants_pipe(paths: list[str], out: str | None, parser: argparse.ArgumentParser) -> bool:
+    """Whether IN or OUT is ``-``. Leaves through ``parser.error`` (exit 2) if the names then are not IN OUT."""
+    if PIPE not in paths:
+        return False
+    if len(paths) != 2 or out is not None:
+        parser.error("expected IN OUT where one of them is -; for many inputs pass files and --out DIR")
+    return True
+
+
+def binary_input() -> BinaryIO:
+    """Standard input as bytes. ValueError: it is a terminal."""
+    if sys.stdin.isatty():
+        raise ValueError(
+            "expected standard input to be a pipe or a file, got a terminal; add '... |' or '< FILE'"
+        )
+    return sys.stdin.buffer
+
+
+def binary_output() -> Callable[[bytes], None]:
+    """A function that writes bytes to standard output and flushes. ValueError: it is a terminal."""
+    if sys.stdout.isatty():
+        raise ValueError(
+            "expected standard output to be a pipe or a file, got a terminal; add '> FILE' or '| ...'"
+        )
+    stream = sys.stdout.buffer
+
+    def write(data: bytes) -> None:
+        stream.write(data)
+        stream.flush()
+
+    return write
 
 
 def plan_outputs(
@@ -94,16 +172,29 @@ def plan_outputs(
     return [(Path(path), Path(out) / f"{Path(path).stem}{suffix}") for path in paths]
 
 
-def check_output(source: Path, target: Path, overwrite: bool, taken: Mapping[Path, Path]) -> None:
-    """Refuse to write where it would destroy something. ``taken``: outputs of this run and their inputs.
+def check_output(
+    source: Path, target: Path, overwrite: bool, taken: Mapping[Path, Path], suffix: str | None = None
+) -> None:
+    """Refuse to write where it would destroy something.
+
+    Args:
+        source, target: input and output.
+        overwrite: whether a file may be replaced.
+        taken: outputs of this run and their inputs.
+        suffix: that the output must have, so that two names of a glob are not taken for IN and OUT.
 
     Raises:
-        FileExistsError: ``target`` is there and may not be replaced, is the input itself, or was written in
-            this run for another input.
+        ValueError: ``target`` has another suffix.
+        FileExistsError: ``target`` exists and may not be replaced, is the input itself, or was written in this run
+            for another input.
         OSError: ``target`` is a folder, a device or a pipe, or its folder cannot be written.
     """
     from ..files import writable_target
 
+    if suffix is not None and target.suffix.lower() != suffix:
+        raise ValueError(
+            f"{target}: expected an output that ends in {suffix}; for several inputs pass --out DIR"
+        )
     if target in taken:
         raise FileExistsError(f"{source}: would write {target}, as {taken[target]} did; rename one of them")
     if target.exists() and source.exists() and target.samefile(source):
@@ -114,9 +205,12 @@ def check_output(source: Path, target: Path, overwrite: bool, taken: Mapping[Pat
 
 
 def each(
-    pairs: Iterable[tuple[Path, Path]], work: Callable[[Path, Path], None], overwrite: bool, program: str
+    pairs: Iterable[tuple[Path, Path]],
+    work: Callable[[Path, Path], None],
+    overwrite: bool,
+    suffix: str | None = None,
 ) -> int:
-    """Do ``work(source, target)`` for every pair, also when one fails; say each failure on stderr.
+    """Do ``work(source, target)`` for every pair, also when one fails; prints each failure on stderr.
 
     Returns:
         0 when all were done, else 1.
@@ -125,17 +219,17 @@ def each(
     taken: dict[Path, Path] = {}
     for source, target in pairs:
         try:
-            check_output(source, target, overwrite, taken)
+            check_output(source, target, overwrite, taken, suffix)
             taken[target] = source
             work(source, target)
         except KNOWN_ERRORS as error:
             failed += 1
-            print(f"{program}: error: {one_line(error)}", file=sys.stderr)
+            print(f"audiotok: error: {one_line(error)}", file=sys.stderr)
     return 1 if failed else 0
 
 
 def cost(seconds: float, started: float) -> str:
-    """ ", coded in 0.12 s (80x real time), peak memory 500 MiB": what sound cost since ``started`` (perf_counter)."""
+    """ ", coded in 0.12 s (80x real time), peak memory 500 MiB": cost of sound since ``started`` (perf_counter)."""
     took = max(time.perf_counter() - started, 1e-9)
     text = f", coded in {took:.3g} s ({seconds / took:.3g}x real time)"
     try:
@@ -145,3 +239,9 @@ def cost(seconds: float, started: float) -> str:
     # Linux counts in KiB, macOS in bytes.
     unit = 1 << 20 if sys.platform == "darwin" else 1 << 10
     return f"{text}, peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // unit} MiB"
+
+
+def warn(path: object, damage: Iterable[str]) -> None:
+    """Print on stderr what is wrong with a file that was read all the same."""
+    for words in damage:
+        print(f"audiotok: warning: {path}: {words}", file=sys.stderr)

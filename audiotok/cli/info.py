@@ -1,9 +1,10 @@
-"""``audiotok info``: what a sound file, a code file or a codec is. Of sound it reads the header only."""
+"""``audiotok info``: what a sound file, a code file or a codec is."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,6 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Describe every name; 1 if one failed."""
-    import sys
-
     failed = 0
     for name in args.names or [args.codec]:
         try:

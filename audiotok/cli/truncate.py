@@ -6,8 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from .atok import add_rate_options, chosen_n_q, warn
-from .common import add_output_options, each, plan_outputs
+from .common import add_output_options, add_rate_options, chosen_n_q, each, plan_outputs, warn
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -16,8 +15,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "truncate",
         help="code files -> smaller code files, without encoding again",
         usage="audiotok truncate (--n-q K | --bitrate KBPS) IN OUT | IN [IN ...] --out DIR",
-        description="Keep the first codebooks of code files. The result is, byte for byte, what encoding with so many "
-        "codebooks gives.",
+        description="Keep the first codebooks of code files. The result equals, byte for byte, encoding with so many "
+        "codebooks.",
         allow_abbrev=False,
     )
     parser.add_argument("paths", nargs="+", metavar="IN", help="code files, and OUT unless --out is given")
@@ -27,7 +26,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Cut every input; 1 if one failed."""
+    """Truncate every input; 1 if one failed."""
     from ..bitstream import SUFFIX, AtokReader, truncate
 
     def work(source: Path, target: Path) -> None:
@@ -38,4 +37,4 @@ def run(args: argparse.Namespace) -> int:
         sizes = f"{source.stat().st_size} -> {target.stat().st_size} bytes"
         print(f"{target}: {n_q} of {header.n_q} codebooks, {sizes}", file=sys.stderr)
 
-    return each(plan_outputs(args.paths, args.out, SUFFIX, args.parser), work, args.overwrite, "audiotok")
+    return each(plan_outputs(args.paths, args.out, SUFFIX, args.parser), work, args.overwrite, SUFFIX)

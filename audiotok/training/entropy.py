@@ -13,8 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..bitstream.entropy import FILE_NAME, EntropyModel
-from ..bitstream.format import AtokHeader
-from ..bitstream.format import LEARNT, raw_bits
+from ..bitstream.format import LEARNT, AtokHeader, raw_bits
 from ..bitstream.writer import AtokWriter
 from ..corpus import PreparedCorpus
 from ..files import write_json

@@ -12,7 +12,7 @@ sys.path[:0] = [str(HERE.parents[1]), str(HERE.parent)]
 import atok_toys  # noqa: E402
 
 from audiotok.bitstream import save_atok  # noqa: E402
-from audiotok.bitstream.format import ADAPTIVE# noqa: E402
+from audiotok.bitstream.format import ADAPTIVE  # noqa: E402
 
 
 def main() -> None:
