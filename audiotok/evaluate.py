@@ -24,7 +24,7 @@ from torch import Tensor
 from .audio import load_audio, resample, save_audio
 from .bitstream.format import ADAPTIVE, LEARNT, MAX_PACKET_FRAMES, PACKET_S
 from .bitstream.layers import LayerCoder, find_model
-from .codec.packet_loss import decode_with_losses, random_losses
+from .codec.streaming import decode_with_losses, random_losses
 from .metrics import METRICS, CodeUsage, check_libraries, score
 from .search import SearchingEncoder, search_codes
 

@@ -1,9 +1,4 @@
-"""What the programs ``audiotok`` and ``tts-lm`` share: finding the verb, where a model runs, errors in one line.
-
-Knows no verb and imports nothing heavy at module level, so that ``--help`` answers at once. The law it keeps: asking
-for help imports no verb, an option means the same in every verb, and no failure shows a traceback when its cause is
-the user's input or machine.
-"""
+"""Programs with verbs: ``audiotok``, ``tts-lm`` and the benchmarks. Imports nothing heavy, so that help is fast."""
 
 from __future__ import annotations
 
@@ -23,13 +18,13 @@ from typing import Any
 from .files import writable_target, write_json
 from .machine import check_device
 
-# What a user's input or machine can cause; anything else is our bug and keeps its traceback.
+# Caused by the user's input or machine, and printed as one line. Anything else is a bug and keeps its traceback.
 KNOWN_ERRORS = (ValueError, TypeError, OSError, ImportError, MemoryError)
-SHELLS = ("bash", "zsh", "tcsh")  # that shtab writes completions for
+SHELLS = ("bash", "zsh", "tcsh")  # supported by shtab
 
 
 class Terminated(BaseException):
-    """SIGTERM came. Like KeyboardInterrupt it is no ``Exception``: what is half-written is removed on its way up."""
+    """SIGTERM was received. Not an ``Exception``, like KeyboardInterrupt; unwinding removes unfinished files."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +32,11 @@ class Program:
     """A command with verbs.
 
     Attributes:
-        name: as typed, and as errors begin.
+        name: of the command; also the prefix of errors.
         description: one line for the help.
-        version: what ``--version`` says after the name.
-        package: where the verbs' modules are, each with ``add_parser(subparsers)`` and ``run(args) -> int``.
-        verbs: verb -> (module in ``package``, help); the order is the order of the help.
+        version: for ``--version``.
+        package: package of the verbs' modules, each with ``add_parser(subparsers)`` and ``run(args) -> int``.
+        verbs: verb -> (module in ``package``, help), in the order of the help.
     """
 
     name: str
@@ -51,11 +46,7 @@ class Program:
     verbs: Mapping[str, tuple[str, str]]
 
     def build_parser(self, verb: str | None = None) -> argparse.ArgumentParser:
-        """The program's parser. Only ``verb``'s module is imported; the others are a name and a line.
-
-        Args:
-            verb: the verb that will be run, or None for the help of all.
-        """
+        """The program's parser, with the options of ``verb`` only; no other verb is imported."""
         return self._parser([verb])
 
     def _parser(self, whole: Collection[str | None]) -> argparse.ArgumentParser:
@@ -86,9 +77,13 @@ class Program:
             does.
         """
         if isinstance(sys.stdout, io.TextIOWrapper):
-            # A file's name need not be UTF-8, nor what the terminal takes; stderr is so by itself.
+            # File names need not be UTF-8, and not every terminal is; stderr is configured so by default.
             sys.stdout.reconfigure(errors="backslashreplace")
-        arguments = list(sys.argv[1:] if argv is None else argv)
+        # A shell's * gives names that begin with a dash as they are.
+        arguments = [
+            f"./{word}" if word.startswith("-") and "." in word and os.path.lexists(word) else word
+            for word in (sys.argv[1:] if argv is None else argv)
+        ]
         typed = next((word for word in arguments if not word.startswith("-")), None)
         parser = self.build_parser(typed if typed in self.verbs else None)
         args = parser.parse_args(arguments)
@@ -153,7 +148,7 @@ def one_line(error: BaseException) -> str:
 
 
 def duration(hours: float) -> str:
-    """How much sound, for people: "1.8 min", from an hour on "2.30 h"."""
+    """A duration for people: "1.8 min", or from an hour on "2.30 h"."""
     return f"{60 * hours:.1f} min" if hours < 1 else f"{hours:.2f} h"
 
 
@@ -167,11 +162,11 @@ def number(
 
     Args:
         kind: int or float.
-        least, most: the smallest and the largest allowed; None sets no bound.
-        above: what it must exceed.
+        least, most: inclusive bounds; None sets none.
+        above: exclusive lower bound.
 
     Returns:
-        a function of the text; its ``ArgumentTypeError`` says what was expected.
+        a function of the text that raises ``ArgumentTypeError``.
     """
     bounds = [(above, "above"), (least, "of at least"), (most, "of at most")]
     rule = " and ".join(f"{word} {bound:,g}" for bound, word in bounds if bound is not None)
@@ -196,10 +191,10 @@ def add_overwrite_option(parser: argparse.ArgumentParser, what: str) -> None:
 
 
 def check_reports(names: Iterable[str | None], overwrite: bool) -> None:
-    """Find out before the work whether reports can be written; None and "-" are none.
+    """Check before the work that reports can be written. None and "-" are skipped.
 
     Raises:
-        FileExistsError: one is there already, and ``overwrite`` was not asked for.
+        FileExistsError: one exists and ``overwrite`` is false.
         OSError: as :func:`audiotok.files.writable_target`.
     """
     for name in names:
@@ -208,27 +203,23 @@ def check_reports(names: Iterable[str | None], overwrite: bool) -> None:
 
 
 def write_report(name: str, report: object) -> None:
-    """Write a report as JSON, whole or not at all, and say so; OSError as :func:`audiotok.files.write_json`."""
+    """Write a report as JSON, whole or not at all, and print its name on stderr."""
     write_json(name, report)
     print(f"wrote {name}", file=sys.stderr)
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """--device and --dtype: where models run, and in which numbers."""
+    """--device and --dtype."""
     parser.add_argument(
         "--device", default="auto", help="cpu, cuda, cuda:1, mps...; auto = cuda where there is one"
     )
     parser.add_argument(
-        "--dtype", default="float32", choices=("float32", "bfloat16"), help="numbers that models compute in"
+        "--dtype", default="float32", choices=("float32", "bfloat16"), help="compute precision"
     )
 
 
 def pick_device(name: str) -> str:
-    """The device that ``--device`` means on this machine.
-
-    Raises:
-        ValueError: there is no such device here.
-    """
+    """The device that ``--device`` names. ValueError: this machine has no such device."""
     import torch
 
     if name == "auto":
@@ -239,7 +230,7 @@ def pick_device(name: str) -> str:
 
 @contextmanager
 def _sigterm_raises() -> Iterator[None]:
-    """While a verb runs SIGTERM unwinds it, as Ctrl-C does; a second one ends the process at once."""
+    """While a verb runs, SIGTERM unwinds it as Ctrl-C does. A second one ends the process at once."""
     ours = threading.current_thread() is threading.main_thread()
     if not ours or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield
@@ -248,7 +239,7 @@ def _sigterm_raises() -> Iterator[None]:
 
     def stop(number: int, frame: object) -> None:
         signal.signal(number, signal.SIG_DFL)
-        if os.getpid() != process:  # a forked worker, which has nothing to tidy up
+        if os.getpid() != process:  # a forked worker, which has nothing to clean up
             os.kill(os.getpid(), number)
         raise Terminated
 

@@ -1,8 +1,4 @@
-"""``audiotok bench-atok``: how small ``.atok`` files of a corpus are, how fast they are coded, and how fast one seeks.
-
-Knows nothing of quality. The law it keeps: the codes are those of recorded clips, one thread does the work, and all of
-it counts: model, coder, checksums, file. Seconds of work are told beside seconds passed: on a busy machine they part.
-"""
+"""Size of ``.atok`` files of recorded clips, and the speed of coding and of seeking in them, on one thread."""
 
 from __future__ import annotations
 
@@ -10,77 +6,79 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
-from .common import (
+import numpy as np
+import torch
+from torch import Tensor
+
+from audiotok.audio import load_audio
+from audiotok.bitstream import AtokReader, AtokWriter
+from audiotok.bitstream.format import CODINGS
+from audiotok.cli.common import (
     add_codec_option,
     add_model_options,
-    add_report_option,
+    add_overwrite_option,
     check_reports,
     load_chosen_codec,
+    model_of,
     number,
     write_report,
 )
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from ..bitstream import AtokHeader, EntropyModel
-    from ..codec.model import AudioCodec
-    from ..corpus import Source
-
-_HOUR_S = 3600.0
+from audiotok.cli.encode import new_header
+from audiotok.evaluate import read_rows
+from audiotok.machine import threads
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Declare the verb."""
     parser = subparsers.add_parser(
-        "bench-atok",
+        "atok",
         help="size of .atok files, speed of coding and seeking",
         allow_abbrev=False,
-        description=(
-            "Code clips of a corpus into .atok files and back on one thread, then seek in an hour of them: bytes "
-            "saved, seconds of audio per second, milliseconds and bytes read until a second of codes is there."
-        ),
+        description="Code clips of DIR/metadata.csv into .atok files and back, then seek in an hour of them.",
     )
-    parser.add_argument("source", metavar="SOURCE", help="what audiotok prepare takes")
-    parser.add_argument("--split", metavar="A,B", help="only rows of these splits (default: all)")
+    parser.add_argument("data", metavar="DIR", help="folder with a metadata.csv")
+    parser.add_argument("--split", help="only rows of this split (default: all)")
     parser.add_argument(
-        "--clips", type=number(int, 1), default=40, metavar="N", help="clips, evenly drawn (default 40)"
+        "--clips", type=number(int, 1), default=40, metavar="N", help="evenly spaced (default: 40)"
     )
+    parser.add_argument("--turns", type=number(int, 1), default=3, metavar="N", help="repeats (default: 3)")
     parser.add_argument(
-        "--seconds", type=number(float, 0.5, 30), default=10.0, metavar="S",
-        help="of each; shorter clips are left out (default 10)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--turns", type=number(int, 1), default=3, metavar="N", help="medians of so many (default 3)"
+        "--seeks", type=number(int, 1), default=50, metavar="N", help="places in the hour (default: 50)"
     )
-    parser.add_argument(
-        "--seeks", type=number(int, 1), default=50, metavar="N", help="places in the hour (default 50)"
-    )
-    add_report_option(parser)
+    parser.add_argument("--json", metavar="FILE", help="write the figures there too")
+    add_overwrite_option(parser, "what --json names")
     add_codec_option(parser)
     add_model_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure, print the table, write the JSON."""
-    from ..corpus import open_source
-    from ..machine import threads
-    from .atok import model_of, new_header
-
     check_reports([args.json], args.overwrite)
     codec = load_chosen_codec(args.codec, args)
     model = model_of(codec, codec.codes_fingerprint)
     header = new_header(codec.config, codec.codes_fingerprint, codec.config.n_q, model)
-    # Not a stream: none was asked for.
-    source = cast("Source", open_source(args.source, split=args.split))
+    rate = codec.config.sampling_rate
+    clips = []
     with threads(1), tempfile.TemporaryDirectory() as folder:
-        clips = list(_codes(codec, source, args.clips, args.seconds))
+        for row in read_rows(args.data, args.split, limit=args.clips):
+            codes = codec.encode(codec.spread(load_audio(row.path, rate)[0][None])).audio_codes
+            assert codes is not None
+            clips.append(codes[0])
         figures = measure(clips, header, model, Path(folder), args.turns, args.seeks)
-    _print(figures)
+    print(f"{figures['clips']} clips, {figures['seconds']:.0f} s, {figures['coding']} coding, one thread")
+    print(
+        f"saved {figures['saved']:.1%} of the raw bits, everything counted; framing is {figures['framing']:.1%}"
+    )
+    for name in ("encode", "decode"):
+        print(f"{name}: {figures[name]:.1f}x real time")
+    seek = figures["seek_ms"]
+    print(
+        f"ms: open an hour {seek['open']:.1f}, a second anywhere {seek['median']:.1f}, worst {seek['worst']:.1f}"
+    )
     if args.json:
         write_report(args.json, figures)
     return 0
@@ -88,88 +86,69 @@ def run(args: argparse.Namespace) -> int:
 
 def measure(
     clips: Sequence[Tensor],
-    header: AtokHeader,
-    model: EntropyModel | None,
+    header: Any,
+    model: Any,
     folder: Path,
     turns: int,
     seeks: int,
-    hour_s: float = _HOUR_S,
+    hour_s: float = 3600.0,
 ) -> dict[str, Any]:
     """Code clips, decode them, and seek in an hour of them.
 
     Args:
-        clips: codes [K, T] int64, of one codec, without scales.
-        header: for them.
-        model: for LEARNT coding.
-        folder: for the files; empty.
+        clips: codes [K, T] int64 of one codec, without scales.
+        header, model: for their files.
+        folder: an empty folder.
         turns: repeats.
         seeks: places.
         hour_s: length of the file to seek in.
 
     Returns:
-        "clips", "seconds", "coding"; "saved": share of the raw bits that the files do without, everything counted;
-        "framing": share of the files that is not layers; "encode" and "decode": seconds of audio per second, by
-        "clock" and by "work"; "seek": milliseconds, of "open", "first" and the "median" and "worst" of the others, and
-        "read": most bytes read for one, opening included.
+        "clips", "seconds", "coding"; "saved": share of the raw bits that the files save, everything counted;
+        "framing": share of the files that is not layers; "encode", "decode": times real time, by CPU time;
+        "seek_ms": CPU milliseconds of "open", and "median" and "worst" of reading one second.
     """
-    from ..bitstream import AtokReader
-    from ..bitstream.format import CODINGS
-
     seconds = sum(codes.shape[1] for codes in clips) / header.frame_rate
-    rates: dict[str, list[_Took]] = {"encode": [], "decode": []}
+    paths = [folder / f"{i}.atok" for i in range(len(clips))]
+    took: dict[str, list[float]] = {"encode": [], "decode": []}
     layers = 0
     for _ in range(turns):
-        sizes, took = _timed(
-            lambda: [_write(folder / f"{i}.atok", codes, header, model) for i, codes in enumerate(clips)]
+        sizes, taken_s = _timed(
+            lambda: [_write(path, codes, header, model) for path, codes in zip(paths, clips, strict=True)]
         )
         layers = sum(sizes)
-        rates["encode"].append(took)
-
-        def read_all() -> list[Tensor]:
-            found = []
-            for i in range(len(clips)):
-                with AtokReader(folder / f"{i}.atok", model) as file:
-                    found.append(file.read().codes)
-            return found
-
-        back, took = _timed(read_all)
-        rates["decode"].append(took)
+        took["encode"].append(taken_s)
+        back, taken_s = _timed(lambda: [_read(path, model) for path in paths])
+        took["decode"].append(taken_s)
         assert all(bool((a == b).all()) for a, b in zip(back, clips, strict=True))
-    size = sum((folder / f"{i}.atok").stat().st_size for i in range(len(clips)))
+    size = sum(path.stat().st_size for path in paths)
+    frames = round(hour_s * header.frame_rate)
+    joined = torch.cat([*clips], dim=1)
+    _write(folder / "hour.atok", joined.repeat(1, -(-frames // joined.shape[1]))[:, :frames], header, model)
+    file, opening_s = _timed(lambda: AtokReader(folder / "hour.atok", model))
+    with file:
+        places = np.random.default_rng(0).uniform(0, hour_s - 1, seeks).tolist()
+        each_ms = [1000 * _timed(lambda at=at: file.read(at, at + 1.0))[1] for at in places]
     return {
         "clips": len(clips),
         "seconds": seconds,
         "coding": CODINGS[header.coding],
         "saved": 1 - 8 * size / (seconds * header.bitrate_bps),
         "framing": 1 - layers / size,
-        **{
-            name: {
-                "clock": seconds / statistics.median(took.clock_s for took in all_took),
-                "work": seconds / statistics.median(took.work_s for took in all_took),
-            }
-            for name, all_took in rates.items()
-        },
-        "seek": _seek(folder / "hour.atok", clips, header, model, seeks, hour_s),
+        **{name: seconds / statistics.median(values) for name, values in took.items()},
+        "seek_ms": {"open": 1000 * opening_s, "median": statistics.median(each_ms), "worst": max(each_ms)},
     }
 
 
-class _Took:
-    """What something took: seconds passed, and seconds that a processor worked for this process."""
-
-    def __init__(self, clock_s: float, work_s: float) -> None:
-        self.clock_s, self.work_s = clock_s, work_s
-
-
-def _timed(work: Callable[[], Any]) -> tuple[Any, _Took]:
-    clock, worked = time.perf_counter(), time.process_time()
+def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
+    """The result and the CPU seconds it took."""
+    began = time.process_time()
     result = work()
-    return result, _Took(time.perf_counter() - clock, time.process_time() - worked)
+    return result, max(time.process_time() - began, 1e-9)
 
 
-def _write(path: Path, codes: Tensor, header: AtokHeader, model: EntropyModel | None) -> int:
+def _write(path: Path, codes: Tensor, header: Any, model: Any) -> int:
     """Write a file; bytes of its layers."""
-    from ..bitstream import AtokWriter
-
     with path.open("wb") as file:
         writer = AtokWriter(file, header, model)
         writer.write(codes)
@@ -177,106 +156,6 @@ def _write(path: Path, codes: Tensor, header: AtokHeader, model: EntropyModel | 
         return writer.layer_bytes
 
 
-def _seek(
-    path: Path,
-    clips: Sequence[Tensor],
-    header: AtokHeader,
-    model: EntropyModel | None,
-    seeks: int,
-    hour_s: float,
-) -> dict[str, Any]:
-    """Read single seconds of an hour of the clips, again and again."""
-    import numpy as np
-    import torch
-
-    from ..bitstream import AtokReader, EntropyModel
-
-    frames = round(hour_s * header.frame_rate)
-    joined = torch.cat([*clips], dim=1)
-    _write(path, joined.repeat(1, -(-frames // joined.shape[1]))[:, :frames], header, model)
-    fresh, loading = None, None
-    if model is not None:
-        stored = path.with_name("model.safetensors")
-        model.save(stored)
-        fresh, loading = _timed(lambda: EntropyModel.load(stored))
-    places = np.random.default_rng(0).uniform(0, hour_s - 1, seeks + 1).tolist()
-    file, opening = _timed(lambda: AtokReader(path, fresh))
-    with file:
-        took = [_timed(lambda at=at: file.read(at, at + 1.0))[1] for at in places]
-    each = [(1000 * t.clock_s, 1000 * t.work_s) for t in took]
-    result: dict[str, Any] = {"read": max(_bytes_read(path, fresh, at) for at in places)}
-    for i, name in enumerate(("clock", "work")):
-        later = [ms[i] for ms in each[1:]]
-        result[name] = {
-            "open": 1000 * (opening.clock_s, opening.work_s)[i],
-            "first": each[0][i],
-            "median": statistics.median(later),
-            "worst": max(later),
-        }
-        if loading is not None:
-            result[name]["model"] = 1000 * (loading.clock_s, loading.work_s)[i]
-    return result
-
-
-def _bytes_read(path: Path, model: EntropyModel | None, at: float) -> int:
-    """Bytes read until a second of codes is there, opening included; 0 where the system does not tell (not Linux)."""
-    from ..bitstream import AtokReader
-
-    before = _bytes_so_far()
+def _read(path: Path, model: Any) -> Tensor:
     with AtokReader(path, model) as file:
-        file.read(at, at + 1.0)
-    # What looking costs, a hundred bytes, is counted once.
-    return _bytes_so_far() - before
-
-
-def _bytes_so_far() -> int:
-    told = Path("/proc/self/io")
-    if not told.is_file():
-        return 0
-    return int(told.read_text().split("rchar:")[1].split()[0])
-
-
-def _codes(codec: AudioCodec, source: Source, most: int, seconds: float) -> Iterator[Tensor]:
-    """Codes [K, T] of the first ``seconds`` of clips that are as long, evenly drawn.
-
-    Raises:
-        ValueError: none is as long.
-    """
-    from ..corpus import Limits, Shaping
-    from ..corpus.checks import Drop, decode, inspect
-
-    limits = Limits(min_s=seconds, need_text=False, max_clipped=1.0)
-    numbers = [row.index for row in source if isinstance(s := inspect(row, limits), float) and s >= seconds]
-    if not numbers:
-        raise ValueError(f"{source.describe}: expected clips of at least {seconds:g} s, got none")
-    rate = codec.config.sampling_rate
-    for row in source.take(numbers[:: max(1, len(numbers) // most)][:most]):
-        sound = decode(row, limits, rate, Shaping())
-        if isinstance(sound, Drop):
-            continue
-        wav = sound.wav[None, :, : round(seconds * rate)]
-        codes = codec.encode(wav.expand(-1, codec.config.audio_channels, -1)).audio_codes
-        assert codes is not None
-        yield codes[0]
-
-
-def _print(figures: dict[str, Any]) -> None:
-    print(f"{figures['clips']} clips, {figures['seconds']:.0f} s, {figures['coding']} coding, one thread")
-    print(
-        f"saved {figures['saved']:.1%} of the raw bits, everything counted; framing is {figures['framing']:.1%}"
-    )
-    print(f"{'':<28}{'clock':>9}{'work':>9}")
-    for name in ("encode", "decode"):
-        print(f"{name + ', x real time':<28}{figures[name]['clock']:>9.1f}{figures[name]['work']:>9.1f}")
-    seek = figures["seek"]
-    shown = {
-        "model": "load the model, ms",
-        "open": "open an hour, ms",
-        "first": "first second read, ms",
-        "median": "a second anywhere, ms",
-        "worst": "the slowest of these, ms",
-    }
-    for name, words in shown.items():
-        if name in seek["clock"]:
-            print(f"{words:<28}{seek['clock'][name]:>9.1f}{seek['work'][name]:>9.1f}")
-    print(f"read of the file for it: at most {seek['read'] / 1024:.1f} KiB, opening included")
+        return file.read().codes

@@ -1,8 +1,4 @@
-"""``audiotok bench``: how fast the codec is on this machine, beside other codecs timed in the same run.
-
-Knows nothing of quality. The law it keeps: the codecs take turns, so that whatever else the machine does
-meanwhile falls on all of them; medians are reported, and the threads they ran on.
-"""
+"""Speed of the codec on this machine, beside other codecs timed in turns with it."""
 
 from __future__ import annotations
 
@@ -14,9 +10,13 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from .common import (
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from audiotok.cli.common import (
     add_codec_option,
     add_model_options,
     add_overwrite_option,
@@ -25,59 +25,41 @@ from .common import (
     number,
     write_report,
 )
+from audiotok.machine import threads
 
-if TYPE_CHECKING:
-    import torch
-
-    from ..codec.model import AudioCodec
-
-_RIVALS = ("encodec", "mimi", "dac")
+Tasks = dict[str, Callable[[], object]]
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the verb ``bench``."""
+    """Declare the verb."""
     parser = subparsers.add_parser(
-        "bench",
-        help="time encode, decode and one streaming step",
+        "codec",
+        help="speed of encoding, decoding and one streaming step",
         allow_abbrev=False,
         description="Seconds of audio per second of work: encode and decode, medians of repeats in turns.",
     )
     add_codec_option(parser)
     parser.add_argument(
-        "--against", type=_names, default=(), metavar="NAMES",
-        help=f"time transformers' codecs too, random weights: {','.join(_RIVALS)}, joined by commas",
-    )  # fmt: skip
-    parser.add_argument(
-        "--seconds",
-        type=number(float, 0.1, 3600),
-        default=10.0,
-        help="length of the test sound (default: %(default)s)",
+        "--against",
+        nargs="+",
+        default=(),
+        choices=tuple(BASELINES),
+        help="transformers' codecs with random weights",
     )
     parser.add_argument(
-        "--threads",
-        type=number(int, 1, 1024),
-        default=1,
-        help="threads torch may use (default: %(default)s)",
+        "--seconds", type=number(float, 0.1, 3600), default=10.0, help="of noise (default: 10)"
     )
+    parser.add_argument("--threads", type=number(int, 1, 1024), default=1, help="of torch (default: 1)")
+    parser.add_argument("--repeats", type=number(int, 1), default=5, help="after one untimed (default: 5)")
     parser.add_argument(
-        "--repeats",
-        type=number(int, 1),
-        default=5,
-        help="timed repeats, after one untimed (default: %(default)s)",
+        "--json", nargs="?", const="-", metavar="FILE", help="print JSON, or write it to FILE too"
     )
-    parser.add_argument(
-        "--json", nargs="?", const="-", metavar="FILE", help="print JSON instead of the table, or write it to FILE too"
-    )  # fmt: skip
     add_model_options(parser)
     add_overwrite_option(parser, "what --json names")
 
 
 def run(args: argparse.Namespace) -> int:
     """Time, print the table, write the JSON."""
-    import torch
-
-    from ..machine import threads
-
     check_reports([args.json], args.overwrite)
     with threads(args.threads):
         codec = load_chosen_codec(args.codec, args)
@@ -96,64 +78,56 @@ def run(args: argparse.Namespace) -> int:
 
 
 def measure(
-    codec: AudioCodec, against: Sequence[str] = (), seconds: float = 10.0, repeats: int = 5
+    codec: Any, against: Sequence[str] = (), seconds: float = 10.0, repeats: int = 5
 ) -> dict[str, Any]:
     """Time a codec, and others in turns with it.
 
     Args:
         codec: in eval mode, on its device.
-        against: names out of "encodec", "mimi", "dac".
-        seconds: length of the test sound, noise at -20 dB.
+        against: names in :data:`BASELINES`.
+        seconds: length of the noise.
         repeats: timed repeats; one more goes before them, untimed.
 
     Returns:
-        "rows": for each codec name, parameters, "encode_times_real_time", "decode_times_real_time" (seconds of audio
-        per second of work, by the median) and the repeats themselves, "encode_s" and "decode_s"; "ratio": for each
-        rival our speed over its own, "encode" and "decode"; "streaming_step_ms": medians "encode", "decode" and
-        "both", None for a codec that cannot stream; "algorithmic_latency_ms", "frame_ms", "seconds", "repeats".
+        "rows": for each codec its name, parameters, "encode" and "decode" in times real time, by medians; and
+        "streaming_step_ms": medians of one frame, None for a codec that does not stream; "algorithmic_latency_ms".
     """
-    import torch
-
-    from .rivals import build_rival
-
-    # Not under inference_mode: folding weight norm there leaves weights that are no parameters any more.
-    rivals = [build_rival(name) for name in against]
+    rate = codec.config.sampling_rate
+    models = {"audiotok": codec}
+    tasks = {}
     with torch.inference_mode():
-        tasks = {"audiotok": _own_tasks(codec, seconds)}
-        sizes = {"audiotok": codec.num_parameters()}
-        for rival in rivals:
-            rival.model.to(codec.device)
-            wav = _noise(seconds, rival.sampling_rate).to(codec.device)
-            tasks[rival.label] = _tasks(rival.encode, rival.decode, wav)
-            sizes[rival.label] = sum(weight.numel() for weight in rival.model.parameters())
-        times: dict[str, dict[str, list[float]]] = {name: {"encode": [], "decode": []} for name in tasks}
+        wav = _noise(seconds, rate).to(codec.device)
+        codes = codec.encode(wav).audio_codes
+        tasks["audiotok"] = {
+            "encode": lambda: codec.encode(wav),
+            "decode": lambda: codec.decode(codes, num_samples=wav.shape[-1]),
+        }
+    for name in against:
+        label, models_rate, model, tasks_of = BASELINES[name]()
+        models[label] = _ready(model).to(codec.device)
+        with torch.inference_mode():
+            tasks[label] = tasks_of(_noise(seconds, models_rate).to(codec.device))
+    times: dict[tuple[str, str], list[float]] = {}
+    with torch.inference_mode():
         for turn in range(repeats + 1):
             for name, pair in tasks.items():
                 for verb, task in pair.items():
                     taken_s = _timed(task, codec.device)
                     if turn:
-                        times[name][verb].append(taken_s)
+                        times.setdefault((name, verb), []).append(taken_s)
         step = _streaming_step_ms(codec)
     rows = [
         {
             "name": name,
-            "parameters": sizes[name],
-            **{f"{verb}_times_real_time": seconds / statistics.median(taken) for verb, taken in pair.items()},
-            **{f"{verb}_s": taken for verb, taken in pair.items()},
+            "parameters": sum(weight.numel() for weight in model.parameters()),
+            **{verb: seconds / statistics.median(times[name, verb]) for verb in ("encode", "decode")},
         }
-        for name, pair in times.items()
+        for name, model in models.items()
     ]
-    verbs = ("encode", "decode")
     return {
         "seconds": seconds,
         "repeats": repeats,
         "rows": rows,
-        "ratio": {
-            row["name"]: {
-                verb: rows[0][f"{verb}_times_real_time"] / row[f"{verb}_times_real_time"] for verb in verbs
-            }
-            for row in rows[1:]
-        },
         "streaming_step_ms": step,
         "algorithmic_latency_ms": codec.algorithmic_latency_ms,
         "frame_ms": 1000.0 / codec.config.frame_rate,
@@ -161,42 +135,81 @@ def measure(
 
 
 def print_table(report: dict[str, Any]) -> None:
-    """Print a report of :func:`measure`, with the machine it ran on, on stdout."""
+    """Print a report of :func:`measure` with the machine it ran on."""
     machine = report["machine"]
     print(
-        f"{report['seconds']:g} s of sound, median of {report['repeats']} in turns; {machine['device']}, "
+        f"{report['seconds']:g} s of noise, median of {report['repeats']} in turns; {machine['device']}, "
         f"{machine['threads']} thread(s) of {machine['cores']}, {machine['processor']}, torch {machine['torch']}"
     )
-    print(f"{'x real time':<24}{'parameters':>12}{'encode':>10}{'decode':>10}   ours is faster by")
+    print(f"{'times real time':<24}{'parameters':>12}{'encode':>10}{'decode':>10}")
     for row in report["rows"]:
-        ratio = report["ratio"].get(row["name"])
+        size = f"{row['parameters'] / 1e6:.1f} M"
+        print(f"{row['name']:<24}{size:>12}{row['encode']:>9.1f}x{row['decode']:>9.1f}x")
+    if step := report["streaming_step_ms"]:
         print(
-            f"{row['name']:<24}{row['parameters'] / 1e6:>10.1f} M{row['encode_times_real_time']:>9.1f}x"
-            f"{row['decode_times_real_time']:>9.1f}x"
-            + (f"   {ratio['encode']:.1f}x, {ratio['decode']:.1f}x" if ratio else "")
+            f"one streaming step of {report['frame_ms']:g} ms: encode {step['encode']:.2f} ms, decode "
+            f"{step['decode']:.2f} ms (medians); algorithmic latency {report['algorithmic_latency_ms']:g} ms"
         )
-    step = report["streaming_step_ms"]
-    if step:
-        print(
-            f"one streaming step of {report['frame_ms']:g} ms: encode {step['encode']:.2f} ms, "
-            f"decode {step['decode']:.2f} ms, both {step['both']:.2f} ms (medians)"
-        )
-    latency = report["algorithmic_latency_ms"]
-    print("algorithmic latency: all of a sound" if latency is None else f"algorithmic latency {latency:g} ms")
 
 
-def _names(text: str) -> tuple[str, ...]:
-    """``encodec,mimi`` -> its parts, each once."""
-    names = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
-    if wrong := [name for name in names if name not in _RIVALS]:
-        raise argparse.ArgumentTypeError(
-            f"expected names out of {','.join(_RIVALS)}, joined by commas, got {wrong[0]!r}"
-        )
-    return names
+def _encodec() -> tuple[str, int, nn.Module, Callable[[Tensor], Tasks]]:
+    """EnCodec 24 kHz at 6 kbit/s (arXiv:2210.13438): 75 Hz x 8 x 1024."""
+    from transformers import EncodecConfig, EncodecModel
+
+    model: Any = EncodecModel(EncodecConfig())
+
+    def tasks(wav: Tensor) -> Tasks:
+        def encode() -> Any:
+            return model.encode(wav, torch.ones_like(wav[:, 0], dtype=torch.bool), bandwidth=6.0)
+
+        out = encode()
+        return {"encode": encode, "decode": lambda: model.decode(out.audio_codes, out.audio_scales)}
+
+    return "encodec 24 kHz 6 kbps", model.config.sampling_rate, model, tasks
+
+
+def _mimi() -> tuple[str, int, nn.Module, Callable[[Tensor], Tasks]]:
+    """Mimi 24 kHz at 1.1 kbit/s (arXiv:2410.00037): 12.5 Hz x 8 x 2048."""
+    from transformers import MimiConfig, MimiModel
+
+    model: Any = MimiModel(MimiConfig())
+
+    def tasks(wav: Tensor) -> Tasks:
+        codes = model.encode(wav, num_quantizers=8).audio_codes
+        return {"encode": lambda: model.encode(wav, num_quantizers=8), "decode": lambda: model.decode(codes)}
+
+    return "mimi 24 kHz 1.1 kbps", model.config.sampling_rate, model, tasks
+
+
+def _dac() -> tuple[str, int, nn.Module, Callable[[Tensor], Tasks]]:
+    """DAC 16 kHz at 6 kbit/s (arXiv:2306.06546): 50 Hz x 12 x 1024."""
+    from transformers import DacConfig, DacModel
+
+    model: Any = DacModel(DacConfig(downsampling_ratios=[2, 4, 5, 8], n_codebooks=12))
+
+    def tasks(wav: Tensor) -> Tasks:
+        codes = model.encode(wav).audio_codes
+        return {"encode": lambda: model.encode(wav), "decode": lambda: model.decode(audio_codes=codes)}
+
+    return "dac 16 kHz 6 kbps", model.config.sampling_rate, model, tasks
+
+
+BASELINES = {"encodec": _encodec, "mimi": _mimi, "dac": _dac}
+"""Name -> function that returns label, sampling rate, model and its tasks for a wav [1, 1, N]."""
+
+
+def _ready(model: nn.Module) -> nn.Module:
+    """In eval mode, codebooks filled (they are zeros without a checkpoint), weight norm folded into the weights."""
+    for name, buffer in model.named_buffers():
+        if name.endswith(("codebook.embed", "codebook.embed_sum")):
+            buffer.normal_()
+    for module in model.modules():
+        if parametrize.is_parametrized(module, "weight"):
+            parametrize.remove_parametrizations(module, "weight")
+    return model.eval()
 
 
 def _processor() -> str:
-    """The processor's name, as far as the system tells it."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
         for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -205,31 +218,11 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _own_tasks(codec: AudioCodec, seconds: float) -> dict[str, Callable[[], object]]:
-    wav = _noise(seconds, codec.config.sampling_rate).to(codec.device)
-    return _tasks(
-        lambda wav: codec.encode(wav).audio_codes,
-        lambda codes: codec.decode(codes, num_samples=wav.shape[-1]),
-        wav,
-    )
-
-
-def _tasks(
-    encode: Callable[[torch.Tensor], Any], decode: Callable[[Any], object], wav: torch.Tensor
-) -> dict[str, Callable[[], object]]:
-    codes = encode(wav)
-    return {"encode": lambda: encode(wav), "decode": lambda: decode(codes)}
-
-
-def _noise(seconds: float, sampling_rate: int) -> torch.Tensor:
-    import torch
-
+def _noise(seconds: float, sampling_rate: int) -> Tensor:
     return 0.1 * torch.randn(1, 1, round(seconds * sampling_rate), generator=torch.Generator().manual_seed(0))
 
 
 def _timed(task: Callable[[], object], device: torch.device) -> float:
-    import torch
-
     start = time.perf_counter()
     task()
     if device.type == "cuda":
@@ -237,21 +230,18 @@ def _timed(task: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def _streaming_step_ms(codec: AudioCodec, steps: int = 100, warm_up: int = 10) -> dict[str, float] | None:
-    """Median milliseconds of one frame through live sessions; None for a codec that cannot stream."""
+def _streaming_step_ms(codec: Any, steps: int = 100, warm_up: int = 10) -> dict[str, float] | None:
+    """Median milliseconds of one frame in streaming sessions; None for a codec that does not stream."""
     if not codec.streams:
         return None
     encoder, decoder = codec.streaming_encoder(), codec.streaming_decoder()
     hop = codec.config.hop_length
-    wav = _noise((steps + warm_up) * hop / codec.config.sampling_rate, codec.config.sampling_rate)
-    wav = wav.to(codec.device)
-    times: dict[str, list[float]] = {"encode": [], "decode": [], "both": []}
-    for step in range(steps + warm_up):
+    wav = _noise((steps + warm_up) * hop / codec.config.sampling_rate, codec.config.sampling_rate).to(
+        codec.device
+    )
+    times: dict[str, list[float]] = {"encode": [], "decode": []}
+    for chunk in wav.split(hop, dim=-1):
         codes: list[Any] = []
-        chunk = wav[..., step * hop : (step + 1) * hop]
-        encode_s = _timed(lambda chunk=chunk, codes=codes: codes.append(encoder.push(chunk)), codec.device)
-        decode_s = _timed(lambda codes=codes: decoder.push(codes[0]), codec.device)
-        if step >= warm_up:
-            for name, taken_s in (("encode", encode_s), ("decode", decode_s), ("both", encode_s + decode_s)):
-                times[name].append(1000 * taken_s)
-    return {name: statistics.median(values) for name, values in times.items()}
+        times["encode"].append(_timed(lambda c=chunk, out=codes: out.append(encoder.push(c)), codec.device))
+        times["decode"].append(_timed(lambda out=codes: decoder.push(out[0]), codec.device))
+    return {name: 1000 * statistics.median(values[warm_up:]) for name, values in times.items()}

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from audiotok import AudioTextProcessor, PreparedCorpus, build_tokenizer, checkpoint_dir, load_codec, prepare
 from audiotok.bitstream import AtokReader, AtokWriter
-from audiotok.cli.atok import new_header
+from audiotok.cli.encode import new_header
 from audiotok.cli.main import main
 from audiotok.codec.adapters import ADAPTED, NOT_ADAPTED, AdaptedCodec, adapt
 from audiotok.codec.base import Codec

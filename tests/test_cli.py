@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 import subprocess
 import sys
 import time
@@ -197,9 +196,9 @@ def bad_sounds(folder: Path) -> dict[str, tuple[Path, str]]:
     soundfile.write(folder / "nan.wav", samples, 16_000, subtype="FLOAT")
     return {
         "missing": (folder / "missing.wav", "no such file"),
-        "empty": (folder / "empty.wav", "empty file"),
+        "empty": (folder / "empty.wav", "empty"),
         "text": (folder / "text.wav", "expected an audio file"),
-        "none": (folder / "none.wav", "0 samples"),
+        "none": (folder / "none.wav", "got 0"),
         "nan": (folder / "nan.wav", "sample 700"),
         "folder": (folder, "folder"),
     }
@@ -325,16 +324,6 @@ def test_a_mark_of_the_sound_is_kept_without_being_asked_for(run, tmp_path, wav)
     assert load_codes(tmp_path / "wav.atok")[1].metadata == {"generated": mark}
 
 
-def test_loading_and_coding_are_told_apart(run, clip, tmp_path):
-    _, _, said = run("encode", clip, tmp_path / "a.atok")
-    assert re.search(r"^audiotok: loaded tiny in [\d.]+ s$", said, flags=re.MULTILINE)
-    assert re.search(
-        r"a\.atok: 1\.01 s, .*, coded in [\d.e-]+ s \(\S+x real time\), peak memory \d+ MiB", said
-    )
-    _, _, said = run("decode", tmp_path / "a.atok", tmp_path / "b.wav")
-    assert "loaded tiny in" in said and re.search(r"coded in [\d.e-]+ s \(", said)
-
-
 def test_a_codecs_own_model_makes_smaller_files_that_need_it(run, clip, tmp_path, tiny_codec, tiny_codec_dir):
     model = atok_toys.toy_model(n_q=4, codebook_size=64, fingerprint=tiny_codec.codes_fingerprint)
     model.save(tiny_codec_dir / "entropy.safetensors")
@@ -381,7 +370,16 @@ def test_damage_is_reported_concealed_and_verified(run, tmp_path, make_speech):
 
 @pytest.mark.parametrize(
     "words",
-    ["nonsense", "encode", "encode a.wav", "encode a b c", "decode a", "encode --n-q x a b", "info --codec"],
+    [
+        "nonsense",
+        "encode",
+        "encode a.wav",
+        "encode a b c",
+        "decode a",
+        "encode a b --rate 8000",
+        "encode --n-q x a b",
+        "info --codec",
+    ],
 )
 def test_wrong_usage_exits_2(words, capsys):
     with pytest.raises(SystemExit) as stop:
@@ -421,7 +419,7 @@ def test_help_imports_nothing_heavy():
     code = (
         "import sys, audiotok, audiotok.cli.main as m\n"
         "for verb in m.VERBS: m.build_parser(verb)\n"
-        "print([n for n in ('torch', 'numpy', 'transformers', 'soundfile', 'datasets') if n in sys.modules])"
+        "print([n for n in ('torch', 'av', 'transformers', 'soundfile', 'datasets') if n in sys.modules])"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -447,10 +445,33 @@ def test_a_reader_that_leaves_is_no_error(tiny_codec_dir):
 @pytest.mark.skipif(sys.platform != "linux", reason="devices and names of Linux")
 def test_outputs_that_are_no_files_are_refused_before_the_work(run, clip, tmp_path):
     (tmp_path / "null.atok").symlink_to("/dev/null")
-    for name in ("/dev/null", "/dev/stdout", tmp_path / "null.atok"):
-        assert_one_line_error(run("encode", clip, name, "--overwrite"), "got a device or a pipe")
-    assert_one_line_error(run("encode", clip, tmp_path, "--overwrite"), "got the folder")
-    assert_one_line_error(run("bench", "--json", tmp_path), "got the folder")
+    (tmp_path / "folder.atok").mkdir()
+    assert_one_line_error(run("encode", clip, tmp_path / "null.atok", "--overwrite"), "device")
+    assert_one_line_error(run("encode", clip, tmp_path / "folder.atok", "--overwrite"), "folder")
+    run("encode", clip, tmp_path / "a.atok")
+    for name in ("/dev/null", "/dev/stdout", tmp_path):
+        assert run("decode", tmp_path / "a.atok", name, "--overwrite")[0] == 1
+
+
+def test_a_glob_of_sounds_replaces_none_of_them(run, clip, tmp_path):
+    save_audio(tmp_path / "other.wav", torch.zeros(100), 16_000)
+    run("encode", clip, tmp_path / "a.atok")
+    before = {path: path.read_bytes() for path in tmp_path.glob("*.*") if path.is_file()}
+    assert_one_line_error(run("encode", clip, tmp_path / "other.wav", "--overwrite"), "other.wav", "--out")
+    assert_one_line_error(
+        run("truncate", tmp_path / "a.atok", clip, "--n-q", 1, "--overwrite", codec=None), "clip"
+    )
+    assert_one_line_error(run("decode", tmp_path / "a.atok", tmp_path / "a.atok", "--overwrite"))
+    assert before == {path: path.read_bytes() for path in before}
+
+
+def test_names_that_begin_with_a_dash(run, clip, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    clip.rename("-clip.wav")
+    assert run("encode", "-clip.wav", "--out", "out")[0] == 0
+    assert run("encode", "--overwrite", "--", "-clip.wav", "-a.atok", codec=None)[0] == 0
+    assert run("decode", "out/-clip.atok", "b.wav")[0] == 0
+    assert run("info", "-a.atok", "-clip.wav")[0] == 0
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits and names of Linux")
@@ -492,8 +513,3 @@ def test_a_file_of_which_nothing_is_whole_is_not_truncated(run, clip, tmp_path):
     result = run("truncate", tmp_path / "cut.atok", tmp_path / "b.atok", "--n-q", 2, codec=None)
     assert_one_line_error(result, "expected packets, got none", "copy it again")
     assert not (tmp_path / "b.atok").exists()
-
-
-def test_rate_and_channels_are_those_of_raw_samples(run, clip, tmp_path):
-    assert run("encode", clip, tmp_path / "a.atok", "--rate", 8000)[0] == 2
-    assert not (tmp_path / "a.atok").exists()

@@ -20,8 +20,9 @@ from audiotok import open as open_atok
 from audiotok.audio import AudioError, open_audio, pcm_bytes
 from audiotok.bitstream import PacketScanner, coder_of
 from audiotok.bitstream.format import head_bytes
-from audiotok.cli.atok import MARK, new_header
-from audiotok.cli.live import packets_of, sound_of
+from audiotok.cli.common import PROVENANCE
+from audiotok.cli.decode import sound_of
+from audiotok.cli.encode import new_header, packets_of
 from audiotok.cli.main import main
 
 ROOT = Path(__file__).parents[1]
@@ -157,10 +158,10 @@ def test_pipes_and_files_meet(piped, tmp_path, wav):
     assert (file - live).abs().max() <= 2**-14
 
 
-@pytest.mark.parametrize("comment", [f"{MARK}: by us, voice slt", "A recording of Ada", None])
+@pytest.mark.parametrize("comment", [f"{PROVENANCE}: by us, voice slt", "A recording of Ada", None])
 def test_a_mark_of_generated_speech_goes_through_pipes(piped, tmp_path, wav, comment):
     """Every way from a wav to a wav keeps the mark, and makes no mark of another comment."""
-    mark = comment if comment and comment.startswith(MARK) else None
+    mark = comment if comment and comment.startswith(PROVENANCE) else None
     sound = wav_head(16_000, comment) + pcm_bytes(wav, "s16le")
     (tmp_path / "a.wav").write_bytes(sound)
     packets, _ = piped("encode", "-", "-", data=sound)
@@ -223,7 +224,7 @@ def test_a_long_gap_keeps_time(tiny_codec, make_speech, monkeypatch):
     wav = make_speech(40 * HOP / 16_000)
     packets = stream(tiny_codec, wav)
     whole = heard(tiny_codec, packets)
-    monkeypatch.setattr("audiotok.cli.live._GAP_FRAMES", 4)
+    monkeypatch.setattr("audiotok.cli.decode._GAP_FRAMES", 4)
     played = heard(tiny_codec, [*packets[:6], *packets[31:]])
     assert played.shape == whole.shape and not played[:, 15 * HOP : 25 * HOP].any()
 

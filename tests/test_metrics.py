@@ -16,7 +16,6 @@ from audiotok.metrics import (
     check_libraries,
     f0_error,
     mel_distance,
-    perplexity,
     pesq,
     score,
     si_sdr,
@@ -194,11 +193,6 @@ def test_voicing_error_is_the_share_of_frames_that_disagree() -> None:
         voicing_error(whole[:, :300], whole[:, :300], RATE)
 
 
-def test_perplexity_of_uniform_and_collapsed_codes() -> None:
-    codes = torch.stack([torch.arange(64).repeat(3), torch.full((192,), 7), torch.arange(192) % 2])
-    assert perplexity(codes, 64) == pytest.approx([64.0, 1.0, 2.0])
-
-
 def test_code_usage_adds_clips_and_checks_them() -> None:
     usage = CodeUsage(n_q=2, codebook_size=8)
     assert usage.perplexity == [1.0, 1.0] and usage.frames == 0
@@ -207,9 +201,6 @@ def test_code_usage_adds_clips_and_checks_them() -> None:
     assert usage.frames == 8
     assert usage.perplexity == pytest.approx([8.0, 1.0])
     assert usage.entropy_bits == pytest.approx([3.0, 0.0])
-    assert usage.book_efficiency == pytest.approx([1.0, 0.0])
-    assert usage.efficiency == pytest.approx(0.5)
-    with pytest.raises(ValueError, match=r"K = 2"):
-        usage.add(torch.zeros(3, 4, dtype=torch.int64))
-    with pytest.raises(ValueError, match=r"in \[0, 8\), got 0..8"):
-        usage.add(torch.tensor([[0, 8], [0, 0]]))
+    for bad in (torch.zeros(3, 4, dtype=torch.int64), torch.tensor([[0, 8], [0, 0]])):
+        with pytest.raises(ValueError):
+            usage.add(bad)

@@ -234,7 +234,7 @@ def test_one_thread_computes_and_a_wrong_name_loads_nothing(monkeypatch, tmp_pat
     (tmp_path / "a.wav").touch()
     seen: list[object] = []
     monkeypatch.setattr(encode, "_load", lambda args, started: seen.append("loaded") or (None, None, None))
-    monkeypatch.setattr(encode, "encode_file", lambda *_: seen.append(torch.get_num_threads()))
+    monkeypatch.setattr(encode, "encode_blocks", lambda *_: seen.append(torch.get_num_threads()))
     with threads(2):
         sources = [str(tmp_path / name) for name in ("none.wav", "a.wav")]
         assert main(["encode", sources[0], str(tmp_path / "x.atok")]) == 1 and seen == []

@@ -34,7 +34,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="measure a codec's quality, beside Opus",
         allow_abbrev=False,
         description="Encode and decode rows of DIR/metadata.csv and print mean scores with 95 % intervals: PESQ, STOI, "
-        "ViSQOL, SI-SDR, mel distance, pitch. Bitrates are those of codes after entropy coding.".replace("%", "%%"),
+        "ViSQOL, SI-SDR, mel distance, pitch. Bitrates are those of codes after entropy coding.".replace(
+            "%", "%%"
+        ),
     )
     add_codec_option(parser)
     parser.add_argument(
@@ -130,7 +132,10 @@ def print_table(report: CodecReport) -> None:
         table.append([condition.name, rate, *cells])
     widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
     for head, *cells in table:
-        line = [head.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))]
+        line = [
+            head.ljust(widths[0]),
+            *(cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)),
+        ]
         print("  ".join(line))
     for skip in report.skipped:
         print(f"{skip['condition']}: skipped ({skip['reason']})")
@@ -160,4 +165,8 @@ def _progress(total: int) -> Iterator[Callable[[int, int], None]]:
     from tqdm import tqdm
 
     with tqdm(total=total, unit="clip", file=sys.stderr) as bar:
-        yield lambda done, _: bar.update(done - bar.n) and None
+
+        def show(done: int, _: int) -> None:
+            bar.update(done - bar.n)
+
+        yield show

@@ -1,4 +1,4 @@
-"""The entry of ``audiotok``: its verbs. Knows nothing of any verb but its name, its module and one line of help."""
+"""Entry of ``audiotok``. A new verb is a module beside this one and a line in :data:`VERBS`."""
 
 from __future__ import annotations
 
@@ -21,9 +21,7 @@ VERBS = {
     "export": ("export", "a codec as ONNX files"),
     "plot": ("plot", "a picture of a clip, before and after, with its codes"),
     "eval": ("eval", "measure a codec's quality, beside Opus"),
-    "bench": ("bench", "measure a codec's speed"),
     "bench-prepare": ("bench_prepare", "time preparation, beside the codec alone"),
-    "bench-atok": ("bench_atok", "size of .atok files, speed of coding and seeking"),
 }
 PROGRAM = Program("audiotok", "Speech in, token ids out, and back.", __version__, "audiotok.cli", VERBS)
 build_parser = PROGRAM.build_parser

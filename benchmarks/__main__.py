@@ -1,0 +1,15 @@
+"""Entry of ``python -m benchmarks``."""
+
+import sys
+
+from audiotok import __version__
+from audiotok.program import Program
+
+VERBS = {
+    "codec": ("codec", "speed of encoding, decoding and one streaming step, beside other codecs"),
+    "atok": ("atok", "size of .atok files, speed of coding and seeking"),
+}
+PROGRAM = Program("benchmarks", "Speed and size, measured on this machine.", __version__, "benchmarks", VERBS)
+
+if __name__ == "__main__":
+    sys.exit(PROGRAM.main())
