@@ -1,8 +1,4 @@
-"""Files that are either whole or absent.
-
-Knows nothing of audio. The laws it keeps: a reader never sees a half-written file, whatever stops the writer; nothing
-but a plain file is ever replaced; and an error names the file that was asked for, not the one beside it.
-"""
+"""Files that are whole or absent: written under a temporary name in the same folder, then renamed."""
 
 from __future__ import annotations
 
@@ -15,27 +11,27 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-# Names of the kernel for what a process has open: behind them lie pipes, terminals, or files that are written already.
+# The kernel's names for the open files of a process: pipes, terminals, or files that are already being written.
 _OPEN_FILES = ("/proc/", "/dev/fd/")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# Of the name, in the name of the file beside it: long names must not become too long.
+# Of the name, kept in the temporary name, which must not become too long.
 _STEM_CHARACTERS = 40
 
 
 def writable_target(path: str | Path) -> Path:
-    """Find out before the work whether a file can be written: the place where it will lie.
+    """Check before the work that a file can be written.
 
     Args:
-        path: what was asked for. A symbolic link is followed, so that its target is replaced and the link stays.
+        path: the file. A symbolic link is followed, so that its target is replaced and the link stays.
 
     Returns:
-        The path of the file itself; its folder exists and can be written.
+        the path of the file itself; its folder exists and can be written.
 
     Raises:
         FileNotFoundError: the folder does not exist.
         IsADirectoryError: it is a folder.
         PermissionError: the folder cannot be written.
-        OSError: it is a device or a pipe, or its links lead to themselves.
+        OSError: it is a device, a pipe, or a link that leads to itself.
     """
     target = _followed(Path(path))
     if target.is_dir():
@@ -59,13 +55,13 @@ def write_aside(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it onto ``path`` on success, delete it on any error.
 
     Args:
-        path: the final place. Its folder must exist and be writable; a symbolic link is followed.
+        path: the file. Its folder must exist and be writable; a symbolic link is followed.
 
     Yields:
-        A path in the same folder (so that the rename is atomic) with the same suffix.
+        a path in the same folder (so that the rename is atomic) with the same suffix.
 
     Raises:
-        OSError: as :func:`writable_target`, and whatever stops the writing; it names ``path``.
+        OSError: as :func:`writable_target`, or writing failed; it names ``path``.
     """
     target = writable_target(path)
     aside: Path | None = None
@@ -76,7 +72,7 @@ def write_aside(path: str | Path) -> Iterator[Path]:
         aside = Path(name)
         os.close(handle)
         yield aside
-        # mkstemp (and safetensors) make private files, 0600; give ours the mode that open() would.
+        # mkstemp and safetensors make files of mode 0600; use the mode that open() would give.
         umask = os.umask(0)
         os.umask(umask)
         aside.chmod(0o666 & ~umask)
@@ -90,17 +86,13 @@ def write_aside(path: str | Path) -> Iterator[Path]:
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write ``value`` as indented UTF-8 JSON, aside and then renamed. Raises as :func:`write_aside` does."""
+    """Write ``value`` as indented UTF-8 JSON. Raises as :func:`write_aside`."""
     with write_aside(path) as aside:
         aside.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def parse_json(text: str | bytes) -> Any:
-    """A JSON value.
-
-    Raises:
-        ValueError: it is not JSON, not UTF-8, or nested so deep that no one wrote it.
-    """
+    """A JSON value. ValueError: it is not JSON, not UTF-8, or nested too deeply."""
     try:
         return json.loads(text)
     except RecursionError:
@@ -108,7 +100,7 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def _followed(path: Path) -> Path:
-    """The file that symbolic links lead to, or that a missing file at their end would be."""
+    """The file that symbolic links lead to; it may be missing."""
     seen = {path}
     while path.is_symlink() and not _is_open_file(path):
         path = path.parent / os.readlink(path)
@@ -123,7 +115,7 @@ def _is_open_file(path: Path) -> bool:
 
 
 def _is_of(error: OSError, aside: Path | None) -> bool:
-    """Whether an error speaks of the file beside, by its name or, as a full disk does, by none."""
+    """Whether an error is about the temporary file; that of a full disk has no name."""
     if error.filename is None:
         return error.errno in _FULL
     return aside is None or error.filename == str(aside)

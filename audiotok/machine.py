@@ -1,8 +1,4 @@
-"""The machine that models run on: whether it has a device, and how many threads are used on it.
-
-Knows no model, and imports torch when it is called. The law it keeps: a device that is not here is an ordinary error,
-and the number of threads is what it was before.
-"""
+"""Devices and threads of this machine. Imports torch when it is called."""
 
 from __future__ import annotations
 
@@ -15,14 +11,7 @@ if TYPE_CHECKING:
 
 
 def check_device(name: str | torch.device) -> None:
-    """Find out whether something can be computed on a device.
-
-    Args:
-        name: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``...
-
-    Raises:
-        ValueError: this machine has no such device, or it only pretends to compute, as ``"meta"`` does.
-    """
+    """Raise ValueError unless this machine has the device ``name``: "cpu", "cuda:1", "mps"... ("meta" is refused)."""
     import torch
 
     try:
@@ -38,10 +27,10 @@ def check_device(name: str | torch.device) -> None:
 
 @contextmanager
 def threads(count: int) -> Iterator[None]:
-    """Let torch use ``count`` threads, at least 1, for as long as the context lasts.
+    """Let torch use ``count`` threads, at least 1, in this context.
 
-    One is best for models of this size: more gain nothing on a quiet machine, and wait for each other a hundred
-    times as long as they compute where another program has one of the cores.
+    One is best for models of this size: more gain nothing on an idle machine, and where another program uses one of
+    the cores they mostly wait for each other.
     """
     import torch
 

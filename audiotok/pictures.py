@@ -1,8 +1,4 @@
-"""Figures: a clip before and after a codec with its codes, and quality over bitrate.
-
-Knows nothing of codecs or of metrics: it draws the numbers it gets. The law it keeps: it needs no display, and a
-picture is whole or absent.
-"""
+"""Figures: a clip before and after a codec with its codes, and quality over bitrate. No display is needed."""
 
 from __future__ import annotations
 
@@ -23,12 +19,12 @@ _BLUE, _ORANGE, _GREEN, _GREY = "#2a5d9f", "#c8641b", "#3b8a4e", "#8a8a8a"
 # Kind of a report's line -> its curve.
 _CURVES = {
     "codec": (_BLUE, "codes"),
-    "search": (_GREEN, "codes, sought"),
+    "search": (_GREEN, "optimised codes"),
     "opus": (_ORANGE, "Opus packets"),
 }
-_RANGE_DB = 80.0  # of a spectrogram: what lies further below its loudest point is not heard beside it
+_RANGE_DB = 80.0  # of a spectrogram, below its loudest point
 _CHANGE_DB = 20.0  # of a difference of spectrograms
-# Metric of a report -> what its panel says; the arrow is where better is.
+# Metric -> title of its panel; the arrow points to better.
 _PANELS = {
     "pesq_wb": "PESQ-WB ↑",
     "stoi": "STOI ↑",
@@ -40,13 +36,10 @@ _PANELS = {
 
 
 def check_picture(path: str | Path) -> None:
-    """Find out before the work whether a picture can be drawn.
-
-    Args:
-        path: where it shall go.
+    """Check before the work that a picture can be drawn.
 
     Raises:
-        ValueError: the name ends in no format that is drawn here.
+        ValueError: the suffix of ``path`` is not one of :data:`FORMATS`.
         ModuleNotFoundError: matplotlib is missing.
     """
     if Path(path).suffix.lower() not in FORMATS:
@@ -64,17 +57,17 @@ def draw_clip(
     title: str,
     fewer: np.ndarray[Any, Any] | None = None,
 ) -> None:
-    """Draw waveform, spectrogram before and after, and code grid over one time axis.
+    """Draw waveform, spectrogram before and after, and codes over one time axis.
 
     Args:
         path: .png, .svg or .pdf.
         wav: the clip, [N] in [-1, 1].
-        decoded: what the codec made of it, [N]; None where there is no before and after, as of generated speech.
-        codes: [K, T] in [0, V), T frames over the same time; -1 leaves a place empty.
+        decoded: the decoded clip, [N]; None for generated speech, which has no before and after.
+        codes: [K, T] in [0, V), T frames over the same time; -1 is left empty.
         sampling_rate: of both wavs, in Hz.
         codebook_size: V.
-        title: above it all.
-        fewer: what the codec made of it with a codebook less, [N], to draw what the last one adds; None leaves it out.
+        title: of the figure.
+        fewer: the clip decoded with one codebook less, [N], to draw what the last one adds; None leaves it out.
 
     Raises:
         ValueError: another format.
@@ -90,7 +83,7 @@ def draw_clip(
     figure.suptitle(title, fontsize=11)
     _draw_wave(axes[0], wav, seconds)
     images = [_spectrogram_db(sound, sampling_rate) for sound, _ in sounds]
-    # One colour scale for both: a codec that loses level must look as if it did.
+    # One colour scale for both, so that a loss of level is visible.
     top = images[0].max()
     place: dict[str, Any] = {
         "origin": "lower",
@@ -102,7 +95,7 @@ def draw_clip(
         axis.set_ylabel(f"{label}kHz")
     figure.colorbar(drawn, ax=list(axes[1 : 1 + len(sounds)]), label="dB", pad=0.01, fraction=0.03)
     if fewer is not None:
-        # What lies below the range is not heard, so it is no difference either.
+        # Differences below the range of the spectrogram do not count.
         after, less = (
             np.maximum(image, top - _RANGE_DB)
             for image in (images[-1], _spectrogram_db(fewer, sampling_rate))
@@ -122,7 +115,7 @@ def draw_clip(
 
 
 def draw_rate_distortion(path: str | Path, report: dict[str, Any]) -> None:
-    """Draw every measured quality over the bitrate, the codec's beside Opus's, with 95 % intervals.
+    """Draw every metric over the coded bitrate, for the codec and Opus, with 95 % intervals.
 
     Args:
         path: .png, .svg or .pdf.
@@ -183,7 +176,7 @@ def _save(figure: Figure, path: str | Path) -> None:
 
 
 def _draw_wave(axis: Axes, wav: np.ndarray[Any, Any], seconds: float, columns: int = 1500) -> None:
-    """The outline of a waveform: the lowest and the highest sample of each column of the picture."""
+    """The outline of a waveform: the lowest and the highest sample of each column."""
     edges = np.linspace(0, len(wav), min(columns, len(wav)) + 1).astype(int)[:-1]
     low, high = np.minimum.reduceat(wav, edges), np.maximum.reduceat(wav, edges)
     times = edges / len(wav) * seconds
@@ -205,7 +198,7 @@ def _spectrogram_db(wav: np.ndarray[Any, Any], sampling_rate: int) -> np.ndarray
 
 
 def _draw_curve(axis: Axes, lines: list[dict[str, Any]], name: str, colour: str, label: str) -> None:
-    """One system's points of one metric, joined in the order of their bitrates."""
+    """The points of one system and metric, in the order of their bitrates."""
     points = sorted(
         (line["bitrate_bps"] / 1000, *(line["averages"][name][key] for key in ("mean", "low", "high")))
         for line in lines
@@ -214,9 +207,8 @@ def _draw_curve(axis: Axes, lines: list[dict[str, Any]], name: str, colour: str,
     if not points:
         return
     rates, means, lows, highs = (np.array(column) for column in zip(*points, strict=True))
-    errors = np.stack([means - lows, highs - means]).clip(
-        min=0
-    )  # the mean of a skewed bootstrap may stand outside
+    # The mean of a skewed bootstrap may lie outside its interval.
+    errors = np.stack([means - lows, highs - means]).clip(min=0)
     axis.errorbar(
         rates,
         means,

@@ -1,8 +1,4 @@
-"""Recipes: YAML files that become frozen dataclasses, every key and type checked.
-
-Knows nothing of what a recipe trains. The law kept: a recipe that loads holds known keys with values of their types,
-its numbers finite and not negative, and an error names the key and its nearest known one.
-"""
+"""Recipes: YAML files that become frozen dataclasses. Every key and type is checked; numbers are finite and >= 0."""
 
 from __future__ import annotations
 
@@ -28,7 +24,7 @@ def load_recipe(
     """Read a recipe.
 
     Args:
-        kind: the dataclass it becomes; its fields may be dataclasses themselves.
+        kind: the dataclass; its fields may be dataclasses.
         name_or_path: a YAML file, or the name of a shipped one.
         shipped: the folder of the shipped ones.
         overrides: ``"optim.lr=1e-3"`` and the like; values are YAML.
@@ -65,7 +61,7 @@ def load_recipe(
 
 
 def recipe_dict(recipe: Any) -> dict[str, Any]:
-    """A recipe as plain values, as YAML and JSON hold them."""
+    """A recipe as JSON-plain values."""
     return dataclasses.asdict(recipe)
 
 
@@ -86,15 +82,15 @@ def _build(kind: Any, tree: Any, where: str) -> Any:
 
 
 def coerce_arguments(function: Callable[..., Any], values: dict[str, Any], where: str) -> dict[str, Any]:
-    """Check settings that become arguments of a function or a class.
+    """Check settings that become keyword arguments of a function or a class.
 
     Args:
-        function: takes them by name; its annotations tell their types.
+        function: its annotations give the types.
         values: name -> value.
-        where: what errors put before the names, such as ``"model."``.
+        where: prefix of the names in errors, such as ``"model."``.
 
     Returns:
-        the values, numbers in the type that is asked for.
+        the values, numbers converted to the annotated type.
 
     Raises:
         ValueError: an unknown name, or a value of the wrong type.
@@ -149,7 +145,7 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
 
 
 def _number(kind: type[int] | type[float], value: Any, where: str) -> int | float:
-    """A setting counts, lasts or weighs something, so it is finite and not negative."""
+    """A finite number >= 0."""
     number: int | float | None = None
     if kind is int and isinstance(value, int):
         number = value

@@ -1,7 +1,4 @@
-"""Weights on disk: nested training state as one safetensors file, and models stored in half the bytes. No pickle.
-
-Knows nothing of what the state means. The law kept: what is loaded equals what was saved, tensors bit for bit.
-"""
+"""Training state as one safetensors file, and models stored in half precision. No pickle."""
 
 from __future__ import annotations
 
@@ -33,7 +30,7 @@ def save_state(path: str | Path, state: dict[str, Any]) -> None:
 
 
 def store_half(folder: str | Path) -> None:
-    """Store a saved model in half the bytes; it goes on computing in float32, with the rounded weights.
+    """Store a saved model in half precision; it is loaded in float32, with the rounded weights.
 
     Args:
         folder: as ``save_pretrained`` writes it, one ``model.safetensors`` and a ``config.json``.
@@ -51,7 +48,7 @@ def store_half(folder: str | Path) -> None:
                 raise ValueError(f"{weights}: {name} holds values beyond half precision; keep it in float32")
     with write_aside(weights) as aside:
         save_file(tensors, aside, metadata={"format": "pt"})
-    # from_pretrained would else compute in the stored type.
+    # Otherwise from_pretrained would compute in the stored type.
     write_json(config, json.loads(config.read_text(encoding="utf-8")) | {"dtype": "float32"})
 
 
@@ -62,7 +59,7 @@ def load_state(path: str | Path, device: str | torch.device = "cpu") -> dict[str
         FileNotFoundError: no such file.
         ValueError: a safetensors file that :func:`save_state` did not write.
     """
-    # safetensors refuses "cpu:0", which data-parallel training calls its device.
+    # safetensors refuses "cpu:0", the name of the device in data-parallel training.
     place = torch.device(device)
     name = "cpu" if place.type == "cpu" else str(place)
     with safe_open(path, "pt", device=name) as file:
@@ -75,7 +72,7 @@ def load_state(path: str | Path, device: str | torch.device = "cpu") -> dict[str
 def _strip(value: Any, place: str, tensors: dict[str, torch.Tensor]) -> Any:
     """Replace tensors by their names; tag dicts, because JSON would turn int keys into strings."""
     if isinstance(value, torch.Tensor):
-        # A copy of its own: safetensors refuses tensors that share memory (tied weights).
+        # Copied, because safetensors refuses tensors that share memory (tied weights).
         tensors[place] = value.detach().to("cpu", copy=True).contiguous()
         return {"tensor": place}
     if isinstance(value, dict):

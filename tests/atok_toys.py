@@ -51,7 +51,7 @@ def toy_codes(model: EntropyModel, frames: int, packet_frames: int, seed: int = 
         codes = np.zeros((1, model.n_q, length), np.int64)
         steps = Steps(model, 1, model.n_q, length)
         for step in range(steps.count):
-            books = steps.books
+            books = steps.codebooks
             chances = (steps.freqs()[:, 0].astype(np.float64) + 1) / (1 << 24)
             drawn = np.array([rng.choice(model.codebook_size, p=chance) for chance in chances])
             codes[0, books, step - LAG * np.array(books)] = drawn

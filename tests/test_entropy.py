@@ -84,7 +84,7 @@ def test_step_by_step_equals_all_at_once(frames, packets, seed):
     whole = [model.freqs(k, codes) for k in range(model.n_q)]
     steps, seen = Steps(model, packets, model.n_q, frames), np.zeros((model.n_q, frames), int)
     for step in range(steps.count):
-        books, freqs = steps.books, steps.freqs()
+        books, freqs = steps.codebooks, steps.freqs()
         for i, k in enumerate(books):
             seen[k, step - LAG * k] += 1
             assert np.array_equal(freqs[i], whole[k][:, step - LAG * k])

@@ -1,4 +1,22 @@
-"""Integer probability models of codes, and the range coder that uses them. Results are equal on every machine."""
+"""Integer probability models of codes, and the range coder that uses them. Results are equal on every machine.
+
+The learned model predicts codebook k at frame t of a packet, with embeddings e_j(t) = emb[j, code_j(t)], 0 outside::
+
+    low(t)  = e_0(t) + ... + e_{k-1}(t)          own(t) = low(t) + e_k(t)
+    x(t)    = low(t), e_{k-1}(t), low(t+1), low(t+2), own(t-1), own(t-2)
+    h1(t)   = clip(floor((x(t) W1 + b1) / 2^s1), 0, 127)
+    h2(t)   = clip(floor(([h1(t), h1(t-tap) for tap in taps] W2 + b2) / 2^s2), 0, 127)
+    q(t)    = clip(floor((h2(t) W3 + b3) / 2^s3), -127, 127)
+    z(t)    = out q(t) + bias
+    weight  = exp_table[min(floor((max z - z) / 2^s4), last)]      counts = spread(weight)
+
+Every sum of products stays below 2^24, where float32 is exact in any order of addition, so neither BLAS nor threads
+can change a count. EnCodec (arXiv:2210.13438, section 3.3) predicts all codebooks of a frame with a float Transformer,
+whose files cannot be read where sums are added in another order.
+
+The coder is the range coder of ``constriction`` (R. Bamler, arXiv:2201.01741; G. Martin, 1979) with frequencies over
+2^24. It takes floats: ``256 * count - 1`` makes it use exactly ``256 * count``.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +33,10 @@ from safetensors.numpy import save_file
 from ..files import write_aside
 
 TOTAL = 1 << 16
-"""What the counts of a distribution sum to."""
+"""Sum of the counts of a distribution."""
 
 LARGEST_CODEBOOK = 1 << 14
-"""Codebooks with more entries are stored raw: too little of TOTAL would be left to share out."""
+"""Larger codebooks are stored raw, because too little of TOTAL would be left to distribute."""
 
 _queue = stream.queue
 _FAMILY = stream.model.Categorical(perfect=False)
@@ -27,7 +45,7 @@ _NEWS = 64.0
 
 
 def spread(weights: np.ndarray) -> np.ndarray:
-    """Share TOTAL out in proportion to weights, at least 1 to each.
+    """Distribute TOTAL in proportion to weights, at least 1 to each.
 
     Args:
         weights: [..., V] int64, or float64 integers, >= 0 with a sum in [1, 2^36]; V <= LARGEST_CODEBOOK.
@@ -48,31 +66,31 @@ def spread(weights: np.ndarray) -> np.ndarray:
 
 
 def frequencies(counts: np.ndarray) -> np.ndarray:
-    """Counts [..., V] float32 -> what the coder takes, [..., V] float32, exact."""
+    """Counts [..., V] float32 -> the frequencies that the coder takes, [..., V] float32, exact."""
     freqs = counts * np.float32(256.0)
     freqs -= 1.0
     return freqs
 
 
 def encode(symbols: np.ndarray, freqs: np.ndarray) -> bytes:
-    """Symbols -> the fewest bytes that mean them.
+    """Symbols -> the fewest bytes that decode to them.
 
     Args:
         symbols: [T] integers in [0, V).
         freqs: [T, V] float32, of :func:`frequencies`.
 
     Returns:
-        the digits, base 256, of a fraction in the interval that the symbols make; zeros at the end are left out.
+        the digits, base 256, of a fraction in the interval of the symbols, without zeros at the end.
     """
     coder = _queue.RangeEncoder()
     coder.encode(symbols.astype(np.int32), _FAMILY, freqs)
-    # The coder would end with whole words. Its interval is known: the lower end modulo 2^64, the width, and a number
-    # inside, which together give the lower end as a whole.
+    # The coder would write whole words. The lower end of its interval follows from that end modulo 2^64, the width,
+    # and a number inside.
     words, (lower, width) = coder.pos()
     size = _WORD_BYTES * words + _STATE_BITS // 8
     inside = int.from_bytes(coder.get_compressed().astype(">u4").tobytes().ljust(size, b"\0"), "big")
     low = inside - (inside - lower) % (1 << _STATE_BITS)
-    # Each byte fewer that may be kept makes the grid of possible ends 256 times as coarse.
+    # Each byte fewer makes the grid of possible ends 256 times as coarse.
     kept = max(0, size - (width.bit_length() - 1) // 8 - 1)
     while True:
         digit = 1 << 8 * (size - kept)
@@ -83,16 +101,16 @@ def encode(symbols: np.ndarray, freqs: np.ndarray) -> bytes:
 
 
 class Decoder:
-    """Reads symbols one after the other; each under the frequencies that the ones before lead to.
+    """Decodes symbols one after the other.
 
     Args:
-        data: as :func:`encode` made it, or damaged.
+        data: output of :func:`encode`, possibly damaged.
 
     Attributes:
-        is_damaged: whether the bytes turned out to be what no encoder writes. Most damage shows as wrong symbols only.
+        is_damaged: whether the bytes are known to be damaged. Most damage shows only as wrong symbols.
 
     Raises:
-        ValueError: ``data`` ends in a zero byte, as :func:`encode` never does.
+        ValueError: ``data`` ends in a zero byte, which :func:`encode` never writes.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -110,18 +128,16 @@ class Decoder:
             return 0
         try:
             return int(self._coder.decode(_FAMILY, freqs)[0])
-        except AssertionError:  # what constriction raises for bytes beyond the last frequency
+        except AssertionError:  # from constriction, for bytes beyond the last frequency
             self.is_damaged = True
             return 0
 
 
 class Adaptive:
-    """Counts that follow the symbols seen so far in a packet, for P packets that advance together.
-
-    Every symbol starts with weight 1; each one seen gets 64 more.
+    """Counts that adapt to the symbols of a packet: weight 1 for each at first, 64 more when it is seen.
 
     Args:
-        packets: P.
+        packets: P, which advance together.
         codebook_size: V <= LARGEST_CODEBOOK.
     """
 
@@ -139,10 +155,10 @@ class Adaptive:
 
 
 FILE_NAME = "entropy.safetensors"
-"""The file of a codec's folder that holds its model."""
+"""Name of the model in a codec's folder."""
 
 AHEAD, BEHIND = 2, 2
-"""Frames of lower books that are seen after the present one, and of all books up to this one before it."""
+"""Frames of context: of lower codebooks after the present frame, and of codebooks up to this one before it."""
 
 _LIMIT = 1 << 24
 _TABLE_LIMIT = 1 << 16
@@ -151,16 +167,16 @@ _TENSORS = ("emb", "w1", "b1", "w2", "b2", "w3", "b3", "out", "bias", "exp_table
 
 
 class EntropyModelError(ValueError):
-    """A model file that cannot be used; the text says what was expected, what came, and what to do."""
+    """A model file that cannot be used. The message says what is wrong and what to do."""
 
 
 class EntropyModel:
-    """Integer weights, and the arithmetic on them. E: embedding, H1, H2, O: widths of the layers.
+    """The learned model: integer weights. E is the embedding width; H1, H2, O are the widths of the layers.
 
     Args:
         tensors: emb [K, V, E] int8; w1 [K, 6 E, H1] int8; w2 [K, (1 + taps) H1, H2] int8; w3 [K, H2, O] int8;
             out [K, V, O] int8; b1 [K, H1], b2 [K, H2], b3 [K, O], bias [K, V] int32; exp_table [L] int32, falling.
-        taps: how many frames back h1 is looked at.
+        taps: distances of earlier frames whose h1 is used.
         shifts: s1, s2, s3, s4.
         codes_fingerprint: of the codec whose codes it predicts.
 
@@ -192,23 +208,23 @@ class EntropyModel:
         # One row more, of zeros, for frames outside the packet.
         self.emb = np.pad(self.tensors["emb"].astype(np.float32), ((0, 0), (0, 1), (0, 0)))
         self.layers = Layers(self.tensors, shifts)
-        self._books: dict[int, _Book] = {}
+        self._codebooks: dict[int, _Codebook] = {}
 
     def freqs(self, k: int, codes: np.ndarray) -> np.ndarray:
-        """Frequencies of every code of book k, all frames in one go.
+        """Frequencies of every code of codebook k in all frames.
 
         Args:
-            k: the book.
-            codes: [P, K', T] integers in [0, V), K' > k: P packets; V itself marks frames after a packet's end.
+            k: the codebook.
+            codes: [P, K', T] integers in [0, V), K' > k, of P packets; V marks frames after a packet's end.
 
         Returns:
-            [P, T, V] float32, as :func:`~audiotok.bitstream.counts.frequencies` makes them.
+            [P, T, V] float32, as :func:`~audiotok.bitstream.entropy.frequencies` makes them.
         """
-        if k not in self._books:
-            self._books[k] = _Book(self, k)
-        book = self._books[k]
-        first = book.outside(codes[:, :k])
-        own = book.of_own[codes[:, k]]  # [P, T, BEHIND, H1]
+        if k not in self._codebooks:
+            self._codebooks[k] = _Codebook(self, k)
+        codebook = self._codebooks[k]
+        first = codebook.outside(codes[:, :k])
+        own = codebook.of_own[codes[:, k]]  # [P, T, BEHIND, H1]
         for back in range(1, BEHIND + 1):
             first[:, back:] += own[:, : own.shape[1] - back, back - 1]
         hidden = clip(first, 0.0)
@@ -216,7 +232,7 @@ class EntropyModel:
         return self.layers.last(np.concatenate(taps, axis=-1), k)
 
     def save(self, path: str | Path) -> None:
-        """Write a safetensors file, whole or not at all; OSError where that is not possible."""
+        """Write a safetensors file, whole or not at all."""
         facts = {"taps": self.taps, "shifts": self.shifts, "codes_fingerprint": self.codes_fingerprint}
         with write_aside(path) as aside:
             save_file(
@@ -225,12 +241,7 @@ class EntropyModel:
 
     @classmethod
     def load(cls, path: str | Path) -> EntropyModel:
-        """Read what :meth:`save` wrote.
-
-        Raises:
-            FileNotFoundError: no such file.
-            EntropyModelError: it is no model, or a damaged one.
-        """
+        """Read a file of :meth:`save`. EntropyModelError: it is not a model, or damaged."""
         if not Path(path).is_file():
             raise FileNotFoundError(f"{path}: no such file; expected an entropy model")
         try:
@@ -301,13 +312,13 @@ class EntropyModel:
             for name, bound in sums.items():
                 if bound.max() >= _LIMIT:
                     raise EntropyModelError(
-                        f"expected sums below 2^24 in {name} of book {k}, got up to {bound.max()}; export the model "
-                        "with smaller weights"
+                        f"expected sums below 2^24 in {name} of codebook {k}, got up to {bound.max()}; export the "
+                        "model with smaller weights"
                     )
 
 
 class Layers:
-    """The layers of all books as float32, which have the shifts in them: a power of two only moves the point.
+    """The layers of all codebooks as float32, shifts included: a power of two is exact.
 
     Args:
         tensors, shifts: of :class:`EntropyModel`.
@@ -325,22 +336,22 @@ class Layers:
         self.bias = scaled("bias", s4)[:, None]
         self.exp_table = tensors["exp_table"].astype(np.int64)
 
-    def last(self, hidden: np.ndarray, books: int | slice) -> np.ndarray:
+    def last(self, hidden: np.ndarray, codebooks: int | slice) -> np.ndarray:
         """h1 of this and the tapped frames -> frequencies.
 
         Args:
-            hidden: [..., (1 + taps) H1] of one book, or [books, P, (1 + taps) H1].
-            books: which.
+            hidden: [..., (1 + taps) H1] of one codebook, or [codebooks, P, (1 + taps) H1].
+            codebooks: an index or a slice.
 
         Returns:
-            [..., V] or [books, P, V] float32.
+            [..., V] or [codebooks, P, V] float32.
         """
-        h2 = hidden @ self.w2[books]
-        h2 += self.b2[books]
-        q = clip(h2, 0.0) @ self.w3[books]
-        q += self.b3[books]
-        z = clip(q, -127.0) @ self.out[books]
-        z += self.bias[books]
+        h2 = hidden @ self.w2[codebooks]
+        h2 += self.b2[codebooks]
+        q = clip(h2, 0.0) @ self.w3[codebooks]
+        q += self.b3[codebooks]
+        z = clip(q, -127.0) @ self.out[codebooks]
+        z += self.bias[codebooks]
         np.subtract(np.maximum.reduce(z, axis=-1, keepdims=True), z, out=z)
         # The cast cuts the fraction off, which is the floor: z is not negative. Beyond the table its last entry counts.
         return frequencies(spread(self.exp_table.take(z.astype(np.intp), mode="clip")))
@@ -353,19 +364,19 @@ def clip(sums: np.ndarray, low: float) -> np.ndarray:
     return np.minimum(sums, _LARGEST, out=sums)
 
 
-class _Book:
-    """One book's arithmetic on all frames at once."""
+class _Codebook:
+    """The model of one codebook on all frames at once."""
 
     def __init__(self, model: EntropyModel, k: int) -> None:
         self._model, self._k = model, k
         self._w1, self._b1 = model.layers.w1[k], model.layers.b1[k]
         e = model.width
-        # What the book's own code adds to the sums of later frames, as a table: [V + 1, BEHIND, H1].
+        # Contribution of the codebook's own code to the sums of later frames: [V + 1, BEHIND, H1].
         parts = self._w1[(2 + AHEAD) * e :].reshape(BEHIND, e, -1)
         self.of_own = np.stack([model.emb[k] @ part for part in parts], axis=1)
 
     def outside(self, lower: np.ndarray) -> np.ndarray:
-        """What does not depend on the book itself: b1 and the lower books' part of x W1, [P, k, T] -> [P, T, H1]."""
+        """b1 and the lower codebooks' part of x W1, [P, k, T] -> [P, T, H1]."""
         packets, k, frames = lower.shape
         first = np.broadcast_to(self._b1, (packets, frames, self._b1.shape[-1])).copy()
         if k:
@@ -390,7 +401,10 @@ def _earlier(x: np.ndarray, frames: int) -> np.ndarray:
 
 
 LAG = AHEAD + 1
-"""Frames that a book is behind the one below it."""
+"""Delay in frames of each codebook behind the one below it.
+
+Codebook k at frame t needs lower codebooks up to frame t + AHEAD, and itself before t. So one step decodes codebook k
+at frame ``step - LAG k`` for all k: T + LAG (K - 1) steps instead of K T, and a step costs more than its sums."""
 
 
 class Steps:
@@ -399,7 +413,7 @@ class Steps:
     Args:
         model: the model.
         packets: P.
-        n_q: books K that are decoded, the lowest ones.
+        n_q: codebooks K that are decoded, the lowest ones.
         frames: T of the longest packet.
 
     Attributes:
@@ -411,7 +425,7 @@ class Steps:
         self._frames, self._n_q, self._layers, self._width = frames, n_q, model.layers, model.width
         self._emb = model.emb[:n_q].reshape(-1, model.width)
         self._first_row = (model.codebook_size + 1) * np.arange(n_q)[:, None]
-        # Place LAG + step holds what came at a step. Row k + 1 is book k's, row 0 the nothing below book 0.
+        # Place LAG + step holds the codes of a step. Row k + 1 belongs to codebook k; row 0, below codebook 0, is zero.
         places = (self.count + LAG) * model.width
         self._each = np.zeros((n_q + 1, packets, places), np.float32)
         self._own = np.zeros((n_q + 1, packets, places), np.float32)
@@ -423,16 +437,16 @@ class Steps:
         self._at = 0
 
     @property
-    def books(self) -> range:
-        """The books of the present step: book k is at frame ``step - LAG k``, where that is one of the T."""
+    def codebooks(self) -> range:
+        """The codebooks of the present step: codebook k is at frame ``step - LAG k``, where that is one of the T."""
         first = max(0, -(-(self._at - self._frames + 1) // LAG))
         return range(first, min(self._n_q - 1, self._at // LAG) + 1)
 
     def freqs(self) -> np.ndarray:
-        """Of the present step: [books, P, V] float32."""
-        books, e, at = self.books, self._width, self._at * self._width
-        here = slice(books.start, books.stop)
-        above = slice(books.start + 1, books.stop + 1)
+        """Of the present step: [codebooks, P, V] float32."""
+        codebooks, e, at = self.codebooks, self._width, self._at * self._width
+        here = slice(codebooks.start, codebooks.stop)
+        above = slice(codebooks.start + 1, codebooks.stop + 1)
         x = self._x[here]
         ahead, behind = (1 + AHEAD) * e, BEHIND * e
         x[..., :ahead] = self._own[here, :, at : at + ahead]
@@ -449,14 +463,14 @@ class Steps:
         """Take the codes of the present step and go to the next.
 
         Args:
-            codes: [books, P] integers in [0, V); V marks a frame after a packet's end.
+            codes: [codebooks, P] integers in [0, V); V marks a frame after a packet's end.
         """
-        books, e, at = self.books, self._width, self._at * self._width
-        above = slice(books.start + 1, books.stop + 1)
+        codebooks, e, at = self.codebooks, self._width, self._at * self._width
+        above = slice(codebooks.start + 1, codebooks.stop + 1)
         now = slice(at + LAG * e, at + (LAG + 1) * e)
-        found = self._emb.take(codes + self._first_row[books.start : books.stop], axis=0)
+        found = self._emb.take(codes + self._first_row[codebooks.start : codebooks.stop], axis=0)
         self._each[above, :, now] = found
-        found += self._own[books.start : books.stop, :, at : at + e]
+        found += self._own[codebooks.start : codebooks.stop, :, at : at + e]
         self._own[above, :, now] = found
         self._at += 1
 

@@ -1,4 +1,7 @@
-"""The `.atok` format as bytes: varints, frames, the header, packets and the tail. FORMAT.md describes it."""
+"""The ``.atok`` format as bytes: varints, frames, header, packets and tail, as FORMAT.md describes them.
+
+A frame is ``mark (1 byte), size (varint), body, CRC-32C of all that (4 bytes, little endian)``.
+"""
 
 from __future__ import annotations
 
@@ -25,11 +28,11 @@ _VARINT_BYTES = 8
 
 
 class DamageError(ValueError):
-    """Bytes that are not what they should be; the text says what was expected and what came."""
+    """Bytes that do not follow the format."""
 
 
 class NeedMoreError(Exception):
-    """The bytes so far are the beginning of something; the rest has not come."""
+    """The bytes so far are valid but incomplete."""
 
 
 def crc(data: bytes) -> bytes:
@@ -55,16 +58,16 @@ def frame(mark: int, body: bytes) -> bytes:
 
 
 def frame_at(data: bytes | bytearray | memoryview, at: int, mark: int, largest: int) -> tuple[bytes, int]:
-    """The frame that begins at ``at``.
+    """Parse the frame that begins at ``at``.
 
     Args:
         data: bytes.
-        at: where the mark must stand.
-        mark: of the frame.
-        largest: bytes that its body has at most.
+        at: position of the mark.
+        mark: expected mark.
+        largest: largest size of the body in bytes.
 
     Returns:
-        its body, and where it ends.
+        the body, and the position after the frame.
 
     Raises:
         DamageError: there is no whole, undamaged frame.
@@ -81,17 +84,12 @@ def frame_at(data: bytes | bytearray | memoryview, at: int, mark: int, largest: 
     if end + CRC_BYTES > len(data):
         raise NeedMoreError
     if crc(bytes(data[at:end])) != bytes(data[end : end + CRC_BYTES]):
-        raise DamageError("expected another checksum, these bytes are damaged")
+        raise DamageError("wrong checksum, these bytes are damaged")
     return bytes(data[start:end]), end + CRC_BYTES
 
 
 def _varint_at(data: bytes | bytearray | memoryview, at: int) -> tuple[int, int]:
-    """The number that begins at ``at``, and where it ends.
-
-    Raises:
-        DamageError: it has no end.
-        NeedMoreError: ``data`` ends before it does.
-    """
+    """The number that begins at ``at``, and the position after it. Raises as :func:`frame_at`."""
     value = 0
     for i in range(_VARINT_BYTES):
         if at + i >= len(data):
@@ -104,29 +102,25 @@ def _varint_at(data: bytes | bytearray | memoryview, at: int) -> tuple[int, int]
 
 
 class Cursor:
-    """Reads fields one after the other from a body whose checksum was right.
-
-    Args:
-        data: the body.
-    """
+    """Reads fields one after the other from a body whose checksum was right. Raises DamageError at its end."""
 
     def __init__(self, data: bytes) -> None:
         self._data, self._at = data, 0
 
     @property
     def left(self) -> int:
-        """Bytes not read yet."""
+        """Number of bytes not read yet."""
         return len(self._data) - self._at
 
     def take(self, count: int) -> bytes:
-        """The next ``count`` bytes; DamageError if there are fewer."""
+        """The next ``count`` bytes."""
         if count > self.left:
             raise DamageError(f"expected {count} bytes more, got {self.left}")
         self._at += count
         return self._data[self._at - count : self._at]
 
     def varint(self) -> int:
-        """The next number; DamageError if it has no end."""
+        """The next varint."""
         try:
             value, self._at = _varint_at(self._data, self._at)
         except NeedMoreError:
@@ -134,7 +128,7 @@ class Cursor:
         return value
 
     def text(self) -> str:
-        """The next text: a varint with its bytes, then UTF-8; DamageError if it is none."""
+        """The next text: its size as a varint, then UTF-8."""
         try:
             return self.take(self.varint()).decode("utf-8")
         except UnicodeDecodeError as error:
@@ -142,7 +136,7 @@ class Cursor:
 
 
 def text(value: str) -> bytes:
-    """A text as :meth:`Cursor.text` reads it."""
+    """A text in the form that :meth:`Cursor.text` reads."""
     data = value.encode("utf-8")
     return varint(len(data)) + data
 
@@ -150,34 +144,33 @@ def text(value: str) -> bytes:
 MAX_CODEBOOKS, MAX_PACKET_FRAMES, MAX_CODEBOOK_SIZE = 64, 1024, 1 << 24
 MAX_HEADER_BYTES = 1 << 20
 PACKET_S = 2.0
-"""Seconds in a packet where nothing else is asked for."""
+"""Default length of a packet in seconds."""
 
 _UNKNOWN = (1 << 40) - 1
 _SCALES, _METADATA, _SIZES = 1, 2, 4
 
 
 class AtokError(ValueError):
-    """A file that cannot be read or written as asked; the text says what was expected, what came, and what to do."""
+    """An ``.atok`` file that cannot be read or written. The message names it, what is wrong, and what to do."""
 
 
 @dataclass(frozen=True)
 class AtokHeader:
-    """The facts of a file.
+    """Header of a file.
 
     Attributes:
-        codec: name of the codec, as released.
-        codes_fingerprint: 16 hex digits, identity of its encoder and quantiser; who has another must not read them.
+        codec: name of the codec.
+        codes_fingerprint: 16 hex digits that identify its encoder and quantiser.
         sampling_rate: of the sound, in Hz.
         hop_length: samples per frame.
         codebook_sizes: V of every codebook in the file; their number is K.
         packet_frames: frames in every packet but the last.
         channels: of the sound.
-        num_samples: length of the sound per channel, or None: not known yet, or never.
-        coding: RAW, ADAPTIVE or LEARNT of :mod:`~audiotok.bitstream.layers`.
-        model_fingerprint: 8 hex digits of the entropy model, for LEARNT; else empty.
-        scale_frames: frames that one scale (a float32 that multiplies the decoded sound) is for; 0: there are none.
-        metadata: texts by name. ``transcript``, ``speaker``, ``licence``, and ``generated`` for speech that no one
-            spoke, are names with a meaning.
+        num_samples: length of the sound per channel, or None if it is not known.
+        coding: RAW, ADAPTIVE or LEARNT.
+        model_fingerprint: 8 hex digits of the entropy model for LEARNT, else empty.
+        scale_frames: frames per scale (a float32 that multiplies the decoded sound); 0 if there are none.
+        metadata: texts by name. Known names: ``transcript``, ``speaker``, ``licence``, ``generated``.
 
     Raises:
         AtokError: a field is out of its range.
@@ -238,7 +231,7 @@ class AtokHeader:
 
     @property
     def n_q(self) -> int:
-        """Codebooks K in the file."""
+        """Number of codebooks K."""
         return len(self.codebook_sizes)
 
     @property
@@ -252,21 +245,13 @@ class AtokHeader:
         return sum(map(raw_bits, self.codebook_sizes)) * self.frame_rate
 
     def with_n_q(self, n_q: int) -> AtokHeader:
-        """The header of the same file with its first ``n_q`` codebooks only.
-
-        Raises:
-            AtokError: the file has fewer.
-        """
+        """The header of the same file with its first ``n_q`` codebooks. AtokError: the file has fewer."""
         if not isinstance(n_q, int) or not 1 <= n_q <= self.n_q:
             raise AtokError(f"expected n_q in 1..{self.n_q}, which the file holds; got {n_q!r}")
         return replace(self, codebook_sizes=self.codebook_sizes[:n_q])
 
     def check_codec(self, path: object, codec: str, codes_fingerprint: str) -> None:
-        """Refuse to hand these codes to another codec than the one that made them.
-
-        Raises:
-            AtokError: ``codes_fingerprint`` is another; the text names both codecs.
-        """
+        """AtokError unless ``codes_fingerprint`` is that of the file; the message names both codecs."""
         if codes_fingerprint != self.codes_fingerprint:
             raise AtokError(
                 f"{path}: expected codes of the codec {codec!r} (fingerprint {codes_fingerprint}), got codes of "
@@ -274,7 +259,7 @@ class AtokHeader:
             )
 
     def to_bytes(self) -> bytes:
-        """The header's body, as :meth:`from_bytes` reads it; AtokError if its metadata is too large."""
+        """The body of the header's frame. AtokError: the metadata is too large."""
         uniform = len(set(self.codebook_sizes)) == 1
         flags = _SCALES * bool(self.scale_frames) | _METADATA * bool(self.metadata) | _SIZES * (not uniform)
         parts = [bytes([flags, self.coding]), bytes.fromhex(self.codes_fingerprint + self.model_fingerprint)]
@@ -299,12 +284,7 @@ class AtokHeader:
 
     @classmethod
     def from_bytes(cls, cursor: Cursor) -> AtokHeader:
-        """Read a header's body.
-
-        Raises:
-            AtokError: a field is out of its range.
-            DamageError: the body ends too early, or is no header.
-        """
+        """Parse the body of the header's frame. AtokError: a field is out of range. DamageError: it is not one."""
         flags, coding = cursor.take(2)
         if flags >= 8 or coding >= len(CODINGS):
             raise DamageError(f"expected a header of this version, got flags {flags} and coding {coding}")
@@ -335,7 +315,7 @@ def _metadata(value: str) -> dict[str, str]:
 
 
 def _is_unicode(value: str) -> bool:
-    """Whether it is a text that can be stored as UTF-8; one made of a file's name need not be."""
+    """Whether it is a text that can be stored as UTF-8, unlike some file names."""
     return isinstance(value, str) and value == value.encode("utf-8", "replace").decode("utf-8")
 
 
@@ -347,7 +327,7 @@ MAGIC = b"ATOK"
 VERSION = 1
 HEADER_MARK, PACKET_MARK, LAST_MARK, TAIL_MARK = 0xA7, 0xB3, 0xB5, 0xC9
 TAIL_SIZE_BYTES = 4
-# Beyond this much of something else there will be no packet either.
+# After this many bytes without a packet a scan gives up.
 _PATIENCE_BYTES = 1 << 20
 _MAX_NUMBER = 1 << 40
 
@@ -357,11 +337,11 @@ class Packet:
     """Some frames of a file, independent of all others.
 
     Attributes:
-        number: its place; the first frame is ``number * header.packet_frames``.
+        number: its position; the first frame is ``number * header.packet_frames``.
         frames: T.
-        layers: one codebook each, lowest first; see :mod:`~audiotok.bitstream.layers`.
+        layers: one per codebook, see :mod:`~audiotok.bitstream.layers`.
         scales: one for every ``header.scale_frames`` frames begun.
-        trim: samples at the end that are padding, said in the last packet on a pipe, where no header could tell.
+        trim: padding samples at the end, in the last packet of a pipe, whose header cannot state the length.
     """
 
     number: int
@@ -383,7 +363,7 @@ class Packet:
 
 
 class Found(NamedTuple):
-    """A packet among bytes: where it begins, how many bytes it takes, and what it is."""
+    """A packet in a stream: position, size in bytes, and the packet."""
 
     at: int
     size: int
@@ -392,10 +372,10 @@ class Found(NamedTuple):
 
 @dataclass(frozen=True)
 class Tail:
-    """What stands behind the packets.
+    """End of a file.
 
     Attributes:
-        header: a copy of the header, with what was known at the end.
+        header: a copy of the header, with the length.
         frames: T of the whole file.
         sizes: bytes of every packet in order of its number; 0 where one is missing.
     """
@@ -405,7 +385,7 @@ class Tail:
     sizes: tuple[int, ...]
 
     def to_bytes(self) -> bytes:
-        """The tail as a frame, then the size of that frame."""
+        """The tail as a frame, and the size of that frame."""
         parts = [
             self.header.to_bytes(),
             varint(self.frames),
@@ -417,7 +397,7 @@ class Tail:
 
     @classmethod
     def from_body(cls, body: bytes) -> Tail:
-        """Read the body of a tail's frame; DamageError or AtokError if it is none."""
+        """Parse the body of a tail's frame. DamageError or AtokError: it is not one."""
         cursor = Cursor(body)
         header = AtokHeader.from_bytes(cursor)
         frames, count = cursor.varint(), cursor.varint()
@@ -429,17 +409,20 @@ class Tail:
 
 
 def head_bytes(header: AtokHeader) -> bytes:
-    """What a file begins with: the magic, the version and the header."""
+    """Beginning of a file: magic, version and header."""
     return MAGIC + bytes([VERSION]) + frame(HEADER_MARK, header.to_bytes())
 
 
 def read_head(data: bytes | bytearray) -> tuple[AtokHeader, int]:
-    """The header that a file begins with, and where it ends.
+    """Parse the beginning of a file.
+
+    Returns:
+        the header, and the position after it.
 
     Raises:
-        AtokError: this is no ``.atok`` file, or one of another version.
+        AtokError: this is not an ``.atok`` file, or one of another version.
         DamageError: the header is damaged.
-        NeedMoreError: it has not come yet.
+        NeedMoreError: ``data`` ends before the header does.
     """
     start = bytes(data[: len(MAGIC)])
     if start != MAGIC[: len(start)]:
@@ -458,18 +441,14 @@ def read_head(data: bytes | bytearray) -> tuple[AtokHeader, int]:
 
 
 def largest_packet(header: AtokHeader) -> int:
-    """Bytes that a packet's body can have: no layer is larger than a raw one."""
+    """Largest size of a packet's body in bytes: no layer is larger than a raw one."""
     raw = sum(-(-header.packet_frames * raw_bits(size) // 8) + 3 for size in header.codebook_sizes)
     scales = -(-header.packet_frames // header.scale_frames) if header.scale_frames else 0
     return 16 + 4 * scales + raw
 
 
 def parse_packet(header: AtokHeader, body: bytes, mark: int = PACKET_MARK) -> Packet:
-    """The body of a packet's frame, and the frame's mark -> the packet.
-
-    Raises:
-        DamageError: it is no packet of this file.
-    """
+    """Parse the body of a packet's frame. DamageError: it is not a packet of this file."""
     cursor = Cursor(body)
     number, frames = cursor.varint(), cursor.varint()
     if number >= _MAX_NUMBER or not 1 <= frames <= header.packet_frames:
@@ -487,7 +466,7 @@ def parse_packet(header: AtokHeader, body: bytes, mark: int = PACKET_MARK) -> Pa
 
 
 def packet_at(header: AtokHeader, data: bytes | bytearray, at: int) -> tuple[Packet, int]:
-    """The packet whose frame begins at ``at``, and where it ends; raises as ``wire.frame_at`` does."""
+    """The packet whose frame begins at ``at``, and the position after it. Raises as :func:`frame_at`."""
     mark = LAST_MARK if data[at : at + 1] == bytes([LAST_MARK]) else PACKET_MARK
     body, end = frame_at(data, at, mark, largest_packet(header))
     return parse_packet(header, body, mark), end
@@ -497,12 +476,12 @@ class PacketScanner:
     """Finds packets in bytes that arrive in any pieces: on a pipe, or in a file whose index is lost.
 
     Args:
-        header: if it is known already and the bytes begin behind it; None waits for it.
+        header: of the file, if the bytes begin after it; None reads it.
 
     Attributes:
-        header: None until it has come.
-        tail: None until it has come.
-        tail_end: bytes up to the end of its frame, counted as :class:`Found` does; None until it has come.
+        header: None until it has been read.
+        tail: None until it has been read.
+        tail_end: position after the tail's frame; None until it has been read.
         damaged_bytes: bytes so far that belong to no whole packet.
         packets: whole packets so far.
     """
@@ -515,10 +494,10 @@ class PacketScanner:
         self._next = 0  # number after the highest so far
 
     def feed(self, data: bytes) -> list[Found]:
-        """Take the next bytes, return the packets they complete.
+        """Take the next bytes and return the packets they complete.
 
         Raises:
-            AtokError: no header stands at the beginning, or so much has come without a packet that there is none.
+            AtokError: the stream does not begin with a header, or a megabyte came without a packet.
         """
         self._held += data
         if self.header is None and not self._read_head():
@@ -526,11 +505,7 @@ class PacketScanner:
         return self._scan(more=True)
 
     def finish(self) -> list[Found]:
-        """Say that no more bytes come; returns the packets that were only waited for.
-
-        Raises:
-            AtokError: there was no header.
-        """
+        """End the stream and return the packets that were still waited for. AtokError: there was no header."""
         if self.header is None:
             raise AtokError(
                 f"expected an .atok stream as 'audiotok encode - -' writes it, got {len(self._held)} bytes without a "
@@ -551,7 +526,7 @@ class PacketScanner:
         return True
 
     def _scan(self, more: bool) -> list[Found]:
-        """``more``: bytes may follow, so that a frame's beginning is worth waiting for."""
+        """``more``: bytes may follow, so that the beginning of a frame is kept."""
         assert self.header is not None
         found = []
         while self._held and self.tail is None:
@@ -574,7 +549,7 @@ class PacketScanner:
         return found
 
     def _largest_tail(self) -> int:
-        """Bytes that a tail can have here, so that damage that looks like one is not waited for long."""
+        """Largest size of the tail, so that damage that looks like a tail is not waited for long."""
         assert self.header is not None
         return len(self.header.to_bytes()) + 32 + 4 * (self._next + 64 + self.damaged_bytes)
 
@@ -593,7 +568,7 @@ class PacketScanner:
 
 
 def index_of(sizes: Sequence[int], start: int) -> list[int]:
-    """Sizes of packets -> where each begins, the first at ``start``."""
+    """Sizes of packets -> the position of each, the first at ``start``."""
     places, at = [], start
     for size in sizes:
         places.append(at)

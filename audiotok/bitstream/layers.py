@@ -1,4 +1,8 @@
-"""Layers: the codes of one codebook in one packet <-> bytes."""
+"""Layers: the codes of one codebook in one packet <-> bytes.
+
+A layer depends only on its own and the lower codebooks of its packet, so layers can be cut off and packets lost.
+A layer that coding would not make smaller is stored raw, which its size shows.
+"""
 
 from __future__ import annotations
 
@@ -24,26 +28,26 @@ from .format import ADAPTIVE as ADAPTIVE
 from .format import CODINGS as CODINGS
 from .format import LEARNT, RAW, AtokError, AtokHeader, raw_bits
 
-# Packets that are worked on together. More are faster per packet and take more memory: V x T x 12 bytes each.
+# Packets coded together. More are faster per packet and take more memory: V x T x 12 bytes each.
 _TOGETHER = 16
-# A learnt model takes so few one by one: a product of a matrix with one row is another, faster routine than with two.
+# Up to this many are decoded one by one with a learned model: a product with one row is faster than with two.
 _FEW = 3
 
 
 class LayerError(ValueError):
-    """Bytes that are no layer; the text says what was expected and what came."""
+    """Bytes that are not a layer."""
 
 
 class LayerCoder:
-    """Turns packets' codes into layers and back.
+    """Codes of packets <-> layers.
 
     Args:
         codebook_sizes: V of every codebook.
         coding: RAW, ADAPTIVE or LEARNT.
-        model: for LEARNT; for at least as many codebooks, all of its size.
+        model: for LEARNT.
 
     Raises:
-        ValueError: LEARNT, and the model is missing or of other codebooks.
+        ValueError: LEARNT, and the model is missing or has other codebooks.
     """
 
     def __init__(self, codebook_sizes: Sequence[int], coding: int, model: EntropyModel | None = None) -> None:
@@ -61,7 +65,7 @@ class LayerCoder:
         return -(-frames * raw_bits(self.codebook_sizes[k]) // 8)
 
     def encode(self, packets: Sequence[np.ndarray]) -> list[list[bytes]]:
-        """Packets of codes [K', T] (K' the same, T may differ) -> K' layers each."""
+        """Packets of codes [K', T] (the same K', any T) -> K' layers each."""
         done: list[list[bytes]] = []
         for group in _groups(packets, _TOGETHER):
             done += self._encode_group(group)
@@ -73,11 +77,11 @@ class LayerCoder:
         """Layers -> codes.
 
         Args:
-            packets: (T, layers) each, with K' layers, the same number in all.
-            wanted: frames that are wanted of each, from its first on, at most T; None: all.
+            packets: (T, K' layers) each, with the same K'.
+            wanted: how many frames of each to decode, from its first on; None: all.
 
         Returns:
-            codes [K', wanted] int64 of each; the error in their place where layers are damaged.
+            codes [K', wanted] int64 of each, or an error where layers are damaged.
         """
         wanted = [frames for frames, _ in packets] if wanted is None else wanted
         size = 1 if self.coding == LEARNT and len(packets) <= _FEW else _TOGETHER
@@ -98,7 +102,7 @@ class LayerCoder:
         return layers
 
     def _all_freqs(self, k: int, padded: np.ndarray) -> Sequence[np.ndarray] | None:
-        """Frequencies [T, V] of every packet's book k; None where only raw layers are made."""
+        """Frequencies [T, V] of codebook k in every packet; None where only raw layers are made."""
         size = self.codebook_sizes[k]
         if self.coding == LEARNT and self.model is not None:
             return self.model.freqs(k, padded)  # type: ignore[return-value]  # an array is a sequence of its rows
@@ -163,14 +167,14 @@ class LayerCoder:
         wanted: Sequence[int],
         coded: dict[tuple[int, int], Decoder],
     ) -> None:
-        """Fill in what is in ``coded``, by (book, packet): all books and packets together, step by step."""
+        """Decode what is in ``coded``, by (codebook, packet): all codebooks and packets together, step by step."""
         assert self.model is not None
         n_q = codes.shape[1]
         steps = Steps(self.model, len(codes), n_q, max(lengths))
         for step in range(min(steps.count, max(wanted) + LAG * (n_q - 1))):
-            books, freqs = steps.books, steps.freqs()
-            now = np.empty((len(books), len(codes)), np.int64)
-            for i, k in enumerate(books):
+            codebooks, freqs = steps.codebooks, steps.freqs()
+            now = np.empty((len(codebooks), len(codes)), np.int64)
+            for i, k in enumerate(codebooks):
                 t = step - LAG * k
                 for p, frames in enumerate(lengths):
                     if t < frames and (decoder := coded.get((k, p))) is not None:
@@ -181,20 +185,20 @@ class LayerCoder:
     def _decode_adaptive(
         self, k: int, codes: np.ndarray, wanted: Sequence[int], coded: dict[int, Decoder]
     ) -> None:
-        """Fill in book k of the packets in ``coded``, frame by frame, all of them together."""
+        """Decode codebook k of the packets in ``coded``, frame by frame, all of them together."""
         rows = np.array(sorted(coded, key=lambda p: -wanted[p]), dtype=np.int64)
         counts = Adaptive(len(rows), self.codebook_sizes[k])
         for t in range(wanted[rows[0]] if len(rows) else 0):
             freqs = frequencies(counts.counts())
             for i, p in enumerate(rows):
                 if t >= wanted[p]:
-                    break  # those of which most is wanted come first
+                    break  # sorted by how many frames are wanted
                 codes[p, k, t] = coded[p].next(freqs[i : i + 1])
             counts.see(np.minimum(codes[rows, k, t], self.codebook_sizes[k] - 1))
 
 
 def _pack(codes: np.ndarray, bits: int) -> bytes:
-    """Codes [T] -> bytes, each highest bit first, filled up with zeros."""
+    """Codes [T] -> bytes, highest bit first, padded with zeros."""
     return np.packbits(((codes[:, None] >> np.arange(bits)[::-1]) & 1).astype(np.uint8)).tobytes()
 
 
@@ -204,7 +208,7 @@ def _unpack_bits(data: bytes, bits: int, frames: int) -> np.ndarray:
 
 
 def _pad(group: Sequence[np.ndarray], codebook_sizes: Sequence[int]) -> np.ndarray:
-    """Codes [K', T] of several packets -> [P, K', longest T]; a book's size marks what is not there."""
+    """Codes [K', T] of several packets -> [P, K', longest T], padded with V."""
     n_q, frames = len(group[0]), max(codes.shape[1] for codes in group)
     padded = np.empty((len(group), n_q, frames), np.int64)
     padded[:] = np.array(codebook_sizes[:n_q])[:, None]
@@ -222,7 +226,7 @@ def find_model(codes_fingerprint: str, folder: str | Path | None = None) -> Entr
 
     Args:
         codes_fingerprint: of the codec.
-        folder: a codec's folder to look in too, before the shipped ones.
+        folder: a codec's folder, which is searched before the shipped ones.
 
     Raises:
         EntropyModelError: a model file is damaged.
@@ -240,15 +244,15 @@ def find_model(codes_fingerprint: str, folder: str | Path | None = None) -> Entr
 
 
 def coder_of(header: AtokHeader, model: EntropyModel | None = None, path: str = "atok") -> LayerCoder:
-    """The coder for a file's layers.
+    """The coder for the layers of a file.
 
     Args:
         header: of the file.
-        model: for learnt coding; None looks among the shipped ones.
-        path: names the file in errors.
+        model: for learned coding; None searches the shipped ones.
+        path: name of the file for errors.
 
     Raises:
-        AtokError: the model that the header names is not here.
+        AtokError: the model that the header names is missing.
     """
     if header.coding != LEARNT:
         return LayerCoder(header.codebook_sizes, header.coding)
@@ -269,5 +273,5 @@ def coder_of(header: AtokHeader, model: EntropyModel | None = None, path: str = 
 
 @lru_cache(maxsize=4)
 def _load(path: str, changed: int) -> EntropyModel:
-    """A model file, read once as long as it does not change."""
+    """A model file, cached until it changes."""
     return EntropyModel.load(path)

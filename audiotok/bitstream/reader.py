@@ -1,8 +1,4 @@
-"""Reading ``.atok`` files: codes by time range, whole or damaged. FORMAT.md has the bytes.
-
-Knows nothing of sound or networks. The laws it keeps: codes come back bit for bit or not at all, on any machine; damage
-costs the packets it touches and is named; memory is bounded by the file's size.
-"""
+"""Reading ``.atok`` files by time range. Damage costs the packets it touches and is reported."""
 
 from __future__ import annotations
 
@@ -40,7 +36,7 @@ from .layers import LayerError, coder_of
 _BLOCK_BYTES = 1 << 16
 _HEAD_GUESS = 1 << 12
 _BLOCK_PACKETS = 16
-# Codes per byte of a file that are believed. Silence reaches 300; a made-up header could ask for all memory.
+# Most codes per byte of a file. Silence reaches 300; a forged header could ask for all memory.
 _DENSEST = 1024
 _LONGEST_S = 1 << 40
 
@@ -64,20 +60,20 @@ class Excerpt:
 
 
 class AtokReader:
-    """Reads a file of packets, by time range, without touching the rest.
+    """Reads a file by time range; only the packets of the range are read.
 
     Args:
         path: the file.
-        model: for learnt coding; None looks among the shipped ones when codes are read.
+        model: for learned coding; None searches the shipped ones when codes are read.
 
     Attributes:
-        header: what the file says of itself; the length it learnt at the end included.
+        header: of the file.
         frames: T of the whole file, missing ones included.
-        damage: what was found wrong so far, in words; damage inside packets is found when they are read.
+        damage: descriptions of the damage found so far; damage inside packets is found when they are read.
 
     Raises:
         FileNotFoundError: there is no such file.
-        AtokError: it is no ``.atok`` file, of another version, or header and copy are both damaged.
+        AtokError: it is not an ``.atok`` file, is of another version, or header and copy are both damaged.
     """
 
     def __init__(self, path: str | Path, model: EntropyModel | None = None) -> None:
@@ -114,7 +110,7 @@ class AtokReader:
 
     @property
     def duration_s(self) -> float:
-        """Length of the sound in seconds; of the frames, where the number of samples is not known."""
+        """Length of the sound in seconds, or of the frames if the number of samples is not known."""
         samples = self.header.num_samples
         return (
             self.frames * self.header.hop_length if samples is None else samples
@@ -124,11 +120,11 @@ class AtokReader:
         """The codes of a time range.
 
         Args:
-            start_s, stop_s: in seconds; None reads to the end. Frames that the range touches are read whole.
-            n_q: codebooks; None reads all. Fewer are read faster.
+            start_s, stop_s: in seconds; None reads to the end. Frames that overlap the range are included.
+            n_q: codebooks; None reads all.
 
         Returns:
-            the excerpt; what was damaged is in ``damage`` and not in ``present``.
+            the excerpt. Damaged frames are not ``present``.
 
         Raises:
             AtokError: the range or n_q is not in the file, or the entropy model is missing.
@@ -141,11 +137,7 @@ class AtokReader:
         return self.read_frames(int(round(start_s * rate, 6)), stop, n_q)
 
     def read_frames(self, start: int, stop: int, n_q: int | None = None) -> Excerpt:
-        """The codes of frames ``start`` to ``stop``, the latter not included; otherwise as :meth:`read`.
-
-        Raises:
-            AtokError: the range or n_q is not in the file, or the entropy model is missing.
-        """
+        """The codes of frames ``start`` to ``stop`` (excluded); otherwise as :meth:`read`."""
         whole = isinstance(start, int) and isinstance(stop, int)
         if not whole or not 0 <= start <= stop <= self.frames:
             raise AtokError(f"{self.path}: expected frames within 0 to {self.frames}, got {start} to {stop}")
@@ -168,30 +160,26 @@ class AtokReader:
         return Excerpt(start, codes[:, cut], present[cut], scales)
 
     def blocks(self, n_q: int | None = None) -> Iterator[Excerpt]:
-        """The whole file in excerpts of some packets each, for little memory; errors as of :meth:`read_frames`."""
+        """The whole file in excerpts of some packets each, for little memory; otherwise as :meth:`read`."""
         step = _BLOCK_PACKETS * self.header.packet_frames
         for start in range(0, self.frames, step):
             yield self.read_frames(start, min(start + step, self.frames), n_q)
 
     def packets(self) -> Iterator[Packet]:
-        """Every whole packet, as it is stored; what is damaged is left out and told in ``damage``."""
+        """Every whole packet; damaged ones are left out and reported in ``damage``."""
         for number in range(len(self._places)):
             packet = self._packet(number)
             if packet is not None:
                 yield packet
 
     def verify(self) -> list[str]:
-        """Read and decode everything; what is wrong, in words. Empty: nothing is.
-
-        Raises:
-            AtokError: the entropy model is missing.
-        """
+        """Read and decode everything and return ``damage``. AtokError: the entropy model is missing."""
         for _ in self.blocks():
             pass
         return self.damage
 
     def _decoded(self, first: int, last: int, stop: int, n_q: int) -> list[tuple[Packet, np.ndarray]]:
-        """The whole packets from ``first`` on, up to ``last``, with their codes up to frame ``stop`` of the file."""
+        """The whole packets ``first`` to ``last`` (excluded), with their codes up to frame ``stop`` of the file."""
         if self._coder is None:
             self._coder = coder_of(self.header, self._model, str(self.path))
         packets = [packet for number in range(first, last) if (packet := self._packet(number)) is not None]
@@ -235,7 +223,7 @@ class AtokReader:
             self.damage.append(words)
 
     def _open(self) -> None:
-        """Find header, length and packets, from wherever they are left."""
+        """Find header, length and packets."""
         tail, tail_at = self._read_tail()
         header, start = self._read_front(tail)
         if tail is not None and replace(header, num_samples=None) != replace(tail.header, num_samples=None):
@@ -261,7 +249,7 @@ class AtokReader:
             )
 
     def _read_tail(self) -> tuple[Tail | None, int]:
-        """The tail and where it begins; None if it is cut off or damaged."""
+        """The tail and its position; None if it is cut off or damaged."""
         self._file.seek(max(0, self._size - TAIL_SIZE_BYTES))
         size = int.from_bytes(self._file.read(TAIL_SIZE_BYTES), "little")
         at = self._size - TAIL_SIZE_BYTES - size
@@ -279,7 +267,7 @@ class AtokReader:
         return (tail, at) if at >= sum(tail.sizes) else (None, 0)
 
     def _read_front(self, tail: Tail | None) -> tuple[AtokHeader, int | None]:
-        """The header, and where the packets begin: None if the front is damaged and the header is the tail's."""
+        """The header and the position of the packets, which is None if the header is damaged and the tail's is used."""
         self._file.seek(0)
         data = self._take(_HEAD_GUESS)
         try:
@@ -299,7 +287,7 @@ class AtokReader:
             return tail.header, None
 
     def _scan(self, header: AtokHeader, start: int) -> None:
-        """Rebuild the index by looking at every byte once."""
+        """Rebuild the index by reading the whole file."""
         scanner = PacketScanner(header)
         found: dict[int, Found] = {}
         self._file.seek(start)
@@ -310,7 +298,7 @@ class AtokReader:
             header = replace(header, num_samples=scanner.tail.header.num_samples)
         else:
             self._note("the index at the end is missing or damaged; it was rebuilt")
-        # A gap costs its place in the index too, so more packets than bytes there cannot be.
+        # A gap takes space in the index too, so there cannot be more packets than bytes.
         count = min(max(found, default=-1) + 1, self._size)
         self._sizes, self._places = [0] * count, [0] * count
         self.frames = 0
@@ -325,11 +313,11 @@ class AtokReader:
             self._note_tail_size(start + scanner.tail_end)
 
     def _take(self, count: int) -> bytes:
-        """At most ``count`` of the next bytes; room is made for no more than the file has."""
+        """At most ``count`` of the next bytes, without allocating more than the file has."""
         return self._file.read(min(count, self._size))
 
     def _note_tail_size(self, tail_end: int) -> None:
-        """Say what is wrong behind a whole index, which ends at ``tail_end``: its size should stand there, no more."""
+        """Report what is wrong after a whole index, which ends at ``tail_end``: only its size should follow."""
         over = self._size - tail_end - TAIL_SIZE_BYTES
         if over < 0:
             self._note(f"{-over} bytes are missing at the end")
@@ -337,7 +325,7 @@ class AtokReader:
             self._note(f"{over} bytes too many at the end" if over else "the last 4 bytes are damaged")
 
     def _note_end(self) -> None:
-        """Say what is missing at the end, where the length is known."""
+        """Report what is missing at the end, where the length is known."""
         if self.header.num_samples is None:
             return
         expected = -(-self.header.num_samples // self.header.hop_length)
@@ -347,6 +335,6 @@ class AtokReader:
 
 
 def is_atok(path: str | Path) -> bool:
-    """Whether a file begins as an ``.atok`` file does; says nothing of damage."""
+    """Whether a file begins like an ``.atok`` file. It may be damaged."""
     with open(path, "rb") as file:
         return file.read(len(MAGIC)) == MAGIC

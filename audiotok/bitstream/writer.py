@@ -1,8 +1,4 @@
-"""Writing ``.atok`` files and pipes, and cutting files down. FORMAT.md has the bytes.
-
-Knows nothing of sound or networks. The laws it keeps: what is written does not depend on the pieces it came in; a file
-with fewer codebooks is the same bytes whether it was encoded so or cut so; a file is whole or absent.
-"""
+"""Writing and truncating ``.atok`` files and pipes. The bytes do not depend on the pieces in which codes arrive."""
 
 from __future__ import annotations
 
@@ -25,18 +21,18 @@ SUFFIX = ".atok"
 
 
 class AtokWriter:
-    """Writes a file or a pipe, packet by packet, as codes come.
+    """Writes a file or a pipe, packet by packet, as codes arrive.
 
     Args:
-        file: where to; where it can seek, the header at the front learns the length at the end.
-        header: what the codes are. ``num_samples`` may be None.
-        model: for LEARNT coding; None looks among the shipped ones.
+        file: a binary file or pipe. If it can seek, the length is stored in the header at the end.
+        header: of the file. ``num_samples`` may be None.
+        model: for LEARNT coding; None searches the shipped ones.
 
     Attributes:
         layer_bytes: bytes of layers written so far, without their framing.
 
     Raises:
-        AtokError: the model is missing or of other codes.
+        AtokError: the model is missing or for other codes.
     """
 
     def __init__(self, file: BinaryIO, header: AtokHeader, model: EntropyModel | None = None) -> None:
@@ -53,15 +49,15 @@ class AtokWriter:
 
     @property
     def frames(self) -> int:
-        """Frames taken so far."""
+        """Frames so far."""
         return self._frames
 
     def write(self, codes: Tensor, scales: Sequence[float] = ()) -> None:
-        """Take the next codes; writes the packets that they complete.
+        """Take the next codes and write the packets that they complete.
 
         Args:
             codes: [K, t] integers in [0, V), any t >= 0.
-            scales: those of the frames where the header has ``scale_frames``, as they come.
+            scales: scales that belong to the frames, for a header with ``scale_frames``.
 
         Raises:
             AtokError: codes are not [K, t] or out of range.
@@ -77,15 +73,15 @@ class AtokWriter:
             self._codes = self._codes[:, whole * size :]
 
     def close(self, num_samples: int | None = None, codes: Tensor | None = None) -> None:
-        """Write what is left, and the tail. The file itself stays open.
+        """Write the last packet and the tail. The file itself stays open.
 
         Args:
-            num_samples: length of the sound; None leaves what the header said.
-            codes: the last codes, [K, t]. On a pipe their packet says where the sound ends, which is played sooner
-                than the tail comes.
+            num_samples: length of the sound; None keeps that of the header.
+            codes: the last codes, [K, t]. On a pipe their packet states where the sound ends, so that a player need
+                not wait for the tail.
 
         Raises:
-            AtokError: another number of scales came than frames need, or codes as of :meth:`write`.
+            AtokError: the number of scales does not fit the frames, or codes as in :meth:`write`.
         """
         if codes is not None and self._start is None and num_samples is not None:
             self._end = num_samples
@@ -107,7 +103,7 @@ class AtokWriter:
         self._file.flush()
 
     def _put(self, pieces: list[np.ndarray]) -> None:
-        """Write packets; together they are coded faster."""
+        """Code and write packets."""
         for codes, layers in zip(pieces, self._coder.encode(pieces), strict=True):
             number, frames = len(self._sizes), codes.shape[1]
             packet = Packet(
@@ -120,7 +116,7 @@ class AtokWriter:
         self._file.flush()
 
     def _trim(self, number: int, frames: int) -> int:
-        """Padding in samples at the end of a packet, if it is the last and the header could not tell."""
+        """Padding samples at the end of the last packet, if the header could not state the length."""
         if self._end is None or number * self.header.packet_frames + frames < self._frames:
             return 0
         return max(0, self._frames * self.header.hop_length - self._end)
@@ -164,9 +160,9 @@ def save_atok(
     """Write all codes of a recording to a file that is whole or absent.
 
     Args:
-        path: where to.
+        path: the file.
         codes: [K, T] integers in [0, V).
-        header, model: as of :class:`AtokWriter`.
+        header, model: as for :class:`AtokWriter`.
         scales: one for every ``header.scale_frames`` frames, if that is not 0.
 
     Raises:
@@ -180,18 +176,18 @@ def save_atok(
 
 
 def truncate(source: str | Path, target: str | Path, n_q: int) -> list[str]:
-    """Make a smaller file of the first ``n_q`` codebooks, without the codec and without decoding.
+    """Write the first ``n_q`` codebooks of a file to another file, without decoding.
 
     Args:
         source: an ``.atok`` file.
-        target: where to; whole or absent.
+        target: the new file, which is whole or absent.
         n_q: codebooks to keep.
 
     Returns:
-        what was found damaged in ``source`` and is therefore missing in ``target``.
+        descriptions of the damage in ``source``; what is damaged is missing in ``target``.
 
     Raises:
-        AtokError: the source is no such file, has fewer codebooks, or nothing in it is whole.
+        AtokError: the source is not such a file, has fewer codebooks, or nothing in it is whole.
         OSError: the target cannot be written.
     """
     with AtokReader(source) as reader, write_aside(target) as aside, open(aside, "wb") as file:

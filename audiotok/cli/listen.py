@@ -13,7 +13,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Declare the verb."""
     parser = subparsers.add_parser(
         "listen",
-        help="a page to hear random rows of a prepared corpus",
+        help="a page with random rows of a prepared corpus",
         description="Write an HTML page, one file, with the decoded sound, the text and the codes of random rows.",
         allow_abbrev=False,
     )

@@ -16,7 +16,7 @@ VERBS = {
     "verify": ("verify", "whether code files and prepared corpora are whole"),
     "prepare": ("prepare", "a speech data set -> token shards"),
     "merge": ("merge", "parts of a preparation -> the whole"),
-    "listen": ("listen", "a page to hear random rows of a prepared corpus"),
+    "listen": ("listen", "a page with random rows of a prepared corpus"),
     "train": ("train", "train a codec, or continue training one"),
     "export": ("export", "a codec as ONNX files"),
     "plot": ("plot", "a picture of a clip, before and after, with its codes"),

@@ -1,7 +1,4 @@
-"""``audiotok plot``: look at a clip: waveform, spectrogram before and after the codec, code grid.
-
-Knows nothing of drawing. The law it keeps: what is shown as codes is what ``audiotok encode`` would write.
-"""
+"""``audiotok plot``: a picture of a clip: waveform, spectrogram before and after the codec, codes."""
 
 from __future__ import annotations
 
@@ -13,12 +10,12 @@ from .common import add_codec_option, add_model_options, check_output, load_chos
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the verb ``plot``."""
+    """Declare the verb."""
     parser = subparsers.add_parser(
         "plot",
-        help="a picture of a clip: waveform, spectrogram before and after, code grid",
+        help="a picture of a clip, before and after, with its codes",
         allow_abbrev=False,
-        description="Encode and decode a sound file and draw what became of it.",
+        description="Encode and decode a sound file and draw waveform, spectrograms and codes.",
     )
     parser.add_argument("source", metavar="IN", help="a sound file")
     parser.add_argument(
@@ -57,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     n_q = config.n_q if args.n_q is None else args.n_q
     if not 1 <= n_q <= config.n_q:
         raise ValueError(f"expected --n-q in 1..{config.n_q} for the codec {args.codec!r}, got {n_q}")
-    # One block more than is shown, of a sample or longer, tells whether the file goes on.
+    # A second block shows whether the file is longer.
     blocks = audio_blocks(source, config.sampling_rate, args.seconds)
     wav = next(blocks)
     if next(blocks, None) is not None:
