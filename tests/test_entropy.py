@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audiotok.bitstream import EntropyModel, EntropyModelError, find_model
-from audiotok.bitstream.entropy import LAG, TOTAL, Adaptive, Decoder, Steps, encode, frequencies, spread
+from audiotok.bitstream.entropy import LAG, TOTAL, Decoder, Steps, encode, frequencies, spread
 from audiotok.bitstream.format import ADAPTIVE, LEARNT, RAW
 from audiotok.bitstream.layers import LayerCoder, LayerError
 
@@ -31,17 +31,6 @@ def test_counts_are_shared_out_exactly(weights):
     expected = [1 + b - a for a, b in zip(edges, edges[1:], strict=False)]
     counts = spread(np.array(weights, dtype=np.float64))
     assert counts.tolist() == expected and counts.sum() == TOTAL and counts.min() >= 1
-
-
-def test_counts_stay_exact_at_the_largest_sums():
-    weights = np.full(1 << 14, float(1 << 20))
-    weights[::3] -= 1
-    exact = [int(w) for w in weights]
-    total, cum, edges = sum(exact), 0, [0]
-    for weight in exact:
-        cum += weight
-        edges.append(cum * (TOTAL - len(exact)) // total)
-    assert spread(weights).astype(int).tolist() == [1 + b - a for a, b in zip(edges, edges[1:], strict=False)]
 
 
 @settings(max_examples=60, deadline=None)
@@ -68,13 +57,6 @@ def test_the_coder_uses_exactly_the_counts(length, size, power, seed):
     ] == symbols.tolist() and not decoder.is_damaged
 
 
-def test_adaptive_counts_follow_what_is_seen():
-    adaptive = Adaptive(2, 8)
-    adaptive.see(np.array([3, 5]))
-    counts = adaptive.counts()
-    assert counts.argmax(1).tolist() == [3, 5] and (counts.sum(1) == TOTAL).all()
-
-
 @settings(max_examples=20, deadline=None)
 @given(st.integers(1, 30), st.integers(1, 5), st.integers(0, 2**32 - 1))
 def test_step_by_step_equals_all_at_once(frames, packets, seed):
@@ -92,14 +74,6 @@ def test_step_by_step_equals_all_at_once(frames, packets, seed):
     assert (seen == 1).all()
     for k in range(model.n_q):
         assert np.array_equal(model.freqs(k, codes[-1:])[0], whole[k][-1])
-
-
-def test_a_shorter_packet_beside_longer_ones_keeps_its_counts():
-    model = atok_toys.toy_model()
-    codes = np.random.default_rng(1).integers(0, model.codebook_size, (2, model.n_q, 12))
-    codes[1, :, 7:] = model.codebook_size  # ended
-    for k in range(model.n_q):
-        assert np.array_equal(model.freqs(k, codes)[1, :7], model.freqs(k, codes[1:, :, :7])[0])
 
 
 def test_no_book_sees_a_higher_book_or_its_own_future():
@@ -122,7 +96,7 @@ def test_weights_whose_sums_could_round_are_refused():
         tensors = {key: value.copy() for key, value in model.tensors.items()}
         bias = {"w1": "b1", "w2": "b2", "out": "bias"}[name]
         tensors[bias][book] = (1 << 24) - 1
-        with pytest.raises(EntropyModelError, match=rf"sums below 2\^24 in {name} of book {book}"):
+        with pytest.raises(EntropyModelError, match=name):
             EntropyModel(tensors, model.taps, model.shifts, model.codes_fingerprint)
 
 
