@@ -189,7 +189,7 @@ def test_eval_scores_the_search_beside_the_encoder(
     save_audio(tmp_path / "a.wav", make_speech(0.9), 16_000)
     rows = [Row(tmp_path / "a.wav", "", "")]
     report = evaluate_codec(tiny_codec, rows, [1, 4], search=3, metrics=("mel_distance_db",), workers=0)
-    assert [(line.name, line.kind, line.bitrate_bps) for line in report.conditions] == [
+    assert [(line.name, line.kind, line.raw_bps) for line in report.conditions] == [
         ("n_q=1", "codec", 300.0),
         ("n_q=4", "codec", 1200.0),
         ("n_q=1, search 3", "search", 300.0),
