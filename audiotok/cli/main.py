@@ -21,7 +21,6 @@ VERBS = {
     "export": ("export", "a codec as ONNX files"),
     "plot": ("plot", "a picture of a clip, before and after, with its codes"),
     "eval": ("eval", "measure a codec's quality, beside Opus"),
-    "bench-prepare": ("bench_prepare", "time preparation, beside the codec alone"),
 }
 PROGRAM = Program("audiotok", "Speech in, token ids out, and back.", __version__, "audiotok.cli", VERBS)
 build_parser = PROGRAM.build_parser

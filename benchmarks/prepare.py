@@ -1,4 +1,4 @@
-"""``audiotok bench-prepare``: the speed of preparation beside that of the codec alone."""
+"""Speed of ``audiotok prepare`` beside that of the codec alone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .common import (
+from audiotok.cli.common import (
     add_codec_option,
     add_model_options,
     add_report_option,
@@ -25,7 +25,7 @@ from .common import (
 )
 
 if TYPE_CHECKING:
-    from ..codec.model import AudioCodec
+    from audiotok.codec.model import AudioCodec
 
 _PURE_S = 5.0  # for which the codec alone is timed in each turn
 _CLIP_S = 6.0
@@ -34,7 +34,7 @@ _CLIP_S = 6.0
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Declare the verb."""
     parser = subparsers.add_parser(
-        "bench-prepare",
+        "prepare",
         help="time preparation, beside the codec alone",
         allow_abbrev=False,
         description=(
@@ -60,7 +60,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Time, print the table, write the JSON."""
-    from ..corpus import Limits, prepare
+    from audiotok.corpus import Limits, prepare
 
     check_reports([args.json], args.overwrite)
     codec = load_chosen_codec(args.codec, args)
@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _pure_rate(codec: AudioCodec, workers: int, batch_s: float) -> float:
     """The codec alone in ``workers`` processes at once: their rates added up."""
-    from ..corpus.executors import run_tasks
+    from audiotok.corpus.executors import run_tasks
 
     job = pickle.dumps(copy.deepcopy(codec).cpu()), str(codec.device), batch_s
     return sum(rate for _, rate in run_tasks(_encoder, job, [_PURE_S] * workers, workers=workers))
