@@ -9,6 +9,7 @@ from audiotok import __version__, program
 # verb -> (module beside this one, help). Order is the order of the help.
 VERBS = {
     "say": ("say", "text -> a wav file"),
+    "phonemes": ("phonemes", "text -> phonemes"),
     "voices": ("voices", "who can speak"),
     "demo": ("demo", "a page to speak with, and to look into the codec"),
     "train": ("train", "train a half of the language model, or continue training one"),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import time
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 
 _GROUP = 16  # lines of a file that are spoken at once
 _PIPE = "-"
-_STDIN = ("-", "/dev/stdin")
+STDIN = ("-", "/dev/stdin")
 _CLIPS = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 _PACKET_FRAMES = 50
 
@@ -77,16 +79,14 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Speak, and print the paths of the files."""
-    if args.text in _STDIN and args.out is None and not sys.stdout.isatty():
+    if args.text in STDIN and args.out is None and not sys.stdout.isatty():
         args.out = _PIPE
     if args.out is None or (args.text is None) == (args.file is None):
         args.parser.error("expected TEXT -o OUT, or --file LINES.txt --out DIR")
     out = str(args.out)
-    with warnings.catch_warnings():
-        warnings.simplefilter("default", UserWarning)
-        warnings.showwarning = _show_warning
-        if args.text in _STDIN:
-            args.text = _read_stdin()
+    with show_warnings():
+        if args.text in STDIN:
+            args.text = read_stdin()
         with threads(1):
             if args.file is None and out == _PIPE:
                 return _stream(args)
@@ -275,8 +275,8 @@ def _one(text: str, target: Path) -> list[_Line]:
 
 def _many(path: Path, folder: Path) -> list[_Line]:
     """The lines of a file; 0007.wav is line 7, and blank lines count."""
-    if str(path) in _STDIN:
-        texts = _read_stdin().split("\n")
+    if str(path) in STDIN:
+        texts = read_stdin().split("\n")
     elif not path.exists() or path.is_dir():
         raise FileNotFoundError(f"no file {path}; expected a text file with one sentence a line")
     else:
@@ -292,7 +292,8 @@ def _many(path: Path, folder: Path) -> list[_Line]:
     return lines
 
 
-def _read_stdin() -> str:
+def read_stdin() -> str:
+    """Standard input as text; raises ValueError where it is not UTF-8."""
     if sys.stdin.isatty():
         print("tts-lm: reading the text from the terminal; end it with Ctrl-D", file=sys.stderr)
     return _decode(sys.stdin.buffer.read(), "standard input")
@@ -305,6 +306,15 @@ def _decode(data: bytes, name: object) -> str:
         raise ValueError(
             f"{name}: expected UTF-8 text, got byte {data[error.start]:#x} at {error.start}; save it as UTF-8"
         ) from None
+
+
+@contextlib.contextmanager
+def show_warnings() -> Iterator[None]:
+    """Print every UserWarning as one line on stderr."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", UserWarning)
+        warnings.showwarning = _show_warning
+        yield
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: object) -> None:

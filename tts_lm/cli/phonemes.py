@@ -1,0 +1,36 @@
+"""``tts-lm phonemes``: the phonemes that will be spoken for a text."""
+
+from __future__ import annotations
+
+import argparse
+
+from .say import STDIN, read_stdin, show_warnings
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Add the command."""
+    parser = subparsers.add_parser(
+        "phonemes",
+        help="text -> phonemes",
+        description="Print the phonemes of an English, Mandarin or mixed text, one sentence a line: ARPAbet with "
+        "stress 0-2, initials and finals with tone 1-5, _ between words.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("text", metavar="TEXT", help="the text, or - for standard input")
+    parser.add_argument(
+        "--language",
+        choices=("en", "zh"),
+        help="language of numbers and signs (default: zh where the text has a Han character, else en)",
+    )
+    parser.set_defaults(parser=parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print one sentence a line."""
+    from ..text import phonemes, split_phonemes
+
+    text = read_stdin() if args.text in STDIN else args.text
+    with show_warnings():
+        for sentence in split_phonemes(phonemes(text, args.language)):
+            print(" ".join(sentence))
+    return 0

@@ -1,0 +1,207 @@
+"""Phonemes with times of the teacher Kokoro-82M (misaki's IPA) as phonemes of the inventory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .phonemes import BOUNDARY, ERHUA, MARKS
+
+Timed = tuple[str, float, float]
+"""Symbol, start and end in seconds."""
+
+
+def _table(text: str) -> dict[str, str]:
+    return dict(pair.split("=") for pair in text.split())
+
+
+_VOWELS = _table(
+    "ɑ=AA æ=AE ə=AH ʌ=AH ᵊ=AH ɐ=AH ɔ=AO W=AW I=AY ɛ=EH ɜ=ER A=EY ɪ=IH ᵻ=IH i=IY O=OW Y=OY ʊ=UH u=UW a=AE o=OW "
+    "e=EY"
+)
+_CONSONANTS = _table(
+    "b=B ʧ=CH d=D ð=DH f=F ɡ=G h=HH ʤ=JH k=K l=L m=M n=N ŋ=NG p=P ɹ=R s=S ʃ=SH t=T ɾ=T θ=TH v=V w=W j=Y z=Z "
+    "ʒ=ZH"
+)
+_INITIALS = _table(
+    "p=b pʰ=p m=m f=f t=d tʰ=t n=n l=l k=g kʰ=k x=h h=h ʨ=j ʨʰ=q ɕ=x ꭧ=zh ꭧʰ=ch ʂ=sh ɻ=r ʐ=r ʦ=z ʦʰ=c s=s"
+)
+_FINALS = _table(
+    "a=a ai=ai an=an aŋ=ang au=ao ɤ=e ei=ei ən=en əŋ=eng i=i ja=ia jɛn=ian jaŋ=iang jau=iao je=ie in=in "
+    "jou=iou iŋ=ing jʊŋ=iong ʊŋ=ong ou=ou u=u wei=uei wa=ua wai=uai wan=uan wən=uen waŋ=uang wəŋ=ueng wo=uo "
+    "y=v ɥe=ve ɥɛn=van yn=vn ɨ=iii ɚ=er ɔ=o jɔ=io ɛ=ei"
+)
+_TONES = {"→": "1", "↗": "2", "↓": "3", "↘": "4"}
+_AFTER_N = {
+    "y",
+    "u",
+    "a",
+    "ɤ",
+    "ai",
+    "ei",
+    "au",
+    "ou",
+    "ja",
+    "je",
+    "jau",
+    "jou",
+    "wo",
+    "ɥe",
+    "ʊŋ",
+    "jɛn",
+    "jaŋ",
+}
+"""Finals that follow an initial n more often than they begin a syllable behind a final in n."""
+
+
+def from_kokoro(phonemes: Sequence[Timed], language: str) -> list[Timed]:
+    """Convert the teacher's phonemes.
+
+    Args:
+        phonemes: IPA characters of one clip with their times, as ``teacher.py`` writes them.
+        language: ``en`` or ``zh``, the language of the clip.
+
+    Returns:
+        Symbols of ``PHONEMES`` with their times. Stress marks and tones are merged into their vowels and finals.
+
+    Raises:
+        ValueError: a character has no counterpart.
+    """
+    return _from_english(phonemes) if language == "en" else _from_mandarin(phonemes)
+
+
+def align(spoken: Sequence[str], timed: Sequence[Timed]) -> tuple[list[Timed], int]:
+    """Give the front end's phonemes the times of the teacher's.
+
+    Args:
+        spoken: phonemes of the text, of :func:`~tts_lm.text.phonemes`.
+        timed: the output of :func:`from_kokoro` for the same text.
+
+    Returns:
+        ``spoken`` with times, and how many phonemes had no partner (boundaries and marks not counted). Of a
+        phoneme without a partner the start and the end are equal.
+    """
+    rows, columns = len(spoken), len(timed)
+    cost = [[0.0] * (columns + 1) for _ in range(rows + 1)]
+    for i in range(rows + 1):
+        for j in range(columns + 1):
+            if i or j:
+                cost[i][j] = min(
+                    cost[i - 1][j - 1] + _difference(spoken[i - 1], timed[j - 1][0]) if i and j else 1e9,
+                    cost[i - 1][j] + _gap(spoken[i - 1]) if i else 1e9,
+                    cost[i][j - 1] + _gap(timed[j - 1][0]) if j else 1e9,
+                )
+    out: list[Timed] = []
+    i, j, alone = rows, columns, 0
+    while i or j:
+        if i and j and cost[i][j] == cost[i - 1][j - 1] + _difference(spoken[i - 1], timed[j - 1][0]):
+            i, j = i - 1, j - 1
+            out.append((spoken[i], timed[j][1], timed[j][2]))
+        elif i and cost[i][j] == cost[i - 1][j] + _gap(spoken[i - 1]):
+            i -= 1
+            edge = timed[j - 1][2] if j else timed[0][1] if timed else 0.0
+            out.append((spoken[i], edge, edge))
+            alone += _gap(spoken[i]) > 0.5
+        else:
+            j -= 1
+            alone += _gap(timed[j][0]) > 0.5
+    return out[::-1], alone
+
+
+def _gap(symbol: str) -> float:
+    return 0.3 if symbol == BOUNDARY or symbol in MARKS else 1.0
+
+
+def _difference(one: str, other: str) -> float:
+    if one == other:
+        return 0.0
+    marks = [symbol == BOUNDARY or symbol in MARKS for symbol in (one, other)]
+    if any(marks):
+        return 0.25 if all(marks) else 9.0
+    if one.rstrip("012345") == other.rstrip("012345") or one == ERHUA and other[:2] == "er":
+        return 0.1
+    return 0.6 if one[-1].isdigit() == other[-1].isdigit() else 1.6
+
+
+def _from_english(phonemes: Sequence[Timed]) -> list[Timed]:
+    out: list[Timed] = []
+    stress, since = "0", None
+    for at, (symbol, start, end) in enumerate(phonemes):
+        if symbol in "ˈˌ":
+            stress, since = "1" if symbol == "ˈ" else "2", start
+        elif symbol == "ɹ" and at and phonemes[at - 1][0] in "əɜ":  # əɹ and ɜɹ are one vowel
+            out[-1] = ("ER" + out[-1][0][-1], out[-1][1], end)
+        elif symbol in _VOWELS:
+            out.append((_VOWELS[symbol] + stress, start if since is None else since, end))
+            stress, since = "0", None
+        else:
+            out.append((_other(symbol, _CONSONANTS), start, end))
+    return out
+
+
+def _from_mandarin(phonemes: Sequence[Timed]) -> list[Timed]:
+    out: list[Timed] = []
+    at = 0
+    while at < len(phonemes):
+        symbol, start, end = phonemes[at]
+        length = 2 if at + 1 < len(phonemes) and phonemes[at + 1][0] == "ʰ" else 1
+        initial = "".join(p[0] for p in phonemes[at : at + length])
+        if initial in _INITIALS:
+            out.append((_INITIALS[initial], start, phonemes[at + length - 1][2]))
+            at += length
+            continue
+        final, tone, length = _final(phonemes, at)
+        if final:
+            name = _FINALS[final]
+            before = out[-1][0] if out else ""
+            if name == "iii" and before in ("z", "c", "s"):
+                name = "ii"
+            if name == "uo" and before in ("b", "p", "m", "f"):
+                name = "o"
+            out.append((name + tone, start, phonemes[at + length - 1][2]))
+            at += length
+        elif symbol in _TONES and out and out[-1][0] in ("n", "m"):
+            out[-1] = ("en" + _TONES[symbol], out[-1][1], end)  # the syllable n of 嗯
+            at += 1
+        else:
+            out.append((_other(symbol, {}), start, end))
+            at += 1
+    return out
+
+
+def _final(phonemes: Sequence[Timed], at: int) -> tuple[str, str, int]:
+    """The longest final at a place, its tone and how many characters it takes; the tone stands before the coda."""
+    best = ("", "5", 0)
+    final, tone = "", "5"
+    for length in range(1, 6):
+        if at + length > len(phonemes):
+            break
+        symbol = phonemes[at + length - 1][0]
+        if symbol in _TONES:
+            if tone != "5":
+                break
+            tone = _TONES[symbol]
+        elif tone != "5" and symbol not in "nŋ":
+            break
+        else:
+            final += symbol
+        if final in _FINALS and not (
+            symbol == "n" and best[0] and _begins_syllable(phonemes, at + length - 1)
+        ):
+            best = (final, tone, length)
+    return best
+
+
+def _begins_syllable(phonemes: Sequence[Timed], at: int) -> bool:
+    """Whether an n is the initial of what follows, not the coda of what stands before."""
+    following = _final(phonemes, at + 1)[0] if at + 1 < len(phonemes) else ""
+    return following in _AFTER_N
+
+
+def _other(symbol: str, table: dict[str, str]) -> str:
+    if symbol == " ":
+        return BOUNDARY
+    if symbol in MARKS:
+        return symbol
+    if symbol in table:
+        return table[symbol]
+    raise ValueError(f"the phoneme {symbol!r} of the teacher has no counterpart in the inventory")

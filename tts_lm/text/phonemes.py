@@ -1,0 +1,190 @@
+"""Text to phonemes in English, Mandarin and both: one inventory with stress and tone, for training and synthesis."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Sequence
+
+from .english import english_phonemes
+from .mandarin import HAN, initial_final, normalise_mandarin, pinyin
+from .markup import strip_markup
+from .normalize import ADDRESS, normalise, plain_letters
+
+BOUNDARY = "_"
+"""Stands between two words."""
+MARKS = (",", ".", "?", "!", ";", ":", "-")
+VOWELS = ("AA", "AE", "AH", "AO", "AW", "AY", "EH", "ER", "EY", "IH", "IY", "OW", "OY", "UH", "UW")
+CONSONANTS = tuple("B CH D DH F G HH JH K L M N NG P R S SH T TH V W Y Z ZH".split())
+INITIALS = tuple("b p m f d t n l g k h j q x zh ch sh r z c s".split())
+FINALS = tuple(
+    "a o e ai ei ao ou an en ang eng ong er i ii iii ia ie iao iou ian in iang ing iong io u ua uo uai uei uan uen "
+    "uang ueng v ve van vn".split()
+)
+ERHUA = "rr"
+"""Follows a final that 儿 colours."""
+PHONEMES = (
+    BOUNDARY,
+    *MARKS,
+    *CONSONANTS,
+    *(vowel + stress for vowel in VOWELS for stress in "012"),
+    *INITIALS,
+    *(final + tone for final in FINALS for tone in "12345"),
+    ERHUA,
+)
+"""The inventory: ARPAbet with stress 0-2 for English, initials and finals with tone 1-5 for Mandarin."""
+MAX_PHONEMES = 160
+"""Longest sentence; a longer one is cut."""
+
+
+def phonemes(text: str, language: str | None = None) -> list[str]:
+    """The phonemes of a text.
+
+    Args:
+        text: English, Mandarin or both, any length.
+        language: ``en`` or ``zh``: the language of numbers and signs. None: Mandarin where the text has a Han
+            character. Words are always read by their script.
+
+    Returns:
+        Symbols of ``PHONEMES``: words separated by ``BOUNDARY``, marks behind words.
+
+    Raises:
+        TypeError: text is not a str.
+        ValueError: the language is unknown, or nothing in the text can be spoken.
+    """
+    if language not in (None, "en", "zh"):
+        raise ValueError(f"unknown language {language!r}; choose from en, zh")
+    if not isinstance(text, str):
+        raise TypeError(f"expected the text as str, got {type(text).__name__}")
+    if language is None:
+        language = (
+            "zh"
+            if re.search(f"[{HAN}]", text)
+            or re.search("[、-】！-～]", text)
+            and not re.search("[A-Za-z]", text)
+            else "en"
+        )
+    if not re.search(f"[{HAN}]", text) and language == "en":
+        return english_phonemes(normalise(text))
+    out: list[str] = []
+    for chinese, run in _runs(strip_markup(text), language):
+        said = _mandarin(run) if chinese else _english(run)
+        if out and said and out[-1] != BOUNDARY and said[0] not in (*MARKS, BOUNDARY):
+            out.append(BOUNDARY)
+        out += said
+    out = _tidy(out)
+    if not any(symbol not in (*MARKS, BOUNDARY) for symbol in out):
+        raise ValueError(f"nothing to say in {text[:40]!r}; write at least one word in English or Mandarin")
+    return out
+
+
+def split_phonemes(symbols: Sequence[str], limit: int = MAX_PHONEMES) -> list[list[str]]:
+    """Cut phonemes into sentences, at full stops, then commas, then between words, then anywhere.
+
+    Args:
+        symbols: the output of :func:`phonemes`.
+        limit: most symbols of a sentence.
+
+    Returns:
+        Sentences that hold at least one phoneme each; joined they give back every phoneme in order.
+    """
+    return [
+        piece for piece in _cut(list(symbols), limit, ((".", "?", "!"), (",", ";", ":", "-"), (BOUNDARY,)))
+    ]
+
+
+def _cut(symbols: list[str], limit: int, ends: tuple[tuple[str, ...], ...]) -> list[list[str]]:
+    first = ends[0] == (".", "?", "!") if ends else False
+    if len(symbols) <= limit and not first:
+        symbols = symbols[symbols[:1] == [BOUNDARY] : len(symbols) - (symbols[-1:] == [BOUNDARY])]
+        return [symbols] if any(s not in (*MARKS, BOUNDARY) for s in symbols) else []
+    if not ends:
+        return [symbols[at : at + limit] for at in range(0, len(symbols), limit)]
+    pieces: list[list[str]] = [[]]
+    for symbol in symbols:
+        pieces[-1].append(symbol)
+        if symbol in ends[0]:
+            pieces.append([])
+    if first:
+        return [part for piece in pieces for part in _cut(piece, limit, ends[1:])]
+    joined: list[list[str]] = []
+    for part in (part for piece in pieces for part in _cut(piece, limit, ends[1:])):
+        if joined and len(joined[-1]) + 1 + len(part) <= limit:
+            joined[-1] += part if joined[-1][-1] in MARKS and part[0] == BOUNDARY else [BOUNDARY, *part]
+        else:
+            joined.append(part)
+    return joined
+
+
+def _runs(text: str, language: str) -> list[tuple[bool, str]]:
+    """Runs of Han characters, with their numbers and signs, and runs of Latin letters."""
+    latin = r"[A-Za-zÀ-ɏ][A-Za-zÀ-ɏ'’.&+#]*"
+    clause = rf"{latin}(?:[\s,]+[\w'’.,%$-]+)*?[\s,]+(?=[^\s{HAN}]*\d)[\w.,%$:-]+(?:[\s,]+[\w'’.,%$-]+)*?[\s,]+{latin}"
+    parts = re.split(rf"({ADDRESS.pattern}|{clause})", text) if language == "zh" else [text]
+    out: list[tuple[bool, str]] = []
+    for at, part in enumerate(parts):
+        if not part:
+            continue
+        if at % 2:
+            out.append((False, part))
+            continue
+        part = normalise_mandarin(part) if language == "zh" else plain_letters(part)
+        for run in re.findall(f"[{HAN}]+|[^{HAN}]+", part):
+            out.append((run[0] > "\u3000", run))
+    return out
+
+
+def _mandarin(run: str) -> list[str]:
+    out: list[str] = []
+    for word in pinyin(run):
+        for syllable in word:
+            out += [*initial_final(syllable.removesuffix("r")), *([ERHUA] if syllable.endswith("r") else [])]
+        out.append(BOUNDARY)
+    return out[:-1]
+
+
+def _english(run: str) -> list[str]:
+    """A run between Han characters; marks at its ends are kept."""
+    head, tail = re.match(r"\W*", run), re.search(r"\W*$", run)
+    before, after = (_mark(found[0] if found else "") for found in (head, tail))
+    if not re.search("[A-Za-z0-9À-ɏ]", run):
+        return before
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            said = english_phonemes(normalise(run))
+    except ValueError:
+        return before
+    while said and said[-1] in MARKS:
+        said.pop()
+    return [*before, *([BOUNDARY] if before else []), *said, *after]
+
+
+def _mark(text: str) -> list[str]:
+    """The mark that counts among several: the first that ends a sentence, else the last."""
+    marks = [c for c in text if c in MARKS]
+    if not marks:
+        return []
+    return [next((mark for mark in marks if mark in ".?!"), marks[-1])]
+
+
+def _tidy(symbols: list[str]) -> list[str]:
+    """One mark or boundary between two words, none at the beginning, a boundary behind every inner mark."""
+    out: list[str] = []
+    for symbol in symbols:
+        if symbol in MARKS:
+            while out and out[-1] == BOUNDARY:
+                out.pop()
+            if out and out[-1] in MARKS:
+                if symbol in ".?!" and out[-1] not in ".?!":
+                    out[-1] = symbol
+                continue
+            if out:
+                out.append(symbol)
+        elif symbol != BOUNDARY or (out and out[-1] != BOUNDARY):
+            if out and out[-1] in MARKS and symbol != BOUNDARY:
+                out.append(BOUNDARY)
+            out.append(symbol)
+    while out and out[-1] == BOUNDARY:
+        out.pop()
+    return out
