@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -163,7 +164,9 @@ def _terms() -> tuple[dict[str, str], frozenset[str]]:
 
 @functools.cache
 def _cutter() -> Any:
-    import jieba.posseg
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its files have invalid escapes and ask for pkg_resources
+        import jieba.posseg
 
     jieba.setLogLevel(60)
     for word in _terms()[0]:
