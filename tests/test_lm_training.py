@@ -283,6 +283,9 @@ def test_a_nar_prompt_is_of_the_same_speaker_but_another_clip(clips):
             assert np.array_equal(labels[labels >= 0].numpy(), clip.codes[level])
             own = [clip.codes[:, i : i + prompt.shape[1]] for i in range(clip.frames - prompt.shape[1] + 1)]
             assert prompt.shape[1] < 10 or not any(np.array_equal(prompt, piece) for piece in own)
+    unnamed = [replace(clip, speaker="") for clip in clips]  # of anyone
+    batch = NarTask(recipe("nar"), toy_tokenizer(), unnamed).collate(unnamed, np.random.default_rng(0), True)
+    assert not batch["prompt_mask"].any()
 
 
 # ---- what is computed

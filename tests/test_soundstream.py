@@ -269,7 +269,7 @@ def test_quantizer_dropout_draws_what_the_recipe_names() -> None:
 # ---- training
 
 
-@pytest.mark.parametrize("name", list(PRESETS))
+@pytest.mark.parametrize("name", ["soundstream", "encodec-48k"])
 def test_a_run_that_is_killed_resumes_to_the_same_losses(
     name: str, pack: PackedClips, tmp_path: Path
 ) -> None:

@@ -68,7 +68,8 @@ class NarTask:
         self.codebook_size = tokenizer.codebook_size
         self._by_speaker: dict[str, list[Clip]] = defaultdict(list)
         for clip in clips:
-            self._by_speaker[clip.speaker].append(clip)
+            if clip.speaker:  # clips without a speaker may be of anyone
+                self._by_speaker[clip.speaker].append(clip)
         chances = np.arange(1, self.n_q) ** -recipe.data.level_power
         self._chances = chances / chances.sum()
 
