@@ -63,7 +63,7 @@ def test_it_learns_and_its_files_are_smaller(tmp_path):
     metrics = measured(tmp_path / "run")
     log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     means = [line["bits/mean"] for line in log if "bits/mean" in line]
-    assert means[-1] < 0.7 * 6 and sum(metrics["bits_by_book"]) < 4 * 5.5 and metrics["clips"] == 5
+    assert means[-1] < 0.7 * 6 and sum(metrics["bits_by_codebook"]) < 4 * 5.5 and metrics["clips"] == 5
     model = EntropyModel.load(tmp_path / "run" / "entropy.safetensors")
     assert model.codes_fingerprint == "1" * 16 and metrics["model_fingerprint"] == model.fingerprint
     # Clips of 1.2 s: the frame around a few bytes is large, and is counted.

@@ -203,7 +203,7 @@ def measure(model: EntropyModel, facts: dict[str, Any], clips: list[Tensor]) -> 
         "saved_percent": round(100 * (1 - file_bytes / raw_bytes), 2),
         "coded_over_model_percent": round(100 * (layer_bytes / ideal - 1), 3),
         "framing_percent": round(100 * (1 - ideal / file_bytes), 2),
-        "bits_by_book": [round(float(b), 3) for b in bits / codes_count],
+        "bits_by_codebook": [round(float(b), 3) for b in bits / codes_count],
         "model_fingerprint": model.fingerprint,
         "codes_fingerprint": model.codes_fingerprint,
     }

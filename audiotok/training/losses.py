@@ -147,7 +147,7 @@ def adversarial_loss(fake: list[list[Tensor]]) -> Tensor:
 
 
 def feature_loss(real: list[list[Tensor]], fake: list[list[Tensor]]) -> Tensor:
-    """Relative L1 between the discriminators' features of real and decoded sound, a scalar (EnCodec, section 3.4)."""
+    """Relative L1 between the features of recorded and decoded waveforms, a scalar (EnCodec, section 3.4)."""
     terms = [
         F.l1_loss(ours, theirs.detach()) / theirs.detach().abs().mean().clamp_min(1e-4)
         for r, f in zip(real, fake, strict=True)

@@ -107,6 +107,6 @@ def _note(found: dict[str, list[float]], key: str, value: float) -> None:
 
 def _means(found: dict[str, list[float]], codes: list[Tensor], codebook_size: int) -> dict[str, float]:
     values = {key: fmean(each) for key, each in found.items()}
-    for k, book in enumerate(torch.cat(codes, dim=-1)):
-        values[f"eval/perplexity_{k}"] = float(perplexity(book, codebook_size)) / codebook_size
+    for k, each in enumerate(torch.cat(codes, dim=-1)):
+        values[f"eval/perplexity_{k}"] = float(perplexity(each, codebook_size)) / codebook_size
     return values
