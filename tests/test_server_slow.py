@@ -123,7 +123,8 @@ def test_killed_under_load_it_comes_back_whole(tmp_path: Path) -> None:
                         data = {"name": f"v{turn}-{nth}-{done}", "text": "so many words of hers"}
                         data["consent"] = "she agreed to it in writing"
                         files = {"file": ("a.wav", clip(1.5))}
-                        done += httpx.post(f"{address}/v1/voices", data=data, files=files).status_code == 201
+                        url = f"{address}/v1/voices"
+                        done += httpx.post(url, data=data, files=files, timeout=300).status_code == 201
                         confirmed.set() if done else None
                     except Exception:  # the connection broke
                         stop.wait(0.1)
@@ -131,11 +132,13 @@ def test_killed_under_load_it_comes_back_whole(tmp_path: Path) -> None:
 
             with ThreadPoolExecutor(6) as clients:
                 loads = [clients.submit(load, nth) for nth in range(6)]
-                assert confirmed.wait(120)
-                time.sleep(0.5 * turn)
-                server.kill()
-                server.wait()
-                stop.set()
+                try:
+                    assert confirmed.wait(300)
+                    time.sleep(0.5 * turn)
+                    server.kill()
+                    server.wait()
+                finally:
+                    stop.set()
                 kept += sum(one.result() for one in loads)
         assert len(load_voices(folder)) >= kept
     with process("--voices-dir", str(folder), folder=tmp_path) as (_, address):
