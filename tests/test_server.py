@@ -147,7 +147,8 @@ def test_events_are_those_of_openai(served, shared, more):
             {"model": "gpt-4o-mini-tts-2025-12-15", "instructions": "cheerful", "voice": "nova"},
             "instructions, model, voice",
         ),
-        ({"language": "en", "colour\r\nX-A: b": [1]}, "language, colour??X-A??b"),
+        ({"language": "en", "colour\r\nX-A: b": [1], "": 1}, "language, colour??X-A??b, ?"),
+        ({"": 1}, "?"),
         (
             {
                 "speed": None,
@@ -166,6 +167,22 @@ def test_what_cannot_be_honoured_is_ignored_and_named(served, asked, ignored):
     answer = post(address, asked)
     assert answer.status_code == 200 and heard(answer.content)[0].size
     assert answer.headers.get("x-ignored-fields") == ignored
+
+
+def test_any_json_is_answered(served):
+    address, _ = served
+    kind = {"Content-Type": "application/json"}
+    fields = rb'"model": "toy", "voice": "bdl", "response_format": "wav"'
+    for body in (
+        rb'{"\ud800": 1, "input": "a", %b}' % fields,
+        rb'{"input": "\ud800", %b}' % fields,
+        rb'{"input": "a", "voice": {"\ud800": 1}}',
+        rb'{"input": "a", "model": "toy", "voice": "\ud800"}',
+        rb'{"input": "a", "speed": "\ud800", %b}' % fields,
+        rb'{"input": {"\ud800": 1}, %b}' % fields,
+    ):
+        answer = httpx.post(f"{address}/v1/audio/speech", content=body, headers=kind, timeout=60)
+        assert answer.status_code in (200, 400), body
 
 
 def test_openais_voices_are_the_models_first_voice(served):

@@ -92,6 +92,10 @@ def failure() -> ApiError:
     return ApiError(500, "the server failed at this request; its log says why")
 
 
+def _ascii(part: object) -> str:
+    return str(part).encode("ascii", "replace").decode()
+
+
 def install_handlers(app: FastAPI) -> None:
     """Answer every error of an app in this shape."""
 
@@ -102,7 +106,7 @@ def install_handlers(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
-        where = [str(part) for part in first["loc"] if part not in ("body", "query", "path")]
+        where = [_ascii(part) for part in first["loc"] if part not in ("body", "query", "path")]
         param = ".".join(where) or None
         message = f"{param}: {first['msg']}" if param else f"the request: {first['msg']}"
         kind = request.headers.get("content-type", "none")
@@ -110,7 +114,7 @@ def install_handlers(app: FastAPI) -> None:
             param, message = None, f"the body is not JSON, from character {where[-1]} on"
         elif first["type"] == "model_attributes_type" and not where and "json" not in kind:
             message = f"expected JSON with Content-Type: application/json, got {kind[:_SHOWN]}"
-        return ApiError(400, message.encode("ascii", "replace").decode(), param).response()
+        return ApiError(400, _ascii(message), param).response()
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> JSONResponse:
@@ -118,8 +122,7 @@ def install_handlers(app: FastAPI) -> None:
         if isinstance(error.__cause__, OSError):  # a large body is written to the disk
             return (api_error(error.__cause__) or failure()).response()
         if error.status_code == 404:
-            path = request.url.path[:_SHOWN].encode("ascii", "replace").decode()
-            message = f"no path {path} here; GET /openapi.json lists them"
+            message = f"no path {_ascii(request.url.path[:_SHOWN])} here; GET /openapi.json lists them"
         elif error.status_code == 405:
             message = f"expected {(error.headers or {}).get('Allow')}, got {request.method[:_SHOWN]}"
         answer = ApiError(error.status_code, message).response()

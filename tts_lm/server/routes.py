@@ -176,7 +176,7 @@ async def speech(asked: SpeechRequest, request: Request, server: Served) -> Resp
     settings = {"model": server.model, "seed": asked.seed, "speed": asked.speed}
     headers = {TAG_HEADER: provenance_tag(asked.input, voice.name, settings)}
     if ignored:
-        names = dict.fromkeys(re.sub(r"[^\w.-]", "?", name, flags=re.ASCII)[:40] for name in ignored)
+        names = dict.fromkeys(re.sub(r"[^\w.-]", "?", name or "?", flags=re.ASCII)[:40] for name in ignored)
         headers[IGNORED_HEADER] = ", ".join(list(names)[:20])
     if not (asked.stream or asked.stream_format):
         body, _ = await _whole(asked, request, server, voice, headers)
