@@ -134,6 +134,7 @@ def test_the_first_format_is_still_read(tmp_path: Path) -> None:
     pq.write_table(table.drop_columns(["scales", "row", "start_s", "level_db", "fields"]), shard)
     corpus = PreparedCorpus(tmp_path / "old")
     assert corpus.column("text") == texts and corpus.row(3)["text"] == texts[3]
+    assert corpus.row(3)["codes_fingerprint"] == corpus.manifest.codes_fingerprint
     assert sum(len(batch.rows) for batch in corpus.batches(1000)) == 5
     assert len(PreparedCorpus(tmp_path / "old", "train")) == 5
 

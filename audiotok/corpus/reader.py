@@ -71,7 +71,7 @@ class PreparedCorpus:
         return (self.row(index) for index in range(len(self)))
 
     def row(self, index: int) -> dict[str, Any]:
-        """One row: the columns of the shard, with ``codes`` as a tensor [K, T] int64.
+        """One row: the columns of the shard, ``codes`` as a tensor [K, T] int64, and the ``codes_fingerprint``.
 
         Raises:
             IndexError: there is no such row.
@@ -89,6 +89,7 @@ class PreparedCorpus:
             if not values["seconds"] >= 0:
                 raise ValueError(f"{values['seconds']} seconds")
             values["codes"] = unpack_codes(values["codes"], values["n_q"])
+            values["codes_fingerprint"] = self.manifest.codes_fingerprint
         except (TypeError, ValueError) as error:
             raise ValueError(
                 f"{self._files[shard]}: row {values['id']!r} is damaged ({error}); see `audiotok verify`"

@@ -87,25 +87,11 @@ class AudioTextTokenizer(PreTrainedTokenizerFast):
     _text_model: bytes | None = None
     _specials: frozenset[int] | None = None
 
-    @property
-    def n_q(self) -> int:
-        return self._stored("n_q")
-
-    @property
-    def codebook_size(self) -> int:
-        return self._stored("codebook_size")
-
-    @property
-    def codes_fingerprint(self) -> str:
-        return self._stored("codes_fingerprint")
-
-    @property
-    def control_offset(self) -> int:
-        return self._stored("control_offset")
-
-    @property
-    def audio_offset(self) -> int:
-        return self._stored("audio_offset")
+    n_q = property(lambda self: self._stored("n_q"))
+    codebook_size = property(lambda self: self._stored("codebook_size"))
+    codes_fingerprint = property(lambda self: self._stored("codes_fingerprint"))
+    control_offset = property(lambda self: self._stored("control_offset"))
+    audio_offset = property(lambda self: self._stored("audio_offset"))
 
     @property
     def padded_vocab_size(self) -> int:
@@ -208,32 +194,19 @@ class AudioTextTokenizer(PreTrainedTokenizerFast):
         n_q: int | None = None,
         errors: Literal["strict", "repair"] = "strict",
     ) -> FrameReader:
-        """A session that takes audio ids one at a time and returns frames when they are complete.
-
-        Raises:
-            ValueError: ``n_q`` is out of range, or layout or errors are unknown.
-        """
+        """A session that takes audio ids one at a time and returns frames when they are complete."""
         fill = self.control_id("fill")
         return FrameReader(layout, self.check_n_q(n_q), self.codebook_size, self.audio_offset, fill, errors)
 
     def audio_cursor(self, layout: Layout = "flat", n_q: int | None = None) -> Cursor:
-        """What may come next in a block of audio ids; see :class:`~audiotok.tokens.layout.Cursor`.
-
-        Raises:
-            ValueError: ``n_q`` is out of range, or the layout is unknown.
-        """
+        """What may come next in a block of audio ids."""
         fill = self.control_id("fill")
         return Cursor(layout, self.check_n_q(n_q), self.codebook_size, self.audio_offset, fill)
 
     def batch_encode_audio(
         self, codes: Tensor, mask: Tensor | None = None, layout: Layout = "flat"
     ) -> list[list[int]]:
-        """Turn a padded batch of codes into ids, one list per clip.
-
-        Args:
-            codes: [B, K, T] integers.
-            mask: [B, T] bool, false in padding, ``audio_codes_mask`` of the codec; None means no padding.
-            layout: see :meth:`encode_audio`.
+        """Turn codes [B, K, T] into ids, one list per clip; ``mask`` [B, T] is false in padding.
 
         Raises:
             ValueError: a shape does not fit, or as in :meth:`encode_audio`.
@@ -247,15 +220,7 @@ class AudioTextTokenizer(PreTrainedTokenizerFast):
     def batch_decode_audio(
         self, batch: Sequence[Sequence[int] | Tensor], layout: Layout = "flat", n_q: int | None = None
     ) -> tuple[Tensor, Tensor]:
-        """The inverse of :meth:`batch_encode_audio`.
-
-        Args:
-            batch: B sequences of audio ids [S] of any lengths.
-            layout: see :meth:`encode_audio`.
-            n_q: K, codebooks in them; None means all.
-
-        Returns:
-            codes [B, K, T] int64, zeros in padding, and mask [B, T] bool.
+        """The inverse of :meth:`batch_encode_audio`: codes [B, K, T] int64, zeros in padding, and mask [B, T] bool.
 
         Raises:
             LayoutError: ids of a clip do not form whole frames.
