@@ -182,6 +182,7 @@ def _render(
     variables = {key: marks.hide(value) for key, value in options.items() if key != "chat_template"}
     variables |= {key: marks.mark(options[key], False) for key in ("tools", "documents") if options.get(key)}
     marked = [marks.message(message) for message in messages]
+    render: Any = render_jinja_template  # its annotation leaves out the spans
     best: tuple[set[int], str, list[tuple[int, int]] | None] | None = None
     failure: Exception | None = None
     for as_list in (None, False, True):
@@ -191,7 +192,7 @@ def _render(
             if "content" in message and not (message["_is_list"] if as_list is None else as_list):
                 chat[-1]["content"] = "".join(part["text"] for part in message["content"])
         try:
-            rendered, spans = render_jinja_template(
+            rendered, spans = render(
                 [chat],
                 chat_template=template,
                 return_assistant_tokens_mask=has_spans,
@@ -249,8 +250,9 @@ def _encode(
                 flags = [True] * ends + [False] * (len(new) - ends)
         else:
             audio = kind == "thing" and not isinstance(value, str)
+            part: Any = value
             assert not audio or audio_ids is not None
-            new = audio_ids(value) if audio and audio_ids else tokenizer.encode_text(value)
+            new = audio_ids(part) if audio and audio_ids else tokenizer.encode_text(part)
             flags = [said if spans is None else in_answer(start, stop)] * len(new)
         ids += new
         answer += flags
