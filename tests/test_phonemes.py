@@ -6,13 +6,17 @@ import re
 import time
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lm_toys import toy_tokenizer
 
 from tts_lm.cli.main import main
-from tts_lm.text import PHONEMES, normalise, phonemes, split_phonemes
+from tts_lm.sentences import plan_sentences
+from tts_lm.text import PHONEMES, character_ids, normalise, phonemes, split_phonemes
 from tts_lm.text.english import guess, word_phonemes
 from tts_lm.text.kokoro import align, from_kokoro
 
@@ -155,6 +159,30 @@ def test_the_command_prints_one_sentence_a_line(capsys, monkeypatch):
     assert capsys.readouterr().out == "s an1\n"
     assert main(["phonemes", "。"]) == 1
     assert "error" in capsys.readouterr().err
+
+
+class PhonemeTokenizer:
+    """A tokenizer with an id for every phoneme."""
+
+    audio_offset = 1000
+
+    def encode_text(self, text: str) -> list[int]:
+        return [PHONEMES.index(text)] if text in PHONEMES else [0] * 5
+
+    def control_id(self, name: str) -> int:
+        return 900
+
+
+def test_the_tokenizer_of_the_model_chooses_the_front_end():
+    tokenizer: Any = PhonemeTokenizer()
+    ids = character_ids(tokenizer)
+    assert list(ids) == list(PHONEMES)
+    voice: Any = SimpleNamespace(prompt_text=None, index=0, codes=None)
+    first, second = plan_sentences("用 Python。Good!", voice, 0, tokenizer, ids, 50.0)
+    said = phonemes("用 Python。Good!")
+    assert [PHONEMES[i] for i in first.prompt if i < 900] == said[: said.index(".") + 1]
+    assert second.spoken == "G UH1 D !"
+    assert "AE1" not in character_ids(toy_tokenizer())
 
 
 def test_the_english_front_end_reads_normalised_text():

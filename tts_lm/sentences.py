@@ -11,14 +11,8 @@ from typing import Any
 from .decoding.engine import Answer, ArDecoder
 from .decoding.sampling import FinishReason, FrameLimits, Sampling, frame_limits
 from .models.reranker import Reranker
-from .text import (
-    MAX_PROMPTED_LETTERS,
-    MAX_SENTENCE_LETTERS,
-    build_prompt,
-    normalise,
-    pronounce_text,
-    split_sentences,
-)
+from .text import MAX_PROMPTED_LETTERS, build_prompt, spoken_sentences
+from .text.phonemes import BOUNDARY
 from .voices import Voice
 
 ATTEMPTS = 3
@@ -48,7 +42,7 @@ def plan_sentences(
     """Cut a text into sentences and build a prompt for each.
 
     Args:
-        text: English, any length.
+        text: English, or what the model's phonemes cover, any length.
         voice: the voice. With a ``prompt_text`` the AR model continues its codes (VALL-E, arXiv:2301.02111, section
             4.3); the others are selected by their control token.
         seed: of the text.
@@ -59,16 +53,19 @@ def plan_sentences(
     Raises:
         TypeError, ValueError: as :func:`~tts_lm.text.normalise`.
     """
-    before, most = "", MAX_SENTENCE_LETTERS
+    boundary, before, most = " " if " " in characters else BOUNDARY, [], None
     if voice.prompt_text:
-        before, most = pronounce_text(normalise(voice.prompt_text)) + " ", MAX_PROMPTED_LETTERS
-    heard = (voice.codes[0] + tokenizer.audio_offset).tolist() if before else []
+        for sentence in spoken_sentences(voice.prompt_text, characters):
+            before += [*sentence, boundary]
+        most = MAX_PROMPTED_LETTERS
+    codes = (voice.codes[0] + tokenizer.audio_offset).tolist() if before else []
     out = []
-    for row, spoken in enumerate(pronounce_text(s) for s in split_sentences(normalise(text), most)):
-        ids = [characters[c] for c in before + spoken]
-        limits = frame_limits(len(spoken.replace(" ", "")), frame_rate)
-        prompt = build_prompt(tokenizer, ids, voice.index) + heard
-        out.append(Sentence(spoken, prompt, limits, seed, voice, row))
+    for row, spoken in enumerate(spoken_sentences(text, characters, most)):
+        ids = [characters[symbol] for symbol in (*before, *spoken)]
+        limits = frame_limits(sum(symbol != boundary for symbol in spoken), frame_rate)
+        prompt = build_prompt(tokenizer, ids, voice.index) + codes
+        written = spoken if isinstance(spoken, str) else " ".join(spoken)
+        out.append(Sentence(written, prompt, limits, seed, voice, row))
     return out
 
 

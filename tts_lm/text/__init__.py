@@ -3,7 +3,7 @@
 from .english import SOUNDS, pronounce, pronounce_text, write_sounds
 from .normalize import ALPHABET, LETTERS, MAX_SENTENCE_LETTERS, PUNCTUATION, normalise, plain, split_sentences
 from .phonemes import PHONEMES, phonemes, split_phonemes
-from .prompt import MAX_PROMPTED_LETTERS, TEXT_START, build_prompt, character_ids
+from .prompt import MAX_PROMPTED_LETTERS, TEXT_START, build_prompt, character_ids, spoken_sentences
 
 __all__ = [
     "ALPHABET",
@@ -22,6 +22,7 @@ __all__ = [
     "pronounce",
     "pronounce_text",
     "split_phonemes",
+    "spoken_sentences",
     "split_sentences",
     "write_sounds",
 ]

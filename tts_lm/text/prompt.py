@@ -1,8 +1,13 @@
-"""The token sequence around the text of a sentence."""
+"""A text as the sentences and symbols that a model's tokenizer knows, and the token sequence around them."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from typing import Any
+
+from .english import pronounce_text
+from .normalize import MAX_SENTENCE_LETTERS, normalise, split_sentences
+from .phonemes import MAX_PHONEMES, PHONEMES, phonemes, split_phonemes
 
 TEXT_START = 3
 """Position of the first text id in a prompt."""
@@ -12,17 +17,41 @@ _PRINTABLE = "".join(map(chr, range(32, 127)))
 
 
 def character_ids(tokenizer: Any) -> dict[str, int]:
-    """The id of every printable ASCII character.
+    """The id of every text symbol of a model.
+
+    Args:
+        tokenizer: the one in the model's folder. It decides on the front end: one with an id for every symbol of
+            ``PHONEMES`` reads English and Mandarin phonemes, another one printable ASCII characters.
 
     Raises:
         ValueError: the tokenizer splits or merges some of them.
     """
+    if len(tokenizer.encode_text(PHONEMES[-1])) == 1:
+        ids = {symbol: tokenizer.encode_text(symbol) for symbol in PHONEMES}
+        if all(len(found) == 1 for found in ids.values()):
+            return {symbol: found[0] for symbol, found in ids.items()}
     ids = {c: tokenizer.encode_text(c) for c in _PRINTABLE}
     if any(len(found) != 1 for found in ids.values()):
         raise ValueError(
             "expected a tokenizer with one id for each printable character; use load_tokenizer()"
         )
     return {c: found[0] for c, found in ids.items()}
+
+
+def spoken_sentences(text: str, symbols: Collection[str], limit: int | None = None) -> list[Sequence[str]]:
+    """Cut a text into sentences of the symbols that a model reads.
+
+    Args:
+        text: English; also Mandarin where the symbols are ``PHONEMES``.
+        symbols: those of :func:`character_ids`.
+        limit: most symbols of a sentence.
+
+    Raises:
+        TypeError, ValueError: as :func:`~tts_lm.text.normalise` and :func:`~tts_lm.text.phonemes`.
+    """
+    if PHONEMES[-1] in symbols:
+        return [*split_phonemes(phonemes(text), limit or MAX_PHONEMES)]
+    return [pronounce_text(s) for s in split_sentences(normalise(text), limit or MAX_SENTENCE_LETTERS)]
 
 
 def build_prompt(tokenizer: Any, text_ids: list[int], voice: int) -> list[int]:
