@@ -128,7 +128,7 @@ def _from_english(phonemes: Sequence[Timed]) -> list[Timed]:
     for at, (symbol, start, end) in enumerate(phonemes):
         if symbol in "ˈˌ":
             stress, since = "1" if symbol == "ˈ" else "2", start
-        elif symbol == "ɹ" and at and phonemes[at - 1][0] in "əɜ":  # əɹ and ɜɹ are one vowel
+        elif symbol == "ɹ" and out and (phonemes[at - 1][0] in "əɜ" or out[-1][0][:2] == "ER"):  # əɹ, ɜɹ, əɹɹ
             out[-1] = ("ER" + out[-1][0][-1], out[-1][1], end)
         elif symbol in _VOWELS:
             out.append((_VOWELS[symbol] + stress, start if since is None else since, end))
