@@ -77,29 +77,6 @@ def test_nan_weights_are_refused(folder: Path, tiny_codec: AudioCodec) -> None:
         load_codec(folder)
 
 
-@pytest.mark.parametrize(
-    ("call", "error", "message"),
-    [
-        (lambda c: c.encode([0.0]), TypeError, "expected input_values as a torch.Tensor, got list"),
-        (
-            lambda c: c.encode(torch.zeros(1, 1, 320, dtype=torch.int16)),
-            ValueError,
-            "divide 16-bit samples by 32768",
-        ),
-        (lambda c: c.encode(torch.full((1, 1, 320), 1e6)), ValueError, "got a peak of 1e"),
-        (lambda c: c.encode(torch.zeros(0, 1, 320)), ValueError, "B >= 1 and N >= 1, got"),
-        (lambda c: c.encode(torch.zeros(1, 1, 320), n_q="3"), TypeError, "expected n_q as int, got str"),
-        (lambda c: c.decode([[1]]), TypeError, "expected audio_codes as a torch.Tensor, got list"),
-        (lambda c: c.decode(torch.zeros(0, 2, 3, dtype=torch.int64)), ValueError, "with B >= 1"),
-    ],
-)
-def test_what_is_no_sound_and_no_codes_is_refused(
-    tiny_codec: AudioCodec, call: Callable[[AudioCodec], object], error: type[Exception], message: str
-) -> None:
-    with pytest.raises(error, match=message):
-        call(tiny_codec)
-
-
 @pytest.mark.parametrize("device", ["meta", "toaster", "cuda:99"])
 def test_a_device_that_is_not_here_is_refused_before_anything_is_loaded(device: str) -> None:
     with pytest.raises(ValueError, match=f"expected a device .* got '{device}'"):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from audiotok import SearchingEncoder, search_codes
 from audiotok.codec.decoder import hold_pitch, white_noise
-from audiotok.codec.layers import CausalConv1d, ResidualUnit, StepConv1d, StreamState
+from audiotok.codec.layers import CausalConv1d, ResidualUnit, StreamState
 from audiotok.codec.streaming import FADE_S, HOLD_S, decode_with_losses, fade, random_losses
 
 
@@ -37,13 +36,6 @@ def test_one_step_of_a_convolution_equals_the_whole(channels, out, kernel, strid
     assert steps.dtype == dtype
     torch.testing.assert_close(steps, whole, atol=1e-5, rtol=0)
     torch.testing.assert_close(layer(x), whole, atol=1e-5, rtol=0)
-
-
-@torch.no_grad()
-def test_a_convolution_without_bias_steps_too():
-    conv = StepConv1d(4, 2, 3, bias=False)
-    x = torch.randn(1, 4, 3)
-    torch.testing.assert_close(conv(x), nn.functional.conv1d(x, conv.weight), atol=1e-6, rtol=0)
 
 
 @torch.no_grad()
@@ -197,72 +189,3 @@ def test_losses_are_as_many_as_asked_for(rate, packet_frames):
     assert torch.equal(lost, random_losses(1000, rate, seed=3, packet_frames=packet_frames))
     with pytest.raises(ValueError, match="rate"):
         random_losses(10, 1.5, seed=0)
-
-
-def _codes(*shape: int, value: int = 0, dtype: torch.dtype = torch.int64) -> torch.Tensor:
-    return torch.full(shape, value, dtype=dtype)
-
-
-@pytest.mark.parametrize(
-    ("codes", "error", "message"),
-    [
-        ([[[1]]], TypeError, "expected audio_codes as a torch.Tensor, got list"),
-        (None, TypeError, "got NoneType"),
-        (np.zeros((1, 4, 2), np.int64), TypeError, "got ndarray"),
-        (5, TypeError, "got int"),
-        (_codes(1, 4, 2, value=-1), ValueError, r"\[0, 64\), got values from -1 to -1"),
-        (_codes(1, 4, 2, value=64), ValueError, "got values from 64 to 64"),
-        (_codes(1, 5, 2), ValueError, "1 <= K <= 4"),
-        (_codes(1, 0, 2), ValueError, "1 <= K <= 4"),
-        (_codes(0, 4, 2), ValueError, "B >= 1"),
-        (_codes(4, 2), ValueError, r"got \[4, 2\]"),
-        (torch.zeros(1, 4, 2), ValueError, "expected integer audio_codes, got torch.float32"),
-        (_codes(1, 4, 2, dtype=torch.bool), ValueError, "got torch.bool"),
-    ],
-)
-def test_a_decoding_session_refuses_what_are_no_codes_and_goes_on(tiny_codec, codes, error, message):
-    session, other = tiny_codec.streaming_decoder(), tiny_codec.streaming_decoder()
-    good = _codes(1, 4, 3, value=7)
-    before = session.push(good)
-    with pytest.raises(error, match=message):
-        session.push(codes)
-    with pytest.raises(error, match=message.replace("audio_codes", "following")):
-        session.conceal(1, following=codes) if codes is not None else session.push(None)
-    after = torch.cat([before, session.push(good), session.flush()], dim=-1)
-    torch.testing.assert_close(after, torch.cat([other.push(good), other.push(good), other.flush()], dim=-1))
-
-
-@pytest.mark.parametrize(
-    ("wav", "error", "message"),
-    [
-        ([0.0], TypeError, "expected wav as a torch.Tensor, got list"),
-        (None, TypeError, "got NoneType"),
-        (0, TypeError, "got int"),
-        (torch.zeros(1, 1, 320, dtype=torch.int16), ValueError, "divide 16-bit samples by 32768"),
-        (torch.full((1, 1, 9), 1e6), ValueError, "got a peak of 1e"),
-        (torch.full((1, 1, 9), float("nan")), ValueError, "finite"),
-        (torch.zeros(0, 1, 9), ValueError, "B >= 1"),
-        (torch.zeros(1, 2, 9), ValueError, "channels"),
-        (torch.zeros(9), ValueError, r"got \[9\]"),
-    ],
-)
-def test_an_encoding_session_refuses_what_is_no_wav_and_goes_on(tiny_codec, make_speech, wav, error, message):
-    session = tiny_codec.streaming_encoder()
-    sound = make_speech(0.05)[None]
-    before = session.push(sound)
-    with pytest.raises(error, match=message):
-        session.push(wav)
-    codes = torch.cat([before, session.push(sound), session.flush()], dim=-1)
-    assert codes.shape == tiny_codec.encode(torch.cat([sound, sound], dim=-1)).audio_codes.shape
-
-
-def test_sessions_take_whole_numbers_only(tiny_codec):
-    session = tiny_codec.streaming_decoder()
-    with pytest.raises(TypeError, match="expected frames as int, got float"):
-        session.conceal(1.5)
-    with pytest.raises(TypeError, match="expected num_samples as int, got str"):
-        session.flush("3")
-    with pytest.raises(TypeError, match="expected num_samples as int, got str"):
-        tiny_codec.decode(_codes(1, 4, 2), num_samples="3")
-    with pytest.raises(TypeError, match="expected padding_mask as a torch.Tensor"):
-        tiny_codec.encode(torch.zeros(1, 1, 320), padding_mask=[1])

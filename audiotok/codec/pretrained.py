@@ -1,4 +1,4 @@
-"""Names -> codecs: shipped checkpoints, folders, hub ids, and the Auto classes."""
+"""Loading codecs by shipped name, folder or hub id, and their registration with the Auto classes of transformers."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def register() -> None:
-    """Tell the Auto classes of transformers about our codecs. Safe to call again."""
+    """Register our codecs with the Auto classes of transformers. Safe to call again."""
     for config, codec in ((CodecConfig, AudioCodec), (SeanetConfig, SeanetCodec)):
         AutoConfig.register(config.model_type, config, exist_ok=True)
         AutoModel.register(config, codec, exist_ok=True)
@@ -69,7 +69,7 @@ def load_codec(
     device: str | torch.device = "cpu",
     dtype: str | torch.dtype = "float32",
 ) -> Any:
-    """Load a codec, ready to encode and decode: ours, or a codec of transformers behind the same face.
+    """Load a codec, ready to encode and decode.
 
     Args:
         name_or_path: a folder with ``config.json``, a shipped name (None: the default), or a hub id ``owner/name``: one
@@ -118,7 +118,7 @@ def _open(name: str, online: bool) -> Codec:
     if kind == SeanetConfig.model_type:
         _check_config(name, config, SeanetConfig)
         return _read(SeanetCodec, name, online)
-    # Here and not above: it brings the modelling code of transformers, which our own codecs do without.
+    # Imported late: it imports modelling code of transformers, which our own codecs do not need.
     from .adapters import ADAPTED, NOT_ADAPTED, adapt
 
     if kind not in ADAPTED:
@@ -129,17 +129,17 @@ def _open(name: str, online: bool) -> Codec:
 
 
 def _config_of(name: str, online: bool) -> dict[str, Any]:
-    """What ``config.json`` says."""
+    """The values of ``config.json``."""
     try:
         config = PreTrainedConfig.get_config_dict(name, local_files_only=not online)[0]
-        config.get("model_type")  # which a list, say, has not
+        config.get("model_type")  # AttributeError of what is no mapping
         return config
     except OSError as error:
         if online or Path(name).is_dir():
             raise
         raise FileNotFoundError(
-            f"{name}: no such folder, not kept on this machine, and the hub does not answer; name a codec's folder, or "
-            "go online"
+            f"{name}: no such folder, not in the cache of this machine, and the hub does not answer; name a codec's "
+            "folder, or go online"
         ) from error
     except (RecursionError, AttributeError, TypeError) as error:
         raise ValueError(
@@ -148,10 +148,9 @@ def _config_of(name: str, online: bool) -> dict[str, Any]:
 
 
 def _read(family: Any, name: str, online: bool) -> Any:
-    """Weights that do not fit are an error here; ``from_pretrained`` would go on with random ones."""
+    """``from_pretrained``, with an error for weights that do not fit instead of random ones."""
     try:
-        with quiet_loading(CRITICAL):  # its report of what does not fit is an error of one line here
-            # With loading info it returns a pair, which its annotation does not say.
+        with quiet_loading(CRITICAL):  # its report of what does not fit becomes an error of one line
             pair: Any = family.from_pretrained(
                 name, dtype=torch.float32, output_loading_info=True, local_files_only=not online
             )
