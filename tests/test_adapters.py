@@ -1,4 +1,4 @@
-"""Everybody else's codecs behind the face of ours: what is true of one is true of all, down to the language model."""
+"""Codecs of transformers with the interface of ours: what holds for one holds for all."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def mimi() -> Any:
 
 
 def xcodec() -> Any:
-    hearing = transformers.HubertConfig(
+    semantic = transformers.HubertConfig(
         hidden_size=16,
         num_hidden_layers=1,
         num_attention_heads=2,
@@ -71,7 +71,7 @@ def xcodec() -> Any:
         codebook_size=64,
         target_bandwidths=[0.3, 1.2],
         acoustic_model_config=transformers.DacConfig(**DAC | {"downsampling_ratios": [8, 5, 4, 2]}),
-        semantic_model_config=hearing,
+        semantic_model_config=semantic,
     )
     return transformers.XcodecModel(config)
 
@@ -96,8 +96,10 @@ def random_codec(kind: str) -> Any:
         kinds = ("VectorQuantization", "VectorQuantize")
         layers = [m for m in model.modules() if type(m).__name__.endswith(kinds) and hasattr(m, "codebook")]
         for layer in layers:
-            heard = listen(layer, "decode_latents" if kind == "dac" else "encode", lambda: model.encode(wav))
-            latents = heard[0].transpose(1, 2).flatten(0, 1)
+            found = inputs_of(
+                layer, "decode_latents" if kind == "dac" else "encode", lambda: model.encode(wav)
+            )
+            latents = found[0].transpose(1, 2).flatten(0, 1)
             book = layer.codebook.weight if kind == "dac" else layer.codebook.state_dict()[BOOKS[kind]]
             # Of Mimi these are sums, which its counts of 1 make codewords.
             book.copy_(latents.mean(0) + 0.8 * latents.std(0) * torch.randn(book.shape))
@@ -107,18 +109,18 @@ def random_codec(kind: str) -> Any:
     return model
 
 
-def listen(layer: Any, name: str, run: Callable[[], object]) -> list[Tensor]:
+def inputs_of(layer: Any, name: str, run: Callable[[], object]) -> list[Tensor]:
     """The first arguments of a method's calls while something runs."""
-    heard, original = [], getattr(layer, name)
+    found, original = [], getattr(layer, name)
 
     def method(x: Tensor, *args: Any) -> Any:
-        heard.append(x)
+        found.append(x)
         return original(x, *args)
 
     setattr(layer, name, method)
     run()
     delattr(layer, name)
-    return heard
+    return found
 
 
 BOOKS = {"mimi": "embed_sum", "xcodec": "embed"}
@@ -154,15 +156,15 @@ def test_neighbours_and_padding_do_not_change_codes(kind: str, codec: Any) -> No
     wav = encodec_toys.sounds(4, 5 * hop, 1, 9)
     mask = torch.arange(5 * hop) < lengths[:, None]
     together = codec.encode(wav, padding_mask=mask)
-    heard = codec.decode(together.audio_codes, num_samples=5 * hop, padding_mask=mask).audio_values
+    found = codec.decode(together.audio_codes, num_samples=5 * hop, padding_mask=mask).audio_values
     for i, length in enumerate(lengths.tolist()):
         alone = codec(wav[i : i + 1, :, :length])
         frames = int(together.audio_codes_mask[i].sum())
         assert frames == codec.frames(length) == math.ceil(length / hop)
         assert torch.equal(alone.audio_codes[0], together.audio_codes[i, :, :frames])
         if kind != "encodec":  # which is causal: what is decoded behind an item's end does not reach back
-            torch.testing.assert_close(alone.audio_values[0], heard[i, :, :length], atol=1e-5, rtol=0)
-        assert not heard[i, :, length:].any()
+            torch.testing.assert_close(alone.audio_values[0], found[i, :, :length], atol=1e-5, rtol=0)
+        assert not found[i, :, length:].any()
 
 
 @EACH

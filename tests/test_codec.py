@@ -1,4 +1,4 @@
-"""The laws of the codec, on a small random one: what holds for every weight holds for the shipped weights."""
+"""Invariants of the default codec family, on a small random codec."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def count_disagreements(
 @settings(max_examples=25, deadline=None, suppress_health_check=SHARED)
 @given(samples=st.integers(1, 4000), seed=st.integers(0, 10_000))
 @torch.no_grad()
-def test_length_law(tiny_codec: AudioCodec, samples: int, seed: int) -> None:
+def test_length(tiny_codec: AudioCodec, samples: int, seed: int) -> None:
     codes = tiny_codec.encode(noise(samples, seed)).audio_codes
     assert codes.shape[-1] == -(-samples // tiny_codec.config.hop_length)
     assert tiny_codec.decode(codes, num_samples=samples).audio_values.shape == (1, 1, samples)
@@ -52,7 +52,7 @@ def test_length_law(tiny_codec: AudioCodec, samples: int, seed: int) -> None:
 @settings(max_examples=25, deadline=None, suppress_health_check=SHARED)
 @given(frame=st.integers(1, 11), seed=st.integers(0, 10_000))
 @torch.no_grad()
-def test_causality_law(tiny_codec: AudioCodec, frame: int, seed: int) -> None:
+def test_causality(tiny_codec: AudioCodec, frame: int, seed: int) -> None:
     hop = tiny_codec.config.hop_length
     wav = noise(12 * hop, seed)
     changed = wav.clone()
@@ -66,7 +66,7 @@ def test_causality_law(tiny_codec: AudioCodec, frame: int, seed: int) -> None:
 @settings(max_examples=40, deadline=None, suppress_health_check=SHARED)
 @given(samples=st.integers(1, 6000), seed=st.integers(0, 10_000))
 @torch.no_grad()
-def test_streaming_law(tiny_codec: AudioCodec, samples: int, seed: int) -> None:
+def test_any_chunking_equals_one_pass(tiny_codec: AudioCodec, samples: int, seed: int) -> None:
     chunks = random.Random(seed)
     wav = noise(samples, seed, batch=2)
     whole = tiny_codec.encode(wav).audio_codes
@@ -95,7 +95,7 @@ def test_streaming_law(tiny_codec: AudioCodec, samples: int, seed: int) -> None:
 @settings(max_examples=25, deadline=None, suppress_health_check=SHARED)
 @given(lengths=st.lists(st.integers(1, 3000), min_size=2, max_size=5), seed=st.integers(0, 10_000))
 @torch.no_grad()
-def test_batch_law(tiny_codec: AudioCodec, lengths: list[int], seed: int) -> None:
+def test_items_do_not_depend_on_their_batch(tiny_codec: AudioCodec, lengths: list[int], seed: int) -> None:
     wavs = [noise(n, seed + i) for i, n in enumerate(lengths)]
     batch = torch.full((len(wavs), 1, max(lengths)), 0.5)  # padding that is not silence must not matter
     mask = torch.zeros(len(wavs), max(lengths), dtype=torch.bool)
@@ -112,7 +112,7 @@ def test_batch_law(tiny_codec: AudioCodec, lengths: list[int], seed: int) -> Non
 
 
 @torch.no_grad()
-def test_layers_law(tiny_codec: AudioCodec) -> None:
+def test_the_first_codebooks_decode_on_their_own(tiny_codec: AudioCodec) -> None:
     wav = noise(3200, 0)
     codes = tiny_codec.encode(wav).audio_codes
     for n_q in range(1, tiny_codec.config.n_q + 1):

@@ -1,4 +1,4 @@
-"""EnCodec of our own: on the weights of transformers' EncodecModel it gives the same codes and the same sound."""
+"""EnCodec: with the weights of transformers' EncodecModel, the same codes and the same audio."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_encodec_of_the_papers_size_gives_the_same_codes_and_sound(preset: str) 
 
 
 @PRESET
-def test_length_and_layers_laws(preset: str) -> None:
+def test_length_and_first_codebooks(preset: str) -> None:
     _, codec = pair(preset)
     hop = codec.config.hop_length
     for size in (1, hop - 1, hop, hop + 1, 3_200, 3_168 + 1, 9_000):
@@ -151,8 +151,8 @@ def test_a_session_in_pieces_equals_one_go(preset: str) -> None:
     if codec.has_scale:
         decoder.add_scales(torch.tensor(encoder.take_scales()))
         assert pieces[-3].shape[-1] > 0  # segments come as soon as they are whole
-    heard = [once(decoder, codes[..., t : t + 3]) for t in range(0, codes.shape[-1], 3)]
-    sound = torch.cat([*heard, decoder.flush()], dim=-1)
+    found = [once(decoder, codes[..., t : t + 3]) for t in range(0, codes.shape[-1], 3)]
+    sound = torch.cat([*found, decoder.flush()], dim=-1)
     torch.testing.assert_close(sound[..., : wav.shape[-1]], whole.audio_values, atol=1e-5, rtol=0)
 
 

@@ -1,4 +1,4 @@
-"""A codec's folder is whole and unchanged, or it is not loaded."""
+"""A codec folder that is damaged, or holds something else, is refused."""
 
 from __future__ import annotations
 

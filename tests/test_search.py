@@ -1,4 +1,4 @@
-"""Codes sought by listening: nearer to the recording, and otherwise what the encoder's are."""
+"""Optimised codes: nearer to the recording, and otherwise like those of the encoder."""
 
 from __future__ import annotations
 
@@ -33,15 +33,17 @@ def distance(codec: AudioCodec, wav: Tensor, codes: Tensor) -> float:
     target = torch.nn.functional.pad(wav, (0, size - wav.shape[-1]))
     with torch.no_grad():
         decoded = codec.decode(codes).audio_values
-        heard = slice(0, size - codec.config.synthesis_hop)
-        return float(search._Distance(codec.config.sampling_rate)(decoded[..., heard], target[..., heard]))
+        measured = slice(0, size - codec.config.synthesis_hop)
+        return float(
+            search._Distance(codec.config.sampling_rate)(decoded[..., measured], target[..., measured])
+        )
 
 
 def in_pieces(session: SearchingEncoder, pieces: list[Tensor]) -> Tensor:
     return torch.cat([*(session.push(piece) for piece in pieces), session.flush()], dim=-1)
 
 
-def test_never_worse_law(tiny_codec: AudioCodec, make_speech: Speech) -> None:
+def test_never_worse_than_the_encoder(tiny_codec: AudioCodec, make_speech: Speech) -> None:
     generator = torch.Generator().manual_seed(5)
     sounds = [
         make_speech(0.7),
@@ -53,13 +55,13 @@ def test_never_worse_law(tiny_codec: AudioCodec, make_speech: Speech) -> None:
     for wav in sounds:
         for n_q in (1, 4):
             plain = tiny_codec.encode(wav[None], n_q=n_q).audio_codes
-            sought = search_codes(tiny_codec, wav[None], n_q=n_q, steps=3).audio_codes
-            assert sought.shape == plain.shape and sought.dtype == torch.int64
-            assert distance(tiny_codec, wav[None], sought) <= distance(tiny_codec, wav[None], plain) + 1e-5
+            optimised = search_codes(tiny_codec, wav[None], n_q=n_q, steps=3).audio_codes
+            assert optimised.shape == plain.shape and optimised.dtype == torch.int64
+            assert distance(tiny_codec, wav[None], optimised) <= distance(tiny_codec, wav[None], plain) + 1e-5
 
 
 @pytest.mark.usefixtures("short_windows")
-def test_chunking_law(tiny_codec: AudioCodec, make_speech: Speech) -> None:
+def test_any_chunking_gives_the_same_codes(tiny_codec: AudioCodec, make_speech: Speech) -> None:
     wav = make_speech(1.23)[None]
     whole = in_pieces(SearchingEncoder(tiny_codec, 3, 2), [wav])
     assert whole.shape == (1, 3, 62)
@@ -67,35 +69,35 @@ def test_chunking_law(tiny_codec: AudioCodec, make_speech: Speech) -> None:
         pieces = list(wav.tensor_split(cuts, dim=-1))
         assert torch.equal(in_pieces(SearchingEncoder(tiny_codec, 3, 2), pieces), whole)
     later = torch.cat([wav[..., :12_000], make_speech(0.4, seed=9)[None]], dim=-1)
-    # A window's codes wait for no more than what is heard with it: 30 + 3 frames of 320 samples lie before 12,000.
+    # A window's codes wait for no more than what is measured with it: 30 + 3 frames of 320 samples lie before 12,000.
     assert torch.equal(in_pieces(SearchingEncoder(tiny_codec, 3, 2), [later])[..., :30], whole[..., :30])
 
 
 @pytest.mark.usefixtures("short_windows")
-def test_each_window_hears_what_the_decoder_will_play(
+def test_windows_are_measured_as_the_decoder_plays_them(
     tiny_codec: AudioCodec, make_speech: Speech, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Pulses, hiss and the trunk's past go on over the seams: with codes left alone, windows are the decoded file."""
-    heard: list[Tensor] = []
+    """Pulses, noise and the trunk's past go on over the seams: with codes left alone, windows are the decoded file."""
+    measured: list[Tensor] = []
     measure = search._Distance.forward
 
-    def listen(self: search._Distance, wav: Tensor, target: Tensor) -> Tensor:
-        heard.append(wav.detach())
-        return measure(self, wav, target) + len(heard)  # what is heard first stays the best
+    def record(self: search._Distance, wav: Tensor, target: Tensor) -> Tensor:
+        measured.append(wav.detach())
+        return measure(self, wav, target) + len(measured)  # what is measured first stays the best
 
-    monkeypatch.setattr(search._Distance, "forward", listen)
+    monkeypatch.setattr(search._Distance, "forward", record)
     wav = make_speech(1.6)[None]
     codes = in_pieces(SearchingEncoder(tiny_codec, steps=1), [wav])
     assert torch.equal(codes, tiny_codec.encode(wav).audio_codes)
     decoded = tiny_codec.decode(codes).audio_values
     starts = [0, *range(10 - search._MARGIN_FRAMES, 80, 10)]
-    assert len(heard) == 2 * 8  # two hearings of eight windows
-    for start, piece in zip(starts, heard[::2], strict=False):
+    assert len(measured) == 2 * 8  # two measures of eight windows
+    for start, piece in zip(starts, measured[::2], strict=False):
         first = start * 320
         torch.testing.assert_close(piece, decoded[..., first : first + piece.shape[-1]], atol=1e-5, rtol=0)
 
 
-def test_batch_law(tiny_codec: AudioCodec, make_speech: Speech) -> None:
+def test_items_do_not_depend_on_their_batch(tiny_codec: AudioCodec, make_speech: Speech) -> None:
     sounds = [make_speech(seconds, seed=seed) for seed, seconds in enumerate((0.5, 0.8, 0.011))]
     size = max(wav.shape[-1] for wav in sounds)
     batch = torch.stack(
@@ -126,7 +128,7 @@ def test_the_callers_mode_and_the_weights_stay(tiny_codec: AudioCodec, wav: Tens
     assert all(weight.grad is None for weight in tiny_codec.parameters())
 
 
-def test_what_cannot_be_sought_is_refused(tiny_codec: AudioCodec, wav: Tensor) -> None:
+def test_what_cannot_be_optimised_is_refused(tiny_codec: AudioCodec, wav: Tensor) -> None:
     for steps, error in ((0, ValueError), (-1, ValueError), (2.0, TypeError)):
         with pytest.raises(error, match="step"):
             search_codes(tiny_codec, wav[None], steps=steps)
@@ -155,13 +157,13 @@ def test_encode_search(
     codec, wav = load_codec(tiny_codec_dir), load_audio(tmp_path / "in.wav")[0]
     options = ["--codec", str(tiny_codec_dir), "--n-q", "2", "--search", "2"]
     assert main(["encode", str(tmp_path / "in.wav"), str(tmp_path / "out.atok"), *options]) == 0
-    sought = search_codes(codec, wav[None], n_q=2, steps=2).audio_codes[0]
+    optimised = search_codes(codec, wav[None], n_q=2, steps=2).audio_codes[0]
     with open_atok(tmp_path / "out.atok") as file:
-        assert torch.equal(file.read().codes, sought)
+        assert torch.equal(file.read().codes, optimised)
     live = [sys.executable, "-m", "audiotok.cli.main", "encode", str(tmp_path / "in.wav"), "-", *options]
     (tmp_path / "live.atok").write_bytes(subprocess.run(live, check=True, capture_output=True).stdout)
     with open_atok(tmp_path / "live.atok") as file:
-        assert torch.equal(file.read().codes, sought)
+        assert torch.equal(file.read().codes, optimised)
     with pytest.raises(SystemExit):
         main(["encode", str(tmp_path / "in.wav"), str(tmp_path / "no.atok"), "--search", "0"])
     assert "--search" in capsys.readouterr().err
@@ -179,10 +181,12 @@ def test_eval_scores_the_search_beside_the_encoder(
         ("n_q=1, search 3", "search", 300.0),
         ("n_q=4, search 3", "search", 1200.0),
     ]
-    plain, sought = (report.conditions[index].averages["mel_distance_db"].mean for index in (1, 3))
+    plain, optimised = (report.conditions[index].averages["mel_distance_db"].mean for index in (1, 3))
     codes = search_codes(tiny_codec, load_audio(tmp_path / "a.wav")[0][None], steps=3).audio_codes
     decoded = tiny_codec.decode(codes, num_samples=14_400).audio_values[0]
-    assert sought == pytest.approx(mel_distance(load_audio(tmp_path / "a.wav")[0], decoded, 16_000), abs=1e-4)
-    assert sought != plain
+    assert optimised == pytest.approx(
+        mel_distance(load_audio(tmp_path / "a.wav")[0], decoded, 16_000), abs=1e-4
+    )
+    assert optimised != plain
     with pytest.raises(ValueError, match="at least 1 step"):
         evaluate_codec(tiny_codec, rows, search=0, metrics=("mel_distance_db",), workers=0)

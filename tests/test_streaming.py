@@ -1,4 +1,4 @@
-"""Live sessions: one step costs what it must, a lost packet is carried over, and pieces equal the whole."""
+"""Streaming sessions: steps equal the whole, and lost packets are concealed."""
 
 from __future__ import annotations
 
@@ -89,9 +89,9 @@ def test_a_buffer_may_be_used_again(tiny_codec, make_speech):
 
 def test_without_losses_it_is_the_codecs_own_sound(tiny_codec):
     codes = random_codes(tiny_codec, 12, batch=2)
-    heard = decode_with_losses(tiny_codec, codes, torch.zeros(12, dtype=torch.bool), conceal=True)
+    decoded = decode_with_losses(tiny_codec, codes, torch.zeros(12, dtype=torch.bool), conceal=True)
     whole = tiny_codec.decode(codes).audio_values
-    torch.testing.assert_close(heard, whole, atol=1e-5, rtol=0)
+    torch.testing.assert_close(decoded, whole, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("conceal", [True, False])
@@ -101,25 +101,25 @@ def test_a_loss_keeps_length_and_what_came_before(tiny_codec, conceal, glide, go
     codes, hop = random_codes(tiny_codec, 12, batch=2), tiny_codec.config.hop_length
     lost = torch.zeros(12, dtype=torch.bool)
     lost[gone] = True
-    heard = decode_with_losses(tiny_codec, codes, lost, conceal, glide)
+    decoded = decode_with_losses(tiny_codec, codes, lost, conceal, glide)
     whole = tiny_codec.decode(codes).audio_values
-    assert heard.shape == whole.shape and heard.isfinite().all()
+    assert decoded.shape == whole.shape and decoded.isfinite().all()
     # The last half window before the gap is already mixed with what the gap brings.
     same = max(0, gone.start * hop - tiny_codec.config.synthesis_hop)
-    torch.testing.assert_close(heard[..., :same], whole[..., :same], atol=1e-5, rtol=0)
+    torch.testing.assert_close(decoded[..., :same], whole[..., :same], atol=1e-5, rtol=0)
 
 
 def test_a_gap_told_in_pieces_sounds_the_same(tiny_codec):
     codes = random_codes(tiny_codec, 6)
 
-    def heard(*pieces: int) -> torch.Tensor:
+    def decoded(*pieces: int) -> torch.Tensor:
         session = tiny_codec.streaming_decoder()
         return torch.cat(
             [session.push(codes[..., :4]), *map(session.conceal, pieces), session.push(codes[..., 4:])],
             dim=-1,
         )
 
-    torch.testing.assert_close(heard(1, 2, 4), heard(7), atol=1e-5, rtol=0)
+    torch.testing.assert_close(decoded(1, 2, 4), decoded(7), atol=1e-5, rtol=0)
 
 
 def test_a_gap_is_carried_on_and_then_silent(tiny_codec):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
+from functools import wraps
 from typing import Any, TypeVar, cast
 
 import torch
@@ -16,9 +18,16 @@ def no_autocast(function: Function) -> Function:
     """Compute a function in the precision of its inputs, whatever autocast context calls it: codes are defined in
     float32, and phases need more.
     """
-    for device in ("cpu", "cuda", "mps"):
-        function = cast(Function, torch.autocast(device, enabled=False)(function))
-    return function
+
+    @wraps(function)
+    def plain(*args: Any, **kwargs: Any) -> Any:
+        with ExitStack() as stack:
+            for device in ("cpu", "cuda", "mps"):
+                if torch.is_autocast_enabled(device):
+                    stack.enter_context(torch.autocast(device, enabled=False))
+            return function(*args, **kwargs)
+
+    return cast(Function, plain)
 
 
 class Float32Module(nn.Module):

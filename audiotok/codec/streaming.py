@@ -478,12 +478,12 @@ class WholeDecoder:
             options["audio_scales"] = torch.tensor([[scale]])
         wav = self._codec.decode(codes[..., :frames], **options).audio_values
         assert wav is not None
-        heard = present[:frames].repeat_interleave(self._codec.config.hop_length)
+        audible = present[:frames].repeat_interleave(self._codec.config.hop_length)
         segment = self._codec.segment_samples
         weights = torch.ones_like(wav[0, 0])
         if segment:
             weights = fade_weights(segment, wav.device)[: wav.shape[-1]]
-        return wav * heard * weights, weights
+        return wav * audible * weights, weights
 
     def _emit(self, sound: Tensor, weight: Tensor, last: bool) -> Tensor:
         """Add the open overlap; give out what no later segment touches."""
