@@ -13,8 +13,8 @@ ROOT = Path(__file__).parents[1]
 
 # Modules and packages of audiotok, in an order in which each may import those before it.
 ORDER = (
-    "files hub machine program pictures audio state recipes codec export tokens bitstream corpus metrics training "
-    "search evaluate __init__ cli"
+    "files hub machine program pictures containers audio state recipes codec export tokens bitstream corpus metrics "
+    "training search evaluate __init__ cli"
 ).split()
 
 

@@ -114,7 +114,7 @@ def shipped_codec(source: Path) -> str:
     codec_name = header_of(source).codec
     for name in shipped_checkpoints():
         if CodecConfig.from_pretrained(checkpoint_dir(name)).codec_name == codec_name:
-            return name
+            return str(checkpoint_dir(name))  # a folder of that name would precede it
     raise AtokError(
         f"{source}: made by the codec {codec_name!r}, which does not come with audiotok; pass its folder with --codec"
     )

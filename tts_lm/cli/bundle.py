@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     reranker_folder = find_part(args.reranker, "reranker") if args.reranker else None
     with quiet_loading():
         codec = load_codec(args.codec)
-    shipped = "/" not in args.codec and not args.codec.startswith(".") and checkpoint_dir(args.codec).is_dir()
+    shipped = "/" not in args.codec and not Path(args.codec, "config.json").is_file()  # load_codec's order
     corpora = [PreparedCorpus(folder) for folder in args.data]
     for corpus in corpora:
         corpus.check(codec)
