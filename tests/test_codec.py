@@ -218,3 +218,24 @@ def test_numbers_are_checked(tiny_codec: AudioCodec) -> None:
     ):
         with pytest.raises(error, match=name):
             call()
+
+
+def test_a_semantic_codebook_streams_loads_and_is_kept_by_the_search(
+    tiny_codec: AudioCodec, tmp_path
+) -> None:
+    from audiotok import search_codes
+
+    config = type(tiny_codec.config)(**tiny_codec.config.to_dict() | {"semantic_dim": 8})
+    AudioCodec(config).save_pretrained(tmp_path)
+    codec = AudioCodec.from_pretrained(tmp_path).eval()
+    with torch.no_grad():
+        spread = codec.encoder(noise(6_400, 0)).std()
+        codec.quantizer.codebooks.mul_(spread)
+        codec.quantizer.semantic_codebook.mul_(spread)
+    wav = noise(5_000, 1)
+    whole, session = codec(wav), codec.streaming_encoder()
+    codes = torch.cat([session.push(wav[..., :777]), session.push(wav[..., 777:]), session.flush()], dim=-1)
+    assert (codes != whole.audio_codes).float().mean() < 0.01  # ties
+    assert whole.audio_codes[:, 0].unique().numel() > 1 and whole.audio_values.isfinite().all()
+    found = search_codes(codec, wav, steps=2).audio_codes
+    assert torch.equal(found[:, 0], whole.audio_codes[:, 0])
