@@ -83,7 +83,11 @@ def heard(data: bytes) -> tuple[np.ndarray, int, str]:
         [stream] = file.streams.audio
         comment = (file.metadata | stream.metadata).get("comment", "")
         if stream.codec.name == "aac":  # which soundfile does not read
-            return np.concatenate([frame.to_ndarray()[0] for frame in file.decode(stream)]), stream.rate, comment
+            return (
+                np.concatenate([frame.to_ndarray()[0] for frame in file.decode(stream)]),
+                stream.rate,
+                comment,
+            )
     with soundfile.SoundFile(io.BytesIO(data)) as sound:
         return sound.read(dtype="float32"), sound.samplerate, comment
 

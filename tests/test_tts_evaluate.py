@@ -90,7 +90,9 @@ def test_errors_are_counted_over_all_lines() -> None:
     assert without.error_rate is None and without.lines == 1
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # zhconv leaves its dictionary open
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # zhconv leaves its dictionary open
 def test_chinese_is_compared_by_simplified_characters() -> None:
     pytest.importorskip("zhconv")
     pytest.importorskip("cn2an")
