@@ -237,10 +237,10 @@ class AudioTextTokenizer(PreTrainedTokenizerFast):
 
     def check_n_q(self, n_q: int | None) -> int:
         """``n_q`` codebooks, or all for None. Raises ValueError if the tokenizer has fewer."""
-        n_q = self.n_q if n_q is None else n_q
-        if not 1 <= n_q <= self.n_q:
-            raise ValueError(f"expected n_q in [1, {self.n_q}], got {n_q}")
-        return n_q
+        count: int = self.n_q if n_q is None else n_q
+        if not 1 <= count <= self.n_q:
+            raise ValueError(f"expected n_q in [1, {self.n_q}], got {count}")
+        return count
 
     # ---- text and conversations
 
