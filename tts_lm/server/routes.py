@@ -155,9 +155,7 @@ def check_text(text: str) -> str:
     "/v1/audio/speech",
     tags=["speech"],
     response_class=Response,
-    responses={
-        200: {"content": {**_SOUND, _SSE: {"schema": {"type": "string"}}}, "description": "audio or events"}
-    },
+    responses={200: {"content": {**_SOUND, _SSE: {}}, "description": "audio or events"}},
 )
 async def speech(asked: SpeechRequest, request: Request, server: Served) -> Response:
     """Synthesize a text."""
