@@ -245,8 +245,8 @@ def write_corpus(
         total += clip_s
         if len(made) % 200 == 0:
             left = (seconds - total) / max(total, 1e-9) * (time.monotonic() - began)
-            told = f"{len(made)} clips, {length(total)}, about {left:.0f} s left"
-            print(told, file=sys.stderr, flush=True)
+            line = f"{len(made)} clips, {length(total)}, about {left:.0f} s left"
+            print(line, file=sys.stderr, flush=True)
         if total >= seconds:
             break
     # The workers ran ahead of the last clip kept: what they left is not part of the corpus.

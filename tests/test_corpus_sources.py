@@ -23,7 +23,7 @@ from audiotok.corpus import Limits, SourceRow, dry_run, open_source
 from audiotok.corpus.checks import Drop, decode, inspect, read_dropped
 from audiotok.corpus.checks import Shaping as Shaping
 from audiotok.corpus.rows import Cut, FilePart
-from audiotok.corpus.sources import find_layout
+from audiotok.corpus.sources import _in_cache, find_layout
 from audiotok.corpus.tasks import survey
 
 RATE = 16_000
@@ -285,6 +285,7 @@ def test_one_bad_row_of_a_table_costs_itself(row: str | bytes, put: Put, folder:
     put("metadata.csv", b"\n".join(lines))
     rows = list(open_source(folder))
     assert reasons(rows) == [None, "bad_row", None, None, None] and rows[1].id == "1.wav"
+    assert rows[1].problem and ("line 3" in rows[1].problem[1] or "Unicode" in rows[1].problem[1])
     assert [row.text for row in rows if not row.problem] == ["Wor,ds 0.", "Wor,ds 2.", "Wor,ds 3.", 'Words."']
 
 
@@ -610,6 +611,14 @@ def test_paths_of_a_data_set_are_those_of_its_folder(put: Put, folder: Path, tmp
     assert file_of(open_source(opened).take([0])[0]) == "a.wav"
     (tmp_path / "other").mkdir()
     assert reasons(open_source(opened, audio_root=tmp_path / "other").take([0])) == ["outside_folder"]
+
+
+def test_paths_of_a_named_data_set_lie_in_its_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    inside = str(tmp_path / "downloads/a.wav")
+    assert _in_cache(inside) == (inside, None)
+    for name in ("/etc/passwd", str(tmp_path / "../a.wav"), "a.wav"):
+        assert _in_cache(name)[1] == ("outside_folder", name)
 
 
 def test_splits_and_languages_of_a_data_set() -> None:

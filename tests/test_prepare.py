@@ -314,15 +314,24 @@ def test_killed_and_resumed(
 
 
 _FROM_STDIN = """
-from audiotok import load_codec, prepare
+import multiprocessing
 import torch
+from audiotok import load_codec, prepare
+
+killed = []
+def kill(progress):
+    if not killed:
+        killed.append(multiprocessing.active_children()[0])
+        killed[0].kill()
+
 torch.cuda.is_initialized = lambda: {spawn}
-prepare({corpus!r}, {out!r}, load_codec({codec!r}), rows_per_shard=3, batch_s=1.5, workers=2)
+prepare({corpus!r}, {out!r}, load_codec({codec!r}), rows_per_shard=3, batch_s=1.5, workers=2, progress=kill)
+assert killed
 """
 
 
 @pytest.mark.parametrize("spawn", [False, True])
-def test_workers_change_nothing(
+def test_workers_change_nothing_even_if_one_is_killed(
     spawn: bool, mixed: Path, whole: dict[str, bytes], tiny_codec_dir: Path, tmp_path: Path
 ) -> None:
     names = {"corpus": str(mixed), "out": str(tmp_path / "out"), "codec": str(tiny_codec_dir)}

@@ -1,4 +1,4 @@
-"""``audiotok listen``: a page with sound, text and code pictures of random rows of a prepared corpus."""
+"""``audiotok listen``: an HTML page with audio, text and codes of random rows of a prepared corpus."""
 
 from __future__ import annotations
 

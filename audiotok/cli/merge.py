@@ -13,8 +13,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "merge",
         help="parts of a preparation -> the whole",
         description=(
-            "Join what `audiotok prepare --shard 1/4 --out DIR` and so on made in folders of their own. The files are "
-            "those of a preparation that was not split. Parts made in one folder need no merging."
+            "Join the parts that `audiotok prepare --shard 1/4 --out DIR` and so on made in separate folders. The "
+            "result equals a preparation that was not split. Parts made in one folder need no merging."
         ),
         allow_abbrev=False,
     )

@@ -13,7 +13,7 @@ from .common import add_codec_option, add_json_option, add_model_options, load_c
 if TYPE_CHECKING:
     from ..corpus import Progress, Shaping
 
-# What --tts turns on: speech that begins and ends with the clip, at one loudness.
+# Level of --tts.
 _TTS_LEVEL_DB = -26.0
 
 
@@ -161,11 +161,11 @@ def run(args: argparse.Namespace) -> int:
         "workers": workers,
         "engine": args.engine,
         "address": args.address,
-        "progress": _Teller(),
+        "progress": _Printer(),
     }
     if args.dry_run:
         counts = dry_run(args.source, args.out, **common)
-        return _tell(counts | {"out": str(Path(args.out) / "dry-run")}, args)
+        return _print(counts | {"out": str(Path(args.out) / "dry-run")}, args)
     codec = load_chosen_codec(args.codec, args)
     # Without a number it is the process's own GPU under accelerate launch.
     device = "cuda" if args.device in ("auto", "cuda") and codec.device.type == "cuda" else None
@@ -189,10 +189,10 @@ def finish(args: argparse.Namespace, rows: int) -> int:
     if not (Path(args.out) / "manifest.json").is_file():
         print(f"{args.out}: this part is done, {rows} rows so far; other parts are not", file=sys.stderr)
         return 0
-    return _tell(report(args.out), args)
+    return _print(report(args.out), args)
 
 
-def _tell(counts: dict[str, Any], args: argparse.Namespace) -> int:
+def _print(counts: dict[str, Any], args: argparse.Namespace) -> int:
     """Print counts; 1 if they are not what was expected."""
     import json
 
@@ -240,8 +240,8 @@ def _part(text: str) -> tuple[int, int]:
     return number, of
 
 
-class _Teller:
-    """Says on stderr how far the work is: on a terminal a line that is written over, else one at times."""
+class _Printer:
+    """Prints progress on stderr: one line that is overwritten on a terminal, else a line every 30 s."""
 
     def __init__(self) -> None:
         self._live = sys.stderr.isatty()

@@ -1,7 +1,4 @@
-"""``audiotok verify``: is a file, or a prepared corpus, whole? Reads everything, changes nothing.
-
-What a path is decides how it is checked: a folder is a prepared corpus, anything else a code file.
-"""
+"""``audiotok verify``: checks code files, and prepared corpora (folders). It changes nothing."""
 
 from __future__ import annotations
 
@@ -26,8 +23,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "verify",
         help="whether code files and prepared corpora are whole",
         description=(
-            "Check every byte of code files. Of prepared corpora hash every shard again, derive all counts again, "
-            "check the range of every code and decode rows drawn at random. Exit 1 and the reason where one is damaged."
+            "Check every byte of code files. For prepared corpora, check the hash of every shard, all counts and the "
+            "range of every code, and decode random rows. If one is damaged, print the reason and exit with 1."
         ),
         allow_abbrev=False,
     )
@@ -69,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _verify_corpus(path: Path, args: argparse.Namespace) -> list[str]:
-    """What is wrong with a prepared corpus; says on stdout what it is if nothing is."""
+    """Faults of a prepared corpus; prints a summary if there is none."""
     from ..corpus import verify
 
     codec = load_chosen_codec(args.codec or "default", args) if args.samples > 0 else None
@@ -83,7 +80,7 @@ def _verify_corpus(path: Path, args: argparse.Namespace) -> list[str]:
 
 
 def _verify_atok(path: Path, codec: str | None) -> list[str]:
-    """What is wrong with an ``.atok`` file; says on stdout what it is if nothing is."""
+    """Faults of an ``.atok`` file; prints a summary if there is none."""
     from ..bitstream import AtokReader, find_model
     from ..bitstream.format import LEARNT
 

@@ -1,4 +1,4 @@
-"""Decodes the sound of a row, and says which rows are fit to be encoded and why the others are not."""
+"""Decodes the audio of a row and checks that it is fit to be encoded."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ REASONS = {
     "unreadable": "the file is not audio, or is damaged",
     "too_short": "less sound than the shortest allowed",
     "too_long": "more sound than the longest allowed",
-    "text_ratio": "far more or far fewer letters than anyone says in that time",
+    "text_ratio": "far more or far fewer letters than speech has in that time",
     "not_finite": "samples are NaN or infinite",
     "bad_scale": "samples go far beyond full scale: they are in another unit",
     "clipped": "too many samples are cut off at full scale",
@@ -150,7 +150,7 @@ def inspect(row: SourceRow, limits: Limits) -> float | Drop:
         with _open(row) as sound:
             seconds = limits.max_s if sound.header_s is None else sound.header_s
     except (OSError, ValueError) as error:
-        return Drop(row.index, row.id, "unreadable", _told(error, row))
+        return Drop(row.index, row.id, "unreadable", _reason(error, row))
     if row.cut is not None:
         seconds = min(seconds, row.cut.end_s or seconds) - row.cut.start_s
     return min(max(seconds, 0.0), limits.max_s)
@@ -175,7 +175,7 @@ def decode(row: SourceRow, limits: Limits, sampling_rate: int | None, shaping: S
     try:
         wav, rate, fault = _read(row, limits.max_s)
     except (OSError, ValueError) as error:
-        return drop("unreadable", _told(error, row))
+        return drop("unreadable", _reason(error, row))
     seconds = len(wav) / rate
     if (
         fault := fault
@@ -223,8 +223,8 @@ def _read(row: SourceRow, max_s: float) -> tuple[np.ndarray, int, tuple[str, str
     with _open(row) as sound:
         rate = sound.sampling_rate
         if cut.channel is not None and cut.channel >= sound.channels:
-            told = f"channel {cut.channel}, counted from 0, of a file with {sound.channels}"
-            return np.zeros(1, dtype=np.float32), rate, ("bad_span", told)
+            detail = f"channel {cut.channel}, counted from 0, of a file with {sound.channels}"
+            return np.zeros(1, dtype=np.float32), rate, ("bad_span", detail)
         stop_s = min(cut.end_s or math.inf, cut.start_s + max_s + 1 / rate)
         wav = _samples(sound, cut.start_s, stop_s, cut.channel)
     read_s = len(wav) / rate
@@ -295,7 +295,7 @@ def clipped_share(wav: np.ndarray) -> float:
     return float(runs[runs >= CLIPPED_RUN].sum()) / len(wav)
 
 
-def _told(error: Exception, row: SourceRow) -> str:
+def _reason(error: Exception, row: SourceRow) -> str:
     """The reason in an error, without the path: it must not depend on where the corpus lies."""
     if isinstance(error, OSError):
         return error.strerror or type(error).__name__

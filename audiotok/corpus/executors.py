@@ -13,6 +13,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -91,7 +94,8 @@ def _in_processes(make: Make, job: Any, tasks: Iterable[Any], workers: int) -> I
                     while len(under_way) <= workers and (waiting or (task := next(remaining, None))):
                         if not waiting:
                             waiting.append(task)
-                        future = pool.submit(_run, waiting[0])  # first, for it fails where a process died
+                        with _without_main():
+                            future = pool.submit(_run, waiting[0])  # fails where a process died
                         under_way[future] = waiting.popleft()
 
                     if not under_way:
@@ -109,8 +113,8 @@ def _in_processes(make: Make, job: Any, tasks: Iterable[Any], workers: int) -> I
                             f"worker processes died {DEATHS} times (out of memory?), the last time over {waiting[0]}; "
                             "what is finished is kept: run the same again, with fewer workers if memory is short"
                         ) from None
-                    pool.shutdown(wait=False, cancel_futures=True)
-                    pool = _start_pool(make, job, workers, "spawn")  # threads of the old pool may hold locks
+                    pool.shutdown(cancel_futures=True)
+                    pool = _start_pool(make, job, workers, method)
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -118,6 +122,20 @@ def _in_processes(make: Make, job: Any, tasks: Iterable[Any], workers: int) -> I
 def _start_pool(make: Make, job: Any, workers: int, method: str) -> ProcessPoolExecutor:
     context = multiprocessing.get_context(method)
     return ProcessPoolExecutor(workers, context, initializer=_start, initargs=(make, job))
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Hide the main module from new processes.
+
+    A spawned process imports it again, and a script without the usual guard would start the preparation again.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _start(make: Make, job: Any) -> None:
@@ -152,7 +170,7 @@ def _on_ray(
     make: Make, job: Any, tasks: Iterable[Any], workers: int, address: str, device: str
 ) -> Iterator[tuple[Any, Any]]:
     try:
-        import ray
+        ray: Any = import_module("ray")
     except ModuleNotFoundError:
         raise ModuleNotFoundError(
             'the engine ray needs the extra "ray": pip install "audiotok[ray]"'

@@ -25,7 +25,7 @@ SUFFIXES = frozenset(
     ".aif .aifc .aiff .au .caf .flac .mp3 .nist .oga .ogg .opus .rf64 .snd .sph .voc .w64 .wav .wave "
     ".aac .amr .m4a .wma".split()
 )
-_SPLITS = dict.fromkeys(("train", "training"), "train")
+_SPLITS: dict[str, str] = dict.fromkeys(("train", "training"), "train")
 _SPLITS |= dict.fromkeys(("dev", "val", "valid", "validation"), "validation")
 _SPLITS |= dict.fromkeys(("test", "testing", "eval", "evaluation"), "test")
 _TEXTS = (".txt", ".lab", ".TXT", ".LAB")
@@ -121,7 +121,7 @@ def _header(path: Path) -> list[str]:
     """The names of the columns.
 
     Raises:
-        ValueError: they are not UTF-8, or one stands there twice.
+        ValueError: they are not UTF-8, or two have the same name.
     """
     if path.suffix.lower() == ".parquet":
         return list(pq.read_schema(path).names)
@@ -137,7 +137,7 @@ def _header(path: Path) -> list[str]:
         raise ValueError(f"{path}: line 1: {error}; repair the names of the columns") from None
     if twice := sorted({name for name in names if name and names.count(name) > 1}):
         raise ValueError(
-            f"{path}: line 1: the column {', '.join(map(repr, twice))} stands there twice; rename one"
+            f"{path}: line 1: two columns are called {' and '.join(map(repr, twice))}; rename one"
         )
     return names
 
@@ -172,7 +172,7 @@ def _csv_rows(path: Path, quotes: bool) -> Iterator[_Row]:
     audio = next((header.index(name) for name in ALIASES["audio"] if name in header), 0)
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         delimiter = _delimiter(path, file.readline())
-        number, ahead = 1, deque[str]()
+        number, ahead = 2, deque[str]()
 
         def line(at: int) -> str:
             while len(ahead) <= at and (text := file.readline()):
@@ -253,16 +253,16 @@ def _piped(table: Path, columns: Mapping[str, str], names: Names) -> Iterator[So
     whole = [[cell.strip() for cell in cells] for _, cells in rows if len(cells) == width]
     speaker, language, text = _piped_columns(table, whole, width)
     for number, cells in rows:
-        name, *said = (cell.strip() for cell in cells)
-        said += [""] * (width - len(cells))
-        fault = f"line {number}: expected {width} cells, got {len(cells)}" if len(cells) > width else ""
-
+        name, *cells = (cell.strip() for cell in cells)
+        count = len(cells) + 1
+        fault = f"line {number}: expected {width} cells, got {count}" if count > width else ""
+        cells += [""] * (width - count)
         yield SourceRow(
             "" if _suffix([name], 0) else name,
             _piped_file(name, names),
-            next((said[at - 1] for at in text if said[at - 1]), ""),
-            said[speaker - 1] if speaker else names.folder.name,
-            said[language - 1] if language else "",
+            next((cells[at - 1] for at in text if cells[at - 1]), ""),
+            cells[speaker - 1] if speaker else names.folder.name,
+            cells[language - 1] if language else "",
             problem=("bad_row", fault) if fault else None,
         )
 
@@ -271,7 +271,7 @@ def _piped_columns(table: Path, rows: list[list[str]], width: int) -> tuple[int,
     """Which cell is the speaker, which the language (0: none), and which are the text, the best first.
 
     ``id|text``, ``id|as written|normalised``, ``id|speaker|text``, ``id|text|speaker`` and ``id|speaker|language|text``
-    are told apart by what is in them: two texts are alike, and a speaker is one word that comes back.
+    are told apart by what is in them: two texts are alike, and a speaker is one word that is repeated.
     """
 
     def is_label(at: int) -> bool:
@@ -370,8 +370,8 @@ def read_kaldi(names: Names, describe: str) -> ListSource:
             if file.endswith("|"):
                 file, problem = "", ("unreadable", "wav.scp holds a command; write its output to a file")
             key = plain_name(id)
-            said = (texts.get(key, ""), speakers.get(key, ""), languages.get(key, ""))
-            yield SourceRow(id, file, *said, cut=cut, problem=problem)
+            facts = (texts.get(key, ""), speakers.get(key, ""), languages.get(key, ""))
+            yield SourceRow(id, file, *facts, cut=cut, problem=problem)
 
     return ListSource(entries(), names, describe)
 
@@ -422,18 +422,18 @@ def read_libri(names: Names, describe: str) -> ListSource:
         ValueError: there is no sound.
     """
     folder = names.folder
-    spoken: dict[Path, dict[str, str]] = {}  # of the chapter that is read now
+    transcripts: dict[Path, dict[str, str]] = {}  # of the chapter that is read now
 
     def transcript(path: Path) -> tuple[str, Problem]:
-        if path.parent not in spoken:
-            spoken.clear()
-            lines = spoken[path.parent] = {}
+        if path.parent not in transcripts:
+            transcripts.clear()
+            lines = transcripts[path.parent] = {}
             for table in sorted(path.parent.glob("*.trans.txt")):
                 for line in _text(table)[0].splitlines():
-                    id, _, said = line.partition(" ")
-                    lines[plain_name(id)] = said
-        if (key := plain_name(path.stem)) in spoken[path.parent]:
-            return spoken[path.parent][key], None
+                    id, _, text = line.partition(" ")
+                    lines[plain_name(id)] = text
+        if (key := plain_name(path.stem)) in transcripts[path.parent]:
+            return transcripts[path.parent][key], None
         return _text(names.stored(path.with_name(f"{path.stem}.normalized.txt")))
 
     def entries() -> Iterator[SourceRow]:
@@ -575,8 +575,8 @@ def _tar_rows(path: Path, folder: Path, columns: Mapping[str, str]) -> Iterator[
     with path.open("rb") as stream:
         stream.seek(ends)
         if stream.read(512) != b"\0" * 512:  # a tar ends in blocks of zeros
-            told = f"{path.name} is cut off or damaged after {count} files; copy it again for the rows behind them"
-            yield SourceRow(f"{file.removesuffix('.tar')}/...", "", problem=("unreadable", told))
+            detail = f"{path.name} is cut off or damaged after {count} files; copy it again for the rows behind them"
+            yield SourceRow(f"{file.removesuffix('.tar')}/...", "", problem=("unreadable", detail))
 
 
 def _next(tar: tarfile.TarFile) -> tarfile.TarInfo | None:

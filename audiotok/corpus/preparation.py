@@ -230,11 +230,11 @@ def dry_run(
             names = ("text", "speaker", "language", "split", "seconds", "level_db")
             tally.add({name: [row[name] for row in kept] for name in names} | {"frames": [0] * len(kept)})
     source_rows = sum(counts.values()) if total is None else total
-    told = describe(tally.result(), opened.describe, source_rows, Counter(drop.reason for drop in drops))
+    counted = describe(tally.result(), opened.describe, source_rows, Counter(drop.reason for drop in drops))
     if folder is not None:
-        write_report(folder, told)
+        write_report(folder, counted)
         write_dropped(folder, sorted(drops, key=lambda drop: drop.row))
-    return told
+    return counted
 
 
 def _run(

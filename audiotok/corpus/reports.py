@@ -1,4 +1,4 @@
-"""What a corpus holds, for programs and for people: counts, a report, a data card, and a page of decoded rows."""
+"""Counts of a corpus as JSON, text and HTML, its data card, and a page with the audio of random rows."""
 
 from __future__ import annotations
 
@@ -151,11 +151,16 @@ def describe(
     manifest: Manifest | None = None,
 ) -> dict[str, Any]:
     """A tally's counts with what they were counted of; ``manifest`` is None for a dry run."""
-    told = {"source": source, "source_rows": source_rows, **counts, "dropped": dict(sorted(reasons.items()))}
+    described = {
+        "source": source,
+        "source_rows": source_rows,
+        **counts,
+        "dropped": dict(sorted(reasons.items())),
+    }
     if manifest is not None:
-        told |= {"licence": manifest.licence, "shards": len(manifest.shards)}
-        told |= {"codec": manifest.codec, "codes_fingerprint": manifest.codes_fingerprint}
-    return told
+        described |= {"licence": manifest.licence, "shards": len(manifest.shards)}
+        described |= {"codec": manifest.codec, "codes_fingerprint": manifest.codes_fingerprint}
+    return described
 
 
 def report_text(counts: Mapping[str, Any]) -> str:
@@ -207,7 +212,7 @@ def write_report(folder: Path, counts: Mapping[str, Any]) -> None:
 
 
 def write_card(folder: Path, manifest: Manifest) -> None:
-    """Write the data card, from which ``datasets.load_dataset(folder)`` knows the shards of each split."""
+    """Write the data card, which gives ``datasets.load_dataset(folder)`` the shards of each split."""
     codec = manifest.codec
     groups = dict.fromkeys(shard["file"].rpartition("-")[0] for shard in manifest.shards if shard["rows"])
     files = "".join(f"  - split: {json.dumps(name)}\n    path: shards/{name}-*.parquet\n" for name in groups)

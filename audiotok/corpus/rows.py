@@ -69,7 +69,7 @@ class SourceRow:
     """One row of a source.
 
     Attributes:
-        id, text, speaker, language, split: what the source says; empty where it says nothing.
+        id, text, speaker, language, split: from the source; empty where it has none.
         audio: the path of the sound file, its bytes, or the part of a file that holds it; None if there is none.
         cut: the part of the sound that is the row's; None is all of it.
         problem: why the row cannot be used, whatever its sound is like.
@@ -154,8 +154,8 @@ def read_cut(row: Mapping[str, Any], names: Mapping[str, str | None]) -> tuple[C
         try:
             number = None if value is None or str(value).strip() == "" else float(value)
         except (TypeError, ValueError):
-            told = f"{column}: {value!r} is no number; if it is no time in the file, pass --column {name}="
-            return None, ("bad_span", told)
+            detail = f"{column}: {value!r} is no number; if it is no time in the file, pass --column {name}="
+            return None, ("bad_span", detail)
         if number == -1 and name != "start":  # Kaldi's mark for the end of the recording
             number = None
         times[name] = number / 1000 if number is not None and column.endswith("_ms") else number
@@ -184,8 +184,8 @@ def _channel(value: Any, column: str) -> tuple[int | None, Problem]:
     except ValueError:
         number = -1.0
     if number < 0 or number != int(number):
-        told = f"{column}: {value!r} is no number; if it is no channel of the file, pass --column channel="
-        return None, ("bad_span", told)
+        detail = f"{column}: {value!r} is no number; if it is no channel of the file, pass --column channel="
+        return None, ("bad_span", detail)
     return int(number), None
 
 
@@ -299,11 +299,13 @@ def _checked(row: SourceRow, index: int, names: Names) -> SourceRow:
     name = part.path if part else str(row.audio or "")
     file, problem = names.find(name)
     try:
-        other = {key: value for key, value in dict(row.other or {}).items() if value not in (None, "")}
+        given = row.other if isinstance(row.other, dict) else {}
+        other = {key: value for key, value in given.items() if value not in (None, "")}
         row.other = json.dumps(other, ensure_ascii=False, default=str) if other else None
     except RecursionError:
         row.other, problem = None, ("bad_row", "JSON nested without end")
-    row.id = row.id or _default_id(name, row.cut) or f"{index:08d}"
+    own = file if os.path.isabs(name) else name  # an id does not depend on where the corpus lies
+    row.id = row.id or _default_id(own, row.cut) or f"{index:08d}"
     row.text = " ".join(row.text.split())
     texts = ("id", "text", "speaker", "language", "split", "other")
     if file != printable(file):

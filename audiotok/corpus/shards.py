@@ -137,9 +137,9 @@ class Manifest:
             for manifest in (self, asked)
         )
         pairs = {name: (_said(old.get(name)), _said(new.get(name))) for name in {**old, **new}}
-        told = [f"{name} was {was}, is {now} now" for name, (was, now) in pairs.items() if was != now]
+        changed = [f"{name} was {was}, is {now} now" for name, (was, now) in pairs.items() if was != now]
         unseen = "the source lists other rows or sizes of files, or another version of audiotok began it"
-        return "; ".join(told) or unseen
+        return "; ".join(changed) or unseen
 
     def _check(self) -> None:
         """ValueError where a value is of another kind than :meth:`save` writes."""
@@ -255,7 +255,7 @@ def read_index(folder: Path, rows: int) -> pa.Table | None:
 
 
 def check_shard(file: Path, rows: int, fingerprint: str) -> None:
-    """Refuse a shard that is not what the manifest says; only its last bytes are read.
+    """Refuse a shard that differs from the manifest; only its last bytes are read.
 
     Raises:
         FileNotFoundError: it is missing.

@@ -13,6 +13,8 @@ from typing import Any
 import datasets
 import numpy as np
 import soundfile
+from datasets import config
+from huggingface_hub import constants
 
 from ..hub import hub_answers, is_hub_id, without_network
 from .layouts import (
@@ -63,8 +65,8 @@ def open_source(
     """Open a data set.
 
     Args:
-        source: a folder in one of :data:`LAYOUTS`, a table (.csv, .tsv, .jsonl), a .parquet or .tar file, a name that
-            ``datasets.load_dataset`` knows (``owner/name`` or ``owner/name:config``), or a data set already open.
+        source: a folder in one of :data:`LAYOUTS`, a table (.csv, .tsv, .jsonl), a .parquet or .tar file, a name for
+            ``datasets.load_dataset`` (``owner/name`` or ``owner/name:config``), or a data set already open.
         layout: one of :data:`LAYOUTS`; None finds out.
         split: which splits to take, separated by commas; None takes all.
         language: only rows of this language (``en`` takes ``en-GB`` too); rows without a language get this one.
@@ -452,9 +454,8 @@ class _Below:
 
 def _in_cache(name: str) -> tuple[str | None, Problem]:
     """Paths of a named data set: in the caches that it was loaded into, and nowhere else."""
-    config = datasets.config
     path = Path(os.path.abspath(name))
-    roots = (config.HF_DATASETS_CACHE, config.HF_HUB_CACHE, config.DOWNLOADED_DATASETS_PATH)
+    roots = (config.HF_DATASETS_CACHE, constants.HF_HUB_CACHE, config.DOWNLOADED_DATASETS_PATH)
     if not any(path.is_relative_to(os.path.abspath(root)) for root in roots):
         return None, ("outside_folder", name)
     return str(path), None
@@ -468,23 +469,23 @@ def _open_named(
     language: str,
     root: Path | None,
 ) -> DatasetSource | StreamSource:
-    """Open what ``datasets.load_dataset`` knows by a name, ``owner/name`` or ``owner/name:config``.
+    """Open a data set by its name for ``datasets.load_dataset``, ``owner/name`` or ``owner/name:config``.
 
     Raises:
         FileNotFoundError: it is no such name.
         ValueError: it cannot be opened, or has no such split.
     """
-    path, _, config = name.partition(":")
+    path, _, configuration = name.partition(":")
     is_file = Path(name).suffix.lower() in (*TABLES, ".parquet", ".tar", ".flac", ".wav")
     if is_file or not is_hub_id(path):
         raise FileNotFoundError(f"{name}: no such folder or file, and no OWNER/NAME of a data set")
 
     def load() -> Any:
         if hub_answers():
-            return datasets.load_dataset(path, config or None, streaming=streaming)
+            return datasets.load_dataset(path, configuration or None, streaming=streaming)
         with without_network():
             try:
-                return datasets.load_dataset(path, config or None, streaming=streaming)
+                return datasets.load_dataset(path, configuration or None, streaming=streaming)
             except Exception as error:
                 raise ConnectionError(_OFFLINE) from error
 

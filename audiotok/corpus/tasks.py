@@ -204,12 +204,21 @@ def survey(source: Source) -> Survey:
     """Go once through the rows of a source, without opening their sound; 20 bytes a row are held."""
     digest, hashes, groups = hashlib.sha256(), bytearray(), dict[str, Any]()
     for row in source.listing():
-        told = [row.id, row.text, row.speaker, row.language, row.split, str(row.cut), row.problem, row.other]
+        values = [
+            row.id,
+            row.text,
+            row.speaker,
+            row.language,
+            row.split,
+            str(row.cut),
+            row.problem,
+            row.other,
+        ]
         if isinstance(row.audio, str | FilePart):
             path = row.audio if isinstance(row.audio, str) else row.audio.path
             # The folder of the file does not count.
-            told += [os.path.basename(path), os.stat(path).st_size if os.path.isfile(path) else -1]
-        digest.update(json.dumps(told, ensure_ascii=False).encode("utf-8", "surrogatepass"))
+            values += [os.path.basename(path), os.stat(path).st_size if os.path.isfile(path) else -1]
+        digest.update(json.dumps(values, ensure_ascii=False).encode("utf-8", "surrogatepass"))
         hashes += _hash_id(row.id)
         groups.setdefault(group_of(row.split), array("q")).append(row.index)
     ids = np.frombuffer(bytes(hashes), dtype=np.uint64).reshape(-1, 2)

@@ -1,4 +1,4 @@
-"""Checks that a prepared corpus is what its manifest says."""
+"""Checks a prepared corpus against its manifest."""
 
 from __future__ import annotations
 
