@@ -25,13 +25,13 @@ _BEHIND = {
     "HK$": "港元",
     "US$": "美元",
 }
-_SIGNS = dict(
-    pair.split(":")
+_SIGNS: dict[str, str] = {
+    pair[0]: pair[2:]
     for pair in (
         "÷:除以 ×:乘 ≈:约等于 ≠:不等于 ≤:小于等于 ≥:大于等于 =:等于 ±:正负 &:和 °:度 √:根号 ²:平方 ³:立方 "
         "‰:千分号 %:百分号 #:井号 +:加"
     ).split()
-) | {"@": " at "}
+} | {"@": " at "}
 _PUNCTUATION = str.maketrans(
     dict(zip("，、；：。．！？…—–（）()～％｜|", ",,;:..!?.--,,,,~%,,", strict=True))
     | dict.fromkeys('“”‘’「」『』《》〈〉【】[]{}·•*_`^~"\\<>', " ")
