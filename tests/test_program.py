@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -226,9 +227,10 @@ def test_one_thread_computes_and_a_wrong_name_loads_nothing(monkeypatch, tmp_pat
     """Two threads wait for each other without end where another program has one of the cores."""
     from audiotok.cli import encode
 
-    (tmp_path / "a.wav").touch()
+    audiotok.save_audio(tmp_path / "a.wav", torch.zeros(1, 100), 16_000)
     seen: list[object] = []
-    monkeypatch.setattr(encode, "_load", lambda args, started: seen.append("loaded") or (None, None, None))
+    codec = SimpleNamespace(config=SimpleNamespace(sampling_rate=16_000))
+    monkeypatch.setattr(encode, "_load", lambda args, started: seen.append("loaded") or (codec, None, None))
     monkeypatch.setattr(encode, "encode_blocks", lambda *_: seen.append(torch.get_num_threads()))
     with threads(2):
         sources = [str(tmp_path / name) for name in ("none.wav", "a.wav")]
