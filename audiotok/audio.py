@@ -1,4 +1,4 @@
-"""Audio files and pipes: read, resample and write. Every file is read to its real end, in bounded memory."""
+"""Audio files and pipes: read, resample and write. Files are read to their actual end, in bounded memory."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MAX_PEAK = 4.0
-"""Samples may exceed full scale slightly. Beyond this peak they are in another unit."""
+"""Largest accepted sample. Samples beyond it are assumed to be in another unit."""
 
 _FORMATS = {
     ".wav": ("WAV", "PCM_16"),
@@ -55,10 +55,10 @@ _DEMUXERS = ",".join(
     "aac ac3 aiff amr ape asf au eac3 flac matroska webm mov mp4 m4a 3gp mp3 mpc mpc8 nistsphere ogg tta voc w64 wav "
     "wv".split()
 )
-# Formats without a length of their own, for which ffmpeg estimates one from the bitrate.
+# Formats that do not store a length. ffmpeg estimates one from the bitrate.
 _NO_LENGTH = ("aac", "ac3", "amr", "eac3", "mpc", "wav")
 _TOLERANCE_S = 0.1
-_MP3_PADDING = 3 * 1152  # samples, which the header counts and the decoder leaves out
+_MP3_PADDING = 3 * 1152  # samples that the header counts and the decoder removes
 _MAGIC = {b"fLaC": "FLAC", b"OggS": "Ogg", b"FORM": "AIFF", b".snd": "AU", b"ftyp": "MP4"}
 
 
@@ -68,7 +68,7 @@ def load_audio(source: str | Path | bytes | BinaryIO, sampling_rate: int | None 
     Args:
         source: a path, the bytes of a file, or a binary stream. WAV, FLAC, Ogg, Opus, MP3, M4A, WebM and most other
             audio formats; channels are averaged.
-        sampling_rate: resample to this rate in Hz; None keeps the file's own.
+        sampling_rate: resample to this rate in Hz; None keeps the file's rate.
 
     Returns:
         wav [1, N] float32 in [-1, 1] with N >= 1, and its sampling rate in Hz.
@@ -91,7 +91,7 @@ def audio_blocks(
 
     Args:
         source: as for :func:`load_audio`.
-        sampling_rate: resample to this rate in Hz; None keeps the file's own.
+        sampling_rate: resample to this rate in Hz; None keeps the file's rate.
         block_s: length of a block in seconds; the last one is shorter.
 
     Yields:
@@ -162,12 +162,12 @@ def open_audio(
     Args:
         source: a path, the bytes of a file, or a binary stream. A wav on a pipe is read as it arrives; other formats
             on a pipe are read when the pipe has ended.
-        name: what errors call bytes and streams.
+        name: name of bytes and streams in error messages.
         pcm: layout of raw samples without a header; None reads the header.
 
     Raises:
         FileNotFoundError: there is no such file.
-        AudioError: this is not audio.
+        AudioError: the input is not audio.
     """
     if isinstance(source, str | os.PathLike):
         path = Path(source)
@@ -185,10 +185,10 @@ class AudioReader:
     """A sound that is read once, from front to back. Make one with :func:`open_audio` and close it after use.
 
     Attributes:
-        name: what errors call it.
+        name: name in error messages.
         sampling_rate: in Hz.
-        channels: of its beginning.
-        format: container and coding, for people.
+        channels: channels of the first block.
+        format: container and coding, for display.
         comment: the comment in its header, or None.
         header_s: length in seconds that the header states, or None. It can be wrong; use it only as an estimate.
     """
@@ -220,7 +220,7 @@ class AudioReader:
         """The sound as checked wavs [1, n] float32 in [-1, 1], channels averaged.
 
         Args:
-            sampling_rate: resample to this rate in Hz; None keeps the file's own.
+            sampling_rate: resample to this rate in Hz; None keeps the file's rate.
 
         Raises:
             AudioError: the sound is damaged, cut off or empty, or a sample is not finite or in another unit.
@@ -332,7 +332,7 @@ class AudioReader:
             self._wav = self._wav_header()
 
     def _at_next_wav(self, wav: WavHeader, got: int) -> bool:
-        """Skip what follows the samples. Whether another wav file was appended."""
+        """Skip the data after the samples. Return whether another wav file was appended."""
         source = self._input
         if got % 2 and source.peek(1) == b"\0":
             source.read(1)
@@ -352,7 +352,7 @@ class AudioReader:
                     f"{self.name}: expected the end or another chunk after the {got} bytes of samples that the "
                     f"header states, got other data at byte {start}; correct the header, for example with ffmpeg"
                 )
-        source.skip(None)  # so that the sender of a pipe can finish
+        source.skip(None)  # lets the writer of a pipe finish
         return False
 
     def _open_container(self, head: bytes) -> None:
@@ -440,7 +440,7 @@ class AudioReader:
             ) from None
 
     def _decoded_parts(self, start: int) -> Iterator[tuple[int, np.ndarray]]:
-        """(rate, [n, C]) from sample ``start`` on, in blocks of a useful size."""
+        """(rate, [n, C]) from sample ``start`` on, in blocks of at least :data:`_BLOCK_SAMPLES` where possible."""
         jumped = start > 0 and self._demuxer == "flac"
         if jumped:
             self._container.seek(start, stream=self._track)
@@ -467,7 +467,7 @@ class AudioReader:
             count, rate = count + len(values), frame.sample_rate
         if held:
             yield rate, np.concatenate(held)
-        # The position of an Ogg stream may begin anywhere, and its pages were checked.
+        # An Ogg stream may start at any position, and its pages have been checked.
         if jumped or self.header_s is None or self._demuxer == "ogg":
             return
         spare_s = {"mp3": _TOLERANCE_S + _MP3_PADDING / rate, "flac": 0.01}.get(self._demuxer, _TOLERANCE_S)
@@ -491,7 +491,7 @@ def _frame_samples(frame: Any) -> np.ndarray:
 
 def _check_samples(block: np.ndarray, name: str, start: int) -> None:
     """Refuse samples [n, C] that are not finite or in another unit; the first is sample ``start``."""
-    peak = np.abs(block).max(initial=0)  # NaN and inf are kept by max
+    peak = np.abs(block).max(initial=0)  # max propagates NaN and inf
     if peak <= MAX_PEAK:
         return
     bad = ~np.isfinite(block).all(axis=1)
@@ -509,7 +509,7 @@ def resample(wav: Tensor, from_rate: int, to_rate: int) -> Tensor:
     Args:
         wav: [..., N] float32, N >= 1; each row is resampled on its own.
         from_rate: its rate in Hz.
-        to_rate: the wanted rate in Hz.
+        to_rate: the output rate in Hz.
 
     Returns:
         [..., N * to_rate / from_rate] float32 in [-1, 1] on the device of ``wav``; ``wav`` itself if the rates agree.
@@ -531,15 +531,15 @@ def resample(wav: Tensor, from_rate: int, to_rate: int) -> Tensor:
 
 
 def resampled(blocks: Iterable[Tensor], from_rate: int, to_rate: int) -> Iterator[Tensor]:
-    """Resample sound that arrives in blocks. The result does not depend on how it is cut.
+    """Resample sound that arrives in blocks. The result does not depend on the block boundaries.
 
     Args:
         blocks: wavs [1, n] float32.
         from_rate: their rate in Hz.
-        to_rate: the wanted rate in Hz.
+        to_rate: the output rate in Hz.
 
     Yields:
-        wav [1, n] float32 in [-1, 1], n >= 1, as soon as the filter has what it needs (some 10 ms after its input).
+        wav [1, n] float32 in [-1, 1], n >= 1, about 10 ms after the input because of the filter.
 
     Raises:
         AudioError: a rate is out of range.
@@ -577,22 +577,22 @@ def _at_rate(blocks: Iterable[np.ndarray], from_rate: int, to_rate: int) -> Iter
         return
     out = stream.resample_chunk(first[:0], last=True)
     if len(out) or not count:
-        # Of a sound shorter than half a new sample, one sample is kept.
+        # A very short sound can resample to nothing. Keep one sample.
         yield out if len(out) else first
 
 
 def save_audio(path: str | Path, wav: Tensor, sampling_rate: int, comment: str | None = None) -> None:
-    """Write one channel to a sound file. The file is whole or absent.
+    """Write one channel to a sound file. The write is atomic.
 
     Args:
-        path: its suffix decides the format: .wav and .flac are 16-bit PCM, .ogg and .opus are Opus.
+        path: the suffix selects the format: .wav and .flac are 16-bit PCM, .ogg and .opus are Opus.
         wav: [1, N] or [N] float, N >= 1; values beyond [-1, 1] are clipped.
         sampling_rate: in Hz.
         comment: stored in the file: RIFF INFO in a wav, a Vorbis comment in the others.
 
     Raises:
         TypeError: ``wav`` is not a tensor.
-        AudioError: the suffix, the rate, the shape or a sample cannot be written.
+        AudioError: the suffix, rate, shape or samples are not supported.
         OSError: the folder does not exist or cannot be written.
     """
     _check_floats(wav)
@@ -607,7 +607,7 @@ def save_audio(path: str | Path, wav: Tensor, sampling_rate: int, comment: str |
 def save_audio_blocks(
     path: str | Path, blocks: Iterable[Tensor], sampling_rate: int, comment: str | None = None
 ) -> int:
-    """Write sound that arrives in blocks, in constant memory. The file is whole or absent.
+    """Write sound that arrives in blocks, in constant memory. The write is atomic.
 
     Args:
         path: as for :func:`save_audio`.
@@ -628,7 +628,9 @@ def save_audio_blocks(
     container, coding = _format_of(path, sampling_rate)
     written = 0
     with write_aside(path) as aside:
-        name: Any = os.fsencode(aside) if os.name == "posix" else str(aside)  # any bytes are a name on POSIX
+        name: Any = (
+            os.fsencode(aside) if os.name == "posix" else str(aside)
+        )  # POSIX file names may be arbitrary bytes
         try:
             with soundfile.SoundFile(name, "w", sampling_rate, 1, coding, format=container) as file:
                 if comment is not None:
@@ -643,7 +645,7 @@ def save_audio_blocks(
                     file.write(samples)
         except soundfile.LibsndfileError as error:
             raise AudioError(
-                f"{path}: cannot write it as {container}/{coding} ({error.error_string}); is there room on the disk?"
+                f"{path}: cannot write it as {container}/{coding} ({error.error_string}); check the free disk space"
             ) from None
         if not written:
             raise AudioError(f"{path}: expected at least one sample to write, got 0")
@@ -676,7 +678,7 @@ def pcm_bytes(wav: Tensor, kind: str) -> bytes:
         kind: "s16le" or "f32le".
 
     Raises:
-        ValueError: another kind.
+        ValueError: ``kind`` is not one of these.
     """
     samples = wav.detach().cpu().float().reshape(-1).numpy()
     if kind == "f32le":

@@ -1,4 +1,4 @@
-"""Headers of audio containers: wav in all its forms, Ogg pages, the frame count of MP3."""
+"""Headers of audio containers: WAV variants, Ogg pages and the MP3 frame count."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ PCM_BYTES = {"u8": 1, "s16le": 2, "s24le": 3, "s32le": 4, "f32le": 4, "f64le": 8
 
 READ_BYTES = 1 << 16
 MAX_CHUNKS = 1000
-_MAX_CHUNK_BYTES = 1 << 12  # kept of a chunk; the rest is skipped
+_MAX_CHUNK_BYTES = 1 << 12  # bytes kept of a chunk; the rest is skipped
 _KEPT_IN_MEMORY = 1 << 24
-_SPARE_BYTES = 64  # by which a size may exceed the file: some writers count the header too
+_SPARE_BYTES = 64  # tolerated excess of a stated size: some writers count the header
 _RIFF = {b"RIFF": "<", b"RF64": "<", b"RIFX": ">"}
 _W64_ID = b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00"
 _WAV_KINDS = {(1, 8): "u8", (1, 16): "s16", (1, 24): "s24", (1, 32): "s32", (3, 32): "f32", (3, 64): "f64"}
 _EXTENSIBLE = 0xFFFE
-# Writers that do not know the length store 0, 0xFFFFFFFF (ffmpeg), 0x7FFFF000 (sox) or 0x7FFFFFFF and 0x80000000
+# Writers without a known length store 0, 0xFFFFFFFF (ffmpeg), 0x7FFFF000 (sox) or 0x7FFFFFFF and 0x80000000
 # (arecord), some of them less the size of the header.
 _UNKNOWN_SIZES = (range(1), range(0x7FFF_0000, 0x8000_0001), range(0xFFFF_0000, 0x1_0000_0000))
 _OGG_EOS, _OGG_BOS = 4, 2
@@ -33,7 +33,7 @@ _REVERSED_BITS = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
 class AudioError(ValueError):
-    """Audio that cannot be read or written. The message names it, what is wrong, and what to do."""
+    """Audio that cannot be read or written. The message names the file, the fault and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Pcm:
 
 @dataclass(frozen=True)
 class WavHeader:
-    """What the header of a wav states.
+    """Contents of a wav header.
 
     Attributes:
         pcm: layout of the samples; None if they are not PCM.
@@ -112,28 +112,30 @@ class WavHeader:
     is_raw: bool = False
 
     def is_cut(self, got: int, at: int) -> bool:
-        """Whether samples are missing: more than a few bytes, and the file is shorter than its header states."""
+        """Whether more than a few bytes of samples are missing and the file is shorter than its header states."""
         missing = 0 if self.size is None else self.size - got
         return missing > _SPARE_BYTES and (self.end is None or self.end > at)
 
 
 class ByteSource:
-    """A binary stream that is read from front to back; the next bytes can be looked at."""
+    """A binary stream that is read sequentially, with look-ahead."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream, self._held, self.at = stream, b"", 0
-        self._header: bytearray | None = bytearray()  # what was read, as long as another reader may need it
+        self._header: bytearray | None = (
+            bytearray()
+        )  # bytes read so far, kept while another reader may need them
         self._read: Any = getattr(stream, "read1", stream.read)
         self.can_seek = stream.seekable()
 
     def peek(self, count: int) -> bytes:
-        """The next ``count`` bytes, fewer at the end; waits for them."""
+        """The next ``count`` bytes without consuming them, fewer at the end. Blocks until they arrive."""
         while len(self._held) < count and (data := self._read(count - len(self._held))):
             self._held += data
         return self._held[:count]
 
     def read(self, count: int) -> bytes:
-        """Bytes that have arrived, ``count`` at most; none at the end."""
+        """At most ``count`` bytes that have arrived; none at the end."""
         data = self._held[:count] or (self._read(count) if count else b"")
         self._held = self._held[len(data) :]
         self.at += len(data)
@@ -142,7 +144,7 @@ class ByteSource:
         return data
 
     def forget(self) -> None:
-        """Keep no more of what is read."""
+        """Stop keeping the bytes that are read."""
         self._header = None
 
     def take(self, count: int) -> bytes:
@@ -153,21 +155,21 @@ class ByteSource:
         return self.read(count)
 
     def skip(self, count: int | None) -> int:
-        """Skip ``count`` bytes, None: to the end. Returns how many there were."""
+        """Skip ``count`` bytes, or to the end for None. Returns the number of bytes skipped."""
         left = (1 << 62) if count is None else count
         while left and (data := self.read(min(left, READ_BYTES))):
             left -= len(data)
         return (1 << 62 if count is None else count) - left
 
     def left(self) -> int:
-        """Bytes that a stream that can seek still has."""
+        """Number of remaining bytes of a seekable stream."""
         at = self._stream.tell()
         left = self._stream.seek(0, os.SEEK_END) - at + len(self._held)
         self._stream.seek(at)
         return left
 
     def spooled(self) -> Any:
-        """The stream from its beginning as a temporary file, on disk where it is large."""
+        """Copy the stream from its beginning to a temporary file, which is on disk if it is large."""
         file = tempfile.SpooledTemporaryFile(_KEPT_IN_MEMORY)  # noqa: SIM115  # closed by the reader
         file.write(self._header or b"")
         self.forget()
@@ -282,13 +284,13 @@ def check_ogg(file: BinaryIO) -> int:
 
 
 def _ogg_crc(data: bytes) -> int:
-    """CRC-32 as in RFC 3533: that of zlib on reversed bits, without its inversions."""
+    """CRC-32 of RFC 3533, computed by zlib on bit-reversed bytes without its inversions."""
     value = zlib.crc32(data.translate(_REVERSED_BITS), 0xFFFFFFFF) ^ 0xFFFFFFFF
     return int.from_bytes(value.to_bytes(4, "big").translate(_REVERSED_BITS), "little")
 
 
 def mp3_samples(file: BinaryIO) -> int | None:
-    """Samples that the first frame of an MP3 file counts, padding included; None without such a count."""
+    """Number of samples stated by the first frame of an MP3 file, padding included, or None."""
     at = 0
     while (head := file.read(10))[:3] == b"ID3" and len(head) == 10:
         at += _tag_bytes(head)
@@ -308,7 +310,7 @@ def _tag_bytes(head: bytes) -> int:
 
 
 def without_tag(data: bytes) -> bytes | None:
-    """What follows the tags that a packet of an MP3 stream begins with; None if it begins with something else."""
+    """The bytes after the tags at the start of an MP3 packet; None if it does not start with a tag."""
     if not any(data) or data.startswith((b"APETAGEX", b"LYRICSBEGIN")):
         return b""
     if data.startswith(b"ID3"):

@@ -1,4 +1,4 @@
-"""Quality of a codec over a test set, per number of codebooks and beside Opus, with bootstrap intervals."""
+"""Codec quality on a test set, per number of codebooks and compared with Opus, with bootstrap intervals."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from .codec.model import AudioCodec
 
 FAST_METRICS = tuple(name for name in METRICS if name != "visqol")
-"""Every metric but ViSQOL, which takes longer than the others together."""
+"""All metrics except ViSQOL, which takes longer than the others together."""
 
 BASELINES = ("identity", "resample")
 RESAMPLES = 2000
@@ -166,7 +166,7 @@ def bootstrap(values: Sequence[float], seed: int = 0) -> Average:
 
 @dataclass
 class Condition:
-    """One line of the table: the codec at ``n_q`` codebooks, or something to compare it with.
+    """One line of the table: the codec at ``n_q`` codebooks, or a system that it is compared with.
 
     Attributes:
         name: as printed.
@@ -201,7 +201,7 @@ class Condition:
     clips: list[dict[str, Any]] = field(default_factory=list)
 
     def add(self, path: Path, speaker: str, result: dict[str, Any]) -> None:
-        """Take the result of one clip: "scores", "failed", "duration_s" and optionally "coded_bits"."""
+        """Add the result of one clip: "scores", "failed", "duration_s" and optionally "coded_bits"."""
         facts = {name: value for name, value in result.items() if name not in ("scores", "failed")}
         self.clips.append({"file": str(path), "speaker": speaker, **facts, **result["scores"]})
         for name, reason in result["failed"].items():
@@ -226,7 +226,7 @@ class CodecReport:
         rows: number of clips.
         duration_s: their total length.
         conditions: lines of the table.
-        skipped: conditions that were not possible here, with the reason.
+        skipped: conditions that could not run on this machine, with the reason.
         frames: frames over which codebook use was counted.
         perplexity: of each codebook, 1 to V.
         entropy_bits: of each codebook, per frame.
@@ -280,7 +280,7 @@ def evaluate_codec(
 
     Raises:
         ValueError: no row, an n_q that the codec does not have, an unknown metric or baseline, a bitrate out of
-            range, a loss outside (0, 1), or losses or search for a codec that has neither.
+            range, a loss outside (0, 1), or losses or search that the codec does not support.
         ModuleNotFoundError: the package of a metric is missing.
         AudioError: a file cannot be read.
     """
@@ -372,7 +372,7 @@ def _conditions(
     search: int | None,
     metrics: tuple[str, ...],
 ) -> list[Condition]:
-    """The lines of the table, without their results."""
+    """The conditions, without results."""
     conditions = [
         Condition(f"n_q={n_q}", "codec", metrics, n_q, raw_bps=n_q * codebook_bps)
         if steps is None
@@ -411,7 +411,7 @@ def _attempts(
     out: Any,
     conditions: Sequence[Condition],
 ) -> Iterator[_Attempt]:
-    """What becomes of a clip [1, N] under every condition; ``out`` are its codes and scales."""
+    """The output for a clip [1, N] under every condition; ``out`` holds its codes and scales."""
     gains: dict[str, Any] = {"audio_scales": out.audio_scales} if codec.has_scale else {}
     plain_bits = _coded_bits(codec, out.audio_codes[0])
     for condition in conditions:
@@ -424,11 +424,11 @@ def _attempts(
             continue
         codes, bits = out.audio_codes[:, : condition.n_q], plain_bits
         if condition.search is not None:
-            sought = search_codes(
+            optimised = search_codes(
                 codec, codec.spread(at_codec[None]), n_q=condition.n_q, steps=condition.search
             )
-            assert sought.audio_codes is not None
-            codes = sought.audio_codes
+            assert optimised.audio_codes is not None
+            codes = optimised.audio_codes
             bits = _coded_bits(codec, codes[0])
         if condition.loss is None:
             audio = codec.decode(codes, **gains).audio_values
@@ -455,7 +455,7 @@ def _coded_bits(codec: AudioCodec, codes: Tensor) -> list[int]:
 
 
 def _fit(wav: Tensor, samples: int) -> Tensor:
-    """Exactly ``samples`` samples of wav [1, N]: two resamplings may round the length by one."""
+    """Cut or pad wav [1, N] to ``samples``, since two resamplings may change the length by one."""
     return torch.nn.functional.pad(wav[..., :samples], (0, max(0, samples - wav.shape[-1])))
 
 
@@ -466,7 +466,7 @@ _Samples = np.ndarray[Any, np.dtype[np.float32]]
 
 @dataclass(frozen=True)
 class _Attempt:
-    """The sound [1, N] of one condition, or the Opus bitrate to make it with; the metrics; its coded bits."""
+    """Output [1, N] of one condition or the Opus bitrate that produces it, its metrics, and its coded bits."""
 
     estimate: _Samples | None
     opus_kbps: float | None
@@ -494,7 +494,7 @@ def _mapper(workers: int) -> Iterator[Callable[[Iterator[_Job]], Iterator[_Resul
         return
 
     def run(jobs: Iterator[_Job]) -> Iterator[_Results]:
-        # A bounded queue, so that the sound of a whole test set is never in memory.
+        # The bounded queue keeps the audio of a whole test set out of memory.
         pending: list[Future[_Results]] = [pool.submit(_score_all, job) for job in islice(jobs, 2 * workers)]
         while pending:
             yield pending.pop(0).result()
@@ -507,7 +507,7 @@ def _mapper(workers: int) -> Iterator[Callable[[Iterator[_Job]], Iterator[_Resul
 
 def _one_thread() -> None:
     torch.set_num_threads(1)
-    os.environ["NUMBA_NUM_THREADS"] = "1"  # ViSQOL reads it when it is first imported
+    os.environ["NUMBA_NUM_THREADS"] = "1"  # ViSQOL reads it at import
 
 
 def _score_all(job: _Job) -> _Results:
@@ -534,11 +534,11 @@ def _score_one(wav: Tensor, sampling_rate: int, attempt: _Attempt) -> dict[str, 
 
 
 class OpusError(RuntimeError):
-    """opusenc or opusdec refused a clip; the message is theirs."""
+    """opusenc or opusdec failed on a clip. The message is that of the program."""
 
 
 def opus_missing() -> str | None:
-    """Why Opus is not available on this machine; None if it is."""
+    """The reason why Opus is not available on this machine, or None."""
     missing = [name for name in _OPUS_PROGRAMS if shutil.which(name) is None]
     return f"{' and '.join(missing)} not on PATH; install opus-tools" if missing else None
 
@@ -562,7 +562,7 @@ def through_opus(wav: Tensor, sampling_rate: int, bitrate_kbps: float) -> tuple[
         save_audio(source, wav, sampling_rate)
         rate = ["--bitrate", f"{bitrate_kbps:g}", "--framesize", "20", "--speech"]
         _call("opusenc", "--quiet", *rate, source, packed)
-        # At 48 kHz, the rate of Opus: opusdec's own resampler shifts the sound a little.
+        # Opus runs at 48 kHz. The resampler of opusdec would shift the sound slightly.
         _call("opusdec", "--quiet", "--float", "--rate", "48000", packed, decoded)
         return load_audio(decoded, sampling_rate)[0], 8 * ogg_payload_bytes(Path(packed).read_bytes())
 
@@ -591,5 +591,5 @@ def ogg_payload_bytes(data: bytes) -> int:
 def _call(*command: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, errors="replace")
     if done.returncode:
-        said = " ".join((done.stderr or done.stdout).split()) or f"exit {done.returncode}"
-        raise OpusError(f"{command[0]}: {said}")
+        message = " ".join((done.stderr or done.stdout).split()) or f"exit {done.returncode}"
+        raise OpusError(f"{command[0]}: {message}")

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written under a temporary name in the same folder, then renamed."""
+"""Atomic file writing: a temporary file in the same folder is renamed when it is complete."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-# The kernel's names for the open files of a process: pipes, terminals, or files that are already being written.
+# Open files of a process on Linux: pipes, terminals, or files that are being written.
 _OPEN_FILES = ("/proc/", "/dev/fd/")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# Of the name, kept in the temporary name, which must not become too long.
+# Length of the name's prefix in the temporary name, which the file system limits.
 _STEM_CHARACTERS = 40
 
 
 def writable_target(path: str | Path) -> Path:
-    """Check before the work that a file can be written.
+    """Check in advance that a file can be written.
 
     Args:
         path: the file. A symbolic link is followed, so that its target is replaced and the link stays.
@@ -96,7 +96,7 @@ def parse_json(text: str | bytes) -> Any:
     try:
         return json.loads(text)
     except RecursionError:
-        raise ValueError("expected JSON, got some that is nested without end") from None
+        raise ValueError("expected JSON, got too deep nesting") from None
 
 
 def _followed(path: Path) -> Path:
@@ -115,7 +115,7 @@ def _is_open_file(path: Path) -> bool:
 
 
 def _is_of(error: OSError, aside: Path | None) -> bool:
-    """Whether an error is about the temporary file; that of a full disk has no name."""
+    """Whether an error concerns the temporary file. The error of a full disk has no file name."""
     if error.filename is None:
         return error.errno in _FULL
     return aside is None or error.filename == str(aside)

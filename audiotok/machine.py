@@ -29,8 +29,8 @@ def check_device(name: str | torch.device) -> None:
 def threads(count: int) -> Iterator[None]:
     """Let torch use ``count`` threads, at least 1, in this context.
 
-    One is best for models of this size: more gain nothing on an idle machine, and where another program uses one of
-    the cores they mostly wait for each other.
+    One thread is fastest for models of this size. More threads do not help on an idle machine, and they wait for
+    each other when another program uses a core.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""Distances between a recording and its copy, and statistics of codebook use."""
+"""Distances between a reference and an estimate, and statistics of codebook use."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from .audio import resample
 
 SI_SDR_LIMIT_DB = 100.0
-"""An identical signal has an infinite SI-SDR. Scores are clipped to +- this, so that means stay finite."""
+"""Scores are clipped to +- this value, because identical signals have an infinite SI-SDR."""
 
 F0_MIN_HZ, F0_MAX_HZ = 60.0, 500.0
 """Range of the pitch estimator."""
@@ -29,7 +29,7 @@ _QUIET_DB = 40.0
 
 
 class MetricError(ValueError):
-    """A metric is not defined on this clip (silent, too short, not finite). The message says which and why."""
+    """A metric is not defined on this clip, for the reason in the message."""
 
 
 def pesq(reference: Tensor, estimate: Tensor, sampling_rate: int, band: Literal["wb", "nb"] = "wb") -> float:
@@ -173,7 +173,7 @@ def mel_distance(reference: Tensor, estimate: Tensor, sampling_rate: int) -> flo
 def yin(wav: Tensor, sampling_rate: int) -> Tensor:
     """Pitch every 10 ms, by de Cheveigne and Kawahara, "YIN", JASA 2002 (equations 6 to 8, steps 4 and 5).
 
-    It is independent of the pitch estimate that the codec is trained with.
+    Codec training uses a different pitch estimator.
 
     Args:
         wav: [N] float32.
@@ -267,7 +267,7 @@ NEEDS = {
 
 
 def check_libraries(metrics: Sequence[str]) -> None:
-    """Import the packages that metrics need, so that a missing one is found before the work.
+    """Import the packages that metrics need, so that a missing package is found in advance.
 
     Raises:
         ModuleNotFoundError: a package is missing; the message names the extra that installs it.
@@ -346,7 +346,7 @@ class CodeUsage:
 
 
 def _import(name: str, extra: str) -> Any:
-    """Import an optional module that our extra ``extra`` installs."""
+    """Import an optional module that the extra ``extra`` installs."""
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:

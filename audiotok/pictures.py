@@ -1,4 +1,4 @@
-"""Figures: a clip before and after a codec with its codes, and quality over bitrate. No display is needed."""
+"""Figures: a clip before and after a codec with its codes, and quality over bitrate. They need no display."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 FORMATS = (".png", ".svg", ".pdf")
 
 _BLUE, _ORANGE, _GREEN, _GREY = "#2a5d9f", "#c8641b", "#3b8a4e", "#8a8a8a"
-# Kind of a report's line -> its curve.
+# Kind of a condition -> style of its curve.
 _CURVES = {
     "codec": (_BLUE, "codes"),
     "search": (_GREEN, "optimised codes"),
     "opus": (_ORANGE, "Opus packets"),
 }
-_RANGE_DB = 80.0  # of a spectrogram, below its loudest point
-_CHANGE_DB = 20.0  # of a difference of spectrograms
+_RANGE_DB = 80.0  # range of a spectrogram below its maximum
+_CHANGE_DB = 20.0  # range of a difference of spectrograms
 # Metric -> title of its panel; the arrow points to better.
 _PANELS = {
     "pesq_wb": "PESQ-WB ↑",
@@ -36,7 +36,7 @@ _PANELS = {
 
 
 def check_picture(path: str | Path) -> None:
-    """Check before the work that a picture can be drawn.
+    """Check in advance that a picture can be drawn.
 
     Raises:
         ValueError: the suffix of ``path`` is not one of :data:`FORMATS`.
@@ -70,9 +70,9 @@ def draw_clip(
         fewer: the clip decoded with one codebook less, [N], to draw what the last one adds; None leaves it out.
 
     Raises:
-        ValueError: another format.
+        ValueError: the suffix is not supported.
         ModuleNotFoundError: matplotlib is missing.
-        OSError: the place cannot be written.
+        OSError: ``path`` cannot be written.
     """
     check_picture(path)
     seconds = len(wav) / sampling_rate
@@ -83,7 +83,7 @@ def draw_clip(
     figure.suptitle(title, fontsize=11)
     _draw_wave(axes[0], wav, seconds)
     images = [_spectrogram_db(sound, sampling_rate) for sound, _ in sounds]
-    # One colour scale for both, so that a loss of level is visible.
+    # Both share one colour scale, so that a loss of level is visible.
     top = images[0].max()
     place: dict[str, Any] = {
         "origin": "lower",
@@ -122,9 +122,9 @@ def draw_rate_distortion(path: str | Path, report: dict[str, Any]) -> None:
         report: :meth:`audiotok.evaluate.CodecReport.as_dict`.
 
     Raises:
-        ValueError: another format, or nothing in the report has both a bitrate and a score.
+        ValueError: the suffix is not supported, or no condition has both a bitrate and a score.
         ModuleNotFoundError: matplotlib is missing.
-        OSError: the place cannot be written.
+        OSError: ``path`` cannot be written.
     """
     check_picture(path)
     lines = [condition for condition in report["conditions"] if condition["kind"] in _CURVES]

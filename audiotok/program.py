@@ -1,4 +1,4 @@
-"""Programs with verbs: ``audiotok``, ``tts-lm`` and the benchmarks. Imports nothing heavy, so that help is fast."""
+"""Programs with verbs, such as ``audiotok``. It imports no large packages, so that ``--help`` is fast."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SHELLS = ("bash", "zsh", "tcsh")  # supported by shtab
 
 
 class Terminated(BaseException):
-    """SIGTERM was received. Not an ``Exception``, like KeyboardInterrupt; unwinding removes unfinished files."""
+    """SIGTERM was received. A ``BaseException`` like KeyboardInterrupt. Unwinding removes unfinished files."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Program:
         parser.add_argument(
             "--print-completion",
             choices=SHELLS,
-            help="print what makes this shell complete verbs, options and files, and stop",
+            help="print the completion script of this shell and exit",
         )
         subparsers = parser.add_subparsers(dest="verb", metavar="VERB", title="verbs")
         for name, (module, help_text) in self.verbs.items():
@@ -77,9 +77,9 @@ class Program:
             does.
         """
         if isinstance(sys.stdout, io.TextIOWrapper):
-            # File names need not be UTF-8, and not every terminal is; stderr is configured so by default.
+            # File names and terminals need not be UTF-8. Python configures stderr like this by default.
             sys.stdout.reconfigure(errors="backslashreplace")
-        # A shell's * gives names that begin with a dash as they are.
+        # A shell expands * to names that may begin with a dash.
         arguments = [
             f"./{word}" if word.startswith("-") and "." in word and os.path.lexists(word) else word
             for word in (sys.argv[1:] if argv is None else argv)
@@ -98,7 +98,7 @@ class Program:
                     return 0
                 return import_module(f".{self.verbs[verb][0]}", self.package).run(args)
         except BrokenPipeError:
-            # The reader of our stdout has gone (| head): point it elsewhere, or the flush at exit complains.
+            # The reader of stdout has exited (| head). Redirect stdout, or the flush at exit fails.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
         except KNOWN_ERRORS as error:
@@ -113,7 +113,7 @@ class Program:
 
 
 def completion(parser: argparse.ArgumentParser, shell: str) -> str:
-    """A script that makes a shell complete a program's verbs, options, choices and file names.
+    """Shell completion script for the verbs, options, choices and file names of a program.
 
     Args:
         parser: of the program, with all options of all verbs.
@@ -141,14 +141,14 @@ def completion(parser: argparse.ArgumentParser, shell: str) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """An error's text on one line, without Python's decoration."""
+    """The message of an error on one line."""
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     return " ".join(str(error).split()) or type(error).__name__
 
 
 def duration(hours: float) -> str:
-    """A duration for people: "1.8 min", or from an hour on "2.30 h"."""
+    """Format a duration: "1.8 min", or "2.30 h" from one hour on."""
     return f"{60 * hours:.1f} min" if hours < 1 else f"{hours:.2f} h"
 
 
@@ -186,12 +186,12 @@ def number(
 
 
 def add_overwrite_option(parser: argparse.ArgumentParser, what: str) -> None:
-    """--overwrite, without which no file is replaced."""
+    """Add --overwrite. Files are not replaced without it."""
     parser.add_argument("--overwrite", action="store_true", help=f"replace {what}")
 
 
 def check_reports(names: Iterable[str | None], overwrite: bool) -> None:
-    """Check before the work that reports can be written. None and "-" are skipped.
+    """Check in advance that reports can be written. None and "-" are skipped.
 
     Raises:
         FileExistsError: one exists and ``overwrite`` is false.
@@ -203,7 +203,7 @@ def check_reports(names: Iterable[str | None], overwrite: bool) -> None:
 
 
 def write_report(name: str, report: object) -> None:
-    """Write a report as JSON, whole or not at all, and print its name on stderr."""
+    """Write a report as JSON atomically and print its name on stderr."""
     write_json(name, report)
     print(f"wrote {name}", file=sys.stderr)
 
@@ -211,7 +211,7 @@ def write_report(name: str, report: object) -> None:
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """--device and --dtype."""
     parser.add_argument(
-        "--device", default="auto", help="cpu, cuda, cuda:1, mps...; auto = cuda where there is one"
+        "--device", default="auto", help="cpu, cuda, cuda:1, mps...; auto selects cuda if available"
     )
     parser.add_argument(
         "--dtype", default="float32", choices=("float32", "bfloat16"), help="compute precision"
@@ -230,7 +230,7 @@ def pick_device(name: str) -> str:
 
 @contextmanager
 def _sigterm_raises() -> Iterator[None]:
-    """While a verb runs, SIGTERM unwinds it as Ctrl-C does. A second one ends the process at once."""
+    """Unwind a verb on SIGTERM as on Ctrl-C. A second SIGTERM ends the process immediately."""
     ours = threading.current_thread() is threading.main_thread()
     if not ours or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield

@@ -1,1 +1,1 @@
-"""Benchmarks of speed and size beside other systems: ``python -m benchmarks --help``. Not part of the wheel."""
+"""Benchmarks of speed and size compared with other systems: ``python -m benchmarks --help``. Not part of the wheel."""

@@ -6,7 +6,7 @@ from audiotok import __version__
 from audiotok.program import Program
 
 VERBS = {
-    "codec": ("codec", "speed of encoding, decoding and one streaming step, beside other codecs"),
+    "codec": ("codec", "speed of encoding, decoding and one streaming step, compared with other codecs"),
     "atok": ("atok", "size of .atok files, speed of coding and seeking"),
     "prepare": ("prepare", "speed of preparation, beside the codec alone"),
 }

@@ -49,7 +49,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--seeks", type=number(int, 1), default=50, metavar="N", help="places in the hour (default: 50)"
     )
-    parser.add_argument("--json", metavar="FILE", help="write the figures there too")
+    parser.add_argument("--json", metavar="FILE", help="also write the values to this file")
     add_overwrite_option(parser, "what --json names")
     add_codec_option(parser)
     add_model_options(parser)
@@ -141,7 +141,7 @@ def measure(
 
 
 def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
-    """The result and the CPU seconds it took."""
+    """The result and its CPU seconds."""
     began = time.process_time()
     result = work()
     return result, max(time.process_time() - began, 1e-9)

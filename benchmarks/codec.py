@@ -1,4 +1,4 @@
-"""Speed of the codec on this machine, beside other codecs timed in turns with it."""
+"""Speed of the codec on this machine compared with other codecs, which are timed alternately."""
 
 from __future__ import annotations
 

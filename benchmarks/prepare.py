@@ -1,4 +1,4 @@
-"""Speed of ``audiotok prepare`` beside that of the codec alone."""
+"""Speed of ``audiotok prepare`` compared with that of the codec alone."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _pure_rate(codec: AudioCodec, workers: int, batch_s: float) -> float:
-    """The codec alone in ``workers`` processes at once: their rates added up."""
+    """Sum of the rates of ``workers`` processes that run only the codec."""
     from audiotok.corpus.executors import run_tasks
 
     job = pickle.dumps(copy.deepcopy(codec).cpu()), str(codec.device), batch_s
@@ -99,7 +99,7 @@ def _pure_rate(codec: AudioCodec, workers: int, batch_s: float) -> float:
 
 
 def _encoder(job: tuple[bytes, str, float]) -> Callable[[float], float]:
-    """Makes a function that encodes for so many seconds and returns seconds of audio per second."""
+    """Return a function that encodes for a given time and returns seconds of audio per second."""
     import torch
 
     codec = pickle.loads(job[0]).to(job[1]).eval()

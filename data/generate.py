@@ -1,4 +1,4 @@
-"""Makes a corpus of sentences read by flite or espeak-ng: an audio folder with ``metadata.csv``.
+"""Makes a corpus of sentences synthesised by flite or espeak-ng: an audio folder with ``metadata.csv``.
 
 The same sentences, voices, hours and seed give the same clips, whatever the number of processes.
 
@@ -41,7 +41,7 @@ LICENSES = {
 
 @dataclass(frozen=True)
 class Job:
-    """One clip to make: which sentence, whose voice, where it goes, which split it belongs to."""
+    """One clip to make: sentence, voice, file and split."""
 
     sentence: str
     voice: str
@@ -50,7 +50,7 @@ class Job:
 
 
 def letters(text: str) -> str:
-    """``text`` without case, punctuation and spaces: sentences with equal letters are the same sentence."""
+    """``text`` without case, punctuation and spaces, to compare sentences."""
     return re.sub(r"[^a-z0-9]", "", text.lower())
 
 
@@ -60,7 +60,7 @@ def length(seconds: float) -> str:
 
 
 def plain(text: str) -> str:
-    """``text`` in ASCII quotes and dashes. The space at the end tells flite that it is no file name."""
+    """``text`` in ASCII quotes and dashes. flite takes a text without a space for a file name, so one is appended."""
     return text.translate(PLAIN) + " "
 
 
@@ -107,16 +107,16 @@ def trim(wav: np.ndarray) -> tuple[np.ndarray, int]:
 
 @functools.cache
 def pronounce(word: str) -> tuple[str, ...]:
-    """The phones flite gives a word that stands alone."""
+    """The phones of a single word in flite."""
     command = ["flite", "-ps", "-o", "none", "-t", plain(word)]
     out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     return tuple(phone for phone in out.split() if phone != "pau")
 
 
 def group_words(words: list[str], phones: list[str]) -> list[int]:
-    """Which word each spoken phone belongs to: an edit-distance match with the phones of the words alone.
+    """Assign phones to words by an edit-distance match with the phones of single words.
 
-    A neighbour changes phones ("the" before a vowel), so equality is not enough.
+    Neighbours change phones ("the" before a vowel), so they need not be equal.
     """
     alone = [(phone, index) for index, word in enumerate(words) for phone in pronounce(word)]
     cost = np.zeros((len(alone) + 1, len(phones) + 1))
@@ -141,12 +141,12 @@ def group_words(words: list[str], phones: list[str]) -> list[int]:
 
 
 def timings(text: str, voice: str, segments: list[tuple[str, float]], shift_s: float) -> list[list]:
-    """Words with their phones on a 10 ms grid: ``[[word, start, dur, [[PHONE, start, dur], ...]], ...]``.
+    """Words with their phones in units of 10 ms: ``[[word, start, dur, [[PHONE, start, dur], ...]], ...]``.
 
     Args:
-        text: what was read.
-        voice: who read it, a flite voice.
-        segments: the phones flite said, with the second at which each ends; "pau" is silence.
+        text: the text of the clip.
+        voice: a flite voice.
+        segments: the phones with their ends in seconds; "pau" is silence.
         shift_s: the seconds cut from the start of the clip.
     """
     command = ["flite", "-voice", voice, "-pr", "Word", "-o", "none", "-t", text]
@@ -172,7 +172,7 @@ def timings(text: str, voice: str, segments: list[tuple[str, float]], shift_s: f
 
 
 def speak_flite(job: Job) -> tuple[np.ndarray, int, list[tuple[str, float]]]:
-    """Read the sentence with flite. Returns the clip, its rate, and (phone, end in seconds)."""
+    """Synthesise the sentence with flite. Returns the clip, its rate, and (phone, end in seconds)."""
     with tempfile.NamedTemporaryFile(suffix=".wav") as file:
         command = ["flite", "-voice", job.voice, "-psdur", "-o", file.name, "-t", plain(job.sentence)]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -182,7 +182,7 @@ def speak_flite(job: Job) -> tuple[np.ndarray, int, list[tuple[str, float]]]:
 
 
 def speak_espeak(job: Job) -> tuple[np.ndarray, int, list[tuple[str, float]]]:
-    """Read the sentence with espeak-ng (``espeak:en-us`` = its voice en-us). It tells no timings."""
+    """Synthesise the sentence with espeak-ng (``espeak:en-us`` = its voice en-us). There are no timings."""
     voice = job.voice.partition(":")[2]
     command = ["espeak-ng", "-v", voice, "--stdout", "--", plain(job.sentence)]
     done = subprocess.run(command, capture_output=True, check=True)
@@ -191,7 +191,7 @@ def speak_espeak(job: Job) -> tuple[np.ndarray, int, list[tuple[str, float]]]:
 
 
 def make(job: Job, out: Path, align: bool) -> tuple[Job, float, list]:
-    """Make one clip: speak, resample, trim, write. Returns job, seconds (0 = nothing spoken), timings."""
+    """Make one clip: synthesise, resample, trim, write. Returns job, seconds (0 = no speech), timings."""
     speak = speak_espeak if job.voice.startswith("espeak:") else speak_flite
     wav, rate, segments = speak(job)
     if rate != SAMPLING_RATE:
@@ -215,7 +215,7 @@ def clips(jobs: list[Job], out: Path, workers: int, align: bool) -> Iterator[tup
 
 
 def check_free(out: Path, align: Path | None) -> None:
-    """Refuse to write over anything.
+    """Check that no output exists.
 
     Raises:
         FileExistsError: ``out`` is a folder with something in it, or ``align`` is there.
@@ -249,7 +249,7 @@ def write_corpus(
             print(line, file=sys.stderr, flush=True)
         if total >= seconds:
             break
-    # The workers ran ahead of the last clip kept: what they left is not part of the corpus.
+    # Remove the clips that the workers made after the last clip of the corpus.
     kept = {job.file_name for job in made}
     for job in jobs:
         if job.file_name not in kept:
@@ -271,16 +271,16 @@ def write_corpus(
 
 
 def main() -> int:
-    """Plan and make the corpus that the command line asks for."""
+    """Plan and make the corpus of the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     toy = Path(__file__).with_name("toy") / "sentences.txt"
     parser.add_argument(
         "--sentences",
         type=Path,
         default=toy,
-        help="one sentence a line (TSV: last field; default: forty of ours)",
+        help="one sentence a line (TSV: last field; default: forty built-in sentences)",
     )
-    parser.add_argument("--skip", type=Path, help="never read these (default: eval.tsv beside --sentences)")
+    parser.add_argument("--skip", type=Path, help="leave out these (default: eval.tsv beside --sentences)")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--voices", default="slt", help="flite voices, or espeak:VOICE, separated by commas")
     parser.add_argument("--hours", type=float, default=0.1, help="stop after this much sound (default 0.1)")

@@ -1,7 +1,7 @@
 """Makes two more copies of the training rows of an audio folder: at another tempo, and shifted at another level.
 
-A codec makes other codes of the same words, which is more to learn from where recordings are few. The copies
-follow from the rows' names alone. Needs sox.
+The copies augment small data sets, because a codec gives them other codes for the same words. The copies
+depend only on the names of the rows. Needs sox.
 
     python data/vary.py speech --out varied --alignments words.jsonl --varied-alignments varied-words.jsonl
 """
@@ -79,21 +79,21 @@ def moved(words: list[Any], longer: float, cut_s: float) -> list[Any]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Vary a folder; 1 with the reason where that cannot be."""
+    """Vary a folder. Returns 1 and prints the reason on failure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument(
         "source", type=Path, help="folder with metadata.csv; rows whose split is not train stay out"
     )
-    parser.add_argument("--out", type=Path, required=True, help="folder to write; must not be there")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write; must not exist")
     parser.add_argument("--alignments", type=Path, help="word times of the rows")
-    parser.add_argument("--varied-alignments", type=Path, help="where those of the copies go")
+    parser.add_argument("--varied-alignments", type=Path, help="file for the word times of the copies")
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args(argv)
     if shutil.which("sox") is None:
         print("vary: expected the program sox, found none; apt-get install sox", file=sys.stderr)
         return 1
     if args.out.exists():
-        print(f"vary: {args.out} is there already; remove it or name another --out", file=sys.stderr)
+        print(f"vary: {args.out} exists already; remove it or name another --out", file=sys.stderr)
         return 1
     with (args.source / "metadata.csv").open(newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row.get("split", "train") == "train"]

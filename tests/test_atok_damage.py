@@ -1,4 +1,4 @@
-"""``.atok`` files that were damaged, cut off, or made to harm: found and named, at the cost of what was touched."""
+"""Damaged, truncated and malicious ``.atok`` files are detected, and undamaged packets stay readable."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def places(data: bytes) -> list[int]:
 
 @pytest.fixture
 def check(tmp_path):
-    """Reads bytes as a file: what is present must be right. Returns present [T] and the damage in words."""
+    """Read bytes as a file and check the codes that are present. Returns present [T] and the damage."""
     path = tmp_path / "x.atok"
 
     def read(data: bytes, codes: torch.Tensor) -> tuple[torch.Tensor, list[str]]:
@@ -97,7 +97,7 @@ def test_a_damaged_header_is_rebuilt_from_its_copy(check):
 
 @pytest.mark.parametrize("coding", [RAW, LEARNT])
 def test_bytes_missing_or_too_many_at_the_very_end_are_found(check, coding):
-    """They cost nothing, for the index is whole; all the same the file is not what was written."""
+    """Damage outside the packets and the index is reported, although all codes are read."""
     data, codes = make(coding)
     changed = {f"{count} bytes are missing": data[:-count] for count in (1, 2, 3, 4)}
     for more in (b"\0", b"ATOK", data[-4:], data[:999], data):
@@ -110,7 +110,7 @@ def test_bytes_missing_or_too_many_at_the_very_end_are_found(check, coding):
 
 
 def test_packets_must_cover_the_length(check):
-    """Whole packets and index are not enough where the header tells of more sound, or the index of more frames."""
+    """Missing frames are reported when the header or the index states more of them."""
     data, codes = make()
     header = atok_toys.toy_header(MODEL, num_samples=SAMPLES)
     longer = atok_toys.toy_header(MODEL, num_samples=SAMPLES + 320)
@@ -187,12 +187,12 @@ def test_a_pipe_of_something_else_is_refused():
 
 
 def test_a_file_that_lies_about_its_length_is_refused(tmp_path):
-    """Valid checksums, and an index that asks for 8 GB."""
+    """An index with valid checksums that would allocate 8 GB is refused."""
     header = atok_toys.toy_header(n_q=64, packet_frames=1024)
     tail = Tail(header, 15_000 * 1024, (0,) * 15_000)
     path = tmp_path / "x.atok"
     path.write_bytes(head_bytes(header) + tail.to_bytes())
-    with pytest.raises(AtokError, match="the file lies about its length"):
+    with pytest.raises(AtokError, match="codes a byte"):
         AtokReader(path)
 
 
@@ -215,7 +215,7 @@ def test_fields_beyond_the_end_are_damage():
 
 
 def fuzz(tmp_path, count: int, seed: int) -> None:
-    """Flip bits and cut at random: every time an error, words of damage, or nothing changed; in little memory."""
+    """Random bit flips and cuts give an error, a report or unchanged codes, in bounded memory."""
     rng = np.random.default_rng(seed)
     path = tmp_path / "x.atok"
     files = [make(coding) for coding in (RAW, ADAPTIVE, LEARNT)]

@@ -1,4 +1,4 @@
-"""Audio in and out: every file is read to its real end or refused, alike from a path, bytes and a pipe."""
+"""Audio files are read completely or refused, equally from a path, bytes and a pipe."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def stored(
 
 
 def resized(data: bytes, size: int, riff: int | None = None) -> bytes:
-    """A wav whose header states another number of bytes."""
+    """A wav whose header states the wrong number of bytes."""
     at = data.index(b"data")
     data = data[: at + 4] + struct.pack("<I", size) + data[at + 8 :]
     return data if riff is None else data[:4] + struct.pack("<I", riff) + data[8:]
@@ -159,7 +159,7 @@ def test_a_file_is_read_to_its_real_end(tmp_path, case, capfd):
 
 
 def cut_files() -> dict[str, bytes]:
-    """Files that lack a part of what they state, or were damaged."""
+    """Truncated or damaged files."""
     long = tone(20)
     opus, vorbis = stored(long, "OGG", "OPUS"), stored(long, "OGG", "VORBIS")
     flac, mp3, wav = stored(long, "FLAC"), stored(long, **MP3), stored(long)

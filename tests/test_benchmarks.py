@@ -1,4 +1,4 @@
-"""The benchmarks measure every system and whole files."""
+"""Benchmarks of codecs, ``.atok`` files and preparation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The program audiotok: what it writes; bad input gives one line and exit 1, no traceback, no half a file."""
+"""The program audiotok: outputs, and one-line errors with exit code 1 and no partial files for bad input."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def assert_one_line_error(result: tuple[int, str, str], *texts: str) -> None:
         assert text in lines[0]
 
 
-# --- what the verbs do
+# --- verbs
 # ---------------------------------------------------------------------------------------------
 
 
@@ -187,7 +187,7 @@ def test_bfloat16_and_device_are_taken(run, clip, tmp_path, verb):
 
 
 def bad_sounds(folder: Path) -> dict[str, tuple[Path, str]]:
-    """The issue's rows of bad input that must fail: a file each, and what the error says."""
+    """Bad input files that must fail, with a value in the error."""
     (folder / "empty.wav").touch()
     (folder / "text.wav").write_text("hello")
     soundfile.write(folder / "none.wav", np.zeros(0), 16_000)
@@ -243,7 +243,7 @@ def test_a_folder_that_cannot_be_written_is_said(run, clip, tmp_path, folder):
 
 
 def damaged_codes(whole: Path) -> dict[str, tuple[Path, str]]:
-    """Files that are not codes of the tiny codec, or nothing is left of them, with what the error says."""
+    """Files without readable codes of the tiny codec, with a value in the error."""
     data, folder = whole.read_bytes(), whole.parent
     (found,) = PacketScanner().feed(data)
     with open_atok(whole) as file:
@@ -258,7 +258,7 @@ def damaged_codes(whole: Path) -> dict[str, tuple[Path, str]]:
         "header": (bytes(header), "header and its copy are damaged"),
         "cut": (data[: found.at + 9], "expected packets, got none"),
         "other": ((folder / "whole.other").read_bytes(), "got codes of 'loud'"),
-        "patched": (head_bytes(other) + data[found.at :], "put together of two"),
+        "patched": (head_bytes(other) + data[found.at :], "joined from two"),
     }
     for name, (content, _) in contents.items():
         (folder / f"{name}.atok").write_bytes(content)
@@ -339,7 +339,7 @@ def test_a_codecs_own_model_makes_smaller_files_that_need_it(run, clip, tmp_path
     code, out, _ = run("verify", tmp_path / "lm.atok")
     assert code == 0 and "every code decoded" in out
     code, out, _ = run("verify", tmp_path / "lm.atok", codec=None)
-    assert code == 0 and f"model {model.fingerprint} is not here" in out
+    assert code == 0 and f"model {model.fingerprint} is not installed" in out
 
 
 def test_damage_is_reported_concealed_and_verified(run, tmp_path, make_speech):

@@ -1,4 +1,4 @@
-"""``.atok`` files: equal bytes however written, codes by time range, cut without decoding, bound to a codec."""
+"""``.atok`` files: equal bytes for any chunking, reading by time range, truncation, and codec binding."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_a_reader_written_from_the_specification_reads_it(codes, coding):
 
 @pytest.mark.parametrize("n_q", [1, 2, 3])
 def test_cut_equals_encoded_so(tmp_path, codes, coding, n_q):
-    """Byte for byte, without the model: a layer knows nothing of higher ones."""
+    """Truncation needs no model and equals encoding with fewer codebooks."""
     whole, cut = tmp_path / "whole.atok", tmp_path / "cut.atok"
     header = header_for(coding, num_samples=93 * 320)
     whole.write_bytes(written(codes, header))
@@ -112,7 +112,7 @@ def test_any_range_is_what_the_whole_has_there(tmp_path_factory, a, b, n_q):
 
 
 def test_a_live_pipe_learns_its_length_at_the_end(tmp_path, codes):
-    """A pipe cannot go back to the header; the tail tells. A file can, and its header is right from the front."""
+    """The length is in the header of a file, and in the tail of a pipe."""
 
     class Pipe(io.BytesIO):
         def seekable(self):
@@ -270,7 +270,7 @@ def test_other_files_are_refused(tmp_path):
 
 @pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.atok")), ids=lambda path: path.stem)
 def test_golden_files_never_change(path, tmp_path):
-    """Bytes written years ago decode to the codes beside them, and those codes still make those bytes."""
+    """Stored bytes decode to the stored codes, and these codes encode to the same bytes."""
     expected = json.loads(path.with_suffix(".json").read_text())
     model = EntropyModel.load(GOLDEN / "entropy.safetensors")
     with AtokReader(path, model) as file:

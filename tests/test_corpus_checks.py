@@ -1,4 +1,4 @@
-"""Unfit rows are dropped with their reason, fit ones are cut and levelled as asked, and no file takes more memory."""
+"""Unfit rows are dropped with their reason, the others are trimmed and levelled, in bounded memory."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_clipped_sound(tmp_path: Path, make_speech: Callable[..., torch.Tensor])
 
 
 def unknown_length_flac(path: Path, seconds: float) -> Path:
-    """A small FLAC file of silence whose header does not tell how long it is."""
+    """A small FLAC file of silence whose header does not state its length."""
     soundfile.write(path, np.zeros(round(seconds * RATE), dtype=np.int16), RATE)
     data = bytearray(path.read_bytes())
     data[21] &= 0xF0  # the 36 bits of the number of samples
@@ -80,7 +80,7 @@ def unknown_length_flac(path: Path, seconds: float) -> Path:
 
 
 def test_bombs(tmp_path: Path) -> None:
-    """Files that are small and hold, or claim to hold, very much."""
+    """Small files that contain or state a very long sound."""
     known = written(tmp_path / "known.flac", np.zeros(3600 * RATE, dtype=np.int16))
     assert known.stat().st_size < 500_000 and reason(row_of(known)) == "too_long"
     assert reason(row_of(unknown_length_flac(tmp_path / "unknown.flac", 600))) == "too_long"

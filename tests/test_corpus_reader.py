@@ -31,7 +31,7 @@ def reindex(folder: Path, shards: list[Path]) -> None:
 
 
 def build(folder: Path, codec: AudioCodec, shards: int = 5, rows: int = 12) -> Path:
-    """A prepared corpus of random codes, the last shard shorter, with index, report and all."""
+    """A prepared corpus of random codes with a shorter last shard."""
     rng = np.random.default_rng(0)
     (folder / "shards").mkdir(parents=True)
     config = codec.config
@@ -145,7 +145,7 @@ def test_a_sound_corpus_is_verified(prepared: Path, tiny_codec: AudioCodec) -> N
 
 
 def rewrite(prepared: Path, change: dict[str, Any], seal: bool) -> None:
-    """Change a row of the second shard; sealed, its hash in the manifest is changed too."""
+    """Change a row of the second shard; ``sealed`` also updates its hash in the manifest."""
     path = prepared / "shards/00001.parquet"
     rows = pq.read_table(path).to_pylist()
     manifest = Manifest.load(prepared)

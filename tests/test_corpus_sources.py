@@ -1,4 +1,4 @@
-"""Every layout gives the rows that lie in it, in order, with the facts that its data states, and none from outside."""
+"""Every layout gives its rows in order with their metadata, and no files from outside the folder."""
 
 from __future__ import annotations
 

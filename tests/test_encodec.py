@@ -28,7 +28,7 @@ def pair(preset: str, changes: dict[str, dict[str, Any]] = toys.SMALL) -> tuple[
 
 @torch.no_grad()
 def is_tie(codec: SeanetCodec, wav: Tensor, ours: Tensor, theirs: Tensor, frame: int) -> bool:
-    """Whether two codings [K, T] of a sound [1, C, N] part at two codewords equally near in this frame."""
+    """Whether two codings [K, T] of a sound [1, C, N] differ in this frame only by a tie of two codewords."""
     size = codec.config.segment_samples
     latents = []
     for start in segment_starts(wav.shape[-1], codec.config.segment_stride):
@@ -46,7 +46,7 @@ def is_tie(codec: SeanetCodec, wav: Tensor, ours: Tensor, theirs: Tensor, frame:
 
 
 def compare(theirs: EncodecModel, ours: SeanetCodec, inputs: int, sizes: tuple[int, ...]) -> dict[str, float]:
-    """Code many sounds with both; counts what differs."""
+    """Encode many sounds with both codecs and count the differences."""
     found = {"frames": 0, "ties": 0, "failures": 0, "audio": 0.0}
     used = [set() for _ in range(ours.config.n_q)]
     for size in sizes:
@@ -129,7 +129,7 @@ def test_an_items_codes_and_sound_do_not_depend_on_its_padding(preset: str) -> N
 
 
 def once(session: Any, piece: Tensor) -> Tensor:
-    """Push a piece whose buffer is then used for something else."""
+    """Push a piece and overwrite its buffer afterwards."""
     buffer = piece.clone()
     given = session.push(buffer)
     buffer.zero_()

@@ -1,4 +1,4 @@
-"""The entropy model: exact integers, blind to what may be cut off, and coded to its own cross-entropy."""
+"""The entropy model: exact integers, independence of higher codebooks, and coded size near the cross-entropy."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def test_layers_come_back_as_they_were(coding):
 
 
 def test_bytes_that_no_encoder_writes_are_refused():
-    """The checksum of a packet comes first; this is for files that were made to harm."""
+    """Malicious layers with a valid packet checksum are refused."""
     coder = LayerCoder((32,) * 3, LEARNT, atok_toys.toy_model())
     layers = [b"\xff" * 9, b"", b""]
     for broken in ([b"\xff" * 11, b"", b""], [b"\x01\0", b"", b""], [b"\xff" * 20, b"", b""]):
@@ -154,7 +154,7 @@ def test_bytes_that_no_encoder_writes_are_refused():
 
 
 def test_the_coded_size_is_the_models_own_cross_entropy():
-    """Within 1 %: what is lost is the last byte of every layer."""
+    """The coded size is within 1 % of the cross-entropy. The rest is the last byte of every layer."""
     model = atok_toys.toy_model(n_q=3)
     codes = atok_toys.toy_codes(model, 800, 400).numpy()
     bits = coded = 0.0
@@ -215,7 +215,7 @@ def _bytes_under(settings: tuple[str, str, str], clips: int, model: str = "toy")
 
 
 def test_same_bytes_whatever_computes_them():
-    """Threads, oneDNN, matmul precision, another BLAS kernel, in a batch or alone."""
+    """Counts do not depend on threads, oneDNN, matmul precision, BLAS kernel or batch size."""
     assert len({_bytes_under(setting, 3) for setting in (_SETTINGS[0], _SETTINGS[2])}) == 1
 
 

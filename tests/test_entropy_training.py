@@ -1,4 +1,4 @@
-"""Training the entropy model: it learns, a killed run goes on to the same weights, and its files are measured whole."""
+"""Training of the entropy model: the loss falls, a killed run resumes exactly, and complete files are measured."""
 
 from __future__ import annotations
 

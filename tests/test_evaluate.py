@@ -261,7 +261,7 @@ def test_eval_verb_prints_a_table_and_writes_json(
     report = json.loads(out.read_text())
     assert len(report["conditions"]) + len(report["skipped"]) == 3
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith("out")] == ["out.json"]
-    # A place that cannot be written is known before the work.
+    # An output that cannot be written is found in advance.
     assert main([*words, "--json", str(tmp_path / "none" / "out.json")]) == 1
     assert "does not exist" in capsys.readouterr().err
     assert main([*words, "--plot", str(tmp_path / "out.bmp")]) == 1

@@ -1,4 +1,4 @@
-"""Laws of files: whole or absent, nothing but plain files replaced, errors that name what was asked for."""
+"""Atomic writes: complete or absent files, only regular files replaced, errors that name the requested path."""
 
 from __future__ import annotations
 
@@ -73,5 +73,5 @@ def test_a_name_as_long_as_the_system_takes_is_written(tmp_path: Path) -> None:
 
 def test_json_nested_without_end_is_an_ordinary_error() -> None:
     assert parse_json('{"a": [1]}') == {"a": [1]}
-    with pytest.raises(ValueError, match="nested without end"):
+    with pytest.raises(ValueError, match="nesting"):
         parse_json("[" * 100_000)

@@ -1,4 +1,4 @@
-"""The scripts that make corpora: what they make, and that they replace nothing unasked."""
+"""Outputs of the scripts that make corpora, and no replacement of files without --overwrite."""
 
 from __future__ import annotations
 
@@ -127,4 +127,4 @@ def test_varied_copies_keep_their_words_in_time(
         end = times[row["file_name"]][-1][1] + times[row["file_name"]][-1][2]
         assert end == pytest.approx(100 * length, abs=1.0)
     again = run_script("vary.py", source, "--out", out)
-    assert again.returncode == 1 and "there already" in again.stderr
+    assert again.returncode == 1 and "exists already" in again.stderr

@@ -1,4 +1,4 @@
-"""``audiotok encode - -`` and ``decode - -``: sound comes out before it has all gone in, and is that of the files."""
+"""``audiotok encode - -`` and ``decode - -``: live output equals the output for files."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ HOP = 320
 
 @pytest.fixture
 def start():
-    """Start ``audiotok VERB ...`` with pipes on all sides; it is gone when the test is."""
+    """Start ``audiotok VERB ...`` with pipes. The process ends with the test."""
     started = []
 
     def call(*words: object) -> subprocess.Popen[bytes]:
@@ -97,7 +97,7 @@ def wait_for(process: subprocess.Popen[bytes], size: int, limit_s: float = 600.0
 
 
 def test_latency_law(start, tiny_codec, tiny_codec_dir, wav):
-    """Of the first half second in, all but the last frame's half window is out while the pipe is still open."""
+    """After 0.5 s of input, all output but 0.5 windows of the last frame is written while the pipe is open."""
     encode = start("encode", "-", "-", "--codec", tiny_codec_dir)
     decode = start("decode", "-", "-", "--raw", "f32le", "--codec", tiny_codec_dir)
     half = 8000  # 25 frames
@@ -141,7 +141,7 @@ def piped(tiny_codec_dir, tmp_path, monkeypatch, capfdbinary):
 
 
 def test_pipes_and_files_meet(piped, tmp_path, wav):
-    """A file on standard input, packets into a file of codes, codes onto a pipe: the same codes, the same sound."""
+    """Files and pipes give the same codes and the same audio."""
     save_audio(tmp_path / "a.wav", wav, 16_000)
     piped("encode", "a.wav", "a.atok")
     piped("encode", "-", "b.atok", data=(tmp_path / "a.wav").read_bytes())
@@ -160,7 +160,7 @@ def test_pipes_and_files_meet(piped, tmp_path, wav):
 
 @pytest.mark.parametrize("comment", [f"{PROVENANCE}: by us, voice slt", "A recording of Ada", None])
 def test_a_mark_of_generated_speech_goes_through_pipes(piped, tmp_path, wav, comment):
-    """Every way from a wav to a wav keeps the mark, and makes no mark of another comment."""
+    """Every path from wav to wav keeps the provenance tag and no other comment."""
     mark = comment if comment and comment.startswith(PROVENANCE) else None
     sound = wav_head(16_000, comment) + pcm_bytes(wav, "s16le")
     (tmp_path / "a.wav").write_bytes(sound)
@@ -263,7 +263,7 @@ def test_packets_of_another_codec_are_refused(tiny_codec, wav):
 
 
 def test_a_gap_without_end_is_carried_over_for_a_minute(tiny_codec, wav, capsys):
-    """A sender that was gone for a week, or a number that is not true, must not be played for a week."""
+    """A gap of a week, or a wrong packet number, is not decoded in full."""
     packets = stream(tiny_codec, wav)
     found = PacketScanner().feed(b"".join(packets))
     jumped = replace(found[-1].packet, number=(1 << 32) - 10).to_bytes()

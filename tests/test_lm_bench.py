@@ -1,4 +1,4 @@
-"""The verb bench: what it compares is the same speech, and its distance is in dB."""
+"""The verb bench compares the same speech and gives the distance in dB."""
 
 from __future__ import annotations
 

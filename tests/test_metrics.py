@@ -1,4 +1,4 @@
-"""Metrics against values known by hand, and failures that are counted instead of scored."""
+"""Metrics against analytic values, and failures that are counted instead of scored."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_a_missing_library_is_known_before_the_work(monkeypatch: pytest.MonkeyPa
         check_libraries(["si_sdr_db", "visqol"])
 
 
-@pytest.mark.slow  # the first call compiles for half a minute
+@pytest.mark.slow  # the first call compiles for about 30 s
 def test_visqol_falls_with_noise_and_refuses_silence(make_speech: Callable[..., Tensor]) -> None:
     pytest.importorskip("visqol")
     pytest.importorskip("ai_edge_litert")

@@ -1,4 +1,4 @@
-"""Pictures: what a clip and a report look like, checked by what was given to matplotlib and by the files."""
+"""Pictures of clips and reports, checked by the data in the matplotlib figures and the files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every row is in a shard or dropped with its reason, whatever the workers, parts and kills."""
+"""Every row is in a shard or dropped with its reason, for any workers, parts and kills."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from audiotok.corpus.shards import unpack_codes
 from audiotok.corpus.sources import StreamSource
 
 RATE = 16_000
-# Scripts must find this checkout's audiotok, whatever is installed.
+# Scripts must import audiotok of this checkout.
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
 LENGTHS_S = (0.31, 1.2, 0.5, 0.9, 0.305, 0.7, 1.1)
 ROWS = 17
@@ -92,7 +92,7 @@ def dropped_of(folder: Path) -> dict[str, str]:
     return {row["id"]: row["reason"] for row in map(json.loads, lines)}
 
 
-# ---- what is in a preparation
+# ---- contents of a preparation
 
 
 def test_every_row_is_there_with_its_fields(corpus: Path, tiny_codec: AudioCodec, tmp_path: Path) -> None:
@@ -246,11 +246,11 @@ def test_broken_rows_are_dropped_with_the_right_reason(
 
 
 class _Stop(BaseException):
-    """Stands for a kill: nothing handles it."""
+    """Simulates a kill, since nothing handles it."""
 
 
 def stop_at(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Raise at the ``count``-th file that is about to get its name."""
+    """Raise before the ``count``-th file is renamed."""
     import audiotok.files as files
 
     real, seen = files.os.replace, [0]
@@ -575,7 +575,7 @@ def test_command_line(
 
 
 def run_script(name: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run a script of ``data/`` as people do."""
+    """Run a script of ``data/`` from the command line."""
     root = Path(__file__).parents[1]
     command = [sys.executable, root / "data" / name, *arguments]
     return subprocess.run(command, cwd=root, env=ENVIRONMENT, capture_output=True, text=True)

@@ -51,7 +51,7 @@ def table(folder: Path, names: list[str]) -> Path:
 
 
 def run_apart(work: Callable[[], object], kill_after_s: float | None) -> bool:
-    """Work in a forked process; whether it came to its end before it was killed."""
+    """Work in a forked process. Returns whether it finished before it was killed."""
     child = os.fork()
     if child == 0:
         try:

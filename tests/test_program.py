@@ -1,4 +1,4 @@
-"""The frame of both programs: SIGTERM tidies up, numbers are finite and within bounds, devices are of this machine."""
+"""Both programs: SIGTERM removes unfinished files, numbers are in bounds, and devices exist."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ def test_both_programs_say_their_version(module: str, name: str, capsys: pytest.
     assert left.value.code == 0 and capsys.readouterr().out == f"{name} {audiotok.__version__}\n"
 
 
-COMPLETIONS = {  # what bash offers for the last word
+COMPLETIONS = {  # completions of bash for the last word
     "audiotok": {
         "en": ["encode"],
         "prepare --la": ["--layout", "--language"],
@@ -224,7 +224,7 @@ def test_a_length_is_told_in_minutes_where_it_is_short(hours, told):
 
 
 def test_one_thread_computes_and_a_wrong_name_loads_nothing(monkeypatch, tmp_path, capsys):
-    """Two threads wait for each other without end where another program has one of the cores."""
+    """Two threads are slow while another program uses one of the cores."""
     from audiotok.cli import encode
 
     audiotok.save_audio(tmp_path / "a.wav", torch.zeros(1, 100), 16_000)

@@ -68,14 +68,14 @@ def test_common_formats_are_read(form):
 
 
 def flac_bomb() -> bytes:
-    """Ten minutes of nothing in a few bytes."""
+    """Ten minutes of silence in a few bytes."""
     out = io.BytesIO()
     soundfile.write(out, np.zeros(600 * 48_000, dtype="int16"), 48_000, format="FLAC")
     return out.getvalue()
 
 
 def wav_of(header_bytes: int, rate: int = 16_000, channels: int = 1) -> bytes:
-    """A wav with a tenth of a second of sound whose header promises something else."""
+    """A wav with 0.1 s of sound whose header states another length."""
     form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, channels, rate, 2 * rate * channels, 2 * channels, 16)
     data = struct.pack("<4sI", b"data", header_bytes) + b"\1\0" * 1600
     return struct.pack("<4sI4s", b"RIFF", 36 + header_bytes, b"WAVE") + form + data

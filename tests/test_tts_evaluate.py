@@ -67,7 +67,7 @@ class Actor:
 
 
 def recogniser_of(actor: Actor) -> Callable[[Tensor, int], str]:
-    """Drops the last word of what was said."""
+    """Drops the last word of the text."""
     return lambda wav, rate: " ".join(actor.said[-1].split()[:-1])
 
 

@@ -90,7 +90,7 @@ def encode(symbols: np.ndarray, freqs: np.ndarray) -> bytes:
     size = _WORD_BYTES * words + _STATE_BITS // 8
     inside = int.from_bytes(coder.get_compressed().astype(">u4").tobytes().ljust(size, b"\0"), "big")
     low = inside - (inside - lower) % (1 << _STATE_BITS)
-    # Each byte fewer makes the grid of possible ends 256 times as coarse.
+    # Each byte less makes the spacing of possible ends 256 times as large.
     kept = max(0, size - (width.bit_length() - 1) // 8 - 1)
     while True:
         digit = 1 << 8 * (size - kept)
@@ -150,7 +150,7 @@ class Adaptive:
         return spread(self._weights)
 
     def see(self, symbols: np.ndarray) -> None:
-        """Take the symbols [P] that came."""
+        """Update the counts with the next symbols [P]."""
         self._weights[self._rows, symbols] += _NEWS
 
 
@@ -167,7 +167,7 @@ _TENSORS = ("emb", "w1", "b1", "w2", "b2", "w3", "b3", "out", "bias", "exp_table
 
 
 class EntropyModelError(ValueError):
-    """A model file that cannot be used. The message says what is wrong and what to do."""
+    """A model file that cannot be used. The message names the fault and the remedy."""
 
 
 class EntropyModel:
@@ -232,7 +232,7 @@ class EntropyModel:
         return self.layers.last(np.concatenate(taps, axis=-1), k)
 
     def save(self, path: str | Path) -> None:
-        """Write a safetensors file, whole or not at all."""
+        """Write a safetensors file atomically."""
         facts = {"taps": self.taps, "shifts": self.shifts, "codes_fingerprint": self.codes_fingerprint}
         with write_aside(path) as aside:
             save_file(
@@ -241,7 +241,7 @@ class EntropyModel:
 
     @classmethod
     def load(cls, path: str | Path) -> EntropyModel:
-        """Read a file of :meth:`save`. EntropyModelError: it is not a model, or damaged."""
+        """Read a file of :meth:`save`. EntropyModelError: the file is not a model, or is damaged."""
         if not Path(path).is_file():
             raise FileNotFoundError(f"{path}: no such file; expected an entropy model")
         try:
@@ -306,7 +306,7 @@ class EntropyModel:
                 "w1": np.abs(t["b1"][k]) + x @ np.abs(t["w1"][k]),
                 "w2": np.abs(t["b2"][k]) + 127 * np.abs(t["w2"][k]).sum(0),
                 "w3": np.abs(t["b3"][k]) + 127 * np.abs(t["w3"][k]).sum(0),
-                # Twice: the largest minus the smallest is taken too.
+                # Twice the bound, because differences of logits are computed.
                 "out": 2 * (np.abs(t["bias"][k]) + 127 * np.abs(t["out"][k]).sum(1)),
             }
             for name, bound in sums.items():
@@ -401,7 +401,7 @@ def _earlier(x: np.ndarray, frames: int) -> np.ndarray:
 
 
 LAG = AHEAD + 1
-"""Delay in frames of each codebook behind the one below it.
+"""Delay in frames of each codebook relative to the next lower one.
 
 Codebook k at frame t needs lower codebooks up to frame t + AHEAD, and itself before t. So one step decodes codebook k
 at frame ``step - LAG k`` for all k: T + LAG (K - 1) steps instead of K T, and a step costs more than its sums."""
@@ -417,7 +417,7 @@ class Steps:
         frames: T of the longest packet.
 
     Attributes:
-        count: steps that there are.
+        count: number of steps.
     """
 
     def __init__(self, model: EntropyModel, packets: int, n_q: int, frames: int) -> None:
@@ -443,7 +443,7 @@ class Steps:
         return range(first, min(self._n_q - 1, self._at // LAG) + 1)
 
     def freqs(self) -> np.ndarray:
-        """Of the present step: [codebooks, P, V] float32."""
+        """Frequencies of the present step: [codebooks, P, V] float32."""
         codebooks, e, at = self.codebooks, self._width, self._at * self._width
         here = slice(codebooks.start, codebooks.stop)
         above = slice(codebooks.start + 1, codebooks.stop + 1)
@@ -475,6 +475,6 @@ class Steps:
         self._at += 1
 
     def _in_order(self, w1: np.ndarray) -> np.ndarray:
-        """Rows of W1 in the order in which x lies here: low(t), low(t+1), ..., own(t-2), own(t-1), e_(k-1)(t)."""
+        """Rows of W1 in the order of x here: low(t), low(t+1), ..., own(t-2), own(t-1), e_(k-1)(t)."""
         parts = np.split(w1, 2 + AHEAD + BEHIND, axis=1)
         return np.concatenate([parts[0], *parts[2 : 2 + AHEAD], *parts[2 + AHEAD :][::-1], parts[1]], axis=1)

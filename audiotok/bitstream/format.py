@@ -28,11 +28,11 @@ _VARINT_BYTES = 8
 
 
 class DamageError(ValueError):
-    """Bytes that do not follow the format."""
+    """The bytes do not follow the format."""
 
 
 class NeedMoreError(Exception):
-    """The bytes so far are valid but incomplete."""
+    """The bytes are valid but incomplete."""
 
 
 def crc(data: bytes) -> bytes:
@@ -102,7 +102,7 @@ def _varint_at(data: bytes | bytearray | memoryview, at: int) -> tuple[int, int]
 
 
 class Cursor:
-    """Reads fields one after the other from a body whose checksum was right. Raises DamageError at its end."""
+    """Reads consecutive fields from a body with a valid checksum. Raises DamageError at the end."""
 
     def __init__(self, data: bytes) -> None:
         self._data, self._at = data, 0
@@ -151,7 +151,7 @@ _SCALES, _METADATA, _SIZES = 1, 2, 4
 
 
 class AtokError(ValueError):
-    """An ``.atok`` file that cannot be read or written. The message names it, what is wrong, and what to do."""
+    """An ``.atok`` file that cannot be read or written. The message names the file, the fault and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -284,7 +284,7 @@ class AtokHeader:
 
     @classmethod
     def from_bytes(cls, cursor: Cursor) -> AtokHeader:
-        """Parse the body of the header's frame. AtokError: a field is out of range. DamageError: it is not one."""
+        """Parse the body of the header's frame. AtokError: a field is out of range. DamageError: it is not a header."""
         flags, coding = cursor.take(2)
         if flags >= 8 or coding >= len(CODINGS):
             raise DamageError(f"expected a header of this version, got flags {flags} and coding {coding}")
@@ -315,7 +315,7 @@ def _metadata(value: str) -> dict[str, str]:
 
 
 def _is_unicode(value: str) -> bool:
-    """Whether it is a text that can be stored as UTF-8, unlike some file names."""
+    """Whether the value is a text that can be stored as UTF-8. Some file names cannot."""
     return isinstance(value, str) and value == value.encode("utf-8", "replace").decode("utf-8")
 
 
@@ -327,7 +327,7 @@ MAGIC = b"ATOK"
 VERSION = 1
 HEADER_MARK, PACKET_MARK, LAST_MARK, TAIL_MARK = 0xA7, 0xB3, 0xB5, 0xC9
 TAIL_SIZE_BYTES = 4
-# After this many bytes without a packet a scan gives up.
+# A scan fails after this many bytes without a packet.
 _PATIENCE_BYTES = 1 << 20
 _MAX_NUMBER = 1 << 40
 
@@ -473,7 +473,7 @@ def packet_at(header: AtokHeader, data: bytes | bytearray, at: int) -> tuple[Pac
 
 
 class PacketScanner:
-    """Finds packets in bytes that arrive in any pieces: on a pipe, or in a file whose index is lost.
+    """Finds packets in bytes that arrive in pieces, from a pipe or a file without an index.
 
     Args:
         header: of the file, if the bytes begin after it; None reads it.
@@ -497,7 +497,7 @@ class PacketScanner:
         """Take the next bytes and return the packets they complete.
 
         Raises:
-            AtokError: the stream does not begin with a header, or a megabyte came without a packet.
+            AtokError: the stream does not begin with a header, or a megabyte contained no packet.
         """
         self._held += data
         if self.header is None and not self._read_head():
@@ -505,11 +505,11 @@ class PacketScanner:
         return self._scan(more=True)
 
     def finish(self) -> list[Found]:
-        """End the stream and return the packets that were still waited for. AtokError: there was no header."""
+        """End the stream and return the remaining packets. AtokError: there was no header."""
         if self.header is None:
             raise AtokError(
                 f"expected an .atok stream as 'audiotok encode - -' writes it, got {len(self._held)} bytes without a "
-                "header; look at what is on the pipe"
+                "header; check the program that writes to the pipe"
             )
         return self._scan(more=False)
 
@@ -526,7 +526,7 @@ class PacketScanner:
         return True
 
     def _scan(self, more: bool) -> list[Found]:
-        """``more``: bytes may follow, so that the beginning of a frame is kept."""
+        """Parse packets. With ``more``, bytes may follow, and an incomplete frame is kept."""
         assert self.header is not None
         found = []
         while self._held and self.tail is None:
@@ -549,7 +549,7 @@ class PacketScanner:
         return found
 
     def _largest_tail(self) -> int:
-        """Largest size of the tail, so that damage that looks like a tail is not waited for long."""
+        """Largest size of the tail. It limits the wait for damaged bytes that look like a tail."""
         assert self.header is not None
         return len(self.header.to_bytes()) + 32 + 4 * (self._next + 64 + self.damaged_bytes)
 

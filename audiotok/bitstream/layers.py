@@ -1,7 +1,7 @@
 """Layers: the codes of one codebook in one packet <-> bytes.
 
 A layer depends only on its own and the lower codebooks of its packet, so layers can be cut off and packets lost.
-A layer that coding would not make smaller is stored raw, which its size shows.
+A layer that coding would not make smaller is stored raw; its size shows this.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ _FEW = 3
 
 
 class LayerError(ValueError):
-    """Bytes that are not a layer."""
+    """The bytes are not a layer."""
 
 
 class LayerCoder:
-    """Codes of packets <-> layers.
+    """Converts codes of packets to layers and back.
 
     Args:
         codebook_sizes: V of every codebook.
@@ -143,7 +143,7 @@ class LayerCoder:
         for (k, p), decoder in coded.items():
             if decoder.is_damaged:
                 errors.setdefault(
-                    p, LayerError(f"codebook {k}: expected coded codes, got bytes that mean none")
+                    p, LayerError(f"codebook {k}: expected coded codes, got bytes that do not decode")
                 )
         return [errors.get(p, codes[p, :, :frames]) for p, frames in enumerate(wanted)]
 
@@ -167,7 +167,7 @@ class LayerCoder:
         wanted: Sequence[int],
         coded: dict[tuple[int, int], Decoder],
     ) -> None:
-        """Decode what is in ``coded``, by (codebook, packet): all codebooks and packets together, step by step."""
+        """Decode the layers in ``coded`` by (codebook, packet), step by step for all codebooks and packets."""
         assert self.model is not None
         n_q = codes.shape[1]
         steps = Steps(self.model, len(codes), n_q, max(lengths))

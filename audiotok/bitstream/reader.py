@@ -1,4 +1,4 @@
-"""Reading ``.atok`` files by time range. Damage costs the packets it touches and is reported."""
+"""Reading ``.atok`` files by time range. Damaged packets are skipped and reported."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from .layers import LayerError, coder_of
 _BLOCK_BYTES = 1 << 16
 _HEAD_GUESS = 1 << 12
 _BLOCK_PACKETS = 16
-# Most codes per byte of a file. Silence reaches 300; a forged header could ask for all memory.
+# Most codes per byte of a file. Silence reaches 300. The limit protects memory from forged headers.
 _DENSEST = 1024
 _LONGEST_S = 1 << 40
 
@@ -82,7 +82,7 @@ class AtokReader:
             raise AtokError(f"{path}: expected an .atok file, got a folder; name the files in it")
         if not self.path.exists():
             raise FileNotFoundError(f"{path}: no such file")
-        if not self.path.is_file():  # opening a pipe would wait for its writer
+        if not self.path.is_file():  # opening a pipe would block until it has a writer
             raise AtokError(
                 f"{path}: expected a file, which can be read from any place, got a device or a pipe"
             )
@@ -229,7 +229,7 @@ class AtokReader:
         if tail is not None and replace(header, num_samples=None) != replace(tail.header, num_samples=None):
             raise AtokError(
                 f"{self.path}: expected a header and a copy of it, got those of {header.codec!r} and "
-                f"{tail.header.codec!r} that differ; the file was put together of two"
+                f"{tail.header.codec!r} that differ; the file was joined from two files"
             )
         if tail is not None and (start is None or start + sum(tail.sizes) == tail_at):
             start = tail_at - sum(tail.sizes) if start is None else start
@@ -245,7 +245,7 @@ class AtokReader:
         if self.frames * self.header.n_q > _DENSEST * self._size:
             raise AtokError(
                 f"{self.path}: expected at most {_DENSEST} codes a byte, got {self.frames} frames x {self.header.n_q} "
-                f"in {self._size} bytes; the file lies about its length"
+                f"in {self._size} bytes; the stated length is wrong"
             )
 
     def _read_tail(self) -> tuple[Tail | None, int]:
@@ -317,7 +317,7 @@ class AtokReader:
         return self._file.read(min(count, self._size))
 
     def _note_tail_size(self, tail_end: int) -> None:
-        """Report what is wrong after a whole index, which ends at ``tail_end``: only its size should follow."""
+        """Report faults after a complete index that ends at ``tail_end``. Only its size should follow."""
         over = self._size - tail_end - TAIL_SIZE_BYTES
         if over < 0:
             self._note(f"{-over} bytes are missing at the end")
@@ -325,7 +325,7 @@ class AtokReader:
             self._note(f"{over} bytes too many at the end" if over else "the last 4 bytes are damaged")
 
     def _note_end(self) -> None:
-        """Report what is missing at the end, where the length is known."""
+        """Report missing frames at the end if the length is known."""
         if self.header.num_samples is None:
             return
         expected = -(-self.header.num_samples // self.header.hop_length)

@@ -1,4 +1,4 @@
-"""Writing and truncating ``.atok`` files and pipes. The bytes do not depend on the pieces in which codes arrive."""
+"""Writing and truncating ``.atok`` files and pipes. The bytes do not depend on how the codes are split into calls."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class AtokWriter:
         return self._frames
 
     def write(self, codes: Tensor, scales: Sequence[float] = ()) -> None:
-        """Take the next codes and write the packets that they complete.
+        """Add codes and write the packets that they complete.
 
         Args:
             codes: [K, t] integers in [0, V), any t >= 0.
@@ -77,7 +77,7 @@ class AtokWriter:
 
         Args:
             num_samples: length of the sound; None keeps that of the header.
-            codes: the last codes, [K, t]. On a pipe their packet states where the sound ends, so that a player need
+            codes: the last codes, [K, t]. On a pipe their packet states where the sound ends, so that a player does
                 not wait for the tail.
 
         Raises:
@@ -157,7 +157,7 @@ def save_atok(
     model: EntropyModel | None = None,
     scales: Sequence[float] = (),
 ) -> None:
-    """Write all codes of a recording to a file that is whole or absent.
+    """Write all codes of a recording to a file atomically.
 
     Args:
         path: the file.
@@ -180,14 +180,14 @@ def truncate(source: str | Path, target: str | Path, n_q: int) -> list[str]:
 
     Args:
         source: an ``.atok`` file.
-        target: the new file, which is whole or absent.
+        target: the new file, written atomically.
         n_q: codebooks to keep.
 
     Returns:
-        descriptions of the damage in ``source``; what is damaged is missing in ``target``.
+        descriptions of the damage in ``source``. Damaged packets are missing in ``target``.
 
     Raises:
-        AtokError: the source is not such a file, has fewer codebooks, or nothing in it is whole.
+        AtokError: the source is not such a file, has fewer codebooks, or contains no undamaged packet.
         OSError: the target cannot be written.
     """
     with AtokReader(source) as reader, write_aside(target) as aside, open(aside, "wb") as file:

@@ -1,1 +1,1 @@
-"""The program ``audiotok``: one file a verb. It knows nothing that the library does not."""
+"""Command line program ``audiotok``, with one module per verb."""

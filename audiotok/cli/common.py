@@ -30,7 +30,7 @@ PROVENANCE = "Generated speech, not a recording"
 
 
 def add_codec_option(parser: argparse.ArgumentParser, default: str | None = "default") -> None:
-    """--codec. ``default=None`` leaves the choice to the verb."""
+    """Add --codec. With ``default=None`` the verb selects the codec."""
     shown = "the one the file names" if default is None else default
     parser.add_argument(
         "--codec",
@@ -42,20 +42,20 @@ def add_codec_option(parser: argparse.ArgumentParser, default: str | None = "def
 
 
 def codec_name(text: str) -> str:
-    """The argparse type of a codec's name. An empty one comes from an unset variable of a shell script."""
+    """The argparse type of a codec name. An unset shell variable gives an empty name, which is refused."""
     if not text.strip():
         raise argparse.ArgumentTypeError("expected a codec's name, got an empty one; leave out --codec")
     return text
 
 
 def add_output_options(parser: argparse.ArgumentParser) -> None:
-    """--out and --overwrite of the verbs that turn files into files."""
+    """Add --out and --overwrite for verbs that convert files."""
     parser.add_argument("--out", metavar="DIR", help="write one file per input into this folder")
     parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
 
 
 def add_rate_options(parser: argparse.ArgumentParser, required: bool = False) -> None:
-    """--n-q and --bitrate: how many codebooks to keep."""
+    """Add --n-q and --bitrate, which select the number of codebooks."""
     group = parser.add_mutually_exclusive_group(required=required)
     group.add_argument("--n-q", type=number(int), metavar="K", help="codebooks to keep (default: all)")
     group.add_argument(
@@ -67,13 +67,13 @@ def add_rate_options(parser: argparse.ArgumentParser, required: bool = False) ->
 
 
 def add_json_option(parser: argparse.ArgumentParser) -> None:
-    """--json: results for programs instead of people."""
+    """Add --json for machine-readable results."""
     parser.add_argument("--json", action="store_true", help="print JSON, one object per line")
 
 
 def add_report_option(parser: argparse.ArgumentParser) -> None:
-    """--json FILE, which stores the figures of a table, and --overwrite."""
-    parser.add_argument("--json", metavar="FILE", help="write the figures there too")
+    """Add --json FILE, which stores the values of a table, and --overwrite."""
+    parser.add_argument("--json", metavar="FILE", help="also write the values to this file")
     add_overwrite_option(parser, "what --json names")
 
 
@@ -103,7 +103,7 @@ def model_of(codec: AudioCodec, codes_fingerprint: str) -> EntropyModel | None:
 def chosen_n_q(
     args: argparse.Namespace, codebook_sizes: Sequence[int], frame_rate: float, name: object
 ) -> int:
-    """The number of codebooks that --n-q or --bitrate ask for.
+    """The number of codebooks that --n-q or --bitrate select.
 
     Args:
         args: with ``n_q`` and ``bitrate``.
@@ -112,7 +112,7 @@ def chosen_n_q(
         name: of the codec or file, for errors.
 
     Raises:
-        ValueError: they ask for less than one codebook, or for more than there are.
+        ValueError: they select less than one codebook, or more than there are.
     """
     from ..bitstream.format import raw_bits
 
@@ -168,7 +168,7 @@ def plan_outputs(
 ) -> list[tuple[Path, Path]]:
     """Pair inputs with outputs: ``IN OUT``, or ``IN... --out DIR`` with ``DIR/stem + suffix``. Makes DIR.
 
-    Leaves through ``parser.error`` (exit 2) when the arguments do not say where to write.
+    Leaves through ``parser.error`` (exit 2) when the arguments do not name an output.
     """
     if out is None:
         if len(paths) != 2:
@@ -181,13 +181,13 @@ def plan_outputs(
 def check_output(
     source: Path, target: Path, overwrite: bool, taken: Mapping[Path, Path], suffix: str | None = None
 ) -> None:
-    """Refuse to write where it would destroy something.
+    """Check that writing ``target`` destroys no data.
 
     Args:
         source, target: input and output.
         overwrite: whether a file may be replaced.
         taken: outputs of this run and their inputs.
-        suffix: that the output must have, so that two names of a glob are not taken for IN and OUT.
+        suffix: required suffix of the output, so that two names of a glob are not taken for IN and OUT.
 
     Raises:
         ValueError: ``target`` has another suffix.
@@ -216,10 +216,10 @@ def each(
     overwrite: bool,
     suffix: str | None = None,
 ) -> int:
-    """Do ``work(source, target)`` for every pair, also when one fails; prints each failure on stderr.
+    """Run ``work(source, target)`` for every pair, even when one fails, and print each failure on stderr.
 
     Returns:
-        0 when all were done, else 1.
+        0 if all succeeded, else 1.
     """
     failed = 0
     taken: dict[Path, Path] = {}
@@ -248,6 +248,6 @@ def cost(seconds: float, started: float) -> str:
 
 
 def warn(path: object, damage: Iterable[str]) -> None:
-    """Print on stderr what is wrong with a file that was read all the same."""
+    """Print warnings about a file that could be read on stderr."""
     for words in damage:
         print(f"audiotok: warning: {path}: {words}", file=sys.stderr)

@@ -39,10 +39,10 @@ if TYPE_CHECKING:
 # Frames decoded at a time. More are not faster, and their large buffers fragment the heap.
 _PUSHED_FRAMES = 200
 _READ_BYTES = 1 << 16
-# A long gap of a stream is concealed in pieces, so that its length costs no memory.
+# A long gap of a stream is concealed in pieces to bound memory.
 _GAP_FRAMES = 500
 MAX_GAP_S = 60.0
-"""A gap of a stream is shortened to this: its length comes from a number that can be wrong."""
+"""Longest gap of a stream in seconds. Longer gaps are shortened, because the stated length can be wrong."""
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -121,11 +121,11 @@ def shipped_codec(source: Path) -> str:
 
 
 def provenance_of(metadata: Mapping[str, str]) -> str | None:
-    """The comment for the sound of codes with these metadata if it was generated; None for a recording."""
-    said = metadata.get("generated", "no")
-    if said.strip().lower() in ("", "no", "false", "0"):
+    """The comment for decoded audio if the metadata mark it as generated; None for a recording."""
+    generated = metadata.get("generated", "no")
+    if generated.strip().lower() in ("", "no", "false", "0"):
         return None
-    return said if len(said) > len("yes") else PROVENANCE
+    return generated if len(generated) > len("yes") else PROVENANCE
 
 
 def header_of(source: Path) -> AtokHeader:
@@ -224,7 +224,7 @@ def sound_of(
     n_q: int | None,
     model: EntropyModel | None = None,
 ) -> tuple[AtokHeader, Iterator[Tensor]]:
-    """Decode an ``.atok`` stream; returns when its header has come.
+    """Decode an ``.atok`` stream. Returns when its header has arrived.
 
     Args:
         codec: the codec that made the codes.
@@ -237,7 +237,7 @@ def sound_of(
         the header, and wavs [1, n] float32, each as soon as it is complete. Gaps are concealed.
 
     Raises:
-        AtokError: the stream is another codec's, or has no such codebooks; from the wavs: it ends without its tail.
+        AtokError: the stream is of another codec or has fewer codebooks. The wavs raise it if there is no tail.
     """
     from ..bitstream import PacketScanner
 
@@ -252,7 +252,7 @@ def sound_of(
 def _played(
     player: _Player, scanner: PacketScanner, found: list[Found], stream: BinaryIO
 ) -> Iterator[Tensor]:
-    """The packets that came with the header, and those that follow -> wavs [1, n]."""
+    """Decode the packets that arrived with the header and the following ones: wavs [1, n]."""
     from ..bitstream import AtokError
 
     for each_found in found:
@@ -272,8 +272,8 @@ def _played(
     )
     if scanner.tail is None:
         raise AtokError(
-            f"stdin: expected the stream to state its end, got none after {player.frames} frames; what came was "
-            "decoded, the sender was cut off"
+            f"stdin: expected the stream to state its end, got none after {player.frames} frames; the "
+            "received packets were decoded"
         )
 
 
@@ -283,8 +283,8 @@ class _Player:
     Attributes:
         sampling_rate: in Hz.
         frames: frames decoded, lost ones included.
-        lost: frames that did not come.
-        late: packets that came after their time.
+        lost: frames that did not arrive.
+        late: packets that arrived too late.
         given: samples returned.
     """
 
@@ -306,7 +306,7 @@ class _Player:
         self.frames = self.lost = self.late = self.given = 0
 
     def play(self, packet: Packet) -> Iterator[Tensor]:
-        """One packet -> wavs [1, n] of what was missing before it, and of itself."""
+        """Decode one packet and conceal the gap before it: wavs [1, n]."""
         import torch
 
         from ..bitstream import LayerError
@@ -331,7 +331,7 @@ class _Player:
         self._next = first + packet.frames
 
     def rest(self, tail: Tail | None) -> Iterator[Tensor]:
-        """The end of the sound as wavs [1, n], when no more packets come."""
+        """The end of the sound as wavs [1, n], after the last packet."""
         if tail is not None and self._next is not None:
             samples = tail.header.num_samples
             if samples is not None:
@@ -341,12 +341,12 @@ class _Player:
         yield self._counted(self._session.flush(), 0)
 
     def _gap(self, frames: int, following: Tensor | None) -> Iterator[Tensor]:
-        """Conceal frames that did not come, :data:`MAX_GAP_S` at most; ``following`` [1, K, t] came after them."""
+        """Conceal missing frames, at most :data:`MAX_GAP_S` of them; ``following`` [1, K, t] are the next codes."""
         rate = self._codec.config.frame_rate
         most = round(MAX_GAP_S * rate)
         if frames > most:
             print(
-                f"stdin: {frames} frames did not come, {frames / rate:.0f} s; the first {MAX_GAP_S:g} s of them are "
+                f"stdin: {frames} frames did not arrive, {frames / rate:.0f} s; the first {MAX_GAP_S:g} s of them are "
                 "decoded as silence, the others are left out",
                 file=sys.stderr,
             )

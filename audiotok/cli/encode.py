@@ -48,7 +48,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         help="sound files -> code files",
         usage="audiotok encode [options] IN OUT.atok | IN [IN ...] --out DIR",
         description="Encode sound files of any common format and rate; channels are averaged. "
-        "A comment that says that the speech was generated, as tts-lm writes it, is kept as metadata. "
+        "A comment that marks generated speech, as tts-lm writes it, is kept as metadata. "
         "- as IN reads sound or raw PCM from standard input, - as OUT writes packets to standard output, live.",
         allow_abbrev=False,
     )
@@ -129,7 +129,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _load(args: argparse.Namespace, started: float) -> tuple[AudioCodec, AtokHeader, EntropyModel | None]:
-    """What a run encodes with. Loaded once, because the fingerprint is a hash over the weights."""
+    """Codec, fingerprint and entropy model of a run. Loaded once, because the fingerprint hashes the weights."""
     codec = load_timed_codec(args.codec, args, started)
     config = codec.config
     sizes = (config.codebook_size,) * config.n_q
@@ -201,7 +201,7 @@ def encode_blocks(
     total_s: float | None = None,
     search: int | None = None,
 ) -> None:
-    """Encode sound that arrives in blocks into one code file, which is whole or absent.
+    """Encode sound that arrives in blocks into one code file atomically.
 
     Args:
         codec: the codec.
@@ -300,14 +300,14 @@ def packets_of(
 
 
 class _Pipe(io.BytesIO):
-    """Holds what a writer has written since the last :meth:`take`; like a pipe, it cannot seek."""
+    """Holds the bytes written since the last :meth:`take`. Like a pipe, it cannot seek."""
 
     def seekable(self) -> bool:
         """No."""
         return False
 
     def take(self) -> bytes:
-        """The bytes so far, once."""
+        """Return the held bytes and clear them."""
         data = self.getvalue()
         super().seek(0)
         self.truncate()
@@ -315,7 +315,7 @@ class _Pipe(io.BytesIO):
 
 
 def _encoding_session(codec: AudioCodec, n_q: int, search: int | None) -> Any:
-    """What encodes one stream. ValueError: the codec cannot optimise codes."""
+    """The encoder session of one stream. ValueError: the codec cannot optimise codes."""
     if search is None:
         return codec.streaming_encoder(n_q)
     from ..search import SearchingEncoder

@@ -77,7 +77,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="print JSON, clip by clip, instead of the table, or write it to FILE too",
     )  # fmt: skip
     parser.add_argument("--plot", metavar="FILE", help="draw quality over bitrate (.png, .svg, .pdf)")
-    add_overwrite_option(parser, "what --json and --plot name")
+    add_overwrite_option(parser, "replace the files of --json and --plot")
     add_model_options(parser)
 
 

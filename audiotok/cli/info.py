@@ -1,4 +1,4 @@
-"""``audiotok info``: what a sound file, a code file or a codec is."""
+"""``audiotok info``: describe sound files, code files or codecs."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Declare the verb."""
     parser = subparsers.add_parser(
         "info",
-        help="what a sound file, a code file or a codec is",
-        description="Describe sound files (and what the codec makes of them), code files, or codecs by name.",
+        help="describe sound files, code files or codecs",
+        description="Describe sound files (and their size in codes), code files, or codecs by name.",
         allow_abbrev=False,
     )
     parser.add_argument("names", nargs="*", metavar="FILE_OR_CODEC", help="default: the default codec")

@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     from ..files import writable_target
 
     out = Path(args.out) if args.out else Path(args.corpus) / "listen.html"
-    if out.suffix.lower() not in (".html", ".htm"):  # what is there is replaced: let it be a page
+    if out.suffix.lower() not in (".html", ".htm"):  # existing files are replaced, so accept pages only
         raise ValueError(
             f"{out}: expected a name that ends in .html, got {out.suffix or 'none'}; choose another"
         )

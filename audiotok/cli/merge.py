@@ -1,4 +1,4 @@
-"""``audiotok merge``: parts of a preparation (``audiotok prepare --shard I/N``) -> the whole."""
+"""``audiotok merge``: parts of a preparation (``audiotok prepare --shard I/N``) are joined."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Declare the verb."""
     parser = subparsers.add_parser(
         "merge",
-        help="parts of a preparation -> the whole",
+        help="join the parts of a preparation",
         description=(
             "Join the parts that `audiotok prepare --shard 1/4 --out DIR` and so on made in separate folders. The "
             "result equals a preparation that was not split. Parts made in one folder need no merging."
@@ -19,7 +19,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         allow_abbrev=False,
     )
     parser.add_argument("parts", metavar="PART", nargs="+", help="the folders of all parts")
-    parser.add_argument("--out", metavar="DIR", required=True, help="folder of the whole")
+    parser.add_argument("--out", metavar="DIR", required=True, help="folder of the joined corpus")
     add_json_option(parser)
 
 

@@ -31,9 +31,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--seconds",
         type=number(float, above=0),
         default=15.0,
-        help="show at most the first so many (default: %(default)s)",
+        help="length shown from the start (default: %(default)s)",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace a picture that is there")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing picture")
     add_codec_option(parser)
     add_model_options(parser)
 

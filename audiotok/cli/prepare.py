@@ -37,9 +37,11 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--out", metavar="DIR", required=True, help="folder for manifest, shards, report, dropped.jsonl"
     )
-    parser.add_argument("--dry-run", action="store_true", help="only the report, into DIR/dry-run; no codec")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="write only the report, into DIR/dry-run, without a codec"
+    )
     _add_source_options(parser.add_argument_group("which rows"))
-    _add_sound_options(parser.add_argument_group("which sound is fit, and what is done to it"))
+    _add_sound_options(parser.add_argument_group("limits and processing of the audio"))
     _add_scale_options(parser.add_argument_group("at scale"))
     result = parser.add_argument_group("result")
     result.add_argument("--n-q", type=number(int), metavar="K", help="codebooks to keep (default: all)")
@@ -83,9 +85,7 @@ def _add_source_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--audio-root", metavar="DIR", help="no file of a table may lie outside (default: the table's folder)"
     )
-    group.add_argument(
-        "--streaming", action="store_true", help="read a datasets name as it arrives, without a copy"
-    )
+    group.add_argument("--streaming", action="store_true", help="stream a datasets name without a local copy")
 
 
 def _add_sound_options(group: argparse._ArgumentGroup) -> None:
@@ -95,7 +95,9 @@ def _add_sound_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--max-s", type=number(float, 0), default=30.0, help="drop clips longer than this (default 30)"
     )
-    group.add_argument("--allow-no-text", action="store_true", help="keep clips whatever their transcript is")
+    group.add_argument(
+        "--allow-no-text", action="store_true", help="keep clips without checking their transcript"
+    )
     group.add_argument(
         "--letters-per-s",
         type=_range,
@@ -141,7 +143,7 @@ def _add_scale_options(group: argparse._ArgumentGroup) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prepare the source; 1 if not one row was fit, or not as many as expected."""
+    """Prepare the source; 1 if no row was kept, or another number than expected."""
     from ..corpus import Limits, dry_run, prepare
 
     workers = args.workers if args.workers is not None else int(args.engine == "local")
@@ -193,7 +195,7 @@ def finish(args: argparse.Namespace, rows: int) -> int:
 
 
 def _print(counts: dict[str, Any], args: argparse.Namespace) -> int:
-    """Print counts; 1 if they are not what was expected."""
+    """Print counts; 1 if they differ from the expected ones."""
     import json
 
     from ..corpus import report_text
@@ -202,9 +204,13 @@ def _print(counts: dict[str, Any], args: argparse.Namespace) -> int:
     print(f"report: {Path(counts['out']) / 'report.html'}", file=sys.stderr)
     faults = [] if counts["rows"] else ["every row was dropped, see dropped.jsonl"]
     if args.expect_rows is not None and counts["rows"] != args.expect_rows:
-        faults.append(f"expected {args.expect_rows} rows, got {counts['rows']}: is the corpus whole?")
+        faults.append(
+            f"expected {args.expect_rows} rows, got {counts['rows']}: check that the corpus is complete"
+        )
     if args.expect_hours is not None and abs(counts["hours"] - args.expect_hours) > 0.01 * args.expect_hours:
-        faults.append(f"expected {args.expect_hours} h, got {counts['hours']}: is the corpus whole?")
+        faults.append(
+            f"expected {args.expect_hours} h, got {counts['hours']}: check that the corpus is complete"
+        )
     for fault in faults:
         print(f"audiotok: error: {args.out}: {fault}", file=sys.stderr)
     return 1 if faults else 0

@@ -16,7 +16,7 @@ def add_parser(subparsers: Any) -> None:
         "train",
         help="train a codec, or continue training one",
         description="Train a codec in --out; run the same command again to resume. The codec is in OUT/codec. "
-        "The recipe 'entropy' takes --data of 'audiotok prepare' and trains the model that makes .atok files small.",
+        "The recipe 'entropy' takes --data of 'audiotok prepare' and trains the entropy model of .atok files.",
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _train_entropy(args: argparse.Namespace, recipe: Any) -> int:
-    """Train the entropy model of the codec that --data was prepared with; prints its measures as JSON."""
+    """Train the entropy model of the codec that --data was prepared with; prints its metrics as JSON."""
     from pathlib import Path
 
     from ..codec.pretrained import load_codec

@@ -1,4 +1,4 @@
-"""``audiotok verify``: checks code files, and prepared corpora (folders). It changes nothing."""
+"""``audiotok verify``: checks code files, and prepared corpora (folders). The files are not changed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Declare the verb."""
     parser = subparsers.add_parser(
         "verify",
-        help="whether code files and prepared corpora are whole",
+        help="check code files and prepared corpora",
         description=(
             "Check every byte of code files. For prepared corpora, check the hash of every shard, all counts and the "
             "range of every code, and decode random rows. If one is damaged, print the reason and exit with 1."
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     for name in args.paths:
         path = Path(name)
         try:
-            if not name:  # as the variable of a shell script may be; a path of it would be this folder
+            if not name:  # an unset shell variable; as a path it would be the current folder
                 raise FileNotFoundError("expected a code file or a folder, got an empty name")
             damage = _verify_corpus(path, args) if path.is_dir() else _verify_atok(path, args.codec)
         except KNOWN_ERRORS as error:
@@ -91,7 +91,7 @@ def _verify_atok(path: Path, codec: str | None) -> list[str]:
         if header.coding == LEARNT and (model is None or model.fingerprint != header.model_fingerprint):
             packets, how = (
                 len(list(file.packets())),
-                f"checksums only: the entropy model {header.model_fingerprint} is not here",
+                f"checksums only: the entropy model {header.model_fingerprint} is not installed",
             )
             damage = file.damage
         else:

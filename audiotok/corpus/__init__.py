@@ -1,4 +1,4 @@
-"""Data sets -> token shards. Every row of a source ends in a shard or in ``dropped.jsonl`` with a reason.
+"""Prepares data sets as token shards. Every row of a source ends in a shard or in ``dropped.jsonl`` with a reason.
 
 Names are imported on first use, so that a command and its workers start quickly.
 """

@@ -1,4 +1,4 @@
-"""Decodes the audio of a row and checks that it is fit to be encoded."""
+"""Decodes the audio of a row and checks whether it can be encoded."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ SILENCE_PEAK = 1e-3
 # Samples at full scale count as cut off when so many follow each other: a single one is a peak that just fits.
 CLIPPED_RUN = 3
 CLIPPED_PEAK = 0.999
-# Letters that the text may have beyond what its seconds allow: a short clip may hold a short word said fast.
+# Letters tolerated beyond the limit, because a short clip may hold a short word spoken fast.
 SPARE_LETTERS = 20
 # How far the times of a table may go beyond the file, as in Kaldi's extract-segments: tables round.
 OVERSHOOT_S = 0.5
@@ -64,7 +64,7 @@ class Drop:
 
 @dataclass(frozen=True)
 class Limits:
-    """What a row must be like.
+    """Limits that a row must satisfy.
 
     Attributes:
         min_s, max_s: seconds of sound.
@@ -96,10 +96,10 @@ class Limits:
 
 @dataclass(frozen=True)
 class Shaping:
-    """What is done to every clip before it is encoded.
+    """Processing of every clip before it is encoded.
 
     Attributes:
-        trim: cut the silence at both ends down to ``edge_s``. What is within 40 dB of the loudest 10 ms is never cut.
+        trim: cut the silence at both ends down to ``edge_s``. Audio within 40 dB of the loudest 10 ms is never cut.
         level_db: bring the clip's speech to this level by one gain (see :func:`speech_level_db`); None leaves it.
         edge_s: seconds of silence that stay at each end.
 
@@ -136,7 +136,7 @@ class Sound:
 
 
 def inspect(row: SourceRow, limits: Limits) -> float | Drop:
-    """Check a row without decoding its sound: its seconds by the header, which may be wrong, or why it is unfit."""
+    """Check a row without decoding its sound. Returns its seconds by the header, which may be wrong, or the fault."""
     problem = row.problem or (("no_text", "") if limits.need_text and not row.text else None)
     if problem is None and row.audio is None:
         problem = ("missing_file", "the row holds no sound")
@@ -161,12 +161,12 @@ def decode(row: SourceRow, limits: Limits, sampling_rate: int | None, shaping: S
 
     Args:
         row: the row.
-        limits: what it must be like.
+        limits: limits that it must satisfy.
         sampling_rate: the rate to resample to, in Hz; None keeps the file's own.
-        shaping: what is done about silent ends and loudness.
+        shaping: trimming and level.
 
     Returns:
-        the sound, or why there is none.
+        the sound, or the reason why there is none.
     """
 
     def drop(reason: str, detail: str) -> Drop:
@@ -193,7 +193,7 @@ def decode(row: SourceRow, limits: Limits, sampling_rate: int | None, shaping: S
 
 
 def read_row(row: SourceRow) -> tuple[Tensor, int]:
-    """The sound of a row, whatever its length: wav [1, N] float32 in [-1, 1] and its rate in Hz.
+    """The sound of a row of any length: wav [1, N] float32 in [-1, 1] and its rate in Hz.
 
     Raises:
         AudioError: the row holds no sound, or it is damaged, not finite or in another unit.
@@ -218,7 +218,7 @@ def _open(row: SourceRow) -> AudioReader:
 
 
 def _read(row: SourceRow, max_s: float) -> tuple[np.ndarray, int, tuple[str, str] | None]:
-    """Samples [N] float32 of the row's part of its sound, cut off behind ``max_s``; their rate; what is wrong."""
+    """Samples [N] float32 of the row's part of its sound, cut off behind ``max_s``; their rate; the fault."""
     cut = row.cut or Cut()
     with _open(row) as sound:
         rate = sound.sampling_rate
@@ -266,7 +266,7 @@ def _text_fault(text: str, seconds: float, limits: Limits) -> tuple[str, str] | 
     if not limits.need_text:
         return None
     if not letters:
-        return "no_text", "neither a letter nor a digit"
+        return "no_text", "no letter or digit"
     low = limits.min_letters_per_s * seconds - SPARE_LETTERS
     if low <= letters <= limits.max_letters_per_s * seconds + SPARE_LETTERS:
         return None
@@ -274,7 +274,7 @@ def _text_fault(text: str, seconds: float, limits: Limits) -> tuple[str, str] | 
 
 
 def _sample_fault(wav: np.ndarray, limits: Limits) -> tuple[str, str] | None:
-    """What is wrong with samples [N], N >= 1."""
+    """The fault of samples [N], N >= 1, or None."""
     peak = float(np.abs(wav).max())
     if not np.isfinite(peak):
         return "not_finite", f"{int((~np.isfinite(wav)).sum())} of {len(wav)} samples"
@@ -296,7 +296,7 @@ def clipped_share(wav: np.ndarray) -> float:
 
 
 def _reason(error: Exception, row: SourceRow) -> str:
-    """The reason in an error, without the path: it must not depend on where the corpus lies."""
+    """The reason of an error without the path, so that it does not depend on the location of the corpus."""
     if isinstance(error, OSError):
         return error.strerror or type(error).__name__
     text = str(error).removeprefix(f"{row.audio}: ").removeprefix("sound: ")
@@ -307,12 +307,12 @@ def _reason(error: Exception, row: SourceRow) -> str:
 
 
 def shape(wav: Tensor, sampling_rate: int, shaping: Shaping) -> Sound:
-    """Cut the silent ends of a clip and level it, as far as it is wanted.
+    """Cut the silent ends of a clip and adjust its level, as ``shaping`` specifies.
 
     Args:
         wav: [1, N] float32, N >= 1, not silent.
         sampling_rate: in Hz.
-        shaping: what is wanted.
+        shaping: trimming and level.
 
     Returns:
         the clip, at most as long as before.
@@ -381,7 +381,7 @@ def parse_drop(values: Any) -> Drop:
     """A dropped row from its JSON object.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the object is not a dropped row.
     """
     kinds = {field.name: int if field.name == "row" else str for field in fields(Drop)}
     if (

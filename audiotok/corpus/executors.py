@@ -23,7 +23,7 @@ import torch
 from ..machine import threads
 
 ENGINES = ("local", "ray")
-# Times in a row that processes may die without one task done; then a task is taken to be the cause.
+# Consecutive deaths of processes without a finished task, after which the task is taken to be the cause.
 DEATHS = 3
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _worker: Callable[[Any], Any] | None = None
@@ -53,7 +53,7 @@ def run_tasks(
         engine: one of :data:`ENGINES`.
         address: of the Ray cluster (``auto``, ``HOST:PORT``, ``ray://HOST:PORT``), or ``local`` for one on this
             machine, which ends with the run.
-        device: where the tasks compute.
+        device: device of the tasks.
 
     Yields:
         each task and its result, in the order in which they are done.
@@ -111,7 +111,7 @@ def _in_processes(make: Make, job: Any, tasks: Iterable[Any], workers: int) -> I
                     if deaths >= DEATHS:
                         raise ChildProcessError(
                             f"worker processes died {DEATHS} times (out of memory?), the last time over {waiting[0]}; "
-                            "what is finished is kept: run the same again, with fewer workers if memory is short"
+                            "finished shards are kept; run the command again, with fewer workers if memory is short"
                         ) from None
                     pool.shutdown(cancel_futures=True)
                     pool = _start_pool(make, job, workers, method)
@@ -141,12 +141,12 @@ def _without_main() -> Iterator[None]:
 def _start(make: Make, job: Any) -> None:
     """Runs once in each process."""
     global _worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_die_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
-        # Batches have ever new sizes. Without this their memory is given back and fetched again page by page, which
+        # Batch sizes vary. Without this setting, memory is returned and fetched again page by page, which
         # makes glibc a tenth slower.
         mallopt(_M_MMAP_THRESHOLD, 1 << 30)
         mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
@@ -154,7 +154,7 @@ def _start(make: Make, job: Any) -> None:
 
 
 def _die_with_parent() -> None:
-    # The queue does not tell its readers that the parent was killed.
+    # Readers of the queue are not notified when the parent is killed.
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
@@ -179,7 +179,7 @@ def _on_ray(
     if owns:
         local: dict[str, Any] = {}
         if address == "local":
-            # Otherwise Ray's workers give way to everything (nice 15): on a busy machine they hardly run.
+            # Ray runs workers at nice 15 by default, which leaves them little time on a busy machine.
             os.environ.setdefault("RAY_worker_niceness", "0")
             local = {"num_cpus": workers or None, "include_dashboard": False}
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **local)
@@ -197,12 +197,12 @@ def _on_ray(
                 task = under_way.pop(ref)
                 try:
                     result = ray.get(ref)
-                except ray.exceptions.RayTaskError:  # of the task itself
+                except ray.exceptions.RayTaskError:  # an error of the task
                     raise
                 except ray.exceptions.RayError as error:
                     raise ChildProcessError(
-                        f"Ray lost the process of {task} {DEATHS} times ({str(error).splitlines()[0]}); what is "
-                        "finished is kept: run the same again"
+                        f"Ray lost the process of {task} {DEATHS} times ({str(error).splitlines()[0]}); finished "
+                        "shards are kept; run the command again"
                     ) from None
                 yield task, result
     finally:

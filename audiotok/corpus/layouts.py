@@ -143,7 +143,7 @@ def _header(path: Path) -> list[str]:
 
 
 def _rows(path: Path, quotes: bool = True) -> Iterator[_Row]:
-    """Rows of a table as column -> value; one that cannot be read has a problem, and costs no other row."""
+    """Rows of a table as column -> value; a row that cannot be read has a problem and does not affect others."""
     if path.suffix.lower() == ".parquet":
         for batch in pq.ParquetFile(path).iter_batches():
             yield from ((row, None) for row in batch.to_pylist())
@@ -162,12 +162,12 @@ def _json_rows(path: Path) -> Iterator[_Row]:
             yield row, None
         except ValueError as error:
             if number == 1:
-                raise ValueError(f"{path}: line 1: {error}; is it JSON lines?") from None
+                raise ValueError(f"{path}: line 1: {error}; check that it is JSON lines") from None
             yield {}, ("bad_row", f"line {number}: {error}")
 
 
 def _csv_rows(path: Path, quotes: bool) -> Iterator[_Row]:
-    """Rows of a table with a header. An unbalanced quote costs its own row: what follows is read from the next line."""
+    """Rows of a table with a header. Reading continues on the line after an unbalanced quote."""
     header = _header(path)
     audio = next((header.index(name) for name in ALIASES["audio"] if name in header), 0)
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
@@ -241,13 +241,13 @@ def _delimiter(path: Path, header: str) -> str:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Lines that hold something, with their numbers. Bytes that are not UTF-8 stay as escapes, for their row alone."""
+    """Lines that are not blank, with their numbers. Bytes that are not UTF-8 stay as escapes, for their row alone."""
     with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
         yield from ((number, line.rstrip("\r\n")) for number, line in enumerate(file, 1) if line.strip())
 
 
 def _piped(table: Path, columns: Mapping[str, str], names: Names) -> Iterator[SourceRow]:
-    """Rows of a table like LJSpeech's: no header, no quotes, the first cell names the sound."""
+    """Rows of a table as in LJSpeech, without header and quotes. The first cell names the sound."""
     rows = [(number, line.split("|")) for number, line in _lines(table)]
     width = Counter(len(cells) for _, cells in rows).most_common(1)[0][0]
     whole = [[cell.strip() for cell in cells] for _, cells in rows if len(cells) == width]
@@ -268,10 +268,10 @@ def _piped(table: Path, columns: Mapping[str, str], names: Names) -> Iterator[So
 
 
 def _piped_columns(table: Path, rows: list[list[str]], width: int) -> tuple[int, int, tuple[int, ...]]:
-    """Which cell is the speaker, which the language (0: none), and which are the text, the best first.
+    """The columns of speaker and language (0: none), and those of the text, best first.
 
     ``id|text``, ``id|as written|normalised``, ``id|speaker|text``, ``id|text|speaker`` and ``id|speaker|language|text``
-    are told apart by what is in them: two texts are alike, and a speaker is one word that is repeated.
+    are distinguished by their contents: two texts are similar, and a speaker is one word that is repeated.
     """
 
     def is_label(at: int) -> bool:
@@ -399,7 +399,7 @@ def read_vctk(names: Names, describe: str) -> ListSource:
     places = [folder / name for name in ("wav48_silence_trimmed", "wav48") if (folder / name).is_dir()]
     if not places:
         raise ValueError(
-            f"{folder}: expected a folder wav48_silence_trimmed or wav48 in it; another --layout?"
+            f"{folder}: expected a folder wav48_silence_trimmed or wav48 in it; choose another --layout"
         )
 
     def entries() -> Iterator[SourceRow]:
@@ -422,7 +422,7 @@ def read_libri(names: Names, describe: str) -> ListSource:
         ValueError: there is no sound.
     """
     folder = names.folder
-    transcripts: dict[Path, dict[str, str]] = {}  # of the chapter that is read now
+    transcripts: dict[Path, dict[str, str]] = {}  # transcripts of the current chapter
 
     def transcript(path: Path) -> tuple[str, Problem]:
         if path.parent not in transcripts:
@@ -480,7 +480,7 @@ def all_below(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[Pat
     to it (``above``: their real paths) is not.
 
     Raises:
-        OSError: a folder cannot be read: its files would be missing without a word.
+        OSError: a folder cannot be read: its files would be missing silently.
     """
     real = os.path.realpath(folder)
     if real in above:
@@ -524,7 +524,7 @@ class _Sample:
 def read_tars(tars: Iterable[Path], names: Names, columns: Mapping[str, str], describe: str) -> ListSource:
     """WebDataset: files of one name in a tar are a row, a sound with ``.txt`` or ``.json`` beside it.
 
-    Nothing is unpacked: the table holds where in the tar a sound lies. Of a tar that is cut off or damaged, the rows in
+    Nothing is unpacked. The table holds the offset of each sound. Of a tar that is cut off or damaged, the rows in
     front of the damage are kept, and one dropped row stands for the rest.
 
     Args:
@@ -630,7 +630,7 @@ def _grouped(samples: Mapping[str, _Sample]) -> Iterator[tuple[str, _Sample]]:
 
 
 def _describe(entry: SourceRow, sample: _Sample, columns: Mapping[str, str]) -> None:
-    """Write into a row the text or JSON beside its sound."""
+    """Add the text or JSON of a sound to its row."""
     for suffix, content in sample.texts.items():
         try:
             text = content.decode("utf-8-sig")

@@ -1,4 +1,4 @@
-"""Prepares a corpus: plans its shards, has them made, and writes what lies beside them."""
+"""Prepares a corpus: plans and makes its shards, and writes manifest, index, report and card."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ _HALF_WRITTEN = (
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is. ``stage`` is "encode" or "check"; seconds are of sound, ``elapsed_s`` is time.
+    """Progress of a run. ``stage`` is "encode" or "check"; seconds are of sound, ``elapsed_s`` is time.
 
     ``rows`` of ``rows_total`` are done; a stream's total is None.
     """
@@ -108,17 +108,17 @@ def prepare(
     """Encode a corpus into shards of codes.
 
     Run again after a stop, it skips the shards that are there and makes the rest; the files are the same as if it
-    had not been stopped. Several processes may work in one folder, each with its ``part``: whoever finds all
-    shards done writes the manifest. Under ``torchrun`` or ``accelerate launch`` each process takes its part by itself.
+    had not been stopped. Several processes may work in one folder, each with its ``part``: the process that finds all
+    shards done writes the manifest. Under ``torchrun`` or ``accelerate launch`` each process takes its own part.
 
     Args:
-        source: what :func:`~audiotok.corpus.open_source` opens, or its result.
+        source: an argument of :func:`~audiotok.corpus.open_source`, or its result.
         out: folder to write; new, empty, or a preparation of the same.
-        codec: a codec, or what :func:`~audiotok.load_codec` takes; None is the default one.
+        codec: a codec, or an argument of :func:`~audiotok.load_codec`; None is the default one.
         split: which splits to take, separated by commas; None takes all.
         columns: the column of a field, where the usual names do not find it.
-        limits: which rows are fit; None gives the defaults of :class:`~audiotok.corpus.Limits`.
-        shaping: what is done about silent ends and loudness; None does nothing.
+        limits: which rows are kept; None gives the defaults of :class:`~audiotok.corpus.Limits`.
+        shaping: trimming and level; None changes nothing.
         n_q: codebooks to keep, of the codec's; None keeps all.
         licence: of the source; stated in the manifest.
         rows_per_shard: rows of the source that go into one Parquet file; None is 64 to 1024, by the number of rows.
@@ -154,7 +154,7 @@ def prepare(
     stream = isinstance(opened, StreamSource)
     found = None if stream else survey(opened)
     size = rows_per_shard or _rows_per_shard(0 if stream else len(opened))
-    # Where the files lie does not change the result, nor does an option that was not given.
+    # The location of the files and options that were not given do not change the result.
     options = {key: value for key, value in opening.items() if value and key != "audio_root"}
     options |= {**asdict(limits), **asdict(shaping), "rows_per_shard": size, "batch_s": batch_s}
     plan = _plan(bound, options, opened.describe, licence, found)
@@ -198,9 +198,9 @@ def dry_run(
     progress: Callable[[Progress], None] | None = None,
     **opening: Any,
 ) -> dict[str, Any]:
-    """Count what :func:`prepare` would keep and drop, without a codec: every clip is decoded and checked.
+    """Count the rows that :func:`prepare` would keep and drop. Every clip is decoded and checked, without a codec.
 
-    Takes the arguments of :func:`prepare` and raises what it raises. The report and ``dropped.jsonl`` go into
+    Takes the arguments of :func:`prepare` and raises the same errors. The report and ``dropped.jsonl`` go into
     ``out/dry-run``; ``out=None`` writes nothing.
 
     Returns:
@@ -247,7 +247,7 @@ def _run(
     total: int | None,
     progress: Callable[[Progress], None] | None,
 ) -> Iterator[list[Row]]:
-    """Run tasks, tell of each, and give the rows that it returned."""
+    """Run tasks, report the progress of each, and yield the rows that it returned."""
     rows, seconds, began = 0, 0.0, time.monotonic()
     settings: dict[str, Any] = {
         "workers": workers,
@@ -265,7 +265,7 @@ def _run(
 
 
 def merge(parts: Sequence[str | Path], out: str | Path) -> Manifest:
-    """Make one preparation of parts that were made in folders of their own (``--shard 1/4`` and so on).
+    """Join parts of a preparation that were made in separate folders (``--shard 1/4`` and so on).
 
     Args:
         parts: their folders.
@@ -323,7 +323,7 @@ def merge(parts: Sequence[str | Path], out: str | Path) -> Manifest:
 
 def _output_folder(out: str | Path) -> Path:
     """The folder to write, made if it is not there; refused if it holds anything but a preparation."""
-    if not str(out):  # an empty variable of a shell script; as a path it would be the current folder
+    if not str(out):  # an unset shell variable; as a path it would be the current folder
         raise ValueError("expected a folder to write, got an empty name")
     folder = Path(out)
     if os.path.lexists(folder) and not folder.is_dir():
@@ -349,7 +349,7 @@ def _output_folder(out: str | Path) -> Path:
 
 
 def _begin(folder: Path, plan: Manifest) -> Manifest | None:
-    """Go on with a plan, or begin it; its manifest if everything is there already.
+    """Begin or resume a plan. Returns its manifest if it is finished.
 
     Raises:
         ValueError: the folder holds the result of another plan.
@@ -386,7 +386,7 @@ def _expected(plan: Manifest) -> Iterator[str]:
         or size < 1
         or not all(isinstance(rows, int) for rows in plan.splits.values())
     ):
-        raise ValueError("the plan does not say how many rows a shard has; prepare again into another folder")
+        raise ValueError("the plan does not state the rows of a shard; prepare again into another folder")
     return (shard_name(group, n) for group, rows in plan.splits.items() for n in range(-(-rows // size)))
 
 
@@ -447,7 +447,7 @@ def finish(folder: Path, plan: Manifest) -> Manifest:
     return manifest
 
 
-# ---- what a run depends on
+# ---- inputs of a run
 
 
 def _check(rows_per_shard: int | None, batch_s: float, engine: str, part: tuple[int, int] | None) -> None:
@@ -462,12 +462,12 @@ def _check(rows_per_shard: int | None, batch_s: float, engine: str, part: tuple[
 
 
 def _rows_per_shard(rows: int) -> int:
-    """Small corpora are cut into some 32 shards, so that several workers have something to do."""
+    """Small corpora are cut into about 32 shards, so that several workers can share them."""
     return min(1024, max(64, -(-rows // 32))) if rows else 1024
 
 
 def _refuse_inside(source: Any, out: str | Path) -> None:
-    """Refuse to write into the source: what is written there would be read as part of it the next time."""
+    """Refuse an output inside the source, which would be read as part of the source in the next run."""
     if not isinstance(source, str | Path) or not Path(source).is_dir() or not str(out):
         return
     # realpath takes links that lead to themselves: they are refused further on.
@@ -526,7 +526,7 @@ def _version(name: str) -> str:
 
 
 def _binding(codec: AudioCodec, n_q: int | None) -> dict[str, Any]:
-    """What the codes of a shard mean: it goes into every shard and into the plan."""
+    """Codec identity and format of the codes, stored in every shard and in the plan."""
     config = codec.config
     kept = config.n_q if n_q is None else n_q
     if not 1 <= kept <= config.n_q:

@@ -1,4 +1,4 @@
-"""Reads a prepared corpus, row by row or in batches of like lengths for training."""
+"""Reads a prepared corpus by row or in batches of similar lengths for training."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from torch import Tensor
 from .shards import NEEDED, SCHEMA, Manifest, check_shard, read_index, unpack_codes
 
 _OPEN_GROUPS = 64
-# Shards whose rows are shuffled together: enough for like lengths, few enough to be read within a second.
+# Shards whose rows are shuffled together: enough for similar lengths, few enough to read within a second.
 _POOL_SHARDS = 8
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of like lengths.
+    """Rows of similar lengths.
 
     Attributes:
         codes: [B, K, T] int64, zeros where a row is shorter than the longest.
@@ -128,7 +128,7 @@ class PreparedCorpus:
         reader: int = 0,
         readers: int = 1,
     ) -> Iterator[Batch]:
-        """One epoch of batches of like lengths, shuffled.
+        """One epoch of shuffled batches of similar lengths.
 
         Shards are taken in a random order, a few at a time. Their rows are cut by length into batches, which are then
         shuffled. The batches follow from the index, ``seed``, ``epoch`` and ``readers``, so that ``first`` skips
@@ -138,7 +138,7 @@ class PreparedCorpus:
             frames_per_batch: padded frames of a batch at most (a longer row is a batch of its own).
             seed: of the order; the same in all readers.
             epoch: another number gives another order.
-            first: batches of this reader to leave out, to go on where a training stopped.
+            first: batches of this reader to leave out, to resume a training.
             reader: the number of this reader, 0 to ``readers`` - 1.
             readers: how many share the corpus; each gets every ``readers``-th batch, all the same number but for one.
 
@@ -198,7 +198,7 @@ class PreparedCorpus:
             pool = np.concatenate(
                 [np.arange(int(cuts[s]), int(cuts[s + 1])) for s in order[at : at + _POOL_SHARDS]]
             )
-            # Rows of one length come in a random order, or the same ones would always meet.
+            # Rows of equal length are shuffled, so that batches differ between epochs.
             pool = rng.permutation(pool)
             pool = pool[np.argsort(frames[pool], kind="stable")]
             packed = list(_pack(pool, frames[pool], frames_per_batch))

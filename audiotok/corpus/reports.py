@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 REPORT_FILES = ("report.json", "report.html")
 CARD = "README.md"
 _COLUMNS = ("text", "speaker", "language", "split", "frames", "seconds", "level_db")
-# Name -> first edge, width of a bin, bins; what lies beyond an end is counted in the bin at that end.
+# Name -> first edge, width of a bin, bins; values beyond an end are counted in the bin at that end.
 _HISTOGRAMS = {"seconds": (0.0, 0.5, 60), "level_db": (-60.0, 2.0, 30), "characters_per_s": (0.0, 1.0, 40)}
 _TITLES = {
     "seconds": "Length of a clip, s",
@@ -64,7 +64,7 @@ for (const canvas of document.querySelectorAll("canvas")) {
 
 
 class Tally:
-    """Counts of rows, added up piece by piece; constant memory but for the names of speakers."""
+    """Incremental counts of rows in constant memory, except for the names of speakers."""
 
     def __init__(self) -> None:
         self._rows = self._frames = self._characters = 0
@@ -114,7 +114,7 @@ class Tally:
 
 
 def report(path: str | Path) -> dict[str, Any]:
-    """Count what is in a prepared corpus.
+    """Count rows, hours, speakers and dropped rows of a prepared corpus.
 
     Args:
         path: a folder written by :func:`~audiotok.corpus.prepare`.
@@ -150,7 +150,7 @@ def describe(
     reasons: Mapping[str, int],
     manifest: Manifest | None = None,
 ) -> dict[str, Any]:
-    """A tally's counts with what they were counted of; ``manifest`` is None for a dry run."""
+    """Counts of a tally with their source; ``manifest`` is None for a dry run."""
     described = {
         "source": source,
         "source_rows": source_rows,
@@ -164,7 +164,7 @@ def describe(
 
 
 def report_text(counts: Mapping[str, Any]) -> str:
-    """The result of :func:`report` as a few lines for people."""
+    """The result of :func:`report` as text."""
     dropped = sum(counts["dropped"].values())
     name = f"{counts['out']}: " if "out" in counts else ""
     head = f"{name}{counts['rows']} of {counts['source_rows']} rows, {duration(counts['hours'])}"
@@ -239,7 +239,7 @@ def write_card(folder: Path, manifest: Manifest) -> None:
 
 
 def _one_line(text: str) -> str:
-    """A text of any source on one line of Markdown."""
+    """Escape a text for one line of Markdown."""
     return " ".join(text.split())
 
 

@@ -50,7 +50,7 @@ class FilePart:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """The part of a recording that is a row's.
+    """The part of a recording that belongs to a row.
 
     Attributes:
         start_s, end_s: where it begins and ends; ``end_s`` None is the end of the recording.
@@ -72,7 +72,7 @@ class SourceRow:
         id, text, speaker, language, split: from the source; empty where it has none.
         audio: the path of the sound file, its bytes, or the part of a file that holds it; None if there is none.
         cut: the part of the sound that is the row's; None is all of it.
-        problem: why the row cannot be used, whatever its sound is like.
+        problem: why the row cannot be used, regardless of its sound.
         other: further columns of the source.
         index: its number in the source.
     """
@@ -93,7 +93,7 @@ class Source(Protocol):
     """Numbered rows that can be read in any order.
 
     Attributes:
-        describe: the name of the source in reports; it does not depend on where the source lies.
+        describe: the name of the source in reports; it does not depend on the location of the source.
     """
 
     describe: str
@@ -190,7 +190,7 @@ def _channel(value: Any, column: str) -> tuple[int | None, Problem]:
 
 
 def printable(text: str) -> str:
-    """A text with what is not Unicode in it (a lone surrogate, bytes of a file's name) as an escape."""
+    """Escape the parts of a text that are not Unicode (lone surrogates, bytes of file names)."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
@@ -200,7 +200,7 @@ def plain_name(text: str) -> str:
 
 
 class Names:
-    """Finds the files that a table names. No name may lead out of one folder; links inside it are followed.
+    """Finds the files that a table names. Files outside one folder are refused. Links inside it are followed.
 
     Args:
         folder: what the names are relative to.
@@ -213,7 +213,7 @@ class Names:
         self._listed: dict[Path, dict[str, str]] = {}
 
     def find(self, name: str) -> tuple[str, Problem]:
-        """Where a file lies, relative to ``root``, or why it may not be read.
+        """The path of a file, relative to ``root``, or why it may not be read.
 
         A name is tried as it stands, then with ``/`` for backslashes, then in the Unicode form of the file system.
         """
@@ -255,7 +255,7 @@ class Names:
 
 
 class ListSource:
-    """Rows in memory, some hundred bytes each: their sound lies in files.
+    """Rows in memory, some hundred bytes each. Their sound is in files.
 
     Args:
         rows: as a layout gives them: ``audio`` is relative to the folder of ``names``, ``other`` a dict.
@@ -294,7 +294,7 @@ class ListSource:
 
 
 def _checked(row: SourceRow, index: int, names: Names) -> SourceRow:
-    """A row with the place of its file and all its texts Unicode, or with the problem that keeps it from that."""
+    """A row with the location of its file and Unicode texts, or with its problem."""
     part = row.audio if isinstance(row.audio, FilePart) else None
     name = part.path if part else str(row.audio or "")
     file, problem = names.find(name)
@@ -303,8 +303,8 @@ def _checked(row: SourceRow, index: int, names: Names) -> SourceRow:
         other = {key: value for key, value in given.items() if value not in (None, "")}
         row.other = json.dumps(other, ensure_ascii=False, default=str) if other else None
     except RecursionError:
-        row.other, problem = None, ("bad_row", "JSON nested without end")
-    own = file if os.path.isabs(name) else name  # an id does not depend on where the corpus lies
+        row.other, problem = None, ("bad_row", "JSON with too deep nesting")
+    own = file if os.path.isabs(name) else name  # an id does not depend on the location of the corpus
     row.id = row.id or _default_id(own, row.cut) or f"{index:08d}"
     row.text = " ".join(row.text.split())
     texts = ("id", "text", "speaker", "language", "split", "other")
@@ -323,7 +323,7 @@ def _checked(row: SourceRow, index: int, names: Names) -> SourceRow:
 
 
 def _default_id(name: str, cut: Cut | None) -> str:
-    """The file's name; of a part of a file also which part, for a table lists many parts of one recording."""
+    """The file name, with the part of the recording if the row has one, since a recording may have many."""
     if cut is None or not name or cut == Cut(length_s=cut.length_s):
         return name
     part = f"{name}#{round(cut.start_s, 4)}" + ("" if cut.end_s is None else f"-{round(cut.end_s, 4)}")

@@ -42,7 +42,7 @@ SCHEMA = pa.schema(
     ]
 )
 NEEDED = ("id", "frames", "seconds", "codes", "n_q")
-"""Columns that every shard has had since format 1, and that hold something in every row."""
+"""Columns that every shard has had since format 1, and that are not empty in any row."""
 
 _ROW_GROUP = 256
 _KINDS: dict[str, Any] = {
@@ -68,13 +68,13 @@ def pack_codes(codes: torch.Tensor) -> bytes:
 
 
 def unpack_codes(data: bytes, n_q: int) -> torch.Tensor:
-    """The bytes of a ``codes`` column -> codes [K, T] int64. ValueError if they are no whole frames."""
+    """The bytes of a ``codes`` column -> codes [K, T] int64. ValueError if they are not complete frames."""
     return torch.from_numpy(np.frombuffer(data, dtype=CODES_DTYPE).reshape(n_q, -1).astype(np.int64))
 
 
 @dataclass(kw_only=True)
 class Manifest:
-    """Describes a prepared corpus. It holds no clock, host or worker count: equal work gives an equal file.
+    """Describes a prepared corpus. It has no time, host or worker count, so equal inputs give an equal file.
 
     ``dropped`` counts rows by reason; ``splits`` counts the source's rows by split; ``shards`` lists ``{"file", "rows",
     "seconds", "sha256"}`` in order; ``plan`` is the hash of everything the result depends on; ``licence`` is that of
@@ -106,7 +106,7 @@ class Manifest:
 
         Raises:
             FileNotFoundError: it is not there.
-            ValueError: it is not a manifest, or of a version that this program does not know.
+            ValueError: it is not a manifest, or its version is not supported.
         """
         path = Path(folder) / name
         if not path.is_file():
@@ -181,12 +181,12 @@ def shard_name(group: str, number: int) -> str:
 def write_shard(
     path: Path, rows: Sequence[Mapping[str, Any]], binding: Mapping[str, Any], drops: Sequence[Drop] = ()
 ) -> str:
-    """Write one shard, whole or not at all.
+    """Write one shard atomically.
 
     Args:
         path: the Parquet file.
-        rows: dicts with the columns of :data:`SCHEMA`; what is missing is null.
-        binding: what the codes are bound to (``codes_fingerprint``, ``n_q``...); goes into the file's metadata.
+        rows: dicts with the columns of :data:`SCHEMA`; missing values are null.
+        binding: identity of the codec (``codes_fingerprint``, ``n_q``...); goes into the file's metadata.
         drops: the rows of the source that belong here but are left out; likewise.
 
     Returns:
@@ -197,7 +197,7 @@ def write_shard(
         "dropped": json.dumps([asdict(drop) for drop in drops]),
     }
     schema = SCHEMA.with_metadata(metadata)
-    repeating: Any = ["speaker", "language", "split"]  # the type stubs of pyarrow know only a bool
+    repeating: Any = ["speaker", "language", "split"]  # the type stubs of pyarrow accept only a bool
     with write_aside(path) as aside:
         with pq.ParquetWriter(
             aside, schema, compression="zstd", use_dictionary=repeating, write_page_checksum=True

@@ -1,4 +1,4 @@
-"""Opening a data set: which layout a path has, what ``datasets`` opens, and the rows of a split or a language."""
+"""Opening a data set: layouts of paths, data sets of ``datasets``, and filters by split and language."""
 
 from __future__ import annotations
 
@@ -67,13 +67,13 @@ def open_source(
     Args:
         source: a folder in one of :data:`LAYOUTS`, a table (.csv, .tsv, .jsonl), a .parquet or .tar file, a name for
             ``datasets.load_dataset`` (``owner/name`` or ``owner/name:config``), or a data set already open.
-        layout: one of :data:`LAYOUTS`; None finds out.
+        layout: one of :data:`LAYOUTS`; None detects it.
         split: which splits to take, separated by commas; None takes all.
         language: only rows of this language (``en`` takes ``en-GB`` too); rows without a language get this one.
         columns: the column of a field (one of :data:`FIELDS`) where the usual names do not find it; an empty name
             leaves the column of a usual name alone.
         audio_root: the folder that no file may lie outside of; None is that of the source.
-        streaming: read a named data set as it arrives, without a copy on disk.
+        streaming: stream a named data set without a copy on disk.
 
     Returns:
         The rows, in the order of the source.
@@ -83,7 +83,7 @@ def open_source(
         OSError: a folder in it cannot be read.
         ValueError: it is none of these, lacks a column that was asked for, or has no such split or language.
     """
-    if str(source) == "":  # an empty variable of a shell script; as a path it would be the current folder
+    if str(source) == "":  # an unset shell variable; as a path it would be the current folder
         raise FileNotFoundError("expected a folder, a file or OWNER/NAME of a data set, got an empty name")
     columns = dict(columns or {})
     if unknown := set(columns) - set(FIELDS):
@@ -117,10 +117,10 @@ def _path_of(source: Any) -> Path:
 
 
 def find_layout(folder: Path) -> str:
-    """The layout of a folder, recognised by the files that only it has.
+    """Detect the layout of a folder by its characteristic files.
 
     Raises:
-        ValueError: it has none that is known.
+        ValueError: no layout was recognised.
     """
     if (folder / "metadata.csv").is_file() and is_piped(folder / "metadata.csv"):
         return "ljspeech"
@@ -197,7 +197,7 @@ def _metadata_files(folder: Path) -> list[Path]:
     found = [folder / name for name in METADATA if (folder / name).is_file()]
     found = found or sorted(path for path in all_below(folder) if path.name in METADATA)
     if not found:
-        raise FileNotFoundError(f"{folder / 'metadata.csv'}: no such file; another --layout?")
+        raise FileNotFoundError(f"{folder / 'metadata.csv'}: no such file; choose another --layout")
     for one, other in zip(found, found[1:], strict=False):
         if one.parent == other.parent:
             raise ValueError(f"{folder}: expected one table, got {one} and {other}; name the one to read")
@@ -231,7 +231,7 @@ def matches(language: str, wanted: str) -> bool:
     return language.lower().replace("_", "-").split("-")[: wanted.count("-") + 1] == wanted.lower().split("-")
 
 
-# ---- what datasets opens. Sound is never decoded here (``Audio(decode=False)``), so that torchcodec is not needed.
+# ---- data sets of ``datasets``. Sound is not decoded here (``Audio(decode=False)``), so torchcodec is not needed.
 
 
 @dataclass
@@ -329,14 +329,14 @@ class DatasetSource:
 
 
 class StreamSource:
-    """Rows that can only be read in their order, as they arrive; their number is known at the end.
+    """Rows of a stream, which are read in order. Their number is known at the end.
 
     Args:
         parts: split -> ``datasets.IterableDataset``.
         columns: field -> column, where the usual names do not find it.
         language: only rows of this language; rows without one get it. Empty takes all.
         describe: the name of the source in reports.
-        locate: where a file lies that a row names, or why it may not be read.
+        locate: returns the path of a file that a row names, or why it may not be read.
     """
 
     def __init__(
@@ -433,7 +433,7 @@ def _sound_of(held: Any, locate: Locate) -> tuple[bytes | str | None, Problem]:
 
 
 def _anywhere(root: Path | None) -> Locate:
-    """Paths of a data set that the caller made: any, unless a root is given."""
+    """Paths of a data set made by the caller. Any path is allowed unless a root is given."""
     return _Below(Names(root, root)) if root else _as_named
 
 
@@ -453,7 +453,7 @@ class _Below:
 
 
 def _in_cache(name: str) -> tuple[str | None, Problem]:
-    """Paths of a named data set: in the caches that it was loaded into, and nowhere else."""
+    """Paths of a named data set. Only paths in the caches of the data set are allowed."""
     path = Path(os.path.abspath(name))
     roots = (config.HF_DATASETS_CACHE, constants.HF_HUB_CACHE, config.DOWNLOADED_DATASETS_PATH)
     if not any(path.is_relative_to(os.path.abspath(root)) for root in roots):
@@ -502,7 +502,7 @@ def _open_named(
 
 
 def quietly(name: str, load: Callable[[], Any]) -> Any:
-    """Run ``load`` without progress bars; its many kinds of error become one line that names the source.
+    """Run ``load`` without progress bars; errors become one line that names the source.
 
     Raises:
         ValueError: ``load`` failed.
@@ -510,6 +510,6 @@ def quietly(name: str, load: Callable[[], Any]) -> Any:
     datasets.disable_progress_bars()
     try:
         return load()
-    except Exception as error:  # the loaders raise whatever their readers raise
+    except Exception as error:  # loaders raise arbitrary errors of their readers
         reason = str(error).strip().split("\n")[0]
         raise ValueError(f"{name}: datasets cannot open it: {type(error).__name__}: {reason}") from error

@@ -50,7 +50,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Job:
-    """What all tasks have in common.
+    """Settings that all tasks share.
 
     Attributes:
         source: the rows; None for a stream.
@@ -58,7 +58,7 @@ class Job:
         codec: a pickled codec; as bytes, because handing tensors to a process would share memory with it. None makes no
             codes (a dry run).
         device: where to encode.
-        bound: what the codes are bound to; goes into every shard.
+        bound: identity of the codec, stored in every shard.
         folder: of the shards; None returns the rows instead.
     """
 
@@ -93,7 +93,7 @@ class ShardMaker:
         return seconds, []
 
     def _rows(self, task: Task) -> list[Row]:
-        """What comes of the rows. Those of like lengths are encoded together, which changes none of them."""
+        """Process rows. Rows of similar lengths are encoded together, which does not change their codes."""
         made: dict[int, Row] = {}
         lengths: list[tuple[float, int]] = []
         for start in range(0, len(task.indices), _CHUNK):
@@ -136,7 +136,7 @@ class ShardMaker:
         for place, sound in zip(padded, sounds, strict=True):
             place[:, : sound.wav.shape[1]] = sound.wav
         mask = None
-        # Padding behind a clip changes no code of our own codec, because it is causal; a mask would take time.
+        # Padding after a clip does not change the codes of a causal codec, so no mask is needed.
         if int(lengths.min()) < longest and not isinstance(codec, AudioCodec):
             mask = (torch.arange(longest) < lengths[:, None]).to(self.job.device)
         n_q = self.job.bound["n_q"]
@@ -169,7 +169,7 @@ def _describe_row(row: SourceRow, sound: Sound) -> dict[str, Any]:
 
 
 def make_batches(lengths: Iterable[tuple[float, int]], batch_s: float) -> list[list[int]]:
-    """Rows, given as (seconds, number), in batches of like lengths: at most ``batch_s`` padded seconds, or one row."""
+    """Batch rows (seconds, number) of similar lengths, with at most ``batch_s`` padded seconds or one row."""
     batches: list[list[int]] = []
     shortest = 0.0
     for seconds, row in sorted(lengths):
@@ -201,7 +201,7 @@ class Survey:
 
 
 def survey(source: Source) -> Survey:
-    """Go once through the rows of a source, without opening their sound; 20 bytes a row are held."""
+    """List the rows of a source without opening their sound, with 20 bytes of memory per row."""
     digest, hashes, groups = hashlib.sha256(), bytearray(), dict[str, Any]()
     for row in source.listing():
         values = [
@@ -230,7 +230,7 @@ def survey(source: Source) -> Survey:
 
 
 def _hash_id(id: str) -> bytes:
-    """16 bytes that stand for an id: two of ten thousand million ids are as good as never alike."""
+    """A 16-byte hash of an id; collisions are negligible."""
     return hashlib.blake2b(id.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 

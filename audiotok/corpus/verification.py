@@ -31,7 +31,7 @@ class Verification:
     Attributes:
         shards, rows, hours: what was checked.
         decoded: rows that were decoded.
-        faults: what is wrong, a line each; the first few of each kind.
+        faults: one line for each fault; the first few of each kind.
     """
 
     shards: int = 0
@@ -59,7 +59,7 @@ def verify(
         progress: called with shards checked and shards in all.
 
     Returns:
-        what was checked and what is wrong.
+        the number of checked items and the faults.
 
     Raises:
         FileNotFoundError: there is no manifest.
@@ -140,7 +140,7 @@ def _row_faults(row: dict[str, Any], codec: dict[str, Any]) -> Iterator[str]:
         codes = np.frombuffer(row["codes"], dtype=CODES_DTYPE)
         if len(codes) and not 0 <= codes.min() <= codes.max() < codec["codebook_size"]:
             yield f"expected codes in [0, {codec['codebook_size']}), got {codes.min()} to {codes.max()}"
-        # Seconds are stored in float32: half a sample of slack.
+        # Seconds are stored in float32, so 0.5 samples are tolerated.
         samples = row["seconds"] * codec["sampling_rate"]
         least, most = (math.ceil((samples + d) / codec["hop_length"]) for d in (-0.5, 0.5))
         if not least <= row["frames"] <= most:
@@ -150,7 +150,7 @@ def _row_faults(row: dict[str, Any], codec: dict[str, Any]) -> Iterator[str]:
 def _check_whole(
     folder: Path, manifest: Manifest, found: Verification, frames: list[int], rows: list[int]
 ) -> Iterator[str]:
-    """Faults of the whole: totals, dropped rows, index, files that belong to nothing."""
+    """Faults of the corpus: totals, dropped rows, index, files that belong to no shard."""
     try:
         drops = read_dropped(folder)
         reasons = dict(sorted(Counter(drop.reason for drop in drops).items()))

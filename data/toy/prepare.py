@@ -1,4 +1,4 @@
-"""Makes the toy corpus (40 sentences read by flite) and prepares it."""
+"""Makes the toy corpus (40 sentences synthesised by flite) and prepares it."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def main() -> int:
     args, further = parser.parse_known_args()
     generate = [sys.executable, str(HERE.parent / "generate.py"), "--sentences", str(HERE / "sentences.txt")]
     generate += ["--voices", args.voices, "--out", str(args.out / "audio"), "--hours", "1", "--overwrite"]
-    # The table is written last: where it is there, the clips are, and a preparation that was killed goes on.
+    # The table is written last, so the clips are complete if it exists, and a killed preparation resumes.
     if (args.out / "audio" / "metadata.csv").exists():
-        print(f"{args.out / 'audio'}: made already; taken as it is", file=sys.stderr)
+        print(f"{args.out / 'audio'}: exists already and is reused", file=sys.stderr)
     elif subprocess.run(generate).returncode:
         return 1
     folders = [str(args.out / "audio"), "--out", str(args.out / "tokens")]
