@@ -63,7 +63,7 @@ _MAGIC = {b"fLaC": "FLAC", b"OggS": "Ogg", b"FORM": "AIFF", b".snd": "AU", b"fty
 
 
 def load_audio(source: str | Path | bytes | BinaryIO, sampling_rate: int | None = None) -> tuple[Tensor, int]:
-    """Read a whole sound as one channel.
+    """Read a complete audio file as one channel.
 
     Args:
         source: a path, the bytes of a file, or a binary stream. WAV, FLAC, Ogg, Opus, MP3, M4A, WebM and most other
@@ -74,7 +74,7 @@ def load_audio(source: str | Path | bytes | BinaryIO, sampling_rate: int | None 
         wav [1, N] float32 in [-1, 1] with N >= 1, and its sampling rate in Hz.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: the file does not exist.
         AudioError: the file is not audio, is damaged or cut off, has no samples, or has samples that are not finite.
     """
     import torch
@@ -98,8 +98,8 @@ def audio_blocks(
         wav [1, n] float32 in [-1, 1]. Concatenated, the blocks equal ``load_audio(source, sampling_rate)[0]``.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        AudioError: as for :func:`load_audio`; a bad sample is found when its block is reached.
+        FileNotFoundError: the file does not exist.
+        AudioError: as for :func:`load_audio`; it is raised when the block with the fault is reached.
         ValueError: ``block_s`` is not a finite number above 0.
     """
     import torch
@@ -127,10 +127,10 @@ def audio_facts(path: str | Path) -> dict[str, Any]:
     """Length, rate, channels and format of a sound file. The whole file is decoded, since a header can be wrong.
 
     Returns:
-        duration_s, sampling_rate, num_samples, channels, format, and comment where there is one.
+        duration_s, sampling_rate, num_samples, channels, format, and comment if present.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: the file does not exist.
         AudioError: as for :func:`load_audio`.
     """
     with open_audio(path) as sound:
@@ -166,7 +166,7 @@ def open_audio(
         pcm: layout of raw samples without a header; None reads the header.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: the file does not exist.
         AudioError: the input is not audio.
     """
     if isinstance(source, str | os.PathLike):
@@ -182,7 +182,7 @@ def open_audio(
 
 
 class AudioReader:
-    """A sound that is read once, from front to back. Make one with :func:`open_audio` and close it after use.
+    """Sequential reader of a sound. Create it with :func:`open_audio` and close it after use.
 
     Attributes:
         name: name in error messages.
@@ -611,7 +611,7 @@ def save_audio_blocks(
 
     Args:
         path: as for :func:`save_audio`.
-        blocks: wavs [1, n] or [n], written one after the other.
+        blocks: wavs [1, n] or [n], written in order.
         sampling_rate: in Hz.
         comment: as for :func:`save_audio`.
 
@@ -619,7 +619,7 @@ def save_audio_blocks(
         the number of samples written.
 
     Raises:
-        AudioError: as for :func:`save_audio`; also if there is no sample in any block.
+        AudioError: as for :func:`save_audio`; also if all blocks are empty.
         OSError: the folder does not exist or cannot be written.
     """
     import soundfile

@@ -103,14 +103,14 @@ def draw_clip(
         change = axes[-2].imshow(after - less, cmap="RdBu_r", vmin=-_CHANGE_DB, vmax=_CHANGE_DB, **place)
         axes[-2].set_ylabel(f"codebook {len(codes) - 1} adds, kHz")
         figure.colorbar(change, ax=axes[-2], label="dB", pad=0.01, fraction=0.03)
-    grid = axes[-1].imshow(
+    codes_image = axes[-1].imshow(
         np.ma.masked_less(codes, 0), aspect="auto", interpolation="nearest",
         extent=(0, seconds, len(codes) - 0.5, -0.5), cmap="viridis", vmin=0, vmax=codebook_size - 1,
     )  # fmt: skip
     axes[-1].set_yticks(range(len(codes)))
     axes[-1].set_ylabel("codebook")
     axes[-1].set_xlabel("seconds")
-    figure.colorbar(grid, ax=axes[-1], label="code", pad=0.01, fraction=0.03)
+    figure.colorbar(codes_image, ax=axes[-1], label="code", pad=0.01, fraction=0.03)
     _save(figure, path)
 
 

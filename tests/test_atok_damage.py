@@ -137,7 +137,7 @@ def test_header_and_copy_damaged_is_refused(check):
         check(bytes(broken), codes)
 
 
-def test_a_cut_file_gives_every_whole_packet_and_says_what_is_missing(check):
+def test_a_cut_file_gives_every_whole_packet_and_reports_the_missing_ones(check):
     data, codes = make()
     starts = places(data)
     for whole in range(1, 5):
@@ -186,7 +186,7 @@ def test_a_pipe_of_something_else_is_refused():
         scanner.feed((b"\xb3\x20" + bytes(498)) * (1 << 12))
 
 
-def test_a_file_that_lies_about_its_length_is_refused(tmp_path):
+def test_a_wrong_stated_length_is_refused(tmp_path):
     """An index with valid checksums that would allocate 8 GB is refused."""
     header = atok_toys.toy_header(n_q=64, packet_frames=1024)
     tail = Tail(header, 15_000 * 1024, (0,) * 15_000)

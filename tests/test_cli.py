@@ -277,7 +277,7 @@ def test_decode_refuses_what_is_not_its_codes(run, clip, tmp_path, case):
     assert left_in(tmp_path) == before
 
 
-def test_decode_without_the_codec_says_which_is_missing(run, clip, tmp_path):
+def test_decode_without_the_codec_names_it(run, clip, tmp_path):
     run("encode", clip, tmp_path / "a.atok")
     result = run("decode", tmp_path / "a.atok", tmp_path / "a.wav", codec=None)
     assert_one_line_error(result, "'tiny'", "--codec")

@@ -185,7 +185,7 @@ def test_an_adapted_codec_with_scales(tmp_path):
         save_atok(path, codes, header, scales=scales[:3])
 
 
-def test_books_of_different_sizes(tmp_path):
+def test_codebooks_of_different_sizes(tmp_path):
     header = replace(atok_toys.toy_header(), codebook_sizes=(2, 1000, 1 << 20), coding=ADAPTIVE)
     codes = torch.stack([torch.randint(0, size, (50,)) for size in header.codebook_sizes])
     path = tmp_path / "x.atok"

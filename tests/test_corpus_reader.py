@@ -197,7 +197,7 @@ def test_wrong_files_are_found(prepared: Path) -> None:
         assert expected in faults
 
 
-def test_verify_tells_another_codec_and_other_paths(
+def test_verify_reports_another_codec_and_other_paths(
     prepared: Path, tiny_codec_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from audiotok import load_codec
@@ -245,7 +245,7 @@ def test_the_report_counts_and_shows(prepared: Path, tiny_codec: AudioCodec) -> 
         report(prepared)
 
 
-def test_what_lies_beyond_a_histogram_is_counted_at_its_end() -> None:
+def test_values_beyond_a_histogram_are_counted_in_its_end_bins() -> None:
     tally = Tally()
     columns = {"text": ["", "x" * 400], "seconds": [500.0, 2.0], "level_db": [-90.0, None], "frames": [1, 2]}
     tally.add(columns | dict.fromkeys(("speaker", "language", "split"), ["a", None]))

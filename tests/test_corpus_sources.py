@@ -53,7 +53,7 @@ def put(folder: Path, make_speech: Callable[..., torch.Tensor]) -> Put:
     return write
 
 
-def told(rows: list[SourceRow]) -> list[tuple[str, str, str, str, str]]:
+def row_fields(rows: list[SourceRow]) -> list[tuple[str, str, str, str, str]]:
     return [(row.id, row.text, row.speaker, row.language, row.split) for row in rows]
 
 
@@ -83,7 +83,7 @@ def test_vctk(put: Put, folder: Path) -> None:
     put("txt/p225/p225_001.txt", "Please call Stella.\n")
     assert find_layout(folder) == "vctk"
     rows = list(open_source(folder, language="en"))
-    assert told(rows) == [
+    assert row_fields(rows) == [
         ("p225_001", "Please call Stella.", "p225", "en", "train"),
         ("p315_002", "", "p315", "en", "train"),
     ]
@@ -98,7 +98,7 @@ def test_libritts_and_librispeech(put: Put, folder: Path, given: str) -> None:
     put("dev-clean/84/121550/84-121550-0001.flac")
     put("dev-clean/84/121550/84-121550.trans.txt", "84-121550-0001 BUT WITH\n")
     rows = list(open_source(folder / given, language="de"))
-    assert told(rows) == [
+    assert row_fields(rows) == [
         ("84_121123_000008_000000", "Mister Noirtier.", "84", "de", "validation"),
         ("84-121550-0001", "BUT WITH", "84", "de", "validation"),
     ]
@@ -114,7 +114,7 @@ def test_common_voice(put: Put, folder: Path) -> None:
     put("clips/common_voice_de_0.flac")
     rows = list(open_source(folder))
     assert [row.split for row in rows] == ["validated", "test", "train"]
-    assert told(rows)[1] == ("common_voice_de_1.flac", 'Satz "1.', "c1", "de", "test")
+    assert row_fields(rows)[1] == ("common_voice_de_1.flac", 'Satz "1.', "c1", "de", "test")
     assert json.loads(rows[1].other) == {"up_votes": "1"} and file_of(rows[0])
     assert [row.index for row in open_source(folder, split="test,train")] == [0, 1]
 
@@ -143,14 +143,14 @@ def test_tables_without_a_header_say_by_their_cells_what_they_hold(
     assert row.id in ("c1", "wavs/c1.wav", "c1.wav")
 
 
-def test_a_piped_table_that_says_too_little_is_refused_and_a_long_row_dropped(put: Put, folder: Path) -> None:
+def test_an_ambiguous_piped_table_is_refused_and_a_long_row_dropped(put: Put, folder: Path) -> None:
     put("metadata.csv", "c1|a|b|c|d\n")
     with pytest.raises(ValueError, match="transcription"):
         open_source(folder)
     put("metadata.csv", "c1|One.\nc2|Two|more\nc3|Three.\n")
     assert reasons(list(open_source(folder))) == [None, "bad_row", None]
     put("metadata.csv", "audio_file|text|speaker_name\nc1.wav|One.|anna\n")
-    assert told(list(open_source(folder))) == [("c1.wav", "One.", "anna", "", "train")]
+    assert row_fields(list(open_source(folder))) == [("c1.wav", "One.", "anna", "", "train")]
 
 
 def test_kaldi_runs_nothing_and_cuts_segments(put: Put, folder: Path, tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_kaldi_runs_nothing_and_cuts_segments(put: Put, folder: Path, tmp_path: 
     put("text", "rec1\t ONE TWO\nrec2 THREE\nrec3 FOUR\nrec4 FIVE\n")
     put("utt2spk", "rec1 anna\n")
     rows = list(open_source(folder))
-    assert told(rows)[0] == ("rec1", "ONE TWO", "anna", "", "train")
+    assert row_fields(rows)[0] == ("rec1", "ONE TWO", "anna", "", "train")
     assert reasons(rows) == [None, "unreadable", None, "outside_folder"] and not (tmp_path / "run").exists()
     assert open_source(folder, audio_root="/").take([3])[0].problem is None
     spans = ["rec1 0.1 0.4", "rec1 0.1 -1", "rec1 0.0 0.5 0", "rec1 0.0 0.5 1", "rec1 x 0.4", "none 0 1"]
@@ -191,7 +191,7 @@ def test_folders(put: Put, folder: Path, tmp_path: Path) -> None:
     (folder / "anna/round").symlink_to(folder)
     (folder / "itself.wav").symlink_to(folder / "itself.wav")
     rows = list(open_source(folder))
-    assert told(rows) == [
+    assert row_fields(rows) == [
         ("3.WAV", "Loud names.", "corpus", "", "train"),
         ("4.m4a", "", "corpus", "", "train"),
         ("anna/1.wav", "Hello.", "anna", "", "train"),
@@ -252,19 +252,19 @@ def test_tables(put: Put, folder: Path) -> None:
     put("x/a.flac")
     put("list.tsv", "file\tsentence\tlang\tage\nx/a.flac\tHe said 'no\"\ten-GB\t30\nx/b.flac\tJa.\tde\t\n")
     rows = list(open_source(folder / "list.tsv"))
-    assert told(rows)[1] == ("x/b.flac", "Ja.", "", "de", "train")
+    assert row_fields(rows)[1] == ("x/b.flac", "Ja.", "", "de", "train")
     assert [json.loads(row.other or "null") for row in rows] == [{"age": "30"}, None]
     put("rows.jsonl", json.dumps({"file_name": "x/a.flac", "text": "A  b\n c."}))
-    assert told(list(open_source(folder / "rows.jsonl"))) == [("x/a.flac", "A b c.", "", "", "train")]
+    assert row_fields(list(open_source(folder / "rows.jsonl"))) == [("x/a.flac", "A b c.", "", "", "train")]
     pq.write_table(pa.table({"file_name": ["x/a.flac"], "text": ["P."]}), folder / "metadata.parquet")
-    assert told(list(open_source(folder))) == [("x/a.flac", "P.", "", "", "train")]
+    assert row_fields(list(open_source(folder))) == [("x/a.flac", "P.", "", "", "train")]
 
 
 @pytest.mark.parametrize("between", [";", ", ", "|"])
 def test_tables_as_spreadsheets_write_them(put: Put, folder: Path, between: str) -> None:
     rows = (("file_name", "transcription", "speaker_id"), ("a.wav", '"Well; yes,\n ""maybe""."', "ben"))
     put("metadata.csv", "\ufeff" + "\r\n".join(between.join(row) for row in rows))
-    assert told(list(open_source(folder))) == [("a.wav", 'Well; yes, "maybe".', "ben", "", "train")]
+    assert row_fields(list(open_source(folder))) == [("a.wav", 'Well; yes, "maybe".', "ben", "", "train")]
 
 
 @pytest.mark.parametrize(
@@ -521,7 +521,7 @@ def test_webdataset(put: Put, folder: Path) -> None:
     )
     write_tar(folder / "00000.tar", {"a.v2.flac": b"", "a.txt": b"One.\n", "a.flac": sound})
     rows = list(open_source(folder))
-    assert told(rows) == [
+    assert row_fields(rows) == [
         ("00000/a", "One.", "", "", "train"),
         ("data/test-1/b/1", "Two.", "7", "", "test"),
         ("data/test-1/c", "alone", "", "", "test"),
@@ -627,7 +627,7 @@ def test_splits_and_languages_of_a_data_set() -> None:
         for split, langs in (("train", ["en", None]), ("test", ["de", "en"]))
     }
     source = datasets.DatasetDict(parts)
-    assert told(list(open_source(source, language="en"))) == [
+    assert row_fields(list(open_source(source, language="en"))) == [
         ("train/00000000", "", "", "en", "train"),
         ("train/00000001", "", "", "en", "train"),
         ("test/00000001", "", "", "en", "test"),

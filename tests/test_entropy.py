@@ -76,7 +76,7 @@ def test_step_by_step_equals_all_at_once(frames, packets, seed):
         assert np.array_equal(model.freqs(k, codes[-1:])[0], whole[k][-1])
 
 
-def test_no_book_sees_a_higher_book_or_its_own_future():
+def test_counts_do_not_depend_on_higher_codebooks_or_later_frames():
     model = atok_toys.toy_model()
     rng = np.random.default_rng(2)
     codes = rng.integers(0, model.codebook_size, (1, model.n_q, 20))

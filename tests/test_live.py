@@ -80,7 +80,7 @@ class Pipe:
         return self.packets.pop(0) if self.packets else b""
 
 
-def heard(codec, packets: list[bytes], n_q: int | None = None) -> torch.Tensor:
+def decoded_wav(codec, packets: list[bytes], n_q: int | None = None) -> torch.Tensor:
     return torch.cat(list(sound_of(codec, codec.codes_fingerprint, Pipe(packets), n_q)[1]), dim=-1)
 
 
@@ -96,7 +96,7 @@ def wait_for(process: subprocess.Popen[bytes], size: int, limit_s: float = 600.0
     return data
 
 
-def test_latency_law(start, tiny_codec, tiny_codec_dir, wav):
+def test_latency(start, tiny_codec, tiny_codec_dir, wav):
     """After 0.5 s of input, all output but 0.5 windows of the last frame is written while the pipe is open."""
     encode = start("encode", "-", "-", "--codec", tiny_codec_dir)
     decode = start("decode", "-", "-", "--raw", "f32le", "--codec", tiny_codec_dir)
@@ -184,7 +184,7 @@ def test_every_length_comes_back(tiny_codec, make_speech, samples, packet_frames
     packets = stream(tiny_codec, wav, packet_frames, cut=100)
     codes = tiny_codec.encode(wav[None]).audio_codes
     whole = tiny_codec.decode(codes, num_samples=samples).audio_values[0]
-    played = heard(tiny_codec, packets)
+    played = decoded_wav(tiny_codec, packets)
     assert played.shape == whole.shape
     assert torch.equal(codes_of(b"".join(packets)), codes[0])
     torch.testing.assert_close(played, whole, atol=1e-5, rtol=0)
@@ -206,12 +206,12 @@ def test_every_read_gives_all_that_is_complete(tiny_codec, wav):
 
 def test_lost_and_damaged_packets_are_carried_over(tiny_codec, wav, capsys):
     packets = stream(tiny_codec, wav)
-    whole = heard(tiny_codec, packets)
+    whole = decoded_wav(tiny_codec, packets)
     assert "0 of them lost" in capsys.readouterr().err
     damaged = bytearray(packets[31])
     damaged[9] ^= 1
     broken = [*packets[:11], *packets[13:31], bytes(damaged), packets[6], *packets[32:]]
-    played = heard(tiny_codec, broken)
+    played = decoded_wav(tiny_codec, broken)
     said = capsys.readouterr().err
     assert "51 frames, 3 of them lost and concealed, 1 packets late, 15 bytes damaged" in said
     assert played.shape == whole.shape
@@ -223,15 +223,15 @@ def test_lost_and_damaged_packets_are_carried_over(tiny_codec, wav, capsys):
 def test_a_long_gap_keeps_time(tiny_codec, make_speech, monkeypatch):
     wav = make_speech(40 * HOP / 16_000)
     packets = stream(tiny_codec, wav)
-    whole = heard(tiny_codec, packets)
+    whole = decoded_wav(tiny_codec, packets)
     monkeypatch.setattr("audiotok.cli.decode._GAP_FRAMES", 4)
-    played = heard(tiny_codec, [*packets[:6], *packets[31:]])
+    played = decoded_wav(tiny_codec, [*packets[:6], *packets[31:]])
     assert played.shape == whole.shape and not played[:, 15 * HOP : 25 * HOP].any()
 
 
 def test_a_listener_may_join_late(tiny_codec, wav, capsys):
     packets = stream(tiny_codec, wav)
-    played = heard(tiny_codec, [packets[0], *packets[21:]])
+    played = decoded_wav(tiny_codec, [packets[0], *packets[21:]])
     assert played.shape[-1] == wav.shape[-1] - 20 * HOP
     said = capsys.readouterr().err
     assert "joined at frame 20" in said and "0 of them lost" in said
@@ -251,7 +251,7 @@ def test_a_loss_at_the_end_keeps_the_length(tiny_codec, wav):
     packets = stream(tiny_codec, wav)
     data = b"".join(packets)
     last = PacketScanner().feed(data)[-1]
-    assert heard(tiny_codec, [*packets[:40], data[last.at + last.size :]]).shape == wav.shape
+    assert decoded_wav(tiny_codec, [*packets[:40], data[last.at + last.size :]]).shape == wav.shape
 
 
 def test_packets_of_another_codec_are_refused(tiny_codec, wav):
@@ -259,7 +259,7 @@ def test_packets_of_another_codec_are_refused(tiny_codec, wav):
     with pytest.raises(AtokError, match="tiny"):
         sound_of(tiny_codec, "f" * 16, Pipe(packets), None)
     with pytest.raises(AtokError, match="got 5"):
-        heard(tiny_codec, packets, n_q=5)
+        decoded_wav(tiny_codec, packets, n_q=5)
 
 
 def test_a_gap_without_end_is_carried_over_for_a_minute(tiny_codec, wav, capsys):
@@ -269,7 +269,7 @@ def test_a_gap_without_end_is_carried_over_for_a_minute(tiny_codec, wav, capsys)
     jumped = replace(found[-1].packet, number=(1 << 32) - 10).to_bytes()
     began = time.monotonic()
     with pytest.raises(AtokError):
-        heard(tiny_codec, [*packets[:-1], jumped])
+        decoded_wav(tiny_codec, [*packets[:-1], jumped])
     told = capsys.readouterr().err
     assert f"{len(found) + 60 * 50} frames, {60 * 50} of them lost" in told
     assert time.monotonic() - began < 60
@@ -343,7 +343,7 @@ def test_odd_sounds_on_a_pipe(tiny_codec, tmp_path):
             blocks = open_audio(file).blocks(16_000)
             packets = list(packets_of(tiny_codec, header_of(tiny_codec), None, blocks))
         expected = max(1, samples * 16_000 / rate)
-        assert abs(heard(tiny_codec, packets).shape[-1] - expected) <= 1
+        assert abs(decoded_wav(tiny_codec, packets).shape[-1] - expected) <= 1
 
 
 def test_a_bad_sample_ends_the_stream_without_a_last_packet(tiny_codec, wav):

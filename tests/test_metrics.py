@@ -168,7 +168,7 @@ def test_yin_finds_the_pitch_of_a_buzz(f0_hz: float, rate: int) -> None:
     assert 1200 * float((track / f0_hz).log2().abs().max()) < 5  # cents
 
 
-def test_yin_hears_no_pitch_in_noise_silence_or_a_constant() -> None:
+def test_yin_finds_no_pitch_in_noise_silence_or_a_constant() -> None:
     noise = torch.randn(RATE, generator=torch.Generator().manual_seed(0))
     assert float((yin(noise, RATE) > 0).double().mean()) < 0.02
     assert not bool(yin(torch.zeros(RATE), RATE).any())

@@ -53,7 +53,7 @@ def test_plot_verb_draws_sound_spectrograms_and_codes(
     assert "0.9 kbit/s" in figure.get_suptitle() and "clip.wav" in figure.get_suptitle()
 
 
-def test_plot_verb_shows_the_beginning_of_a_long_file_and_says_so(
+def test_plot_verb_shows_the_beginning_of_a_long_file_with_a_note(
     tiny_codec_dir: Path, make_speech: Callable[..., Tensor], tmp_path: Path, figures: list[Any],
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip

@@ -42,7 +42,7 @@ def run(args):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="SIGTERM of POSIX systems")
-def test_sigterm_leaves_no_half_written_file(tmp_path: Path) -> None:
+def test_sigterm_leaves_no_partial_file(tmp_path: Path) -> None:
     (tmp_path / "verbs").mkdir()
     (tmp_path / "verbs" / "__init__.py").write_text("")
     (tmp_path / "verbs" / "wait.py").write_text(VERB)
@@ -208,7 +208,7 @@ def test_bash_completes_verbs_options_choices_and_files(
         assert (done.stdout.split(), done.stderr) == (offered, "")
 
 
-def test_without_its_extra_completion_says_what_to_install(
+def test_completion_without_its_extra_names_the_package(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "shtab", None)

@@ -1,4 +1,4 @@
-"""Codes <-> bytes: the ``.atok`` file, which FORMAT.md describes, and its entropy coder."""
+"""The ``.atok`` file format, specified in FORMAT.md, and its entropy coder."""
 
 from __future__ import annotations
 

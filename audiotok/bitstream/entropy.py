@@ -101,7 +101,7 @@ def encode(symbols: np.ndarray, freqs: np.ndarray) -> bytes:
 
 
 class Decoder:
-    """Decodes symbols one after the other.
+    """Decodes symbols in sequence.
 
     Args:
         data: output of :func:`encode`, possibly damaged.
@@ -205,7 +205,7 @@ class EntropyModel:
         for name in _TENSORS:
             digest.update(self.tensors[name].astype("<i4").tobytes())
         self.fingerprint = digest.hexdigest()[:8]
-        # One row more, of zeros, for frames outside the packet.
+        # An additional row of zeros for frames outside the packet.
         self.emb = np.pad(self.tensors["emb"].astype(np.float32), ((0, 0), (0, 1), (0, 0)))
         self.layers = Layers(self.tensors, shifts)
         self._codebooks: dict[int, _Codebook] = {}
@@ -389,7 +389,7 @@ class _Codebook:
 
 
 def _earlier(x: np.ndarray, frames: int) -> np.ndarray:
-    """x [P, T, D] as it was ``frames`` before (negative: after), 0 outside the packet."""
+    """x [P, T, D] delayed by ``frames`` (negative: advanced), 0 outside the packet."""
     if frames == 0:
         return x
     shifted = np.zeros_like(x)
@@ -425,7 +425,7 @@ class Steps:
         self._frames, self._n_q, self._layers, self._width = frames, n_q, model.layers, model.width
         self._emb = model.emb[:n_q].reshape(-1, model.width)
         self._first_row = (model.codebook_size + 1) * np.arange(n_q)[:, None]
-        # Place LAG + step holds the codes of a step. Row k + 1 belongs to codebook k; row 0, below codebook 0, is zero.
+        # Position LAG + step holds the codes of a step. Row k + 1 belongs to codebook k. Row 0 is zero.
         places = (self.count + LAG) * model.width
         self._each = np.zeros((n_q + 1, packets, places), np.float32)
         self._own = np.zeros((n_q + 1, packets, places), np.float32)
@@ -460,7 +460,7 @@ class Steps:
         return self._layers.last(tapped.reshape(n, packets, taps * hidden), here)
 
     def see(self, codes: np.ndarray) -> None:
-        """Take the codes of the present step and go to the next.
+        """Set the codes of the present step and advance to the next.
 
         Args:
             codes: [codebooks, P] integers in [0, V); V marks a frame after a packet's end.

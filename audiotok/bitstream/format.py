@@ -19,7 +19,7 @@ CODINGS = ("raw", "adaptive", "learnt")
 
 
 def raw_bits(codebook_size: int) -> int:
-    """Bits of a code of a codebook with so many entries, before entropy coding: at least 1."""
+    """Bits per code of a codebook before entropy coding, at least 1."""
     return max(1, (codebook_size - 1).bit_length())
 
 
@@ -70,7 +70,7 @@ def frame_at(data: bytes | bytearray | memoryview, at: int, mark: int, largest: 
         the body, and the position after the frame.
 
     Raises:
-        DamageError: there is no whole, undamaged frame.
+        DamageError: the frame is damaged.
         NeedMoreError: ``data`` ends before the frame does.
     """
     if at >= len(data):
@@ -334,13 +334,13 @@ _MAX_NUMBER = 1 << 40
 
 @dataclass(frozen=True)
 class Packet:
-    """Some frames of a file, independent of all others.
+    """A number of frames of a file that can be decoded independently.
 
     Attributes:
         number: its position; the first frame is ``number * header.packet_frames``.
         frames: T.
         layers: one per codebook, see :mod:`~audiotok.bitstream.layers`.
-        scales: one for every ``header.scale_frames`` frames begun.
+        scales: one per ``header.scale_frames`` frames, rounded up.
         trim: padding samples at the end, in the last packet of a pipe, whose header cannot state the length.
     """
 
@@ -494,7 +494,7 @@ class PacketScanner:
         self._next = 0  # number after the highest so far
 
     def feed(self, data: bytes) -> list[Found]:
-        """Take the next bytes and return the packets they complete.
+        """Parse the next bytes and return the packets that they complete.
 
         Raises:
             AtokError: the stream does not begin with a header, or a megabyte contained no packet.

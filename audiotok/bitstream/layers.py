@@ -1,4 +1,4 @@
-"""Layers: the codes of one codebook in one packet <-> bytes.
+"""Coding of layers. A layer holds the codes of one codebook in one packet.
 
 A layer depends only on its own and the lower codebooks of its packet, so layers can be cut off and packets lost.
 A layer that coding would not make smaller is stored raw; its size shows this.

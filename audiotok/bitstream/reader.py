@@ -69,10 +69,10 @@ class AtokReader:
     Attributes:
         header: of the file.
         frames: T of the whole file, missing ones included.
-        damage: descriptions of the damage found so far; damage inside packets is found when they are read.
+        damage: descriptions of the damage found so far; packets are checked when they are read.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: the file does not exist.
         AtokError: it is not an ``.atok`` file, is of another version, or header and copy are both damaged.
     """
 

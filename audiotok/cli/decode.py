@@ -1,4 +1,4 @@
-"""``audiotok decode``: codes -> sound, block by block, so that any length needs little memory; live with ``-``."""
+"""``audiotok decode``: decodes codes to sound in bounded memory, and live with ``-``."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def shipped_codec(source: Path) -> str:
 
     Raises:
         AtokError: no shipped codec has the name that the file states, or it is not a code file.
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: the file does not exist.
     """
     from ..bitstream import AtokError
     from ..codec.config import CodecConfig
@@ -116,7 +116,7 @@ def shipped_codec(source: Path) -> str:
         if CodecConfig.from_pretrained(checkpoint_dir(name)).codec_name == codec_name:
             return str(checkpoint_dir(name))  # a folder of that name would precede it
     raise AtokError(
-        f"{source}: made by the codec {codec_name!r}, which does not come with audiotok; pass its folder with --codec"
+        f"{source}: made by the codec {codec_name!r}, which is not shipped with audiotok; pass its folder with --codec"
     )
 
 
@@ -163,13 +163,13 @@ def _decode_live(args: argparse.Namespace) -> None:
     head = wav_head(rate, comment) if args.raw is None else b""
     for block in blocks:
         write(head + pcm_bytes(block, args.raw or "s16le"))
-        head = b""  # written with the first samples, so that nothing is written where there are none
+        head = b""  # written with the first samples, so that empty input gives no output
 
 
 def _file_blocks(
     codec: AudioCodec, codes_fingerprint: str, model: EntropyModel | None, source: Path, n_q: int | None
 ) -> Iterator[Tensor]:
-    """A code file -> wavs [1, n], as many samples in all as were encoded, or as are left of them."""
+    """Decode a code file to wavs [1, n] with the encoded number of samples, fewer if the end is missing."""
     from ..bitstream import AtokError, AtokReader
 
     with AtokReader(source, model) as file:
@@ -186,7 +186,7 @@ def _file_blocks(
 
 
 def _decoded(codec: AudioCodec, file: AtokReader, n_q: int | None, label: str) -> Iterator[Tensor]:
-    """A file's codes -> wavs [1, n]; missing frames are concealed."""
+    """Decode the codes of a file to wavs [1, n]. Missing frames are concealed."""
     import torch
     from tqdm import tqdm
 
@@ -347,7 +347,7 @@ class _Player:
         if frames > most:
             print(
                 f"stdin: {frames} frames did not arrive, {frames / rate:.0f} s; the first {MAX_GAP_S:g} s of them are "
-                "decoded as silence, the others are left out",
+                "decoded as silence, the others are skipped",
                 file=sys.stderr,
             )
             frames = most

@@ -1,4 +1,4 @@
-"""``audiotok encode``: sound -> codes, block by block, so that any length needs little memory; live with ``-``."""
+"""``audiotok encode``: encodes sound in bounded memory, and live with ``-``."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("corpus", metavar="DIR", help="a folder written by audiotok prepare")
     parser.add_argument(
-        "-o", "--out", metavar="HTML", help="the page, replaced if it is there (default: DIR/listen.html)"
+        "-o", "--out", metavar="HTML", help="the page, replaced if it exists (default: DIR/listen.html)"
     )
     parser.add_argument("--rows", type=number(int, 1), default=20, metavar="N", help="how many (default 20)")
     parser.add_argument("--seed", type=number(int, 0), default=0, help="which (default 0)")
@@ -29,7 +29,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the page and print where it is."""
+    """Write the page and print its path."""
     from ..corpus import listen
     from ..files import writable_target
 

@@ -1,4 +1,4 @@
-"""``audiotok prepare``: a speech data set -> token shards that a language model trains on."""
+"""``audiotok prepare``: encodes a speech data set as token shards for language models."""
 
 from __future__ import annotations
 
@@ -51,7 +51,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         metavar="N",
         help="default: 64 to 1024, by the number of rows",
     )
-    result.add_argument("--licence", default="", metavar="TEXT", help="of the source; goes into the manifest")
+    result.add_argument(
+        "--licence", default="", metavar="TEXT", help="licence of the source, stored in the manifest"
+    )
     result.add_argument(
         "--expect-rows", type=number(int, 0), metavar="N", help="fail if another number of rows is kept"
     )
@@ -65,7 +67,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def _add_source_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
-        "--layout", metavar="NAME", help="of SOURCE, where it is not recognised: ljspeech, vctk, ..."
+        "--layout", metavar="NAME", help="layout of SOURCE if it is not recognised: ljspeech, vctk, ..."
     )
     group.add_argument("--split", metavar="A,B", help="only rows of these splits (default: all)")
     group.add_argument(
@@ -83,7 +85,9 @@ def _add_source_options(group: argparse._ArgumentGroup) -> None:
         "channel (found by its usual names otherwise; FIELD= for none)",
     )
     group.add_argument(
-        "--audio-root", metavar="DIR", help="no file of a table may lie outside (default: the table's folder)"
+        "--audio-root",
+        metavar="DIR",
+        help="folder that must contain all files of a table (default: the table's folder)",
     )
     group.add_argument("--streaming", action="store_true", help="stream a datasets name without a local copy")
 

@@ -1,4 +1,4 @@
-"""``audiotok truncate``: a smaller ``.atok`` file from a larger one, without the codec and without encoding again."""
+"""``audiotok truncate``: keeps the first codebooks of ``.atok`` files without the codec."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ REASONS = {
 }
 DROPPED = "dropped.jsonl"
 SILENCE_PEAK = 1e-3
-# Samples at full scale count as cut off when so many follow each other: a single one is a peak that just fits.
+# Consecutive samples at full scale that count as clipping. A single one can be a valid peak.
 CLIPPED_RUN = 3
 CLIPPED_PEAK = 0.999
 # Letters tolerated beyond the limit, because a short clip may hold a short word spoken fast.

@@ -59,9 +59,9 @@ def run_tasks(
         each task and its result, in the order in which they are done.
 
     Raises:
-        ValueError: there is no worker, or no such engine.
+        ValueError: ``workers`` or ``engine`` is invalid.
         ModuleNotFoundError: Ray is not installed.
-        ConnectionError: there is no such cluster.
+        ConnectionError: the cluster was not found.
         ChildProcessError: processes died again and again (killed, or out of memory).
     """
     if engine not in ENGINES:

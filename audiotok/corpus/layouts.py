@@ -222,7 +222,7 @@ def _csv_rows(path: Path, quotes: bool) -> Iterator[_Row]:
 
 
 def _cells(lines: list[str], delimiter: str) -> list[str]:
-    """The cells of one row of a CSV file, given the lines that it spans; csv.Error where it has none."""
+    """The cells of one row of a CSV file, given the lines that it spans; csv.Error if it is not one row."""
     rows = list(csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=True))
     if len(rows) != 1:
         raise csv.Error("more than one row")
@@ -377,7 +377,7 @@ def read_kaldi(names: Names, describe: str) -> ListSource:
 
 
 def _pairs(path: Path) -> Iterator[tuple[str, str]]:
-    """``key rest of the line`` of a Kaldi file; nothing where there is no such file."""
+    """``key rest of the line`` of a Kaldi file; empty if the file does not exist."""
     if path.is_file():
         for _, line in _lines(path):
             key, rest = (*re.split(r"[ \t]+", line.strip(), maxsplit=1), "")[:2]
@@ -393,7 +393,7 @@ def read_vctk(names: Names, describe: str) -> ListSource:
     Of two microphones the first is taken.
 
     Raises:
-        ValueError: there is no sound.
+        ValueError: the folder has no sound files.
     """
     folder = names.folder
     places = [folder / name for name in ("wav48_silence_trimmed", "wav48") if (folder / name).is_dir()]
@@ -419,7 +419,7 @@ def read_libri(names: Names, describe: str) -> ListSource:
     Subsets whose name begins with dev, test or train give the splits validation, test and train.
 
     Raises:
-        ValueError: there is no sound.
+        ValueError: the folder has no sound files.
     """
     folder = names.folder
     transcripts: dict[Path, dict[str, str]] = {}  # transcripts of the current chapter
@@ -454,10 +454,10 @@ def read_libri(names: Names, describe: str) -> ListSource:
 def read_folder(names: Names, describe: str) -> ListSource:
     """Sound files with a text file beside each: ``anna/0001.wav`` and ``anna/0001.txt`` (or ``.lab``).
 
-    The first folder on the way to a file is its speaker, behind one with the name of a split (``test/anna/0001.wav``).
+    The first folder of a path is the speaker, after an optional folder of a split (``test/anna/0001.wav``).
 
     Raises:
-        ValueError: there is no sound.
+        ValueError: the folder has no sound files.
     """
 
     def entries() -> Iterator[SourceRow]:
@@ -522,7 +522,7 @@ class _Sample:
 
 
 def read_tars(tars: Iterable[Path], names: Names, columns: Mapping[str, str], describe: str) -> ListSource:
-    """WebDataset: files of one name in a tar are a row, a sound with ``.txt`` or ``.json`` beside it.
+    """WebDataset: files with the same key in a tar form a row, a sound with a ``.txt`` or ``.json`` file.
 
     Nothing is unpacked. The table holds the offset of each sound. Of a tar that is cut off or damaged, the rows in
     front of the damage are kept, and one dropped row stands for the rest.

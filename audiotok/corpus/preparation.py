@@ -121,7 +121,7 @@ def prepare(
         shaping: trimming and level; None changes nothing.
         n_q: codebooks to keep, of the codec's; None keeps all.
         licence: of the source; stated in the manifest.
-        rows_per_shard: rows of the source that go into one Parquet file; None is 64 to 1024, by the number of rows.
+        rows_per_shard: rows of the source per Parquet file; None is 64 to 1024, by the number of rows.
         batch_s: seconds of padded sound that are encoded at once.
         workers: processes with one thread each; for Ray 0 takes all of the cluster.
         device: where each of them encodes; None is where ``codec`` is.
@@ -338,7 +338,7 @@ def _output_folder(out: str | Path) -> Path:
             raise ValueError(
                 f"{path}: expected a {kind} of a preparation, got something else; choose another folder"
             )
-    # Beside a preparation other files may lie, such as alignments.
+    # Other files, such as alignments, may be in the folder of a preparation.
     ours = {path.name for pattern in _HALF_WRITTEN for path in folder.glob(pattern)}
     if not names & {MANIFEST, PLAN} and (strange := sorted(names - ours - {"dry-run"})):
         raise ValueError(

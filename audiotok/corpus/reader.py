@@ -74,7 +74,7 @@ class PreparedCorpus:
         """One row: the columns of the shard, ``codes`` as a tensor [K, T] int64, and the ``codes_fingerprint``.
 
         Raises:
-            IndexError: there is no such row.
+            IndexError: the row does not exist.
             ValueError: it is damaged.
         """
         if not -len(self) <= index < len(self):
@@ -100,7 +100,7 @@ class PreparedCorpus:
         """One column of all rows without reading the codes.
 
         Raises:
-            ValueError: there is no such column.
+            ValueError: the column does not exist.
         """
         if name not in SCHEMA.names:
             raise ValueError(f"expected a column of {', '.join(SCHEMA.names)}, got {name!r}")
@@ -135,12 +135,12 @@ class PreparedCorpus:
         without reading.
 
         Args:
-            frames_per_batch: padded frames of a batch at most (a longer row is a batch of its own).
+            frames_per_batch: padded frames of a batch at most (a longer row forms its own batch).
             seed: of the order; the same in all readers.
             epoch: another number gives another order.
             first: batches of this reader to leave out, to resume a training.
             reader: the number of this reader, 0 to ``readers`` - 1.
-            readers: how many share the corpus; each gets every ``readers``-th batch, all the same number but for one.
+            readers: number of readers; each gets every ``readers``-th batch. Their counts differ by at most one.
 
         Yields:
             the batches.
@@ -259,7 +259,7 @@ class PreparedCorpus:
 
 
 def _pack(rows: np.ndarray, frames: np.ndarray, frames_per_batch: int) -> Iterator[np.ndarray]:
-    """Cut rows, sorted by length upwards, into batches of at most so many padded frames."""
+    """Cut rows, sorted by length upwards, into batches of a limited number of padded frames."""
     start = 0
     for at in range(1, len(rows) + 1):
         if at == len(rows) or (at - start + 1) * frames[at] > frames_per_batch:

@@ -16,7 +16,7 @@ Problem = tuple[str, str] | None
 """The reason and the detail of a row that cannot be used."""
 
 _S = ("", "_s", "_sec", "_seconds", "_ms")
-# The names that a field goes by in public corpora, best first.
+# Usual column names of each field in public corpora, best first.
 ALIASES: dict[str, tuple[str, ...]] = {
     "id": ("id", "utterance_id", "segment_id"),
     "audio": ("audio", "file_name", "audio_filepath", "audio_file", "file", "path", "wav"),
@@ -35,7 +35,7 @@ _CHANNELS = {"a": 0, "left": 0, "l": 0, "b": 1, "right": 1, "r": 1}
 
 @dataclass(frozen=True, slots=True)
 class FilePart:
-    """Bytes of a file that are a sound file of their own, such as a member of a tar."""
+    """A range of bytes of a file that is a sound file, such as a member of a tar."""
 
     path: str
     offset: int
@@ -112,10 +112,10 @@ class Source(Protocol):
 
 
 def find_columns(present: Sequence[str], asked: Mapping[str, str], describe: str) -> dict[str, str | None]:
-    """The column of each field: the one asked for, else the first of :data:`ALIASES` that is there.
+    """The column of each field: the requested one, else the first of :data:`ALIASES` that is present.
 
     Args:
-        present: the columns that there are.
+        present: the columns of the table.
         asked: field -> column; an empty name means that no column holds the field.
         describe: the name of the source in errors.
 
@@ -195,7 +195,7 @@ def printable(text: str) -> str:
 
 
 def plain_name(text: str) -> str:
-    """A name in one Unicode form (NFC): macOS stores ``é`` as two characters, tables hold one."""
+    """Normalise a name to NFC, because macOS stores ``é`` as two characters."""
     return unicodedata.normalize("NFC", text)
 
 
@@ -204,7 +204,7 @@ class Names:
 
     Args:
         folder: what the names are relative to.
-        root: the folder that no file may lie outside of; None is ``folder``.
+        root: the folder that must contain all files; None is ``folder``.
     """
 
     def __init__(self, folder: Path, root: Path | None = None) -> None:
@@ -263,7 +263,7 @@ class ListSource:
         describe: the name of the source in reports.
 
     Raises:
-        ValueError: there is no row.
+        ValueError: ``rows`` is empty.
     """
 
     def __init__(self, rows: Iterable[SourceRow], names: Names, describe: str) -> None:

@@ -186,7 +186,7 @@ def write_shard(
     Args:
         path: the Parquet file.
         rows: dicts with the columns of :data:`SCHEMA`; missing values are null.
-        binding: identity of the codec (``codes_fingerprint``, ``n_q``...); goes into the file's metadata.
+        binding: identity of the codec (``codes_fingerprint``, ``n_q``...); stored in the file's metadata.
         drops: the rows of the source that belong here but are left out; likewise.
 
     Returns:
@@ -226,7 +226,7 @@ def sha256(path: str | Path) -> str:
 
 
 def write_index(folder: Path, frames: Sequence[np.ndarray], splits: Sequence[str | None]) -> None:
-    """Write the lengths and splits of all rows, in order: a reader plans its batches without opening a shard."""
+    """Write the lengths and splits of all rows, so that a reader can plan its batches without the shards."""
     lengths = pa.array(np.concatenate([np.zeros(0, np.int32), *frames]), pa.int32())
     names = pa.array([split or "" for split in splits], pa.string()).dictionary_encode()
     schema = pa.schema([("frames", pa.int32()), ("split", pa.dictionary(pa.int32(), pa.string()))])
@@ -239,7 +239,7 @@ def read_index(folder: Path, rows: int) -> pa.Table | None:
     """The table that :func:`write_index` wrote, columns frames and split; None if there is no such file (format 1).
 
     Raises:
-        ValueError: it is damaged, or not of so many rows.
+        ValueError: it is damaged, or has another number of rows.
     """
     path = folder / INDEX
     if not path.is_file():

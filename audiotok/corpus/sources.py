@@ -72,7 +72,7 @@ def open_source(
         language: only rows of this language (``en`` takes ``en-GB`` too); rows without a language get this one.
         columns: the column of a field (one of :data:`FIELDS`) where the usual names do not find it; an empty name
             leaves the column of a usual name alone.
-        audio_root: the folder that no file may lie outside of; None is that of the source.
+        audio_root: the folder that must contain all files; None is that of the source.
         streaming: stream a named data set without a copy on disk.
 
     Returns:
@@ -193,7 +193,7 @@ def _open_folder(folder: Path, layout: str | None, columns: Mapping[str, str], r
 
 
 def _metadata_files(folder: Path) -> list[Path]:
-    """``metadata.*`` of a folder; where it has none, those in the folders below, such as ``train/metadata.csv``."""
+    """``metadata.*`` of a folder, else those of its subfolders, such as ``train/metadata.csv``."""
     found = [folder / name for name in METADATA if (folder / name).is_file()]
     found = found or sorted(path for path in all_below(folder) if path.name in METADATA)
     if not found:
@@ -240,7 +240,7 @@ class _Part:
 
     Attributes:
         data: a ``Dataset`` or an ``IterableDataset``, its sound undecoded.
-        names: field -> column, or None where there is none.
+        names: field -> column, or None if there is none.
     """
 
     split: str
