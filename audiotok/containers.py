@@ -122,9 +122,7 @@ class ByteSource:
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream, self._held, self.at = stream, b"", 0
-        self._header: bytearray | None = (
-            bytearray()
-        )  # bytes read so far, kept while another reader may need them
+        self._header: bytearray | None = bytearray()  # bytes read, while another reader may need them
         self._read: Any = getattr(stream, "read1", stream.read)
         self.can_seek = stream.seekable()
 

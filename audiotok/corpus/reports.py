@@ -239,7 +239,7 @@ def write_card(folder: Path, manifest: Manifest) -> None:
 
 
 def _one_line(text: str) -> str:
-    """Escape a text for one line of Markdown."""
+    """Collapse the white space of a text, so that it is one line of Markdown."""
     return " ".join(text.split())
 
 
