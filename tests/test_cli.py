@@ -149,7 +149,7 @@ def test_files_are_replaced_only_when_told(run, clip, tmp_path):
     assert_one_line_error(run("encode", clip, target), "exists already", "--overwrite")
     assert target.read_text() == "precious"
     assert run("encode", clip, target, "--overwrite")[0] == 0
-    assert_one_line_error(run("encode", clip, clip, "--overwrite"), "expected an output")
+    assert_one_line_error(run("encode", clip, clip, "--overwrite"), ".atok")
     assert load_audio(clip)[0].shape[-1] > 0
 
 

@@ -228,10 +228,10 @@ def test_a_semantic_codebook_streams_loads_and_is_kept_by_the_search(
     config = type(tiny_codec.config)(**tiny_codec.config.to_dict() | {"semantic_dim": 8})
     AudioCodec(config).save_pretrained(tmp_path)
     codec = AudioCodec.from_pretrained(tmp_path).eval()
-    with torch.no_grad():
-        spread = codec.encoder(noise(6_400, 0)).std()
-        codec.quantizer.codebooks.mul_(spread)
-        codec.quantizer.semantic_codebook.mul_(spread)
+    with torch.no_grad():  # codewords among the latents, so that more than one code is used
+        latents = codec.encoder(noise(320 * 64, 0))[0].T
+        codec.quantizer.semantic_codebook.copy_(latents[:, config.codebook_dim :])
+        codec.quantizer.codebooks.mul_(latents[:, : config.codebook_dim].std())
     wav = noise(5_000, 1)
     whole, session = codec(wav), codec.streaming_encoder()
     codes = torch.cat([session.push(wav[..., :777]), session.push(wav[..., 777:]), session.flush()], dim=-1)

@@ -84,7 +84,7 @@ def decoded_wav(codec, packets: list[bytes], n_q: int | None = None) -> torch.Te
     return torch.cat(list(sound_of(codec, codec.codes_fingerprint, Pipe(packets), n_q)[1]), dim=-1)
 
 
-def wait_for(process: subprocess.Popen[bytes], size: int, limit_s: float = 600.0) -> bytes:
+def wait_for(process: subprocess.Popen[bytes], size: int, limit_s: float = 60.0) -> bytes:
     """Exactly ``size`` bytes of a process that must not need more input for them."""
     data, end = b"", time.monotonic() + limit_s
     while len(data) < size:
@@ -96,6 +96,16 @@ def wait_for(process: subprocess.Popen[bytes], size: int, limit_s: float = 600.0
     return data
 
 
+def wait_for_packets(process: subprocess.Popen[bytes], count: int) -> bytes:
+    """The output of a process up to its ``count``-th packet."""
+    data, scanner, found = b"", PacketScanner(), 0
+    while found < count:
+        piece = wait_for(process, 1)
+        data += piece
+        found += len(list(scanner.feed(piece)))
+    return data
+
+
 def test_latency(start, tiny_codec, tiny_codec_dir, wav):
     """After 0.5 s of input, all output but 0.5 windows of the last frame is written while the pipe is open."""
     encode = start("encode", "-", "-", "--codec", tiny_codec_dir)
@@ -103,8 +113,7 @@ def test_latency(start, tiny_codec, tiny_codec_dir, wav):
     half = 8000  # 25 frames
     encode.stdin.write(wav_head(16_000) + pcm_bytes(wav[:, :half], "s16le"))
     encode.stdin.flush()
-    head = len(head_bytes(header_of(tiny_codec)))
-    packets = wait_for(encode, head + 25 * 15)
+    packets = wait_for_packets(encode, 25)
     decode.stdin.write(packets)
     decode.stdin.flush()
     sound = wait_for(decode, 4 * (half - tiny_codec.config.synthesis_hop))

@@ -392,7 +392,7 @@ def test_a_bundle_speaks(tiny_codec, tiny_codec_dir, tmp_path, capsys):
             ["--voices", "bdl"],
             "expected rows of split train by bdl in the corpora; found the speakers lj, slt",
         ),
-        (["--ar", str(tmp_path / "lj")], "expected a trained half with config.json"),
+        (["--ar", str(tmp_path / "lj")], "no trained ar model"),
     ):
         assert main(["bundle", *parts, "--codec", str(tmp_path / "out" / "codec"), *wrong, "--out", "x"]) == 1
         assert message in capsys.readouterr().err
