@@ -1,7 +1,7 @@
 """Discrete audio tokens for language models: neural codecs, one vocabulary for text and audio, data preparation.
 
-Names are imported when they are first used (PEP 562), so ``import audiotok`` imports neither torch nor
-transformers. It makes the Auto classes of transformers open audiotok's codecs and processors.
+Names are imported on first use (PEP 562), so ``import audiotok`` imports neither torch nor transformers. It registers
+audiotok's codecs and processors with the Auto classes of transformers.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ _HOME = {
     "TrainingPlan": "training.trainer",
 }
 
-_MODULES = ("pictures", "program")  # public as a whole
+_MODULES = ("pictures", "program")  # public modules
 
 __all__ = [
     "SOUND_SUFFIXES",

@@ -19,7 +19,7 @@ from .codec.model import AudioCodec
 from .files import write_json
 
 _OPSET = 20
-_REACH, _CELLS = 8, 256  # of the table of the normal distribution: where it ends, and its cells per unit
+_REACH, _CELLS = 8, 256  # end of the table of the normal distribution, and its cells per unit
 
 
 class _EncoderGraph(nn.Module):
@@ -43,7 +43,7 @@ class _DecoderGraph(nn.Module):
 
 
 class _MatrixHead(SourceFilterHead):
-    """Fourier transforms as products with matrices: runtimes have no inverse transform of real signals."""
+    """Fourier transforms as matrix products, because runtimes lack the inverse real transform."""
 
     analysis: Tensor
     inverse: Tensor
@@ -78,7 +78,7 @@ class _MatrixHead(SourceFilterHead):
 
 
 class _TablePitch(PitchHead):
-    """The pitch head in float64 without the float64 convolution and erf, which runtimes do not have."""
+    """The pitch head in float64 without float64 convolutions and erf, which runtimes lack."""
 
     table: Tensor
 
@@ -87,7 +87,7 @@ class _TablePitch(PitchHead):
         self.__dict__.update(copy.deepcopy(pitch.__dict__))
         at = torch.arange(-_REACH * _CELLS, _REACH * _CELLS + 1, dtype=torch.float64) / _CELLS
         density = torch.exp(-0.5 * at**2) / math.sqrt(2 * math.pi)
-        # Taylor's series of the normal distribution's integral about the middle of each cell.
+        # Taylor series of the normal distribution function at the middle of each cell.
         series = (torch.special.ndtr(at), density, -at * density / 2, (at**2 - 1) * density / 6)
         self.register_buffer("table", torch.stack(series, dim=-1))
 
@@ -107,7 +107,7 @@ class _TablePitch(PitchHead):
 
 
 def _matrix_conv(layer: CausalConv1d, x: Tensor) -> Tensor:
-    """A causal convolution of step 1 as a product with a matrix: [B, T, C] -> [B, T, C'] in the precision of ``x``."""
+    """A causal convolution of stride 1 as a matrix product: [B, T, C] -> [B, T, C'] in the precision of ``x``."""
     weight, bias = layer.conv.weight, layer.conv.bias
     padded, taps = F.pad(x, (0, 0, layer.context, 0)), weight.shape[-1]
     shifted = [padded[:, tap : padded.shape[1] - (taps - 1 - tap)] for tap in range(taps)]
@@ -116,8 +116,8 @@ def _matrix_conv(layer: CausalConv1d, x: Tensor) -> Tensor:
 
 
 def _frexp(x: Any) -> tuple[Any, Any]:
-    """Mantissa in [0.5, 1) and exponent; beside a power of two the exponent may be one off, which
-    :func:`~.codec.encoder.straight_log2` does not notice but for rounding.
+    """Mantissa in [0.5, 1) and exponent. Next to a power of two the exponent may be off by one, which changes
+    :func:`~.codec.encoder.straight_log2` by rounding only.
     """
     from onnxscript import opset20 as op
 
@@ -130,8 +130,8 @@ def export_onnx(codec: Codec, folder: str | Path) -> None:
     any K -> wav [B, 1, T * hop_length] float32) and ``codec.json``, the facts about the codes.
 
     Args:
-        codec: of the default family, on the CPU.
-        folder: made if it is not there; files of these names are replaced.
+        codec: a codec of the default family, on the CPU.
+        folder: created if it does not exist; files of these names are replaced.
 
     Raises:
         ModuleNotFoundError: the packages of the extra ``onnx`` are missing.
@@ -151,7 +151,7 @@ def export_onnx(codec: Codec, folder: str | Path) -> None:
     }
     for name, (graph, example, axes, (given, made)) in graphs.items():
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of torch about itself
+            warnings.simplefilter("ignore")  # torch's own warnings
             program = torch.onnx.export(
                 graph.eval(),
                 (example,),
@@ -177,15 +177,15 @@ def export_onnx(codec: Codec, folder: str | Path) -> None:
 
 
 def compare_onnx(codec: AudioCodec, folder: str | Path) -> tuple[float, float]:
-    """Run exported graphs with onnxruntime, beside torch.
+    """Compare exported graphs in onnxruntime with torch.
 
     Args:
-        codec: what was exported.
-        folder: what :func:`export_onnx` wrote.
+        codec: the exported codec.
+        folder: the folder that :func:`export_onnx` wrote.
 
     Returns:
-        The share of the codes that differ (where the two nearest codewords are equally near, either may come out),
-        and the largest difference of the audio that the same codes decode to.
+        The share of codes that differ (ties between two codewords may be broken differently), and the largest
+        difference of the audio decoded from the same codes.
 
     Raises:
         ModuleNotFoundError: the package ``onnxruntime`` is missing.

@@ -18,7 +18,7 @@ from typing import Any
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
 _TIMEOUT_S = 3.0
 _AUTO = "transformers.models.auto."
-# Modules of ours that register classes, and the modules of transformers with the Auto classes they register with.
+# Modules of audiotok that register classes, with the modules of transformers that define the Auto classes.
 _REGISTERS = {
     "audiotok.codec.pretrained": ("configuration_auto", "modeling_auto", "feature_extraction_auto"),
     "audiotok.tokens.processor": ("processing_auto",),
@@ -27,24 +27,24 @@ _registered: set[str] = set()
 
 
 def register_auto_classes() -> None:
-    """Register our classes with the Auto classes of transformers that are loaded now.
+    """Register audiotok's classes with the Auto classes of transformers that are loaded.
 
-    Where an Auto class is not loaded yet, :class:`_AutoClassFinder` calls this again once it is.
+    :class:`_AutoClassFinder` calls this again when another Auto class is loaded.
     """
     for name, autos in _REGISTERS.items():
         if name in _registered or not any(_AUTO + auto in sys.modules for auto in autos):
             continue
         try:
-            import_module(name)  # registers its classes at its end
+            import_module(name)  # registers its classes when it is imported
         except ImportError:
-            continue  # transformers is still being imported, or lacks torch; tried again after its next module
+            continue  # transformers is still being imported or lacks torch; the next import tries again
         _registered.add(name)
 
 
 class _AutoClassFinder(MetaPathFinder):
     """Calls :func:`register_auto_classes` after transformers has imported a module with Auto classes.
 
-    ``import audiotok`` stays cheap this way: neither transformers nor torch is imported before it is used.
+    This keeps ``import audiotok`` cheap, because it imports neither transformers nor torch.
     """
 
     def find_spec(
@@ -69,13 +69,13 @@ class _AutoClassFinder(MetaPathFinder):
 
 
 def watch_auto_classes() -> None:
-    """Register our classes with transformers' Auto classes, now or as soon as transformers is imported."""
+    """Register audiotok's classes with the Auto classes, now or as soon as transformers is imported."""
     sys.meta_path.insert(0, _AutoClassFinder())
     register_auto_classes()
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether a name can be a hub id ``OWNER/NAME``: it looks like one, and OWNER is no local folder."""
+    """Whether a name can be a hub id ``OWNER/NAME``. OWNER must not be a local folder."""
     return _ID.fullmatch(name) is not None and not Path(name.split("/")[0]).is_dir()
 
 
@@ -89,10 +89,10 @@ def hub_answers() -> bool:
     def ask() -> None:
         try:
             answers.append(get_session().head(constants.ENDPOINT, timeout=_TIMEOUT_S))
-        except Exception:  # which one depends on the client's version and on proxies; each means no
+        except Exception:  # the type depends on the client's version and on proxies
             return
 
-    # A thread, because resolving a host name has no timeout of its own.
+    # In a thread, because resolving a host name has no timeout.
     asking = threading.Thread(target=ask, daemon=True)
     if not constants.HF_HUB_OFFLINE:
         asking.start()
@@ -102,7 +102,7 @@ def hub_answers() -> bool:
 
 @contextmanager
 def without_network() -> Iterator[None]:
-    """Make the hub's clients use only their local cache."""
+    """Make the hub client use only its local cache."""
     from datasets import config
     from huggingface_hub import constants
 
@@ -119,7 +119,7 @@ def quiet_loading(level: int = ERROR) -> Iterator[None]:
     """Load without transformers' progress bars and reports on stderr.
 
     Args:
-        level: least level of its messages that are still shown, as in :mod:`logging`.
+        level: minimum level of the messages that are shown, as in :mod:`logging`.
     """
     from transformers.utils import logging
 

@@ -1,4 +1,4 @@
-"""Recipes: YAML files that become frozen dataclasses. Every key and type is checked; numbers are finite and >= 0."""
+"""Recipes: YAML files that become frozen dataclasses. Keys and types are checked; numbers are finite and >= 0."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def load_recipe(
     Args:
         kind: the dataclass; its fields may be dataclasses.
         name_or_path: a YAML file, or the name of a shipped one.
-        shipped: the folder of the shipped ones.
+        shipped: the folder of shipped recipes.
         overrides: ``"optim.lr=1e-3"`` and the like; values are YAML.
 
     Returns:
@@ -34,7 +34,8 @@ def load_recipe(
 
     Raises:
         FileNotFoundError: neither a file nor a shipped name; the message lists the shipped ones.
-        ValueError: not YAML, an unknown key, a value of the wrong type, or a number that is negative or not finite.
+        ValueError: the file is not YAML, a key is unknown, a value has the wrong type, or a number is negative or not
+            finite.
     """
     path = Path(name_or_path)
     if not path.is_file():
@@ -55,13 +56,13 @@ def load_recipe(
         for parent in parents:
             branch = branch.setdefault(parent, {})
             if not isinstance(branch, dict):
-                raise ValueError(f"recipe: {parent} holds no settings of its own; drop {override!r}")
+                raise ValueError(f"recipe: {parent} is not a group of settings; remove {override!r}")
         branch[leaf] = _parse(value, override)
     return _build(kind, tree, "")
 
 
 def recipe_dict(recipe: Any) -> dict[str, Any]:
-    """A recipe as JSON-plain values."""
+    """A recipe as plain JSON values."""
     return dataclasses.asdict(recipe)
 
 
@@ -69,7 +70,7 @@ def _parse(text: str | bytes, what: str) -> Any:
     try:
         return yaml.safe_load(text)
     except RecursionError:
-        raise ValueError(f"{what}: expected YAML, got some that is nested without end") from None
+        raise ValueError(f"{what}: the YAML is nested too deeply") from None
     except (yaml.YAMLError, ValueError) as error:
         raise ValueError(f"{what}: expected YAML, got {' '.join(str(error).split())}") from None
 
@@ -90,10 +91,10 @@ def coerce_arguments(function: Callable[..., Any], values: dict[str, Any], where
         where: prefix of the names in errors, such as ``"model."``.
 
     Returns:
-        the values, numbers converted to the annotated type.
+        The values, with numbers converted to the annotated types.
 
     Raises:
-        ValueError: an unknown name, or a value of the wrong type.
+        ValueError: a name is unknown, or a value has the wrong type.
     """
     called = function.__init__ if isinstance(function, type) else function
     hints = typing.get_type_hints(called)

@@ -1,9 +1,9 @@
 """Optimised codes: analysis by synthesis through the decoder (CELP, Schroeder and Atal, ICASSP 1985).
 
-Codes move by gradient steps towards those whose decoded audio is nearest to the recording, with a straight-through step
-over the quantiser (arXiv:1308.3432). The distance is that of the decoder's training. Any decoder plays them. Entropy
-coding predicts them less well than the encoder's codes, so compare them at coded bitrates. They are for audio to keep
-or to send; whether a language model learns from them as well was not tried.
+Gradient steps with a straight-through estimator (arXiv:1308.3432) minimise the distance between decoded audio and the
+recording, which is that of the decoder's training. Optimised codes are decoded like any others. Their entropy is higher
+than that of the encoder's codes, so compare them at coded bitrates. They are meant for storage and transmission;
+language models were not trained on them.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from .training.perceptual import Disturbance, Unintelligibility
 
 WINDOW_FRAMES = 400
 """Frames whose codes are optimised together; a stream's codes come this much later."""
-_AHEAD_FRAMES = 10  # measured with a window but optimised again with the next: what its last frames lead to
-_MARGIN_FRAMES = 4  # of the past that are measured again: spectra reach over the seam
-_LEAST_SAMPLES = 8192  # shorter audio is measured with silence behind it
+_AHEAD_FRAMES = 10  # measured with a window, optimised again with the next one
+_MARGIN_FRAMES = 4  # past frames that are measured again, because spectra span the boundary of windows
+_LEAST_SAMPLES = 8192  # shorter audio is padded with silence
 
-# (n_fft, n_mels): those of the decoder's training, and a longer window (recipes/LOG.md).
+# (n_fft, n_mels) of the decoder's training, and a longer window (recipes/LOG.md).
 _RESOLUTIONS = ((2048, 80), (1024, 80), (512, 64), (256, 32))
-# Weights of the decoder's training; pitch must stay, because the distance does not see it move.
+# Weights of the decoder's training. The pitch needs its own loss, because the distance has no gradient for it.
 _DISTURBANCE, _UNINTELLIGIBILITY, _PITCH, _VOICING = 0.05, 0.5, 0.1, 0.1
-# Of Adam, found on 12 LibriSpeech validation clips (recipes/LOG.md); the rate is in standard deviations of the latents.
+# Adam, tuned on 12 LibriSpeech validation clips (recipes/LOG.md); the rate is in standard deviations of the latents.
 _RATE, _BETAS, _LAST_RATE = 0.1, (0.5, 0.9), 0.1
 
 
 class _Distance(nn.Module):
-    """Distance of decoded audio from the recording: spectra, and where the rate allows it loudness and envelopes."""
+    """Distance of decoded audio from the recording: spectra, and the perceptual losses that the rate allows."""
 
     def __init__(self, sampling_rate: int) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class _Distance(nn.Module):
             self.weights.append(_UNINTELLIGIBILITY)
 
     def forward(self, wav: Tensor, target: Tensor) -> Tensor:
-        """[1, 1, N] float32 twice -> scalar."""
+        """Two wavs [1, 1, N] float32 -> scalar."""
         missing = max(0, _LEAST_SAMPLES - wav.shape[-1])
         wav, target = F.pad(wav, (0, missing)), F.pad(target, (0, missing))
         distance = self.spectral(wav, target)
@@ -61,13 +61,13 @@ class _Distance(nn.Module):
 
 @dataclass
 class _Past:
-    """The end of what is decided: as much of it as the decoder's receptive field.
+    """The last settled frames, as many as the decoder's receptive field.
 
     Attributes:
         wav: [1, 1, c * hop_length], the recording.
         latents: [1, D, c], of its codes.
         f0_hz, voiced: [1, c], its decoded pitch.
-        state: of the pulses before it; None at the beginning.
+        state: state of the preceding pulses; None at the beginning.
     """
 
     wav: Tensor
@@ -81,31 +81,30 @@ class SearchingEncoder:
     """Encodes one stream as :class:`~audiotok.codec.streaming.StreamingEncoder` does, optimising window by window.
 
     Args:
-        codec: of the default family.
-        n_q: codebooks, 1 <= n_q <= config.n_q; None takes all. Codes are optimised for so many: decoded with fewer they
-            are still better than the encoder's, but not as good as if they had been optimised for fewer.
+        codec: a codec of the default family.
+        n_q: codebooks, 1 <= n_q <= config.n_q; None uses all. The codes are optimised for this number and are less good
+            with fewer codebooks.
         steps: gradient steps for each window, at least 1; each costs about as much as decoding twice.
 
     Raises:
-        TypeError: n_q or steps is no int.
+        TypeError: n_q or steps is not an int.
         ValueError: the codec is of another family, n_q is out of range, or steps is below 1.
     """
 
     def __init__(self, codec: Codec, n_q: int | None = None, steps: int = 20) -> None:
         if not isinstance(codec, AudioCodec):
             raise ValueError(
-                f"expected a codec of the family of 'default' to search with, got {type(codec).__name__}; "
-                "encode without a search"
+                f"expected a codec of the default family, got {type(codec).__name__}; encode without a search"
             )
         check_count("steps", steps)
         if steps < 1:
-            raise ValueError(f"expected at least 1 step of the search, got {steps}; encode() makes none")
+            raise ValueError(f"expected at least 1 step, got {steps}; encode() does not optimise codes")
         self._codec, self._steps = codec, steps
         config = codec.config
         self._past_frames = (config.decoder_kernel - 1) * (config.decoder_layers + 1) + _MARGIN_FRAMES
-        with torch.inference_mode(False):  # gradients are taken through its tables, in any mode of the caller
+        with torch.inference_mode(False):  # gradients pass through these tensors
             self._distance = _Distance(config.sampling_rate).to(codec.device, torch.float32)
-            # Not decided yet: audio, and its codes as far as there are any.
+            # pending audio and its codes so far
             self._wav = torch.zeros(1, 1, 0, device=codec.device, dtype=torch.float32)
             self._codes = codec.streaming_encoder(n_q).flush()
             empty = self._wav[0]
@@ -122,7 +121,7 @@ class SearchingEncoder:
             [1, K, t] int64; t may be 0.
 
         Raises:
-            TypeError: wav is no tensor.
+            TypeError: wav is not a tensor.
             ValueError: wav is not [1, 1, n] of floats, or holds NaN, infinity or samples far beyond full scale.
             RuntimeError: the session was flushed.
         """
@@ -164,12 +163,12 @@ class SearchingEncoder:
         return codes
 
     def _optimise(self, codes: Tensor, wav: Tensor) -> Tensor:
-        """The nearest codes [1, K, t] found from ``codes`` on; ``wav`` is of the past and these frames."""
+        """Optimise ``codes`` [1, K, t]; ``wav`` covers the past and these frames."""
         quantizer, decoder, past = self._codec.quantizer, self._codec.decoder, self._past
         measured = slice(
             max(0, past.f0_hz.shape[1] - _MARGIN_FRAMES) * decoder.head.hop_length,
             wav.shape[-1]
-            - decoder.head.synthesis_hop,  # the last window is complete with the next frame only
+            - decoder.head.synthesis_hop,  # the last window is only complete with the next frame
         )
         n_q, start = codes.shape[1], quantizer.decode(codes)
         with torch.no_grad():
@@ -179,7 +178,7 @@ class SearchingEncoder:
         rate = _RATE * float(start.std())
         best, least = codes, torch.inf
         for step in range(self._steps + 1):
-            if step:  # quantising a sum of codewords need not give those codewords
+            if step:  # quantising a sum of codewords may give other codewords
                 codes = self._nearest_codes(latents.detach(), n_q, codes)
             words = latents + (quantizer.decode(codes) - latents).detach()
             pitch, features = (
@@ -206,7 +205,7 @@ class SearchingEncoder:
         return best
 
     def _nearest_codes(self, latents: Tensor, n_q: int, codes: Tensor) -> Tensor:
-        """Codes [1, K, t] of latents [1, D, t]. A semantic codebook's codes stay: their space is not decoded."""
+        """Codes [1, K, t] of latents [1, D, t]. Codes of a semantic codebook do not change."""
         quantizer = self._codec.quantizer
         if quantizer.semantic_codebook is None:
             return quantizer.encode(latents, n_q)
@@ -226,7 +225,7 @@ class SearchingEncoder:
 
     @torch.no_grad()
     def _settle(self, codes: Tensor, wav: Tensor) -> None:
-        """Make ``codes`` [1, K, t] part of the past; ``wav`` begins where the past does."""
+        """Append ``codes`` [1, K, t] to the past; ``wav`` starts at the beginning of the past."""
         decoder, past = self._codec.decoder, self._past
         latents = self._codec.quantizer.decode(codes)
         f0_hz, voiced = self._behind(self._pitch(latents))
@@ -249,19 +248,19 @@ def search_codes(
     """Turn a waveform into optimised residual codes.
 
     Args:
-        codec: of the default family.
-        input_values, padding_mask, n_q: as of :meth:`~audiotok.codec.base.Codec.encode`; codes are optimised for n_q.
+        codec: a codec of the default family.
+        input_values, padding_mask, n_q: as in :meth:`~audiotok.codec.base.Codec.encode`; codes are optimised for n_q.
         steps: gradient steps, at least 1; more than 20 gain little.
 
     Returns:
-        ``audio_codes`` [B, n_q, T] int64 in [0, V) and ``audio_codes_mask`` [B, T] bool, as ``codec.encode``. By the
-        distance that is minimised they are never worse than the encoder's.
+        ``audio_codes`` [B, n_q, T] int64 in [0, V) and ``audio_codes_mask`` [B, T] bool, as in ``codec.encode``. Their
+        distance is never larger than that of the encoder's codes.
 
     Raises:
-        TypeError: input_values or padding_mask is no tensor, or n_q or steps no int.
-        ValueError: as ``codec.encode``; or the codec is of another family, or steps is below 1.
+        TypeError: input_values or padding_mask is not a tensor, or n_q or steps is not an int.
+        ValueError: as in ``codec.encode``; or the codec is of another family, or steps is below 1.
     """
-    SearchingEncoder(codec, n_q, steps)  # refuses wrong arguments before any work
+    SearchingEncoder(codec, n_q, steps)  # checks the arguments first
     out = codec.encode(input_values, padding_mask, n_q)
     assert out.audio_codes is not None and out.audio_codes_mask is not None
     codes = out.audio_codes.clone()

@@ -1,4 +1,4 @@
-"""Training state as one safetensors file, and models stored in half precision. No pickle."""
+"""Training state as one safetensors file, and models stored in half precision."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ def save_state(path: str | Path, state: dict[str, Any]) -> None:
     """Write nested dicts and lists of tensors, numbers, strings, booleans and None.
 
     Args:
-        path: file to write, aside and then renamed.
-        state: dict keys may be strings or ints.
+        path: file to write, replaced atomically.
+        state: the values; dict keys may be strings or ints.
 
     Raises:
-        TypeError: a value of another kind; the message gives its place.
+        TypeError: a value has another type; the message gives its place.
     """
     tensors: dict[str, torch.Tensor] = {}
     tree = _strip(state, "", tensors)
@@ -30,7 +30,7 @@ def save_state(path: str | Path, state: dict[str, Any]) -> None:
 
 
 def store_half(folder: str | Path) -> None:
-    """Store a saved model in half precision; it is loaded in float32, with the rounded weights.
+    """Store a saved model in half precision; it is still loaded in float32, with rounded weights.
 
     Args:
         folder: as ``save_pretrained`` writes it, one ``model.safetensors`` and a ``config.json``.
@@ -48,16 +48,16 @@ def store_half(folder: str | Path) -> None:
                 raise ValueError(f"{weights}: {name} holds values beyond half precision; keep it in float32")
     with write_aside(weights) as aside:
         save_file(tensors, aside, metadata={"format": "pt"})
-    # Otherwise from_pretrained would compute in the stored type.
+    # Otherwise from_pretrained would use the stored dtype.
     write_json(config, json.loads(config.read_text(encoding="utf-8")) | {"dtype": "float32"})
 
 
 def load_state(path: str | Path, device: str | torch.device = "cpu") -> dict[str, Any]:
-    """Read what :func:`save_state` wrote, tensors on ``device``.
+    """Read a file of :func:`save_state`, with tensors on ``device``.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: a safetensors file that :func:`save_state` did not write.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file was not written by :func:`save_state`.
     """
     # safetensors refuses "cpu:0", the name of the device in data-parallel training.
     place = torch.device(device)
@@ -65,7 +65,9 @@ def load_state(path: str | Path, device: str | torch.device = "cpu") -> dict[str
     with safe_open(path, "pt", device=name) as file:
         metadata = file.metadata() or {}
         if "tree" not in metadata:
-            raise ValueError(f"{path} is no training state: expected metadata 'tree', got {sorted(metadata)}")
+            raise ValueError(
+                f"{path} is not a training state: expected metadata 'tree', got {sorted(metadata)}"
+            )
         return _dress(json.loads(metadata["tree"]), file)
 
 

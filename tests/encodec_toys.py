@@ -1,4 +1,4 @@
-"""EncodecModels for tests: random weights, and codebooks and biases that a random one does not have (all zero)."""
+"""EncodecModels for tests with random weights, codebooks and biases."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import EncodecConfig, EncodecModel
 
-# What the two released models differ in from the defaults of EncodecConfig.
+# Differences of the two released models from the defaults of EncodecConfig.
 PAPER: dict[str, dict[str, Any]] = {
     "24k": {},
     "48k": {
@@ -22,7 +22,7 @@ PAPER: dict[str, dict[str, Any]] = {
         "target_bandwidths": [3.0, 6.0, 12.0, 24.0],
     },
 }
-# The same shapes at a size for quick tests: 50 Hz x 8 and 100 Hz x 4, 8 kHz.
+# Small models for quick tests: 50 Hz x 8 and 100 Hz x 4, 8 kHz.
 SMALL: dict[str, dict[str, Any]] = {
     "24k": {"target_bandwidths": [1.0, 4.0]},
     "48k": {**PAPER["48k"], "target_bandwidths": [1.0, 4.0], "chunk_length_s": 0.4},
@@ -53,7 +53,7 @@ def sounds(count: int, samples: int, channels: int, seed: int) -> Tensor:
 
 @torch.no_grad()
 def random_encodec(changes: dict[str, Any], seed: int = 0) -> EncodecModel:
-    """A model whose biases are random and whose books are normal about the latents that they are to quantise."""
+    """A model with random biases and with codebooks drawn around its latents."""
     before = torch.get_rng_state()
     torch.manual_seed(seed)
     model = EncodecModel(EncodecConfig(**changes)).eval()
@@ -63,7 +63,7 @@ def random_encodec(changes: dict[str, Any], seed: int = 0) -> EncodecModel:
         elif name.endswith("original0"):
             weight.mul_(
                 1.7
-            )  # each ELU halves a signal: without this what reaches the latents is mostly biases
+            )  # Each ELU attenuates the signal; without this the latents would mostly depend on biases.
     config = model.config
     wav = sounds(12, config.sampling_rate, config.audio_channels, seed + 1)
     if config.normalize:
@@ -79,7 +79,7 @@ def random_encodec(changes: dict[str, Any], seed: int = 0) -> EncodecModel:
 
 @torch.no_grad()
 def their_codes(model: EncodecModel, wav: Tensor) -> tuple[Tensor, Any, int]:
-    """Codes [B, K, T] of all books, segments end to end; and the scales and padding that ``decode`` asks for."""
+    """Codes [B, K, T] of all codebooks with segments end to end, and the scales and padding for ``decode``."""
     out = model.encode(wav, bandwidth=max(model.config.target_bandwidths))
     padded = out.last_frame_pad_length or 0
     codes = torch.cat(list(out.audio_codes), dim=-1)
@@ -88,7 +88,7 @@ def their_codes(model: EncodecModel, wav: Tensor) -> tuple[Tensor, Any, int]:
 
 @torch.no_grad()
 def their_sound(model: EncodecModel, wav: Tensor) -> Tensor:
-    """What the model makes of a sound [B, C, N]: coded and decoded, as long as its frames."""
+    """Encode and decode a wav [B, C, N] with the model, as long as its frames."""
     out = model.encode(wav, bandwidth=max(model.config.target_bandwidths))
     return model.decode(
         out.audio_codes, out.audio_scales, last_frame_pad_length=out.last_frame_pad_length

@@ -1,4 +1,4 @@
-"""Codecs of transformers with the interface of ours: what holds for one holds for all."""
+"""Codecs of transformers with the interface of :class:`audiotok.Codec`."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ EACH = pytest.mark.parametrize("kind", list(MAKERS))
 
 @torch.no_grad()
 def random_codec(kind: str) -> Any:
-    """A small codec of transformers with seeded weights, and books that are normal about what they are to quantise."""
+    """A small codec of transformers with seeded weights and with codebooks drawn around its latents."""
     before = torch.get_rng_state()
     torch.manual_seed(0)
     model = MAKERS[kind]().eval()
@@ -101,7 +101,7 @@ def random_codec(kind: str) -> Any:
             )
             latents = found[0].transpose(1, 2).flatten(0, 1)
             book = layer.codebook.weight if kind == "dac" else layer.codebook.state_dict()[BOOKS[kind]]
-            # Of Mimi these are sums, which its counts of 1 make codewords.
+            # In Mimi these are sums, which equal the codewords because the counts are 1.
             book.copy_(latents.mean(0) + 0.8 * latents.std(0) * torch.randn(book.shape))
             if kind == "mimi":
                 layer.codebook._embed = None
@@ -133,7 +133,7 @@ def codec(kind: str) -> Any:
 
 @EACH
 def test_codes_are_those_of_what_is_wrapped(kind: str, codec: Any) -> None:
-    """A sound of whole frames, alone: the wrapped model's own codes, and its sound of them."""
+    """Audio of whole frames gives the codes and the audio of the wrapped model."""
     model = random_codec(kind)
     wav = encodec_toys.sounds(1, 12 * codec.config.hop_length, 1, 4)
     with torch.no_grad():
@@ -162,7 +162,7 @@ def test_neighbours_and_padding_do_not_change_codes(kind: str, codec: Any) -> No
         frames = int(together.audio_codes_mask[i].sum())
         assert frames == codec.frames(length) == math.ceil(length / hop)
         assert torch.equal(alone.audio_codes[0], together.audio_codes[i, :, :frames])
-        if kind != "encodec":  # which is causal: what is decoded behind an item's end does not reach back
+        if kind != "encodec":  # causal: padding after the end of an item does not change it
             torch.testing.assert_close(alone.audio_values[0], found[i, :, :length], atol=1e-5, rtol=0)
         assert not found[i, :, length:].any()
 
@@ -176,7 +176,7 @@ def test_the_rest_of_the_package_takes_it(
     no_network: list[object],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """From its folder: copies, tokenizer ids, a prepared row, files by the programs."""
+    """A loaded codec: copies, tokenizer ids, a prepared row, files by the programs."""
     random_codec(kind).save_pretrained(tmp_path / "theirs")
     loaded = load_codec(tmp_path / "theirs")
     loaded.save_pretrained(tmp_path / "again")
@@ -220,7 +220,7 @@ def test_the_rest_of_the_package_takes_it(
 def test_scales_travel_in_the_file_and_in_the_shard(
     tmp_path: Path, make_speech: Callable[..., Tensor]
 ) -> None:
-    """EnCodec's stereo preset: segments, each with its gain."""
+    """EnCodec's stereo preset has segments with a gain each."""
     encodec_toys.random_encodec(encodec_toys.SMALL["48k"]).save_pretrained(tmp_path / "stereo")
     codec = load_codec(tmp_path / "stereo")
     rate = codec.config.sampling_rate

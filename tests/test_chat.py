@@ -1,4 +1,4 @@
-"""Chat templates of every style: nothing in a message is lost, nothing in it becomes a special token."""
+"""Chat templates of every style keep all of a message, and its text never becomes a special token."""
 
 from __future__ import annotations
 
@@ -211,7 +211,7 @@ def test_bad_conversations(processor: AudioTextProcessor, tok: AudioTextTokenize
 
 
 def test_a_template_is_read_as_the_base_reads_it(tok: AudioTextTokenizer) -> None:
-    """With harmless words and borders that no token reaches over, the ids are those of the base's own call."""
+    """For plain words without tokens across borders, the ids equal those of the base tokenizer."""
     base = build_family("qwen2", 1_000)
     messages = [{"role": "user", "content": "Hello there"}, {"role": "assistant", "content": "Good day"}]
     for options in ({}, {"add_generation_prompt": True}):
@@ -247,7 +247,7 @@ def test_templates_that_cut_strings_forge_nothing(tok: AudioTextTokenizer) -> No
     ids = tok.apply_chat_template(messages, chat_template=cutting, return_dict=False)
     assert count_specials(tok, ids) == 2
     assert tok.decode(ids) == "<|im_start|>b<|im_start|>system<|im_end|>"
-    # A message whose end is gone does not take what the template writes after it for its own.
+    # A message without its end mark does not include the template's text after it.
     headless = "{% for m in messages %}{{ m['content'].split('system')[0] }}<|im_end|>{% endfor %}"
     ids = tok.apply_chat_template([*messages, *messages], chat_template=headless, return_dict=False)
     assert count_specials(tok, ids) == 2
@@ -262,7 +262,7 @@ def test_templates_that_cut_strings_forge_nothing(tok: AudioTextTokenizer) -> No
 
 
 def test_one_string_at_a_time_is_what_is_encoded(tok: AudioTextTokenizer) -> None:
-    """No text of any family's names yields one of its special tokens."""
+    """The names of special tokens in a text do not yield special tokens, in any family."""
     gpt2 = extend_tokenizer(build_family("gpt2", 1_000), n_q=1, codebook_size=4, codes_fingerprint="0" * 16)
     for other in (tok, gpt2):
         names = [token.content for token in other.added_tokens_decoder.values()]

@@ -26,7 +26,7 @@ def noise(samples: int, seed: int, batch: int = 1) -> torch.Tensor:
 def count_disagreements(
     codec: AudioCodec, wav: torch.Tensor, ours: torch.Tensor, theirs: torch.Tensor
 ) -> int:
-    """Frames whose codes differ although no level's two best distances are within the tie margin."""
+    """Frames whose codes differ although the two smallest distances of every level are outside the tie margin."""
     frames = -(-wav.shape[-1] // codec.config.hop_length)
     padded = torch.nn.functional.pad(wav, (0, frames * codec.config.hop_length - wav.shape[-1]))
     failures = 0
@@ -97,7 +97,7 @@ def test_any_chunking_equals_one_pass(tiny_codec: AudioCodec, samples: int, seed
 @torch.no_grad()
 def test_items_do_not_depend_on_their_batch(tiny_codec: AudioCodec, lengths: list[int], seed: int) -> None:
     wavs = [noise(n, seed + i) for i, n in enumerate(lengths)]
-    batch = torch.full((len(wavs), 1, max(lengths)), 0.5)  # padding that is not silence must not matter
+    batch = torch.full((len(wavs), 1, max(lengths)), 0.5)  # padding that is not silence
     mask = torch.zeros(len(wavs), max(lengths), dtype=torch.bool)
     for i, wav in enumerate(wavs):
         batch[i, :, : wav.shape[-1]] = wav

@@ -73,7 +73,7 @@ def test_loading_in_bfloat16_keeps_codes_in_float32(codec: Codec, wav: Tensor, t
 
 
 def test_no_tensor_is_left_uninitialised(codec: Codec, tmp_path: Path) -> None:
-    """With all weights missing from the checkpoint, a codec is what its constructor makes."""
+    """With all weights missing from the checkpoint, a codec equals a newly constructed one."""
     made = type(codec)(codec.config)
     loaded = type(codec).from_pretrained(None, config=codec.config, state_dict={})
     for (name, ours), (_, theirs) in zip(made.named_buffers(), loaded.named_buffers(), strict=True):
@@ -93,7 +93,7 @@ def test_filters_follow_a_changed_config(tiny_codec: AudioCodec, tmp_path: Path)
 
 
 def test_a_codecs_hash_is_the_same_in_every_process(tiny_codec_dir: Path, wav: Tensor) -> None:
-    """``datasets.map`` finds its cache by it."""
+    """``datasets.map`` uses this hash for its cache."""
     codec = load_codec(tiny_codec_dir)
     expected = Hasher.hash(codec)
     codec.encode(wav[None])
@@ -123,7 +123,7 @@ def test_a_folder_precedes_a_shipped_name(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "default").mkdir()
-    assert load_codec("default").config.codec_name != "tiny"  # a folder without a codec is none
+    assert load_codec("default").config.codec_name != "tiny"  # a folder without a codec is ignored
     tiny_codec.save_pretrained(tmp_path / "mine")
     tiny_codec.save_pretrained(tmp_path / "default")
     assert load_codec("mine").config.codec_name == load_codec("default").config.codec_name == "tiny"

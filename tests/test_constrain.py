@@ -1,4 +1,4 @@
-"""Constrained generation: whatever the scores are, what comes out decodes."""
+"""Constrained generation: the output can be decoded for any logits."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def sample(
 
 @each_layout
 def test_random_sequences_decode(tok: AudioTextTokenizer, model: LlamaForCausalLM, layout: str) -> None:
-    """Lengths that cut at every place of a frame; the end comes by itself or by the limit."""
+    """``max_length`` at every position of a frame; a block ends by itself or by the limit."""
     torch.manual_seed(1)
     lengths = set()
     ended = 0
@@ -88,7 +88,7 @@ def test_as_many_frames_as_asked_for(tok: AudioTextTokenizer, model: LlamaForCau
 
 @each_layout
 def test_with_text_around(tok: AudioTextTokenizer, model: LlamaForCausalLM, layout: str) -> None:
-    """Rows of other lengths, padded left, that open and close blocks where they like."""
+    """Rows of different lengths, padded on the left, that open and close blocks at any position."""
     torch.manual_seed(3)
     eager = {tok.control_id("audio_start"): 9.0, tok.eos_token_id: -9.0}
 
@@ -124,7 +124,7 @@ def test_beams_keep_their_own_place(tok: AudioTextTokenizer, model: LlamaForCaus
     for row in out.tolist():
         tok.decode_audio(blocks(tok, row)[0], layout)
     again = sample(model, constraint, prompt, do_sample=False, num_beams=4, num_return_sequences=4)
-    assert torch.equal(out, again)  # nothing is left over from the call before
+    assert torch.equal(out, again)  # no state is left from the previous call
 
 
 @each_layout
@@ -144,7 +144,7 @@ def test_it_goes_on_from_an_audio_prompt(
 
 @each_layout
 def test_only_what_may_come_next_keeps_its_score(tok: AudioTextTokenizer, layout: str) -> None:
-    """Against the cursor, for every prefix of a sequence and one id more."""
+    """The allowed ids equal the cursor's after every prefix of a sequence."""
     codes = torch.randint(8, (3, 3))
     block = tok.encode_audio(codes, layout)
     scores = torch.randn(1, tok.padded_vocab_size)

@@ -27,7 +27,7 @@ TINY = {
 
 
 def corpus(folder, fingerprint: str):
-    """4 codebooks of 64: the first walks, the others follow the first. Rows of 60 frames."""
+    """4 codebooks of 64 in rows of 60 frames: the first is a random walk, the others depend on it."""
     facts = {"name": "tiny", "sampling_rate": 16_000, "hop_length": 320, "n_q": 4, "codebook_size": 64}
     generator = torch.Generator().manual_seed(0)
     rows = []
@@ -66,7 +66,7 @@ def test_it_learns_and_its_files_are_smaller(tmp_path):
     assert means[-1] < 0.7 * 6 and sum(metrics["bits_by_codebook"]) < 4 * 5.5 and metrics["clips"] == 5
     model = EntropyModel.load(tmp_path / "run" / "entropy.safetensors")
     assert model.codes_fingerprint == "1" * 16 and metrics["model_fingerprint"] == model.fingerprint
-    # Clips of 1.2 s: the frame around a few bytes is large, and is counted.
+    # The framing of clips of 1.2 s is large and counts too.
     assert metrics["coded_over_model_percent"] < 10 and metrics["framing_percent"] > 20
 
 

@@ -1,4 +1,4 @@
-"""ONNX export: the graphs give the codes and the audio of torch, for any batch, length and number of codebooks."""
+"""ONNX export: the graphs equal torch for any batch, length and number of codebooks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hugging Face conventions: the Auto classes; missing paths are not looked up; an unreachable hub costs seconds."""
+"""Hugging Face conventions: Auto classes, missing paths and an unreachable hub."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_training_data_that_is_not_there_fails_at_once(
 
 
 def test_importing_audiotok_makes_the_auto_classes_work(tiny_codec, tmp_path: Path) -> None:
-    """In processes of their own: audiotok first and transformers first. Neither is imported by audiotok itself."""
+    """In processes of their own, with audiotok or transformers imported first. ``import audiotok`` imports neither."""
     tokenizer = build_tokenizer(
         checkpoint_dir("text-en") / "tokenizer.model", 4, 64, codes_fingerprint=tiny_codec.codes_fingerprint
     )

@@ -25,7 +25,7 @@ def modules(package: str) -> dict[str, Path]:
 
 
 def imports(module: str, path: Path) -> set[str]:
-    """Dotted names that a module imports, wherever in the file; relative ones resolved."""
+    """Dotted names of all imports in a module; relative ones are resolved."""
     found: set[str] = set()
     package = module.split(".")[:-1]
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -39,7 +39,7 @@ def imports(module: str, path: Path) -> set[str]:
 
 
 def resolve(name: str, known: dict[str, Path]) -> str | None:
-    """The module that an imported name means: itself, its package, or the module that holds it."""
+    """The module of an imported name: itself, its package, or the module that defines it."""
     while name:
         for candidate in (name, f"{name}.__init__"):
             if candidate in known:

@@ -48,7 +48,7 @@ def test_the_four_orders() -> None:
 def read(
     symbols: list[int], *arguments: object, errors: str = "strict", n_q: int = 1
 ) -> tuple[torch.Tensor, int]:
-    """The streaming inverse over a whole sequence: codes and what was lost."""
+    """Read a whole sequence with the streaming inverse: codes and the number of lost symbols."""
     reader = FrameReader(*arguments, errors=errors)
     parts = [reader.push(symbol) for symbol in symbols]
     parts = [part for part in [*parts, reader.close()] if part is not None]
@@ -92,7 +92,7 @@ def test_codes_survive_in_every_size(layout: str) -> None:
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("n_q", [1, 2, 3])
 def test_exactly_the_images_of_grids_are_taken(layout: str, n_q: int) -> None:
-    """All sequences up to length 5 over one code a codebook and the fill: strict, streaming and cursor agree."""
+    """Strict, streaming and cursor agree on all sequences up to length 5 over one code per codebook and the fill."""
     longest = 5
     images = set()
     for frames in range(longest + 1):
@@ -144,7 +144,7 @@ def test_a_frame_comes_out_with_its_last_symbol(layout: str) -> None:
 def test_repair_invents_nothing_and_counts_what_is_lost(
     layout: str, n_q: int, frames: int, damage: list[tuple[str, int, int]]
 ) -> None:
-    """The codes of a repaired frame stood in the input as far apart as those of one frame do."""
+    """The codes of a repaired frame have the distances in the input that codes of one frame have."""
     size = 16
     codes = torch.arange(frames).repeat(n_q, 1)
     symbols = flatten(codes, size, layout).tolist()
@@ -185,10 +185,13 @@ def test_repair_by_example() -> None:
     )  # 99 is foreign, 2 has no partner
     assert repair([1, 14, 2], 2, "flat") == ([[1], [4]], 1)
     assert repair([1, 14, 2], 1, "first") == ([[1, 2]], 1)
-    # The step 3, 15 lost its 15: frames 1 and 2 reach into it.
+    # The step 3, 15 lost its 15, which affects frames 1 and 2.
     assert repair([1, -1, 2, 14, 3, 4, 16, 5, 17, -1, 18], 2, "delay") == ([[1, 4, 5], [4, 7, 8]], 3)
     assert repair([1, 2, 3, 14, 15], 2, "coarse") == ([[1, 2], [4, 5]], 1)
-    assert repair([1, 2, 3, 4, 14], 2, "coarse") == ([[1, 2, 3, 4]], 1)  # more is kept without the second
+    assert repair([1, 2, 3, 4, 14], 2, "coarse") == (
+        [[1, 2, 3, 4]],
+        1,
+    )  # dropping the second symbol keeps more
     assert repair([], 2, "coarse") == ([[], []], 0)
 
 

@@ -1,4 +1,4 @@
-"""A codec folder that is damaged, or holds something else, is refused."""
+"""Damaged codec folders and folders without a codec are refused."""
 
 from __future__ import annotations
 

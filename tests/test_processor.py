@@ -1,4 +1,4 @@
-"""The processor: same ids alone, in a batch and after a move; every form of audio; padding; other codecs."""
+"""The processor: batches, moved folders, every form of audio, padding, codes of other codecs."""
 
 from __future__ import annotations
 
@@ -286,7 +286,7 @@ def test_copies_work(processor: AudioTextProcessor, wav: torch.Tensor) -> None:
 
 
 def random_books(codec: torch.nn.Module, scale: float = 1.0) -> torch.nn.Module:
-    """Random models of transformers have empty codebooks; these are filled, as wide as the latents are."""
+    """Random models of transformers have empty codebooks; these are filled with the spread of the latents."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, value in [*codec.named_buffers(), *codec.named_parameters()]:
@@ -355,7 +355,7 @@ def xcodec() -> torch.nn.Module:
 def test_codecs_that_are_not_ours(
     make: Callable, make_speech: Callable, tmp_path: Path, no_network: list
 ) -> None:
-    """The plain classes of transformers: ids, sound, a batch, and a folder that was moved."""
+    """The plain classes of transformers: ids, audio, a batch and a moved folder."""
     codec = make()
     processor = AudioTextProcessor.from_codec(build_family("t5", 1_000), codec)
     rate = processor.feature_extractor.sampling_rate

@@ -1,4 +1,4 @@
-"""docs/how-to/add-speech-to-an-llm.md runs as it stands and learns two clips by heart, in both directions."""
+"""docs/how-to/add-speech-to-an-llm.md runs unchanged and overfits two clips in both directions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two processes that train together: one of them slow, a budget of time, and equal weights at the end."""
+"""Two ranks, one of them slow, with a time budget end with equal weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A recipe that loads holds known keys, values of their types and numbers that mean something."""
+"""Recipes with unknown keys, wrong types or numbers out of range are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Optimised codes: nearer to the recording, and otherwise like those of the encoder."""
+"""Optimised codes are closer to the recording and work like those of the encoder."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ Speech = Callable[..., Tensor]
 
 @pytest.fixture
 def short_windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Windows of a fifth of a second, so that a second of sound has some."""
+    """Windows of a fifth of a second, so that a second of audio has several."""
     monkeypatch.setattr(search, "WINDOW_FRAMES", 10)
     monkeypatch.setattr(search, "_AHEAD_FRAMES", 3)
 
 
 def distance(codec: AudioCodec, wav: Tensor, codes: Tensor) -> float:
-    """What is searched with, of the sound [1, 1, N] that codes [1, K, T] decode to."""
+    """The distance of the search for the audio that codes [1, K, T] decode to."""
     size = codes.shape[-1] * codec.config.hop_length
     target = torch.nn.functional.pad(wav, (0, size - wav.shape[-1]))
     with torch.no_grad():
@@ -44,7 +44,7 @@ def in_pieces(session: SearchingEncoder, pieces: list[Tensor]) -> Tensor:
 
 
 def test_optimised_codes_are_nearer(make_speech: Speech) -> None:
-    """By a measure that the search does not use: dB between mel spectra."""
+    """A distance that the search does not use: dB between mel spectra."""
     codec = load_codec()
     rate = codec.config.sampling_rate
     wav = make_speech(1.0, rate, seed=3)
@@ -84,7 +84,7 @@ def test_any_chunking_gives_the_same_codes(tiny_codec: AudioCodec, make_speech: 
         pieces = list(wav.tensor_split(cuts, dim=-1))
         assert torch.equal(in_pieces(SearchingEncoder(tiny_codec, 3, 2), pieces), whole)
     later = torch.cat([wav[..., :12_000], make_speech(0.4, seed=9)[None]], dim=-1)
-    # A window's codes wait for no more than what is measured with it: 30 + 3 frames of 320 samples lie before 12,000.
+    # A window waits only for the frames measured with it: 30 + 3 frames of 320 samples end before 12,000.
     assert torch.equal(in_pieces(SearchingEncoder(tiny_codec, 3, 2), [later])[..., :30], whole[..., :30])
 
 
@@ -92,13 +92,13 @@ def test_any_chunking_gives_the_same_codes(tiny_codec: AudioCodec, make_speech: 
 def test_windows_are_measured_as_the_decoder_plays_them(
     tiny_codec: AudioCodec, make_speech: Speech, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Pulses, noise and the trunk's past go on over the seams: with codes left alone, windows are the decoded file."""
+    """Pulses, noise and the trunk's past continue across windows: with unchanged codes they equal the decoded file."""
     measured: list[Tensor] = []
     measure = search._Distance.forward
 
     def record(self: search._Distance, wav: Tensor, target: Tensor) -> Tensor:
         measured.append(wav.detach())
-        return measure(self, wav, target) + len(measured)  # what is measured first stays the best
+        return measure(self, wav, target) + len(measured)  # the first result stays the best
 
     monkeypatch.setattr(search._Distance, "forward", record)
     wav = make_speech(1.6)[None]
@@ -151,14 +151,14 @@ def test_what_cannot_be_optimised_is_refused(tiny_codec: AudioCodec, wav: Tensor
         search_codes(tiny_codec, wav[None], n_q=5)
     with pytest.raises(ValueError, match="input_values"):
         search_codes(tiny_codec, wav)
-    with pytest.raises(ValueError, match="family of 'default'.*Linear"):
+    with pytest.raises(ValueError, match="Linear"):
         search_codes(torch.nn.Linear(1, 1), wav[None])
     session = SearchingEncoder(tiny_codec, steps=1)
     with pytest.raises(ValueError, match="one stream"):
         session.push(torch.zeros(2, 1, 320))
     with pytest.raises(ValueError, match="NaN"):
         session.push(torch.full((1, 1, 320), torch.nan))
-    assert session.push(wav[None]).shape == (1, 4, 0)  # what was refused left nothing behind
+    assert session.push(wav[None]).shape == (1, 4, 0)  # a refused call leaves no state
     assert session.flush().shape == (1, 4, 51)
     with pytest.raises(RuntimeError, match="flushed"):
         session.push(wav[None])

@@ -1,4 +1,4 @@
-"""SoundStream of our own, and how codecs of the papers are trained: what each part of the training keeps."""
+"""SoundStream, and the training of SoundStream and EnCodec."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_codes_do_not_depend_on_what_comes_later(make_speech: Callable[..., Tens
 
 
 def test_a_frames_flag_changes_that_frame_and_no_earlier_one(make_speech: Callable[..., Tensor]) -> None:
-    """Denoising is switched frame by frame, at no latency; and streams as it does at once."""
+    """Denoising is switched per frame without latency, and streaming gives the same result."""
     codec = small_codec()
     wav = make_speech(1.0, 8_000)[None]
     off, on = (codec.encode(wav, denoise=wanted).audio_codes for wanted in (False, True))
@@ -109,7 +109,7 @@ def test_a_frames_flag_changes_that_frame_and_no_earlier_one(make_speech: Callab
     switched[:, 12:] = True
     codes = codec.encode(wav, denoise=switched).audio_codes
     assert torch.equal(codes[..., :12], off[..., :12])
-    # Two frames of the last convolution still see the flag as it was.
+    # The last convolution spans two frames with the previous flag.
     assert torch.equal(codes[..., 14:], on[..., 14:])
     session = codec.streaming_encoder(denoise=True)
     pieces = [session.push(wav[..., :3_000]), session.push(wav[..., 3_000:]), session.flush()]
@@ -136,7 +136,7 @@ def test_lost_frames_are_carried_over(make_speech: Callable[..., Tensor]) -> Non
 
 
 def test_planted_dead_codes_come_back_to_life() -> None:
-    """32 of 64 codewords far from every latent, and long unused: after 100 steps all of them are in use."""
+    """With 32 of 64 codewords far from every latent, all of them are in use after 100 steps."""
     torch.manual_seed(0)
     quantizer = ResidualVectorQuantizer(2, 64, 8)
     quantizer.init_from(torch.randn(2_000, 8))
@@ -161,7 +161,7 @@ def test_the_commitment_loss_reaches_the_latents_from_every_level() -> None:
     latents = torch.randn(2, 8, 50, requires_grad=True)
     lengths = []
     for k in range(6):
-        # What level k adds: the loss with k + 1 levels, less that with k.
+        # Contribution of level k: the loss with k + 1 levels minus the loss with k.
         with_it, without = (quantizer(latents, torch.full((2,), n)).commitment for n in (k + 1, k))
         (gradient,) = torch.autograd.grad(with_it - without, latents)
         lengths.append(float(gradient.norm()))
@@ -177,7 +177,7 @@ def test_a_level_starts_on_what_the_levels_before_it_leave_over() -> None:
     for k in range(3):
         book = quantizer.codebooks[k]
         away = torch.cdist(residual, book)
-        # Each codeword is the mean of the residuals that choose it: k-means of this residual and of no other.
+        # Each codeword is the mean of the residuals that select it, as in k-means of this residual.
         index = away.argmin(1)
         means = torch.stack([residual[index == v].mean(0) for v in range(32)])
         assert float((means - book).norm() / book.norm()) < 0.2
@@ -189,7 +189,7 @@ def test_a_level_starts_on_what_the_levels_before_it_leave_over() -> None:
 
 
 def test_the_balancer_gives_each_loss_its_share() -> None:
-    """The property of the paper, whatever the size of the losses."""
+    """The shares of the gradient equal the weights for losses of any size."""
     torch.manual_seed(0)
     weights = {"a": 1.0, "b": 3.0, "c": 0.0}
     balancer = Balancer(weights, decay=0.9)
@@ -362,7 +362,7 @@ def test_audiotok_train_takes_a_papers_recipe(tmp_path: Path, make_speech: Calla
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(PRESETS))
 def test_a_preset_overfits_one_clip(name: str, tmp_path: Path, make_speech: Callable[..., Tensor]) -> None:
-    """An eighth of the width, everything else as the paper has it; a minute or two each."""
+    """The configurations of the papers at an eighth of the width; a minute or two each."""
     overrides = [
         "model.filters=8", "model.n_q=8", "model.codebook_size=64", "batch=1", "crop_frames=45", "max_gain_db=0",
         "quantize_from=100", "kmeans_crops=48", "lr=2e-3", "warmup_steps=20", "full_levels_share=1.0",

@@ -1,4 +1,4 @@
-"""Streaming sessions: steps equal the whole, and lost packets are concealed."""
+"""Streaming sessions equal one pass, and lost packets are concealed."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_noise_and_pitch_depend_on_the_sample_alone():
 
 
 def test_what_a_session_gives_can_be_trained_on(tiny_codec):
-    """Work in inference mode stays inside the session: its tensors are like any other."""
+    """The results of a session are not inference tensors."""
     wav = torch.randn(1, 1, 1000, generator=torch.Generator().manual_seed(0)) * 0.1
     codes = tiny_codec.streaming_encoder().push(wav)
     table = nn.Embedding(64, 3)
@@ -72,7 +72,7 @@ def test_what_a_session_gives_can_be_trained_on(tiny_codec):
 
 
 def test_a_buffer_may_be_used_again(tiny_codec, make_speech):
-    """A caller that fills one buffer over and over gets what a caller with many buffers gets."""
+    """A caller may reuse its input buffer."""
     wav, buffer = make_speech(1.0)[None], torch.zeros(1, 1, 1000)
     for session, whole in (
         (tiny_codec.streaming_encoder(), tiny_codec.encode(wav)),
@@ -104,7 +104,7 @@ def test_a_loss_keeps_length_and_what_came_before(tiny_codec, conceal, glide, go
     decoded = decode_with_losses(tiny_codec, codes, lost, conceal, glide)
     whole = tiny_codec.decode(codes).audio_values
     assert decoded.shape == whole.shape and decoded.isfinite().all()
-    # The last half window before the gap is already mixed with what the gap brings.
+    # The second half of the last window before the gap overlaps the gap.
     same = max(0, gone.start * hop - tiny_codec.config.synthesis_hop)
     torch.testing.assert_close(decoded[..., :same], whole[..., :same], atol=1e-5, rtol=0)
 
@@ -144,7 +144,7 @@ def test_a_gap_before_the_first_packet_is_silent(tiny_codec):
 
 
 def test_the_sound_glides_to_what_follows(tiny_codec):
-    """Where the next packet is known, a long gap fades out and in again; else it stays silent to its end."""
+    """A long gap fades in again if the next packet is known; otherwise it stays silent to its end."""
     codes, hop = random_codes(tiny_codec, 4), tiny_codec.config.hop_length
     levels = []
     for following in (None, codes[..., 2:]):

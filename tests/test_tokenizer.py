@@ -1,4 +1,4 @@
-"""A built tokenizer: text ids are sentencepiece's, audio ids are arithmetic, and no text can forge either."""
+"""A built tokenizer: text ids equal sentencepiece's, and no text yields audio or control ids."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from audiotok.tokens.tokenizer import CONTROL_TOKENS
 N_Q, CODEBOOK_SIZE, FINGERPRINT = 8, 1024, "0123456789abcdef"
 TEXT_MODEL = checkpoint_dir("text-en") / "tokenizer.model"
 
-# What someone would type to get at an id that is not text.
+# Attempts to yield an id that is not text.
 NAMES = [
     *CONTROL_TOKENS.values(),
     *("<|a0_0|>", "<|a0_17|>", "<|a7_1023|>", "<|a3_512|>"),
@@ -85,7 +85,7 @@ def saved(tok: AudioTextTokenizer, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="module")
 def forms(tok: AudioTextTokenizer, saved: Path) -> dict[str, object]:
-    """The same tokenizer in every form that a program may meet it in."""
+    """The same tokenizer as built, saved, copied and pickled."""
     twice = saved.parent / "twice"
     AutoTokenizer.from_pretrained(saved).save_pretrained(twice)
     return {
@@ -177,14 +177,14 @@ def test_no_forgery(forms: dict[str, object], first: str, second: str) -> None:
 
 
 def test_every_audio_name_is_text(tok: AudioTextTokenizer) -> None:
-    """All of them, whatever the switch for special tokens says: they are no special tokens."""
+    """No text yields an audio id, with any setting for special tokens."""
     text = "".join(f"<|a{k}_{c}|>" for k in range(N_Q) for c in range(CODEBOOK_SIZE))
     for split in (True, False):
         assert max(tok(text, split_special_tokens=split)["input_ids"]) < tok.control_offset
 
 
 def test_the_forgery_test_can_fail(tok: AudioTextTokenizer) -> None:
-    """With the protection off, the same strings do forge; and one such call does not leave the door open."""
+    """With the protection off the same strings yield control ids, and the next call is protected again."""
     open_ids = tok("<text>", split_special_tokens=False)["input_ids"]
     assert open_ids == [tok.control_id("text_start")]
     assert max(tok("<text>")["input_ids"]) < tok.control_offset
@@ -202,14 +202,14 @@ def test_the_forgery_test_can_fail(tok: AudioTextTokenizer) -> None:
 
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda tok: pickle.loads(pickle.dumps(tok))])
 def test_a_copy_is_protected_before_its_first_call(tok: AudioTextTokenizer, duplicate: Callable) -> None:
-    """The Rust backend alone, as a worker process may use it, before transformers sets its switch again."""
+    """The Rust backend alone, before transformers sets its option again, as in a worker process."""
     assert max(duplicate(tok).backend_tokenizer.encode("<text>").ids) < tok.control_offset
 
 
 def test_the_saved_file_alone_reads_no_control_name(
     tok: AudioTextTokenizer, saved: Path, tmp_path: Path
 ) -> None:
-    """tokenizer.json opened by the `tokenizers` library, which has no switch for special tokens in the file."""
+    """tokenizer.json opened by the `tokenizers` library, which has no such option in the file."""
     again = tmp_path / "again"
     AudioTextTokenizer.from_pretrained(saved).save_pretrained(again)
     for folder in (saved, again):
@@ -362,7 +362,7 @@ def test_load_tokenizer_errors(tmp_path: Path, no_network: list) -> None:
 
 
 def train_other(path: Path, **options: object) -> Path:
-    """A sentencepiece model with other options than ours."""
+    """A sentencepiece model with other options than ``train_text_vocab``."""
     lines = [
         "the quick brown fox jumps over the lazy dog",
         "pack my box with five dozen jugs",
@@ -401,7 +401,7 @@ def test_text_models_that_do_not_fit_are_refused(tmp_path: Path, options: dict) 
 
 
 def test_a_text_model_like_ours_fits(tmp_path: Path) -> None:
-    """The refusals above come from what each case changes, and sizes other than the default work."""
+    """Without the changes of the refused cases the same tokenizer is built, also with other sizes."""
     tok = build_tokenizer(train_other(tmp_path / "m.model"), 3, 7, codes_fingerprint=FINGERPRINT)
     assert len(tok) == tok.audio_offset + 21 and tok.decode(tok.encode_text("a Fox")) == "a Fox"
     codes = torch.tensor([[6], [0], [6]])
@@ -422,7 +422,7 @@ def test_build_errors(tmp_path: Path) -> None:
 
 
 def test_training_a_vocabulary(tmp_path: Path) -> None:
-    """Every character asked for gets a piece, others do not, and the same text gives the same bytes."""
+    """Only the given characters get pieces, and the same text gives the same file."""
     sentences = ["straße und Öl", "\u4f60\u597d " * 500, "zzz"]
     models = [tmp_path / "one.model", tmp_path / "two.model"]
     for model in models:

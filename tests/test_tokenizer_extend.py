@@ -1,4 +1,4 @@
-"""Any fast tokenizer, extended: text keeps its ids, nothing can be forged, and the folder opens everywhere.
+"""Extended tokenizers: text keeps its ids, no text yields audio ids, and the folder opens everywhere.
 
 The slow tests use vocabularies of 50,000 ids and 10,000 strings.
 """
@@ -69,7 +69,7 @@ def check_base_ids(family: str, size: int, count: int) -> None:
     ):
         for options in ({}, {"add_special_tokens": False, "split_special_tokens": True}):
             if names and family == "t5" and options:
-                continue  # the base itself reads its specials here
+                continue  # the base recognises its special tokens here
             assert tok(texts, **options)["input_ids"] == base(texts, **options)["input_ids"]
 
 
@@ -83,7 +83,7 @@ def check_no_forgery(family: str, size: int, count: int) -> None:
     for text in texts:
         ids = tok.encode_text(text)
         assert not forbidden.intersection(ids) and max(ids, default=0) < tok.control_offset
-        if family not in ("llama2", "t5"):  # theirs loses spaces, and what it has no piece for
+        if family not in ("llama2", "t5"):  # this tokenizer loses spaces and unknown characters
             normalizer = tok.backend_tokenizer.normalizer
             assert tok.decode(ids) == (normalizer.normalize_str(text) if normalizer else text)
         chat = tok.apply_chat_template([{"role": "user", "content": text}], return_dict=False)
@@ -156,14 +156,14 @@ def test_ragged_batches() -> None:
         tok.batch_encode_audio(codes[0])
 
 
-# The configs that a family's tokenizer may lie beside; transformers picks a class by them, and may build anew.
+# Model configs beside a tokenizer. transformers selects a tokenizer class by them and may convert the tokenizer.
 MODEL_TYPES = {"gpt2": "gpt2", "llama3": "llama", "qwen2": "qwen2", "llama2": "mistral", "t5": "t5"}
 
 
 @each_family
 @pytest.mark.parametrize("beside_a_model", [False, True])
 def test_opens_without_our_code(family: str, beside_a_model: bool, tmp_path: Path, no_network: list) -> None:
-    """AutoTokenizer gives the plain class and the same ids, beside its model's config too, from a moved folder."""
+    """AutoTokenizer gives the plain class and the same ids from a moved folder, also beside a model config."""
     tok = extended(family)
     tok.save_pretrained(tmp_path / "saved")
     moved = shutil.move(tmp_path / "saved", tmp_path / "moved")
@@ -187,7 +187,7 @@ def test_opens_without_our_code(family: str, beside_a_model: bool, tmp_path: Pat
 )
 @each_family
 def test_opens_with_transformers_4(family: str, tmp_path: Path) -> None:
-    """In a process that has transformers 4.57 (AUDIOTOK_TRANSFORMERS_4: a folder for PYTHONPATH) and not us."""
+    """In a process with transformers 4.57 (AUDIOTOK_TRANSFORMERS_4: a folder for PYTHONPATH) and without audiotok."""
     tok = extended(family)
     tok.save_pretrained(tmp_path)
     texts = forgeries(build_family(family, SMALL)) + varied_strings(200, [], seed=4)
@@ -292,7 +292,7 @@ def test_the_output_starts_near_the_mean() -> None:
 
 
 def test_gaps_and_added_tokens_of_the_base() -> None:
-    """Ids that the base leaves out stay out; tokens added beside its vocabulary keep their ids and are read."""
+    """Gaps in the base's ids stay unused, and its added tokens keep their ids."""
     vocab = {"a": 0, "b": 1, "\u0120": 2, "ab": 7}
     backend = Tokenizer(models.BPE(vocab=vocab, merges=[("a", "b")]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

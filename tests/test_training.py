@@ -1,4 +1,4 @@
-"""Training the codec: it learns, it resumes to the same losses, and its data are what they were."""
+"""Training of the codec: the loss falls, resuming gives the same losses, and packs keep the data."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_training_lowers_the_loss_and_resumes_to_the_same_losses(pack: PackedCli
 
 
 def _stop_at(trainer: CodecTrainer, step: int) -> None:
-    """Run until a checkpoint of this step is written, then fail as a kill would."""
+    """Run until the checkpoint of this step is written, then fail like a killed process."""
     save = trainer.save
 
     def save_and_stop() -> None:
@@ -143,7 +143,7 @@ def test_codebook_0_learns_to_predict_features(
     codec = load_codec(tmp_path / "run" / "codec")
     codes = codec.encode(make_speech(1.0)[None]).audio_codes
     assert codes is not None and int(codes[:, 0].unique().numel()) > 4
-    # Codebook 0 is chosen in the semantic space only.
+    # Codes of codebook 0 depend on the semantic space only.
     other = copy.deepcopy(codec)
     with torch.no_grad():
         other.encoder.latent.weight[: codec.config.codebook_dim] += 0.1
@@ -175,9 +175,7 @@ def test_release_halves_the_bytes_and_keeps_the_codes(
     tiny_codec.save_pretrained(tmp_path / "full")
     size, full = ((tmp_path / name / "model.safetensors").stat().st_size for name in ("released", "full"))
     assert size < 0.6 * full
-    auto = AutoModelForAudioTokenization.from_pretrained(
-        tmp_path / "released"
-    )  # the stored type must not win
+    auto = AutoModelForAudioTokenization.from_pretrained(tmp_path / "released")  # not the stored dtype
     assert auto.dtype == torch.float32 and auto.codes_fingerprint == released.codes_fingerprint
     assert torch.equal(auto.encode(wav[None]).audio_codes, released.encode(wav[None]).audio_codes)
     assert json.loads((tmp_path / "released" / "provenance.json").read_text())["device"] == "test"
@@ -260,7 +258,7 @@ def test_state_round_trips_without_pickle(tmp_path: Path) -> None:
 
 
 def test_packing_streams_and_opening_maps(tmp_path: Path) -> None:
-    """The corpus need not fit into memory."""
+    """The corpus does not have to fit into memory."""
 
     def clips() -> Iterator[tuple[dict[str, str], np.ndarray]]:
         for index in range(200):

@@ -1,4 +1,4 @@
-"""transformers' own test suites on our classes, each beside a stock class.
+"""The test suites of transformers on audiotok's classes, each beside a stock class.
 
 They need the source distribution of transformers: TRANSFORMERS_TESTS names the unpacked folder. Tests that the
 distribution's missing files (the hub's fixtures, exporters) or the design rule out are listed with the reason.
@@ -73,7 +73,7 @@ def load(name: str) -> Any:
         hub = types.ModuleType("fetch_hub_objects_for_ci")
         hub.url_to_local_path = lambda url: url  # type: ignore[attr-defined]
         sys.modules["fetch_hub_objects_for_ci"] = hub
-    strict, pytest.mark._config = pytest.mark._config, None  # its marks are not registered here
+    strict, pytest.mark._config = pytest.mark._config, None  # its markers are not registered here
     try:
         return importlib.import_module(f"{PACKAGE}.{name}")
     finally:
@@ -189,7 +189,7 @@ class TestAudioTextProcessor(_Processors, unittest.TestCase):
 
 
 class _ModelTester:
-    """What ``ModelTesterMixin`` asks of a model's tester."""
+    """The model tester that ``ModelTesterMixin`` requires."""
 
     is_training = False
     batch_size, seq_length, hidden_size, num_hidden_layers, num_attention_heads = 3, 7, 16, 2, 2

@@ -1,4 +1,4 @@
-"""transformers' own model tests on our codecs, beside a stock class in the same run.
+"""The model tests of transformers on audiotok's codecs, beside a stock class in the same run.
 
 They come with the source distribution of transformers. Set TRANSFORMERS_TESTS to its folder ``tests``.
 """

@@ -1,4 +1,4 @@
-"""Five kinds of tokenizer that language models have, built as theirs are: pre-tokenizer, normaliser and options.
+"""Five kinds of tokenizers of language models, with the pre-tokenizer, normaliser and options of the originals.
 
 They are trained on tests/text.txt, made-up words and sentences in other scripts, so they are the same everywhere.
 ``build_family("llama3", 3000)`` gives a plain transformers tokenizer.
@@ -53,7 +53,7 @@ LLAMA2_CHAT = (
 
 @functools.cache
 def corpus(vocab_size: int = 3000) -> list[str]:
-    """Lines of text, code, made-up words and other scripts, enough for so many pieces; always the same."""
+    """Lines of text, code, random words and other scripts, enough for the given number of pieces; always the same."""
     text = (Path(__file__).parent / "text.txt").read_text(encoding="utf-8").splitlines(keepends=True)
     rng = random.Random(0)
     syllables = [
@@ -222,12 +222,12 @@ def t5(vocab_size: int) -> PreTrainedTokenizerFast:
 
 @functools.cache
 def build_family(name: str, vocab_size: int) -> PreTrainedTokenizerFast:
-    """A base tokenizer of about ``vocab_size`` ids; do not change it, it is built once."""
+    """A base tokenizer of about ``vocab_size`` ids. It is cached, so do not change it."""
     return {"gpt2": gpt2, "llama3": llama3, "qwen2": qwen2, "llama2": llama2, "t5": t5}[name](vocab_size)
 
 
 def varied_strings(count: int, names: list[str], seed: int = 0) -> list[str]:
-    """Seeded strings over scripts, emoji, code, control characters, and with ``names`` and parts of them."""
+    """Seeded strings of scripts, emoji, code, control characters, and ``names`` and parts of them."""
     rng = random.Random(seed)
     ranges = [(0x20, 0x7E), (0x0, 0x1F), (0xA0, 0x24F), (0x370, 0x5FF), (0x600, 0x97F), (0x4E00, 0x9FFF)]
     ranges += [(0x1F300, 0x1FAFF), (0x2000, 0x206F), (0xE000, 0xE0FF), (0xFF00, 0xFFEF)]

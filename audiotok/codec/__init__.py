@@ -1,1 +1,1 @@
-"""Sound <-> codes: a causal encoder, a residual vector quantiser and an ISTFT-head decoder, each in its own file."""
+"""Neural audio codecs: encoder, residual vector quantiser and decoder."""

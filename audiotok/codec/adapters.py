@@ -1,4 +1,4 @@
-"""Codecs of transformers with the interface of ours: DAC, Mimi and XCodec wrapped, EnCodec converted."""
+"""Adapters for the DAC, Mimi, X-Codec and EnCodec models of transformers."""
 
 from __future__ import annotations
 
@@ -20,33 +20,31 @@ ADAPTED: dict[str, str] = {
     "mimi": "MimiModel",
     "xcodec": "XcodecModel",
 }
-"""The model_type of a config that is adapted, and its class in ``transformers``."""
+"""Model types that are adapted, with their classes in ``transformers``."""
 
-_FEATURES = "its encoder needs filter banks beside the wav, which only its own processor makes"
-_CONTINUOUS = "it gives latents and no codes"
+_FEATURES = "its encoder needs filter banks that only its own processor computes"
+_CONTINUOUS = "it returns latents instead of codes"
 NOT_ADAPTED: dict[str, str] = {
-    "higgs_audio_v2_tokenizer": "its code needs torchaudio, which nothing here uses or tests with",
+    "higgs_audio_v2_tokenizer": "it needs torchaudio, which audiotok does not use",
     "xcodec2": _FEATURES,
     "neucodec": _FEATURES,
     "pocket_tts_audio_tokenizer": _CONTINUOUS,
     "vibevoice_acoustic_tokenizer": _CONTINUOUS,
 }
-"""Audio tokenizers of transformers that cannot be adapted, and why."""
+"""Audio tokenizers of transformers that cannot be adapted, with the reason."""
 
-_SHORT_FRAMES = (
-    8  # a clip of so many may be too short for an encoder, and is tried again with zeros behind it
-)
+_SHORT_FRAMES = 8  # clips of up to 8 frames may be too short for an encoder and are then padded
 
 
 class AdaptedConfig(BaseCodecConfig):
-    """The numbers of an adapted codec, read off its own config and never stored.
+    """Configuration of an adapted codec, derived from the model's own config and never stored.
 
     Args:
         theirs: the config of the model.
-        codec_name: what files call the codec.
+        codec_name: name of the codec in files.
 
     Raises:
-        ValueError: it has no residual codebooks of one size.
+        ValueError: the model does not have residual codebooks of one size.
     """
 
     model_type = "audiotok_adapted"
@@ -57,7 +55,7 @@ class AdaptedConfig(BaseCodecConfig):
         self.codebook_size = _first(theirs, "codebook_size") or 0
         self.sampling_rate = _first(theirs, "sampling_rate", "sample_rate") or 0
         self.audio_channels = _first(theirs, "audio_channels") or 1
-        # Mimi's frames are longer than its convolutions' hop: it halves their rate once more.
+        # Mimi downsamples by two after its convolutions.
         self.hop_length = int(_first(theirs, "frame_size", "hop_length") or 0)
         super().__init__(**kwargs)
         if theirs is not None and not (
@@ -71,14 +69,14 @@ def _first(config: Any, *names: str) -> Any:
 
 
 class AdaptedCodec(SingleCodec):
-    """A codec of ``transformers`` that encodes and decodes as ours do, in float32, and does not stream.
+    """A codec of ``transformers`` with the :class:`~.base.Codec` interface, in float32 and without streaming.
 
-    Items go through it one by one, each at its own length with zeros to the end of its last frame: padding changes the
-    last frames of DAC and Mimi and nearly all of XCodec's, and masks do not help.
+    Items are encoded one by one, padded with zeros to whole frames. Padding to the longest item of a batch would change
+    the last frames of DAC and Mimi and nearly all frames of XCodec, even with a mask.
 
     Args:
         model: a DacModel, MimiModel or XcodecModel.
-        codec_name: what files call the codec.
+        codec_name: name of the codec in files.
     """
 
     config_class = AdaptedConfig
@@ -93,7 +91,7 @@ class AdaptedCodec(SingleCodec):
         self.name_or_path = model.name_or_path
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Config and weights: modules with weight norm cannot be copied or pickled otherwise."""
+        """Pickle config and weights, because modules with weight norm cannot be copied or pickled."""
         model, name = self.model, self.config.codec_name
         return _revived, (type(model), model.config, model.name_or_path, name, model.state_dict())
 
@@ -106,22 +104,22 @@ class AdaptedCodec(SingleCodec):
         return super()._apply(fn, recurse)
 
     def encode_item(self, wav: Tensor, n_q: int) -> tuple[Tensor, Tensor | None]:
-        """Codes [B, n_q, T] of wavs [B, C, N] of one length, each of them alone; no scales."""
+        """Encode wavs [B, C, N] of one length one by one: codes [B, n_q, T], and None for the scales."""
         return torch.cat([self._codes(item[None]) for item in wav])[:, :n_q], None
 
     def encode_segment(self, wav: Tensor, n_q: int) -> tuple[Tensor, Tensor | None]:
-        """As :meth:`encode_item`: there are no segments."""
+        """Same as :meth:`encode_item`, because there are no segments."""
         return self.encode_item(wav, n_q)
 
     def _codes(self, wav: Tensor) -> Tensor:
-        """All codes [1, K, T] of one clip; frames that an encoder leaves out at the end come when zeros follow."""
+        """All codes [1, K, T] of one clip. Zeros are appended if the encoder leaves out frames at the end."""
         frames, hop = self.frames(wav.shape[-1]), self.config.hop_length
         model: Any = self.model
         padded = F.pad(wav, (0, frames * hop - wav.shape[-1]))
         try:
             codes = model.encode(padded).audio_codes
             missing = frames - codes.shape[-1]
-        except RuntimeError as error:  # shorter than a convolution inside, perhaps
+        except RuntimeError as error:  # perhaps shorter than the kernel of a convolution
             if frames > _SHORT_FRAMES or isinstance(error, torch.OutOfMemoryError) or "memory" in str(error):
                 raise
             missing = _SHORT_FRAMES
@@ -144,12 +142,12 @@ class AdaptedCodec(SingleCodec):
         return wav
 
     def streaming_encoder(self, n_q: int | None = None) -> WholeEncoder:
-        """A session that encodes one stream, at the end."""
+        """A session that collects one stream and encodes it at the end."""
         self._check_weights()
         return WholeEncoder(self, self._check_n_q(n_q))
 
     def streaming_decoder(self) -> WholeDecoder:
-        """A session that decodes one stream, at the end."""
+        """A session that collects one stream and decodes it at the end."""
         self._check_weights()
         return WholeDecoder(self)
 
@@ -163,7 +161,7 @@ class AdaptedCodec(SingleCodec):
 
     @property
     def codes_fingerprint(self) -> str:
-        """16 hex digits over its numbers and all weights but the decoder's."""
+        """Hash of the configuration and of all weights except the decoder's, 16 hex digits."""
         config = self.model.config
         numbers = [getattr(config, name, None) for name in ("codebook_size", "hop_length")]
         numbers.append(_first(config, "sampling_rate", "sample_rate"))
@@ -172,7 +170,7 @@ class AdaptedCodec(SingleCodec):
 
     @property
     def weights_fingerprint(self) -> str:
-        """16 hex digits of every weight, in float32."""
+        """Hash of all weights in float32, 16 hex digits."""
         return fingerprint({}, dict(sorted(self.model.state_dict().items())))
 
 
@@ -186,15 +184,15 @@ def _revived(
 
 
 def adapt(model: nn.Module, codec_name: str | None = None) -> SingleCodec:
-    """Give a codec of ``transformers`` the interface of ours.
+    """Give a codec of ``transformers`` the :class:`~.base.Codec` interface.
 
     Args:
-        model: of a class in :data:`ADAPTED`.
-        codec_name: what files call the codec; None takes its folder's name, or its model_type.
+        model: instance of a class in :data:`ADAPTED`.
+        codec_name: name of the codec in files; None uses the name of its folder, or its model_type.
 
     Returns:
-        The codec in evaluation mode: an EncodecModel as a :class:`~.seanet.SeanetCodec` with its weights, so that a
-        checkpoint has one ``codes_fingerprint`` however it was opened.
+        The codec in evaluation mode. An EncodecModel is converted to a :class:`~.seanet.SeanetCodec`, so that a
+        checkpoint always has the same ``codes_fingerprint``.
 
     Raises:
         ValueError: the model is of another kind.

@@ -1,4 +1,4 @@
-"""The interface of every codec: encode, decode, sessions, fingerprints, and the checks of what goes in."""
+"""Base class of the codecs, with argument checks and fingerprints."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class CodecEncoderOutput(ModelOutput):
     Attributes:
         audio_codes: [B, K, T] int64 in [0, V).
         audio_codes_mask: [B, T] bool, False where a frame is padding.
-        audio_scales: [B, segments] float32, the gain of each segment, of a codec that ``has_scale``; else None.
+        audio_scales: [B, segments] float32, the gain of each segment if the codec ``has_scale``, otherwise None.
     """
 
     audio_codes: Tensor | None = None
@@ -81,7 +81,7 @@ class Codec(PreTrainedAudioTokenizerBase):
     has_scale = False
     streams = True
 
-    codes_fields: tuple[str, ...] = ()  # of the config: what shapes encoder and quantiser
+    codes_fields: tuple[str, ...] = ()  # config fields that define encoder and quantiser
     config: Any
     encoder: Any
     quantizer: Any
@@ -96,11 +96,11 @@ class Codec(PreTrainedAudioTokenizerBase):
 
     @property
     def scale_frames(self) -> int:
-        """Frames that one scale is for; 0 of a codec without scales."""
+        """Frames per scale; 0 for a codec without scales."""
         return getattr(self.config, "scale_frames", 0)
 
     def spread(self, wav: Tensor) -> Tensor:
-        """A mono wav [B, 1, N] with the channels of this codec, [B, C, N], on its device."""
+        """Repeat a mono wav [B, 1, N] to the channels of this codec, [B, C, N], on its device."""
         return wav.expand(-1, self.config.audio_channels, -1).to(self.device)
 
     def encode(
@@ -116,7 +116,7 @@ class Codec(PreTrainedAudioTokenizerBase):
             input_values: wav, [B, C, N] float, at ``config.sampling_rate`` Hz, values in [-1, 1]. Any N >= 1.
             padding_mask: [B, N] bool or int, false where a sample is padding on the right; None means no padding.
             n_q: codebooks to keep, 1 <= n_q <= config.n_q; None keeps all. Fewer = coarser, same T.
-            options: of the codec family.
+            options: further options of the codec family.
 
         Returns:
             ``audio_codes`` [B, K, T] int64 in [0, V) with K = n_q and T = ``frames(N)``, ``audio_codes_mask`` [B, T]
@@ -124,7 +124,7 @@ class Codec(PreTrainedAudioTokenizerBase):
 
         Raises:
             RuntimeError: the weights are offloaded.
-            TypeError: input_values or padding_mask is no tensor, or n_q no int.
+            TypeError: input_values or padding_mask is not a tensor, or n_q is not an int.
             ValueError: input_values is not [B, C, N] with B, N >= 1 or not of floats, holds NaN, infinity or samples
                 far beyond full scale, the mask has another shape or pads on the left, or n_q is out of range.
         """
@@ -146,15 +146,15 @@ class Codec(PreTrainedAudioTokenizerBase):
             audio_codes: [B, K, T] int64 in [0, V), the first K codebooks, 1 <= K <= config.n_q, T >= 1.
             num_samples: length of the result, from 1 to ``samples(T)``, which None gives.
             padding_mask: [B, N] as given to :meth:`encode`; samples where it is false come back as zeros.
-            audio_scales: [B, segments] float32 as :meth:`encode` gave them, of a codec that ``has_scale``; None stands
-                for a usual level.
+            audio_scales: [B, segments] float32 as :meth:`encode` gave them, of a codec that ``has_scale``; None assumes
+                a typical level of speech.
 
         Returns:
             ``audio_values`` [B, C, num_samples] float32.
 
         Raises:
             RuntimeError: the weights are offloaded.
-            TypeError: audio_codes or padding_mask is no tensor, or num_samples no int.
+            TypeError: audio_codes or padding_mask is not a tensor, or num_samples is not an int.
             ValueError: codes of another shape, type or range, num_samples that the codes do not cover, a mask of
                 another shape, or another number of scales than of segments.
         """
@@ -199,25 +199,25 @@ class Codec(PreTrainedAudioTokenizerBase):
 
     @abstractmethod
     def streaming_encoder(self, n_q: int | None = None) -> Any:
-        """A session that encodes one stream in pieces; where the codec does not stream, at the end."""
+        """A session that encodes one stream in pieces, or at the end if the codec does not stream."""
 
     @abstractmethod
     def streaming_decoder(self) -> Any:
-        """A session that decodes one stream in pieces; where the codec does not stream, at the end."""
+        """A session that decodes one stream in pieces, or at the end if the codec does not stream."""
 
     @property
     @abstractmethod
     def algorithmic_latency_ms(self) -> float | None:
-        """Delay of a stream on an infinitely fast machine; None of a codec that does not stream."""
+        """Algorithmic delay of a stream; None for a codec that does not stream."""
 
     @property
     def codes_fingerprint(self) -> str:
-        """16 hex digits of what makes codes: encoder, quantiser and their numbers. Codes of another are refused."""
+        """Hash of encoder, quantiser and their configuration, 16 hex digits. It identifies compatible codes."""
         return self._fingerprint({"encoder": self.encoder, "quantizer": self.quantizer})
 
     @property
     def weights_fingerprint(self) -> str:
-        """16 hex digits of every weight, in float32."""
+        """Hash of all weights in float32, 16 hex digits."""
         return self._fingerprint({"codec": self})
 
     def _fingerprint(self, modules: Mapping[str, nn.Module]) -> str:
@@ -229,7 +229,7 @@ class Codec(PreTrainedAudioTokenizerBase):
         return fingerprint({field: getattr(self.config, field) for field in self.codes_fields}, weights)
 
     def _check_weights(self) -> None:
-        """RuntimeError where weights are offloaded: accelerate's hooks fetch them for ``forward`` only."""
+        """Raise RuntimeError if weights are offloaded, because accelerate's hooks load them for ``forward`` only."""
         if any(value.is_meta for value in self.parameters()):
             raise RuntimeError(
                 "this codec's weights are offloaded (device meta), and encode and decode cannot fetch them; load it "
@@ -284,8 +284,8 @@ class Codec(PreTrainedAudioTokenizerBase):
 
 
 class SingleCodec(Codec):
-    """A codec whose codes depend on where the audio ends: items of other lengths than their neighbours are coded one
-    by one, so that padding changes nothing.
+    """A codec whose codes depend on where the audio ends. Items of different lengths are coded one by one, so that
+    padding does not change them.
     """
 
     def _encode(self, wav: Tensor, lengths: Tensor, n_q: int, **options: Any) -> CodecEncoderOutput:
@@ -299,7 +299,7 @@ class SingleCodec(Codec):
             frames = self.frames(length)
             if not frames:
                 continue
-            # An option that is a tensor has a row for each item and a column for each frame.
+            # Tensor options are [B, T].
             chosen = {
                 key: value[rows, :frames] if isinstance(value, Tensor) else value
                 for key, value in options.items()
@@ -317,11 +317,11 @@ class SingleCodec(Codec):
 
     @abstractmethod
     def encode_segment(self, wav: Tensor, n_q: int) -> tuple[Tensor, Tensor | None]:
-        """The same of one segment [B, C, n], of a codec that has ``segment_samples``."""
+        """Same as :meth:`encode_item` for one segment [B, C, n] of a codec with ``segment_samples``."""
 
 
 def fingerprint(numbers: Mapping[str, Any] | list[Any], tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over numbers and weights [any shape], cut to 16 hex digits; independent of device and dtype."""
+    """SHA-256 of settings and weights of any shape, the first 16 hex digits; independent of device and dtype."""
     digest = hashlib.sha256(json.dumps(numbers, sort_keys=True).encode())
     for name, value in tensors.items():
         digest.update(f"{name}{list(value.shape)}".encode())
@@ -330,11 +330,11 @@ def fingerprint(numbers: Mapping[str, Any] | list[Any], tensors: Mapping[str, Te
 
 
 def check_tensor(name: str, value: Any) -> None:
-    """Refuse what is no dense tensor with data.
+    """Check that ``value`` is a dense tensor with data.
 
     Raises:
-        TypeError: it is no tensor.
-        ValueError: it is on the meta device, or not dense.
+        TypeError: ``value`` is not a tensor.
+        ValueError: ``value`` is on the meta device, or not dense.
     """
     if not isinstance(value, Tensor):
         raise TypeError(f"expected {name} as a torch.Tensor, got {type(value).__name__}; see torch.as_tensor")
@@ -345,17 +345,17 @@ def check_tensor(name: str, value: Any) -> None:
 
 
 def check_count(name: str, value: Any) -> None:
-    """TypeError unless ``value`` is a whole number."""
+    """Raise TypeError unless ``value`` is an int."""
     if not hasattr(value, "__index__"):
         raise TypeError(f"expected {name} as int, got {type(value).__name__}")
 
 
 def check_wav_form(name: str, wav: Tensor, least: int, channels: int = 1) -> None:
-    """Refuse what is not [B, C, N] of floats with B >= 1, C = ``channels`` and N >= ``least``.
+    """Check that ``wav`` is a float tensor [B, C, N] with B >= 1, C = ``channels`` and N >= ``least``.
 
     Raises:
-        TypeError: it is no tensor.
-        ValueError: its shape or dtype is another.
+        TypeError: ``wav`` is not a tensor.
+        ValueError: ``wav`` has another shape or dtype.
     """
     check_tensor(name, wav)
     if wav.ndim != 3 or wav.shape[0] < 1 or wav.shape[1] != channels or wav.shape[2] < least:
@@ -372,8 +372,8 @@ def check_wav_form(name: str, wav: Tensor, least: int, channels: int = 1) -> Non
 
 
 def check_wav_range(wav: Tensor) -> None:
-    """ValueError where a sample is not finite, or far beyond full scale."""
-    peak = float(wav.abs().max()) if wav.numel() else 0.0  # NaN where a sample is
+    """Raise ValueError if a sample is not finite or far beyond full scale."""
+    peak = float(wav.abs().max()) if wav.numel() else 0.0  # NaN if any sample is NaN
     if not math.isfinite(peak):
         raise ValueError("expected finite samples, got NaN or infinity; repair the wav first")
     if peak > MAX_PEAK:
@@ -381,20 +381,20 @@ def check_wav_range(wav: Tensor) -> None:
 
 
 def check_codes(name: str, codes: Tensor, n_q: int, codebook_size: int, least: int = 1) -> Tensor:
-    """Refuse what is no tensor of codes.
+    """Check codes and convert them to int64.
 
     Args:
-        name: what errors call them.
+        name: name of the codes in error messages.
         codes: [B, K, T] integers in [0, codebook_size) with B >= 1, 1 <= K <= n_q and T >= ``least``.
-        n_q, codebook_size: of the codec.
-        least: frames.
+        n_q, codebook_size: K and V of the codec.
+        least: minimum number of frames.
 
     Returns:
         The codes as int64.
 
     Raises:
-        TypeError: they are no tensor.
-        ValueError: they are of another shape, dtype or range.
+        TypeError: ``codes`` is not a tensor.
+        ValueError: ``codes`` has another shape, dtype or range.
     """
     check_tensor(name, codes)
     if codes.ndim != 3 or codes.shape[0] < 1 or not 1 <= codes.shape[1] <= n_q or codes.shape[2] < least:

@@ -1,4 +1,4 @@
-"""Configuration of the default codec family, and the figures that every codec derives from its configuration."""
+"""Configuration of the default codec family and the base class of all codec configurations."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from transformers import PreTrainedConfig
 
 
 class BaseCodecConfig(PreTrainedConfig):
-    """Base of every codec's configuration: derived figures are properties and never stored.
+    """Base class of codec configurations. Derived values are properties and are not stored.
 
     Attributes:
         sampling_rate: Hz.
@@ -19,21 +19,21 @@ class BaseCodecConfig(PreTrainedConfig):
 
     attribute_map = {"num_codebooks": "n_q", "num_quantizers": "n_q"}
 
-    if TYPE_CHECKING:  # transformers would make arguments of them
+    if TYPE_CHECKING:  # transformers would treat the properties as arguments
         sampling_rate: int
         hop_length: int
         n_q: int
         codebook_size: int
 
     def _check_rules(self, *rules: tuple[str, bool, str]) -> None:
-        """ValueError for the first of (field, holds, rule) that does not hold."""
+        """Raise ValueError for the first (field, holds, rule) that does not hold."""
         for field, holds, rule in rules:
             if not holds:
                 raise ValueError(f"{type(self).__name__}.{field}={getattr(self, field)!r} {rule}")
 
     @property
     def frame_rate(self) -> float:
-        """Frames per second, Hz; never rounded. Where segments overlap, a file has some more."""
+        """Frames per second, Hz, not rounded. Overlapping segments add frames to a file."""
         return self.sampling_rate / self.hop_length
 
     @property
@@ -83,7 +83,7 @@ class CodecConfig(BaseCodecConfig):
         f0_min_hz: lowest pitch.
         f0_max_hz: highest pitch.
         f0_bins: log-spaced pitch classes between the two.
-        codec_name: the name under which the codes were released.
+        codec_name: name of the released codes.
 
     Raises:
         ValueError: a value breaks a rule above; the message names field, value and rule.

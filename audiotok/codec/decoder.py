@@ -1,7 +1,7 @@
 """Decoder: latents -> wav, with a causal ConvNeXt trunk at frame rate and a source-filter head.
 
-A small network reads the pitch, which becomes pulses. The trunk gives filters for pulses and noise per synthesis hop,
-and an inverse STFT joins the windows, so only the Fourier transforms run at the sampling rate. Trunk and ISTFT head
+A small network predicts the pitch of a pulse train. The trunk predicts filters for pulses and noise per synthesis hop,
+and an inverse STFT synthesises the wav, so only the Fourier transforms run at the sampling rate. Trunk and ISTFT head
 follow Vocos (arXiv:2306.00814), pulses and noise follow DDSP (arXiv:2001.04643).
 """
 
@@ -20,7 +20,7 @@ from transformers import initialization as init
 from .layers import CausalConv1d, ConvNeXtBlock, Float32Module, StreamState, no_autocast
 
 _HASH_MULTIPLIER = 0x2545F491
-_NOISE_SAMPLES = 1 << 14  # of a kept block of noise: a live stream asks for a frame at a time
+_NOISE_SAMPLES = 1 << 14  # samples of a cached block of noise
 
 
 @dataclass
@@ -69,7 +69,7 @@ class PitchState:
 
 
 class DecoderState:
-    """What the decoder of a stream keeps between pieces.
+    """State of the decoder between pieces of a stream.
 
     Attributes:
         layers: the last inputs of the causal layers.
@@ -96,7 +96,7 @@ def hold_pitch(f0_hz: Tensor, voiced: Tensor, previous_hz: Tensor) -> Tensor:
     Returns:
         [B, T] float32.
     """
-    count = voiced.long().cumsum(dim=1)  # voiced frames so far: the slot of the last one
+    count = voiced.long().cumsum(dim=1)  # the count of voiced frames is the slot of the last one
     slots = f0_hz.new_zeros(f0_hz.shape[0], f0_hz.shape[1] + 1).scatter(1, count * voiced, f0_hz)
     return torch.cat([previous_hz[:, None], slots[:, 1:]], dim=1).gather(1, count)
 
@@ -104,14 +104,14 @@ def hold_pitch(f0_hz: Tensor, voiced: Tensor, previous_hz: Tensor) -> Tensor:
 def pulse_train(
     f0_hz: Tensor, voiced: Tensor, state: PitchState, hop_length: int, sampling_rate: int
 ) -> tuple[Tensor, PitchState]:
-    """Band-limited pulses of unit power at a pitch that glides within each frame.
+    """Band-limited pulses of unit power; the pitch glides within each frame.
 
-    Phase is summed in float64, whole frames first, so that pieces of a stream give the pulses of the whole.
+    Phase is summed in float64, whole frames first, so that streaming gives the same pulses as one pass.
 
     Args:
         f0_hz: [B, T] float32, pitch at the end of each frame.
         voiced: [B, T] bool. A frame after an unvoiced one starts at its own pitch instead of gliding to it.
-        state: after the frames before.
+        state: state after the preceding frames.
         hop_length: samples per frame.
         sampling_rate: Hz.
 
@@ -151,7 +151,7 @@ def white_noise(first_sample: int, samples: int, device: torch.device) -> Tensor
 
 
 @lru_cache(maxsize=64)
-@torch.inference_mode(False)  # blocks are shared with training
+@torch.inference_mode(False)  # cached blocks are also used in training
 def _noise_block(number: int, device: torch.device) -> Tensor:
     return _hash(number * _NOISE_SAMPLES, _NOISE_SAMPLES, device)
 
@@ -168,8 +168,8 @@ def _hash(first_sample: int, samples: int, device: torch.device) -> Tensor:
 class PitchHead(Float32Module):
     """Latents -> pitch classes and voicing, in float64 outside training.
 
-    Phase is the running sum of pitch, so an error of the last bit in float32 would grow with time and differ between
-    pieces and the whole.
+    Phase is the running sum of pitch, so float32 rounding errors would grow with time and differ between streaming and
+    one pass.
 
     Args:
         latent_dim: width of the latents.
@@ -191,7 +191,7 @@ class PitchHead(Float32Module):
         self.init_tables()
 
     def init_tables(self) -> None:
-        """Fill the constant buffer."""
+        """Initialise the constant buffer."""
         low, high = (math.log(f) for f in self.range_hz)
         init.copy_(self.grid_hz, torch.exp(torch.linspace(low, high, self.grid_hz.shape[0])))
 
@@ -241,7 +241,7 @@ class SourceFilterHead(nn.Module):
         self.init_tables()
 
     def init_tables(self) -> None:
-        """Fill the constant buffer."""
+        """Initialise the constant buffer."""
         init.copy_(self.window, torch.hann_window(self.n_fft, periodic=True).sqrt())
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SourceFilterHead:
@@ -287,9 +287,9 @@ class Decoder(nn.Module):
 
     Args:
         latent_dim: width of the latents.
-        dim, layers, kernel_size, ffn_ratio: of the trunk.
-        pitch: gives the pitch of the pulses.
-        head: gives filters, and audio.
+        dim, layers, kernel_size, ffn_ratio: sizes of the trunk.
+        pitch: predicts the pitch of the pulses.
+        head: predicts the filters and synthesises audio.
     """
 
     def __init__(
@@ -313,7 +313,7 @@ class Decoder(nn.Module):
 
     @property
     def gain_hop(self) -> int:
-        """Samples for which one of the ``gains`` of :meth:`forward` is."""
+        """Samples per value of ``gains`` in :meth:`forward`."""
         return self.head.synthesis_hop
 
     def new_state(self) -> DecoderState:
@@ -327,12 +327,12 @@ class Decoder(nn.Module):
 
         Args:
             latents: [B, D, T] float32.
-            state: of the stream, updated; None decodes a whole signal.
-            gains: [T * S] float32, of lost frames: their pitch is held, and their synthesis windows are scaled.
+            state: state of the stream, updated in place; None decodes a whole signal.
+            gains: [T * S] float32, scales the synthesis windows of lost frames and holds their pitch.
 
         Returns:
-            [B, 1, T * hop_length] float32. A whole signal fades out in its last synthesis hop. A stream's audio comes
-            one synthesis hop later: its first piece is that much shorter, and ``state.overlap`` holds the rest.
+            [B, 1, T * hop_length] float32. A whole signal fades out in its last synthesis hop. A stream is
+            delayed by one synthesis hop: its first piece is that much shorter, and ``state.overlap`` holds the rest.
         """
         layers = None if state is None else state.layers
         features = self.features(latents, layers)
@@ -362,7 +362,7 @@ class Decoder(nn.Module):
         Args:
             f0_hz: [B, T] float32.
             voiced: [B, T] bool.
-            state: after the frames before; None at the start.
+            state: state after the preceding frames; None at the start.
         """
         head = self.head
         if state is None:

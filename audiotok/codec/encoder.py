@@ -20,7 +20,7 @@ FLOOR = 2.0**-20  # power added before the logarithm, about -90 dB full scale
 
 
 def straight_log2(x: Tensor) -> Tensor:
-    """log2 with straight lines between powers of two (exponent plus mantissa), the same on every machine.
+    """Piecewise linear log2 (exponent plus mantissa), identical on every machine.
 
     Args:
         x: any shape, float, positive.
@@ -33,7 +33,7 @@ def straight_log2(x: Tensor) -> Tensor:
 
 
 def fourier_filters(bins: Iterable[int], window: int) -> Tensor:
-    """The cosines and sines of a windowed Fourier transform, as the filters of a strided convolution.
+    """Cosines and sines of a windowed Fourier transform as filters of a strided convolution.
 
     Args:
         bins: F bins of a transform of ``window`` samples.
@@ -49,7 +49,7 @@ def fourier_filters(bins: Iterable[int], window: int) -> Tensor:
 
 
 def mel_weights(frequencies_hz: Tensor, bands: int, range_hz: tuple[float, float]) -> Tensor:
-    """Triangles equally wide in mel between two frequencies: [bands, F] float32 of unit peak, in steps of 1/256."""
+    """Triangular mel filters between two frequencies: [bands, F] float32 of unit peak, rounded to 1/256."""
     low, high = (2595.0 * math.log10(1.0 + hz / 700.0) for hz in range_hz)
     edges_hz = 700.0 * (10.0 ** (torch.linspace(low, high, bands + 2, dtype=torch.float64) / 2595.0) - 1.0)
     hz = frequencies_hz.double()
@@ -70,12 +70,12 @@ def band_sums(bins: Sequence[int], bin_hz: float, bands: int | None, range_hz: t
 class FilterBank(nn.Module):
     """Wav -> log power of bands: a Fourier transform as a convolution, squares, and sums over bands.
 
-    The filters are not trained: 1 % off, they would let a vowel's low harmonics, 40 dB louder, into its high bands.
+    The filters are not trained, because an error of 1 % would leak low harmonics into high bands, 40 dB below them.
 
     Args:
         window: samples of a filter.
         low_hz, high_hz: lowest and highest frequency.
-        bands: equally wide in mel, between the two; None keeps every bin of the transform as a band of its own.
+        bands: number of mel bands; None uses every bin of the transform as a band.
         snapshots: windows per frame.
         hop_length: samples per frame.
         sampling_rate: Hz.
@@ -115,7 +115,7 @@ class Encoder(Float32Module):
     """Wav -> latents at frame rate.
 
     Args:
-        banks: of the wav.
+        banks: filter banks of the wav.
         dim: width of the residual blocks.
         dilations: one residual block each, in frames.
         latent_dim: width of the latents.

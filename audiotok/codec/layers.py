@@ -1,4 +1,4 @@
-"""Causal layers, which give the same result for a whole signal and for its pieces with a :class:`StreamState`."""
+"""Causal layers. With a :class:`StreamState` they process a signal in pieces with the same result."""
 
 from __future__ import annotations
 
@@ -15,9 +15,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def no_autocast(function: Function) -> Function:
-    """Compute a function in the precision of its inputs, whatever autocast context calls it: codes are defined in
-    float32, and phases need more.
-    """
+    """Run a function without autocast, because codes are defined in float32 and phases need float64."""
 
     @wraps(function)
     def plain(*args: Any, **kwargs: Any) -> Any:
@@ -42,7 +40,7 @@ class Float32Module(nn.Module):
 
 
 class StreamState:
-    """The last inputs of every causal layer of a stream, by layer; weights are shared by any number of streams."""
+    """Last inputs of every causal layer of a stream, by layer."""
 
     def __init__(self) -> None:
         self._tails: dict[nn.Module, Tensor] = {}
@@ -62,7 +60,7 @@ class StreamState:
         return joined
 
     def cast(self, conv: nn.Conv1d, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
-        """Weight [C', C, taps] and bias [C'] in another precision, converted once a stream instead of once a step."""
+        """Weight [C', C, taps] and bias [C'] in another precision, converted once per stream."""
         held = self._casts.get(conv)
         if held is None or held[0].dtype != dtype:
             held = self._casts[conv] = _cast(conv, dtype)
@@ -74,13 +72,13 @@ def _cast(conv: nn.Conv1d, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
 
 
 class StepConv1d(nn.Conv1d):
-    """``nn.Conv1d`` without padding, fast for a single output step, as in a live stream.
+    """``nn.Conv1d`` without padding, optimised for single output steps of a live stream.
 
-    A convolution prepares its weights at every call. For one step a dilated one takes four times as long as the same
-    sums as a matrix product, and a depthwise one six times.
+    For one step a dilated convolution takes four times as long as the equivalent matrix product, and a depthwise one
+    six times.
 
     Attributes:
-        fixed: makes the weight of a layer that is not trained; None for the others.
+        fixed: returns the weight of a layer that is not trained; None for trained layers.
     """
 
     fixed: Callable[[], Tensor] | None = None
@@ -90,7 +88,7 @@ class StepConv1d(nn.Conv1d):
         return self.convolve(input, self.weight, self.bias)
 
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """The same with other weights: of this layer's shape and the dtype of ``x``. [B, C, N] -> [B, C', T]."""
+        """Apply the layer with other weights of the same shape, in the dtype of ``x``: [B, C, N] -> [B, C', T]."""
         dilation = self.dilation[0]
         if x.ndim != 3 or x.shape[-1] != dilation * (self.kernel_size[0] - 1) + 1:
             return F.conv1d(x, weight, bias, self.stride, 0, self.dilation, self.groups)

@@ -60,7 +60,7 @@ class AudioCodec(Codec):
         "encoder_dilations",
         "leaky_slope",
     )
-    # Codes are defined in float32, and phase, the running sum of pitch, needs it too. The decoder's trunk may be cast.
+    # Codes and the phase, a running sum of pitch, need float32. The decoder's trunk may be cast.
     _keep_in_fp32_modules_strict = ["encoder", "quantizer", "pitch", "window"]
 
     config: CodecConfig
@@ -77,7 +77,7 @@ class AudioCodec(Codec):
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Start values of the tensors that a module itself holds; loaded ones stay."""
+        """Initialise the parameters and buffers of one module, except those that were loaded."""
         if isinstance(module, StepConv1d) and module.fixed is not None:
             init.copy_(module.weight, module.fixed())
         elif isinstance(module, nn.Linear | nn.Conv1d):
@@ -116,7 +116,7 @@ class AudioCodec(Codec):
 
     @property
     def algorithmic_latency_ms(self) -> float:
-        """A frame, the look-ahead and the overlap of the synthesis windows."""
+        """One frame, the look-ahead and the overlap of the synthesis windows."""
         overlap = self.config.n_fft - self.config.synthesis_hop
         samples = self.config.hop_length + self.lookahead_samples + overlap
         return 1000.0 * samples / self.config.sampling_rate

@@ -34,7 +34,7 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def register() -> None:
-    """Register our codecs with the Auto classes of transformers. Safe to call again."""
+    """Register the codecs with the Auto classes of transformers. Safe to call again."""
     for config, codec in ((CodecConfig, AudioCodec), (SeanetConfig, SeanetCodec)):
         AutoConfig.register(config.model_type, config, exist_ok=True)
         AutoModel.register(config, codec, exist_ok=True)
@@ -43,7 +43,7 @@ def register() -> None:
 
 
 def shipped_checkpoints() -> list[str]:
-    """Names of the codecs that come with the package."""
+    """Names of the codecs that are part of the package."""
     root = Path(str(files("audiotok") / "checkpoints"))
     found = root.glob("*/config.json") if root.is_dir() else []
     return sorted(path.parent.name for path in found if CodecConfig.model_type in path.read_text())
@@ -74,7 +74,7 @@ def load_codec(
     Args:
         name_or_path: a folder with ``config.json``, a shipped name (None: the default), or a hub id ``owner/name``: one
             of our codecs, or an EnCodec, DAC, Mimi or XCodec of transformers. A folder precedes a shipped name.
-        device: where to put it: "cpu", "cuda", "cuda:1"...
+        device: device of the codec: "cpu", "cuda", "cuda:1"...
         dtype: compute precision of the decoder's trunk, float32 or bfloat16, by name or as a ``torch.dtype``. Encoder
             and quantiser stay in float32, because codes are defined there.
 
@@ -83,8 +83,8 @@ def load_codec(
 
     Raises:
         FileNotFoundError: no such shipped name or folder.
-        ValueError: the folder holds no codec, its weights are damaged or not all there, dtype is another, or
-            this machine has no such device.
+        ValueError: the folder holds no codec, weights are damaged or missing, dtype is not supported, or the device
+            does not exist.
     """
     chosen = _DTYPES.get(str(dtype).removeprefix("torch."))
     if chosen is None:
@@ -104,7 +104,7 @@ def load_codec(
     else:
         online = hub_answers()
     codec = _open(name, online)
-    move: Any = codec.to  # transformers wraps it without its types
+    move: Any = codec.to  # the annotations of transformers lose its type
     return move(torch.device(device), chosen).eval()
 
 
@@ -132,7 +132,7 @@ def _config_of(name: str, online: bool) -> dict[str, Any]:
     """The values of ``config.json``."""
     try:
         config = PreTrainedConfig.get_config_dict(name, local_files_only=not online)[0]
-        config.get("model_type")  # AttributeError of what is no mapping
+        config.get("model_type")  # AttributeError if it is not a mapping
         return config
     except OSError as error:
         if online or Path(name).is_dir():
@@ -150,14 +150,14 @@ def _config_of(name: str, online: bool) -> dict[str, Any]:
 def _read(family: Any, name: str, online: bool) -> Any:
     """``from_pretrained``, with an error for weights that do not fit instead of random ones."""
     try:
-        with quiet_loading(CRITICAL):  # its report of what does not fit becomes an error of one line
+        with quiet_loading(CRITICAL):  # its report becomes an error of one line
             pair: Any = family.from_pretrained(
                 name, dtype=torch.float32, output_loading_info=True, local_files_only=not online
             )
         codec, loading = pair
     except (SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split()).split(" For details")[0]
-        raise ValueError(f"{name}: weights that are damaged or of another codec ({reason})") from error
+        raise ValueError(f"{name}: the weights are damaged or belong to another codec ({reason})") from error
     wrong = [f"{len(loading[key])} {key.split('_')[0]}" for key in _LOADING if loading.get(key)]
     if wrong:
         raise ValueError(
@@ -182,7 +182,7 @@ def _read(family: Any, name: str, online: bool) -> Any:
 
 
 def _check_config(name: str, config: dict[str, Any], family: type[PreTrainedConfig]) -> None:
-    """ValueError where a value of a ``config.json`` is of another type than ours."""
+    """Raise ValueError if a value in ``config.json`` has the wrong type."""
     usual = family()
     for field in inspect.signature(family).parameters:
         value, kind = config.get(field), type(getattr(usual, field, None))

@@ -19,12 +19,12 @@ from .layers import Float32Module, no_autocast
 
 @dataclass
 class QuantizerOutput:
-    """What training needs of one quantisation.
+    """Result of one quantisation in training.
 
     Attributes:
         quantized: [B, D, T], with the straight-through gradient.
-        first: [B, D, T], codebook 0's codeword alone, with the straight-through gradient; with a semantic codebook
-            its codeword in the semantic space, [B, semantic_dim, T].
+        first: [B, D, T], codeword of codebook 0 with the straight-through gradient; with a semantic codebook
+            the codeword in the semantic space, [B, semantic_dim, T].
         codes: [B, K, T] int64.
         commitment: scalar, mean squared distance of each level's input to its codeword.
     """
@@ -59,12 +59,12 @@ class ResidualVectorQuantizer(Float32Module):
         n_q: codebooks (K).
         codebook_size: entries of each (V).
         dim: width of the latents (D).
-        decay: of the moving averages, per step.
-        expiry: a codeword used less often than ``expiry`` times its fair share is moved onto a latent of the batch.
-        semantic_dim: channels behind the D of the latents that choose the code of level 0. The code is their nearest
-            entry in ``semantic_codebook``; ``codebooks[0]`` holds the mean latent of each such code, which the other
-            levels refine. Level 0 can then be trained for linguistic content (SpeechTokenizer, arXiv:2308.16692) and
-            the residual levels stay as they are. 0 quantises level 0 like the others.
+        decay: decay of the moving averages per step.
+        expiry: a codeword used less often than ``expiry`` times the average is replaced by a latent of the batch.
+        semantic_dim: extra channels after the D of the latents that select the code of level 0, the nearest entry of
+            ``semantic_codebook``. ``codebooks[0]`` holds the mean latent of each such code, which the other levels
+            refine. Level 0 can then be trained for linguistic content (SpeechTokenizer, arXiv:2308.16692) without
+            changing the residual levels. 0 quantises level 0 like the others.
 
     Latents have ``D + semantic_dim`` channels at the input of :meth:`encode` and D at the output of :meth:`decode`.
     """
@@ -94,7 +94,7 @@ class ResidualVectorQuantizer(Float32Module):
         self.register_buffer("codebooks", torch.empty(n_q, codebook_size, dim))
         semantic = torch.empty(codebook_size, semantic_dim) if semantic_dim else None
         self.register_buffer("semantic_codebook", semantic)
-        # Moving averages exist for training only; a training checkpoint keeps them, released weights do not.
+        # Moving averages are part of training checkpoints but not of released weights.
         self.register_buffer("usage", torch.empty(n_q, codebook_size, dtype=torch.float32), persistent=False)
         self.register_buffer(
             "sums", torch.empty(n_q, codebook_size, dim, dtype=torch.float32), persistent=False
@@ -104,7 +104,7 @@ class ResidualVectorQuantizer(Float32Module):
         self.init_tables()
 
     def init_tables(self) -> None:
-        """Start values of every buffer; codebooks get the same random ones every time."""
+        """Initialise every buffer; the random codebooks are always the same."""
         generator = torch.Generator().manual_seed(0)
         for codebooks in (self.codebooks, self.semantic_codebook):
             if codebooks is not None and not codebooks.is_meta:
@@ -120,7 +120,7 @@ class ResidualVectorQuantizer(Float32Module):
         Args:
             latents: [B, D + semantic_dim, T] float.
             n_q: levels to use; None uses all.
-            squares: [K, V] float32 of :meth:`squares`, which a live stream keeps; None computes them.
+            squares: [K, V] float32 of :meth:`squares`, cached by live streams; None computes them.
 
         Returns:
             [B, n_q, T] int64 in [0, V).
@@ -197,7 +197,7 @@ class ResidualVectorQuantizer(Float32Module):
 
     @torch.no_grad()
     def _follow(self, k: int, x: Tensor, index: Tensor, semantic: Tensor | None = None) -> None:
-        """One EMA step of codebook k towards the latents it just coded (in every process), then expiry."""
+        """One EMA step of codebook k towards the latents that it quantised in all processes, then expiry."""
         counts = torch.bincount(index, minlength=self.codebook_size).to(x.dtype)
         sums = torch.zeros_like(self.sums[k]).index_add_(0, index, x)
         semantic_sums = torch.zeros_like(self.semantic_sums)
@@ -216,7 +216,7 @@ class ResidualVectorQuantizer(Float32Module):
         if semantic is not None:
             self.semantic_sums.mul_(self.decay).add_(semantic_sums, alpha=1 - self.decay)
         if n_dead:
-            # A reinitialised code starts with a fair share of use: with less it would expire again before it is tried.
+            # A reinitialised code starts with average usage; otherwise it would expire again at once.
             pick = torch.randint(max(len(x), 1), (n_dead,), device=x.device)
             born = x[pick] if len(x) else self.codebooks[k, dead]
             self.usage[k, dead] = fair_share
@@ -235,7 +235,7 @@ class ResidualVectorQuantizer(Float32Module):
         Args:
             latents: [M, D + semantic_dim] float32, M >= codebook_size; 50 per codeword give good codebooks.
             iterations: Lloyd steps per level.
-            seed: of the first centroids.
+            seed: seed of the first centroids.
 
         Raises:
             ValueError: fewer latents than codewords.
@@ -253,12 +253,12 @@ class ResidualVectorQuantizer(Float32Module):
 
     @torch.no_grad()
     def refine(self, latents: Tensor, iterations: int = 4, seed: int = 0) -> None:
-        """Continue k-means from the present codebooks: the moving averages of a finished training are noisy means.
+        """Continue k-means from the present codebooks, because the moving averages of training are noisy means.
 
         Args:
             latents: [M, D + semantic_dim] float32, some 500 per codeword or more.
             iterations: Lloyd steps per level.
-            seed: of the places of unused codewords.
+            seed: seed for replacing unused codewords.
         """
         generator = torch.Generator().manual_seed(seed)
         self._kmeans(latents.float(), None, iterations, generator)
@@ -296,7 +296,7 @@ class ResidualVectorQuantizer(Float32Module):
 
 
 def _of_rank_0(value: Tensor) -> Tensor:
-    """The value that rank 0 has, so that every rank moves a code to the same place."""
+    """Broadcast a value from rank 0, so that the codebooks of all ranks stay equal."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.broadcast(value, 0)
     return value
@@ -309,9 +309,9 @@ def kmeans(
 
     Args:
         x: [M, D] float32.
-        centroids: [clusters, D] float32, where they start.
+        centroids: [clusters, D] float32, initial centroids.
         iterations: Lloyd steps.
-        generator: for the empty ones.
+        generator: for empty clusters.
 
     Returns:
         centroids [clusters, D] float32 and the index [M] int64 of each vector's centroid.

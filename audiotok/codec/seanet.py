@@ -1,5 +1,5 @@
 """SoundStream (arXiv:2107.03312) and EnCodec (arXiv:2210.13438): configuration, networks, codec, and the conversion of
-transformers' EncodecModel. Weight norm is folded into the weights instead of being computed at every pass.
+transformers' EncodecModel. Weight norm is folded into the weights.
 """
 
 from __future__ import annotations
@@ -39,27 +39,27 @@ class SeanetConfig(BaseCodecConfig):
     Args:
         sampling_rate: Hz of the wav.
         audio_channels: channels of the wav.
-        strides: of the encoder's stages, in the order of the sound; their product is ``hop_length``.
+        strides: strides of the encoder's stages, first to last; their product is ``hop_length``.
         filters: channels at the sampling rate (the papers' C).
         dilations: of the residual units of a stage.
         kernel_size: of the first convolution of encoder and decoder.
         latent_kernel_size: of the encoder's last convolution.
         last_kernel_size: of the decoder's last convolution.
         residual_kernel_size: of a residual unit's dilated convolution.
-        compress: how many times narrower a residual branch is inside.
+        compress: factor by which a residual branch is narrower inside.
         shortcut: whether a residual unit's skip connection has a pointwise convolution.
         lstm_layers: LSTMs in the encoder and in the decoder.
         causal: whether convolutions use the past only.
-        pad_mode: ``zero`` or ``reflect``, what precedes a signal.
+        pad_mode: padding before a signal, ``zero`` or ``reflect``.
         group_norm: whether convolutions are normalised over channels and time.
         n_q: codebooks.
         codebook_size: entries of each (V).
         codebook_dim: width of the latents (D).
         segment_samples: samples of an independently coded segment; None codes a signal as one.
         overlap: share of a segment that the next one covers too.
-        normalize: whether a segment is divided by its RMS, which travels as its scale.
-        denoises: whether the encoder can leave noise out.
-        codec_name: the name under which the codes were released.
+        normalize: whether a segment is divided by its RMS, which is returned as its scale.
+        denoises: whether the encoder can remove noise.
+        codec_name: name of the released codes.
 
     Raises:
         ValueError: a value breaks a rule above; the message names field, value and rule.
@@ -205,10 +205,10 @@ def seanet_preset(name: str, **changes: Any) -> SeanetConfig:
         The configuration.
 
     Raises:
-        ValueError: there is no such preset or argument, or a value breaks a rule.
+        ValueError: the preset or an argument is unknown, or a value breaks a rule.
     """
     if name not in PRESETS:
-        raise ValueError(f"no preset {name!r}; there are {', '.join(PRESETS)}")
+        raise ValueError(f"no preset {name!r}; choose from {', '.join(PRESETS)}")
     known = [key for key in SeanetConfig.__init__.__annotations__ if key not in ("kwargs", "return")]
     for key in changes:
         if key not in known:
@@ -225,8 +225,7 @@ class SEANetConv(nn.Module):
     """A convolution with ceil(T / stride) output steps.
 
     Args:
-        config: ``causal`` uses the past only; ``pad_mode`` is what precedes a signal; ``group_norm`` normalises over
-            channels and time (EnCodec's ``time_group_norm``).
+        config: uses ``causal``, ``pad_mode`` and ``group_norm`` (EnCodec's ``time_group_norm``).
         in_channels, out_channels, kernel_size, stride, dilation: as in ``nn.Conv1d``.
     """
 
@@ -249,7 +248,7 @@ class SEANetConv(nn.Module):
     def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
         """[B, C, T] -> [B, C', ceil(T / stride)]."""
         if state is None:
-            more = -x.shape[-1] % self.conv.stride[0]  # completes the last step
+            more = -x.shape[-1] % self.conv.stride[0]  # pads to whole steps
             x = self._pad(x, self.context - self.right, self.right + more)
         else:
             x = state.extend(self, x, self.context)
@@ -258,7 +257,7 @@ class SEANetConv(nn.Module):
     def _pad(self, x: Tensor, left: int, right: int) -> Tensor:
         if not self.reflects or not (left or right):
             return F.pad(x, (left, right))
-        # A signal shorter than its reflection is first extended with zeros, which are cut off again (as EnCodec does).
+        # As in EnCodec, a signal shorter than its reflection is extended with zeros, which are cut off afterwards.
         short = max(0, max(left, right) + 1 - x.shape[-1])
         padded = F.pad(F.pad(x, (0, short)), (left, right), mode="reflect")
         return padded[..., : padded.shape[-1] - short]
@@ -278,9 +277,9 @@ class SEANetUpsample(nn.Module):
         """[B, C, T] -> [B, C', T * stride]."""
         size, start = x.shape[-1] * self.stride, self.left
         if state is not None:
-            # A step overlaps the next one only: with the step before in front, its share is the second stretch.
+            # A step overlaps only the next one, so the output after the previous step is the second part.
             x, start = state.extend(self, x, 1), self.stride
-        # The norm sees the overhang too, as EnCodec's does.
+        # As in EnCodec, the norm includes the overhang.
         return self.norm(self.conv(x))[..., start : start + size]
 
 
@@ -303,7 +302,7 @@ class SEANetUnit(nn.Module):
 
 
 def _elu(x: Tensor) -> Tensor:
-    """ELU of a tensor that nothing else reads: in place where no gradient needs it."""
+    """ELU, in place if no gradient is needed. The input must not be used again."""
     return F.elu(x, inplace=not torch.is_grad_enabled())
 
 
@@ -321,7 +320,7 @@ class SEANetLSTM(nn.Module):
 
 
 class FiLM(nn.Module):
-    """A gain and an offset per channel, by whether a frame is to be denoised (SoundStream, section III-F)."""
+    """FiLM: gain and offset per channel that depend on the denoising flag of a frame (SoundStream, section III-F)."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -335,7 +334,7 @@ class FiLM(nn.Module):
 
 
 class SEANetEncoder(Float32Module):
-    """wav -> latents, in float32: every stage doubles the channels."""
+    """wav -> latents in float32; every stage doubles the channels."""
 
     def __init__(self, config: SeanetConfig) -> None:
         super().__init__()
@@ -356,8 +355,8 @@ class SEANetEncoder(Float32Module):
 
         Args:
             x: wav.
-            state: of a stream.
-            wanted: [B, T] bool, or one bool for all frames: whether to leave noise out.
+            state: state of a stream.
+            wanted: [B, T] bool, or one bool for all frames: whether to remove noise.
         """
         x = self.first(x, state)
         for stage in self.stages:
@@ -389,7 +388,7 @@ class SEANetDecoder(nn.Module):
             units = [SEANetUnit(config, dim, dilation) for dilation in config.dilations]
             self.stages.append(nn.ModuleList([up, *units]))
         self.last = SEANetConv(config, dim, config.audio_channels, config.last_kernel_size)
-        self.last.conv.start_gain = 0.3  # training starts with quiet audio
+        self.last.conv.start_gain = 0.3  # quiet output at the start of training
 
     def new_state(self) -> StreamState:
         """State of a stream at its start."""
@@ -402,8 +401,8 @@ class SEANetDecoder(nn.Module):
 
         Args:
             latents: in float32.
-            state: of a stream.
-            gains: [T * hop_length], of the samples of lost frames.
+            state: state of a stream.
+            gains: [T * hop_length], gain of every sample of lost frames.
         """
         x = self.lstm(self.first(latents.to(self.first.conv.weight.dtype), state))
         for stage in self.stages:
@@ -416,7 +415,7 @@ class SEANetDecoder(nn.Module):
 
 
 class SeanetCodec(SingleCodec):
-    """SoundStream or EnCodec; :func:`seanet_preset` has the configurations of the papers."""
+    """SoundStream or EnCodec; :func:`seanet_preset` returns the configurations of the papers."""
 
     config_class = SeanetConfig
     codes_fields = tuple(
@@ -435,7 +434,7 @@ class SeanetCodec(SingleCodec):
         self.encoder, self.decoder = SEANetEncoder(config), SEANetDecoder(config)
         self.quantizer = ResidualVectorQuantizer(config.n_q, config.codebook_size, config.codebook_dim)
         self.is_causal = config.causal and config.segment_samples is None and not config.group_norm
-        # A reflection puts the first frames' future before them.
+        # Reflection puts future samples before the first frames.
         reflected = (config.latent_kernel_size - 1) * config.hop_length
         self.lookahead_samples = reflected if self.is_causal and config.pad_mode == "reflect" else 0
         self.segment_samples = config.segment_samples
@@ -445,9 +444,9 @@ class SeanetCodec(SingleCodec):
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Start values of the tensors that a module itself holds; loaded ones stay."""
+        """Initialise the parameters and buffers of one module, except those that were loaded."""
         if isinstance(module, nn.Conv1d | nn.ConvTranspose1d):
-            # The level of a signal stays the same; with torch's own start it vanishes in a dozen layers.
+            # Keeps the signal level, which torch's default initialisation reduces to almost 0 after a dozen layers.
             steps = module.stride[0] if isinstance(module, nn.ConvTranspose1d) else 1
             spread = (module.in_channels * module.kernel_size[0] / steps) ** -0.5
             init.normal_(module.weight, std=spread * getattr(module, "start_gain", 1.0))
@@ -459,14 +458,14 @@ class SeanetCodec(SingleCodec):
         elif isinstance(module, nn.GroupNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
-        elif isinstance(module, nn.Linear):  # of FiLM: a gain of 1 and an offset of 0
+        elif isinstance(module, nn.Linear):  # FiLM with gain 1 and offset 0
             init.zeros_(module.weight)
             init.copy_(module.bias, torch.arange(len(module.bias)) < len(module.bias) // 2)
         elif isinstance(module, ResidualVectorQuantizer):
             module.init_tables()
 
     def frames(self, num_samples: int) -> int:
-        """T: each segment's samples in whole frames."""
+        """T, the sum of the frames of all segments."""
         size, hop = self.config.segment_samples, self.config.hop_length
         starts = segment_starts(num_samples, self.config.segment_stride)
         return sum(-(-min(num_samples - start, size or num_samples) // hop) for start in starts)
@@ -489,7 +488,7 @@ class SeanetCodec(SingleCodec):
         """Codes [B, n_q, T] and scale [B, 1] or None of one segment [B, C, N].
 
         Raises:
-            ValueError: ``denoise`` is asked of a codec that does not denoise.
+            ValueError: ``denoise`` is set, but the codec does not denoise.
         """
         if denoise is not False and not self.config.denoises:
             raise ValueError(f"{self.config.codec_name} does not denoise; train one with denoises: true")
@@ -502,8 +501,8 @@ class SeanetCodec(SingleCodec):
     def encode_item(
         self, wav: Tensor, n_q: int, denoise: Tensor | bool = False
     ) -> tuple[Tensor, Tensor | None]:
-        """As in the base class; ``denoise``, [B, T] bool or one bool, leaves noise out of these frames."""
-        if self.streams:  # complete the last frame as a session does
+        """As in the base class; ``denoise``, [B, T] bool or one bool, removes noise from these frames."""
+        if self.streams:  # pad the last frame as a session does
             wav = F.pad(wav, (0, -wav.shape[-1] % self.config.hop_length))
         starts = segment_starts(wav.shape[-1], self.config.segment_stride)
         size = self.config.segment_samples or wav.shape[-1]
@@ -529,9 +528,7 @@ class SeanetCodec(SingleCodec):
     def streaming_encoder(
         self, n_q: int | None = None, denoise: bool = False
     ) -> StreamingEncoder | WholeEncoder:
-        """A session that encodes one stream: in pieces where the codec ``streams``, by segments where it has them,
-        else at the end.
-        """
+        """A session that encodes one stream: in pieces if the codec ``streams``, else by segments or at the end."""
         self._check_weights()
         n_q = self._check_n_q(n_q)
         if not self.streams:
@@ -540,7 +537,7 @@ class SeanetCodec(SingleCodec):
         return StreamingEncoder(encoder, self.quantizer, self.config.hop_length, n_q)
 
     def streaming_decoder(self) -> StreamingDecoder | WholeDecoder:
-        """A session that decodes one stream, in pieces as :meth:`streaming_encoder` has them."""
+        """A session that decodes one stream, in pieces as in :meth:`streaming_encoder`."""
         self._check_weights()
         if not self.streams:
             return WholeDecoder(self)
@@ -550,7 +547,7 @@ class SeanetCodec(SingleCodec):
 
     @property
     def algorithmic_latency_ms(self) -> float | None:
-        """A frame and the look-ahead, or a segment; None where neither bounds it."""
+        """One frame and the look-ahead, or one segment; None if the codec has to wait for the end."""
         if not self.is_causal and self.segment_samples is None:
             return None
         samples = self.segment_samples or self.config.hop_length + self.lookahead_samples
@@ -561,11 +558,11 @@ def convert_config(config: EncodecConfig, name: str = "encodec") -> SeanetConfig
     """The configuration of an EncodecModel as a :class:`SeanetConfig`.
 
     Args:
-        config: of an EncodecModel.
+        config: configuration of an EncodecModel.
         name: the ``codec_name`` of the result.
 
     Raises:
-        ValueError: it has a feature that no EnCodec of the paper has.
+        ValueError: the config has a feature that is not in the paper.
     """
     rules = [
         ("trim_right_ratio", config.trim_right_ratio == 1.0, "1.0"),
@@ -625,7 +622,7 @@ def convert_encodec(model: EncodecModel, name: str = "encodec") -> SeanetCodec:
 
 
 def _boxes(network: nn.Module) -> list[nn.Module]:
-    """Modules with weights, in the order of the signal, which both sides are built in."""
+    """Modules with weights in the order of the signal, which is the same in both models."""
     theirs = ("EncodecConv1d", "EncodecConvTranspose1d", "EncodecLSTM")
     ours = (SEANetConv, SEANetUpsample, SEANetLSTM)
     return [m for m in network.modules() if isinstance(m, ours) or type(m).__name__ in theirs]
@@ -647,7 +644,7 @@ def folded_weight(conv: Any) -> Tensor:
         return conv.weight
     gain, direction = (p.detach().cpu().double() for p in conv.parametrizations.weight.parameters())
     squares = direction.square().flatten(1)
-    while squares.shape[1] > 1:  # pairwise sums, in an order that no processor chooses
+    while squares.shape[1] > 1:  # pairwise sums in a fixed order
         if squares.shape[1] % 2:
             squares = torch.cat([squares, squares.new_zeros(len(squares), 1)], dim=1)
         half = squares.shape[1] // 2

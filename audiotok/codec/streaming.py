@@ -1,6 +1,6 @@
-"""Streaming sessions: a signal in pieces with the result of one pass (codes equal but for ties, audio within 1e-5).
+"""Streaming sessions, packet-loss concealment and overlapping segments.
 
-Also packet-loss concealment, and the overlapping segments of codecs that code a long signal in independent pieces.
+Streaming output equals the output of one pass: codes are equal except for ties, audio within 1e-5.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from .layers import StreamState, no_autocast
 from .quantizer import ResidualVectorQuantizer
 
 HOLD_S, FADE_S = 0.02, 0.14
-"""In a gap, audio goes on for the first of these times and fades to silence within the second."""
+"""In a gap, audio continues for ``HOLD_S`` and fades to silence within ``FADE_S``, in seconds."""
 
 MISSING_SCALE = 0.1
-"""RMS that stands in for an unknown scale of a codec with scales: a usual level of speech."""
+"""Scale that is assumed if none is given: the RMS of speech at a typical level."""
 
 
 class StreamingEncoder:
     """Encodes a batch of streams that advance together.
 
     Args:
-        encoder: turns a wav [B, 1, n] and the stream's state into latents; shared, never changed.
-        quantizer: of the same codec.
+        encoder: turns a wav [B, 1, n] and the stream's state into latents.
+        quantizer: quantizer of the same codec.
         hop_length: samples per frame.
         n_q: codebooks to keep.
     """
@@ -58,7 +58,7 @@ class StreamingEncoder:
             [B, K, t] int64; t may be 0.
 
         Raises:
-            TypeError: wav is no tensor.
+            TypeError: wav is not a tensor.
             ValueError: wav is not [B, 1, n] of floats, its B changed, or it holds NaN, infinity or samples far beyond
                 full scale.
             RuntimeError: the session was flushed.
@@ -79,7 +79,7 @@ class StreamingEncoder:
         with torch.inference_mode():
             latents = self._encoder(wav[..., :size], self._state)
             codes = self._quantizer.encode(latents, self._n_q, self._squares)
-        return codes.clone()  # outside inference mode, so that it can be trained on
+        return codes.clone()  # outside inference mode, so that it can be used in training
 
     def flush(self) -> Tensor:
         """Pad the last, incomplete frame with zeros and return it: [B, K, 1] int64, or [B, K, 0] if there is none.
@@ -102,7 +102,7 @@ class StreamingDecoder:
 
     Args:
         decoder: turns latents, its own state and gains into audio; has ``new_state()`` and ``gain_hop``.
-        quantizer: of the same codec.
+        quantizer: quantizer of the same codec.
         hop_length: samples per frame.
         sampling_rate: Hz.
     """
@@ -118,7 +118,7 @@ class StreamingDecoder:
         self._done = False
         self._last: Tensor | None = None
         self._batch: int | None = None
-        self._lost_s = math.inf  # time since the last frame; before the first there is nothing to continue
+        self._lost_s = math.inf  # time since the last frame; infinite before the first one
 
     def push(self, audio_codes: Tensor) -> Tensor:
         """Take the next frames, return the audio that is complete.
@@ -130,7 +130,7 @@ class StreamingDecoder:
             [B, 1, n] float32.
 
         Raises:
-            TypeError: audio_codes is no tensor.
+            TypeError: audio_codes is not a tensor.
             ValueError: audio_codes is not [B, K, t] of integers in range, or its B changed.
             RuntimeError: the session was flushed.
         """
@@ -142,21 +142,21 @@ class StreamingDecoder:
         return wav
 
     def conceal(self, frames: int, following: Tensor | None = None, silent: bool = False) -> Tensor:
-        """Continue although the next frames are lost: hold timbre and pitch, then fade to silence.
+        """Conceal lost frames: hold timbre and pitch, then fade to silence.
 
-        The next :meth:`push` goes on from there. A gap reported in pieces gives the audio of one reported at once.
+        The next :meth:`push` continues from there. A gap may be reported in several calls with the same result.
 
         Args:
             frames: lost frames, at least 1.
             following: [B, K, t] int64, t >= 1, the codes after the gap if they are known: the audio then glides to
                 them. They must still be pushed.
-            silent: silence at once.
+            silent: return silence without a fade.
 
         Returns:
             [B, 1, n] float32.
 
         Raises:
-            TypeError: frames is no int, or following no tensor.
+            TypeError: frames is not an int, or following is not a tensor.
             ValueError: frames is below 1, following is not [B, K, t] of codes with t >= 1, or its B is another.
             RuntimeError: the session was flushed.
         """
@@ -172,7 +172,7 @@ class StreamingDecoder:
                 raise ValueError("expected at least one frame in following, got none; leave it out")
             goal = self._quantizer.decode(following[..., :1])
         last = self._last
-        if last is None:  # any latents will do: the gain is zero until the audio glides to what follows
+        if last is None:  # any latents, because the gain is zero until the next frame
             zeros = torch.zeros(self._batch or 1, 1, 1, dtype=torch.int64, device=self._device)
             last = self._quantizer.decode(zeros)
         gap_s, step = frames * self._hop / self._rate, self._decoder.gain_hop
@@ -184,17 +184,17 @@ class StreamingDecoder:
         return wav
 
     def flush(self, num_samples: int | None = None) -> Tensor:
-        """Return what the decoder holds back, and close the session.
+        """Return the rest of the audio and close the session.
 
         Args:
-            num_samples: length of the whole stream; cuts what the last frame has beyond it.
+            num_samples: length of the whole stream; the rest of the last frame is cut.
 
         Returns:
             [B, 1, n] float32.
 
         Raises:
-            TypeError: ``num_samples`` is no int.
-            ValueError: more than ``num_samples`` were given out already, or fewer exist.
+            TypeError: ``num_samples`` is not an int.
+            ValueError: more than ``num_samples`` were returned already, or fewer exist.
         """
         if num_samples is not None:
             check_count("num_samples", num_samples)
@@ -214,7 +214,7 @@ class StreamingDecoder:
         with torch.inference_mode():
             wav = no_autocast(self._decoder)(latents, self._state, gains)
         self._last, self._given = latents[..., -1:], self._given + wav.shape[-1]
-        return wav.clone()  # outside inference mode, so that it can be trained on
+        return wav.clone()  # outside inference mode, so that it can be used in training
 
     def _check(self, name: str, codes: Tensor) -> Tensor:
         if self._done:
@@ -251,13 +251,13 @@ def carry_on(last: Tensor, frames: int, following: Tensor | None = None) -> Tens
 
 
 def fade(before_s: float, count: int, step_s: float, until_s: float | None = None) -> Tensor:
-    """Gains inside a gap: 1 for :data:`HOLD_S`, then half a cosine to 0 within :data:`FADE_S`.
+    """Gains inside a gap: 1 for :data:`HOLD_S`, then a raised cosine to 0 within :data:`FADE_S`.
 
     Args:
-        before_s: how much of the gap lies before the first gain.
-        count: gains asked for.
-        step_s: time from one to the next.
-        until_s: time from the first gain to the end of the gap, where the audio fades in again; None: unknown.
+        before_s: seconds of the gap before the first gain.
+        count: number of gains.
+        step_s: seconds between gains.
+        until_s: seconds from the first gain to the end of the gap, where the audio fades in again; None if unknown.
 
     Returns:
         [count] float32 in [0, 1].
@@ -274,12 +274,12 @@ def fade(before_s: float, count: int, step_s: float, until_s: float | None = Non
 
 
 def random_losses(frames: int, rate: float, seed: int, packet_frames: int = 1) -> Tensor:
-    """Lose packets at random, ``rate`` of them to the nearest packet.
+    """Draw lost packets at random; their share is ``rate``, rounded to whole packets.
 
     Args:
         frames: T of the recording.
         rate: share of the packets to lose, 0 to 1.
-        seed: the same seed loses the same packets.
+        seed: seed of the draw.
         packet_frames: frames of a packet.
 
     Returns:
@@ -305,10 +305,10 @@ def decode_with_losses(
     """Decode a stream whose frames are partly lost.
 
     Args:
-        codec: made the codes.
+        codec: the codec of the codes.
         codes: [B, K, T] int64 in [0, V).
         lost: [T] bool, True where a frame is lost.
-        conceal: continue where frames are missing; else they are silent.
+        conceal: conceal lost frames; otherwise they are silent.
         glide: wait for the frame after a gap, so that the audio can glide to it.
 
     Returns:
@@ -320,7 +320,7 @@ def decode_with_losses(
     if lost.shape != codes.shape[-1:]:
         raise ValueError(f"expected lost [T] = {list(codes.shape[-1:])}, got {list(lost.shape)}")
     session = codec.streaming_decoder()
-    pieces, at = [session.push(codes[..., :0])], 0  # tells B, should the first frame be lost
+    pieces, at = [session.push(codes[..., :0])], 0  # sets B if the first frame is lost
     gone, counts = torch.unique_consecutive(lost.cpu(), return_counts=True)
     for missing, count in zip(gone.tolist(), counts.tolist(), strict=True):
         end = at + count
@@ -334,12 +334,12 @@ def decode_with_losses(
 
 
 def segment_starts(num_samples: int, stride: int | None) -> list[int]:
-    """Samples at which segments begin: one segment where ``stride`` is None."""
+    """Samples at which segments begin; one segment if ``stride`` is None."""
     return list(range(0, num_samples, stride)) if stride else [0]
 
 
 def fade_weights(size: int, device: torch.device | str = "cpu") -> Tensor:
-    """Weights of a segment's samples where segments overlap: a triangle, [size] float32."""
+    """Triangular cross-fade weights of overlapping segments, [size] float32."""
     return 0.5 - (torch.linspace(0, 1, size + 2, device=device)[1:-1] - 0.5).abs()
 
 
@@ -366,7 +366,7 @@ def overlap_add(segments: Sequence[Tensor], stride: int) -> Tensor:
 
 
 class WholeEncoder:
-    """Encodes one stream of a codec that does not stream: a segment when it is complete, or everything at the end.
+    """Encodes one stream of a codec that does not stream, segment by segment or all at the end.
 
     Args:
         codec: any codec whose items are coded one by one.
@@ -419,7 +419,7 @@ class WholeEncoder:
 
 
 class WholeDecoder:
-    """Decodes one stream of a codec that does not stream: a segment when it is complete, or everything at the end.
+    """Decodes one stream of a codec that does not stream, segment by segment or all at the end.
     Missing frames are silent.
 
     Args:
@@ -432,11 +432,11 @@ class WholeDecoder:
         self._present: list[Tensor] = []
         self._scales: list[float] = []
         self._overlap: tuple[Tensor, Tensor] | None = (
-            None  # weighted audio not yet given out, and its weights
+            None  # weighted audio that was not returned yet, and its weights
         )
 
     def add_scales(self, scales: Tensor) -> None:
-        """Take the scales [S] of the segments that come next."""
+        """Take the scales [S] of the next segments."""
         self._scales += scales.tolist()
 
     def push(self, audio_codes: Tensor) -> Tensor:
@@ -469,7 +469,7 @@ class WholeDecoder:
         return torch.zeros(1, self._codec.config.audio_channels, 0, device=self._codec.device)
 
     def _decode(self, frames: int) -> tuple[Tensor, Tensor]:
-        """Audio of the next frames, times the weights of its samples; and the weights."""
+        """Weighted audio of the next frames, and its weights."""
         codes, present = torch.cat(self._codes, dim=-1), torch.cat(self._present)
         self._codes, self._present = [codes[..., frames:]], [present[frames:]]
         options: dict[str, Any] = {}
@@ -486,7 +486,7 @@ class WholeDecoder:
         return wav * audible * weights, weights
 
     def _emit(self, sound: Tensor, weight: Tensor, last: bool) -> Tensor:
-        """Add the open overlap; give out what no later segment touches."""
+        """Add the open overlap and return the samples that are final."""
         if self._overlap is not None:
             before, weight_before = self._overlap
             size = max(before.shape[-1], sound.shape[-1])

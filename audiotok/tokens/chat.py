@@ -1,7 +1,7 @@
-"""Conversations -> ids. The special tokens of a chat template are read; strings in the conversation stay plain text.
+"""Conversations -> ids. Special tokens of a chat template are recognised; those in messages stay plain text.
 
-A template is rendered with marks around every string that comes from the conversation: private-use characters and a
-random number. Each marked string is then encoded on its own, so it cannot yield a special, control or audio id.
+A template is rendered with marks (private-use characters and a random number) around every string of the conversation.
+Each marked string is then encoded on its own, so it cannot yield a special, control or audio id.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 from jinja2 import TemplateError
 from transformers.utils.chat_template_utils import render_jinja_template
 
-# Whitespace before and after a string, which templates trim like any other, but never write.
+# Whitespace around marked strings. Templates trim it like other whitespace, but never write it.
 _LEAD, _TAIL = "\u205f\u2028\u205f", "\u2028\u205f\u2028"
 _CUTS = "the chat template cuts or escapes the strings of the conversation; use one that keeps them whole"
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
-_PLAIN_KEYS = ("role", "type")  # templates compare these, so they are checked instead of marked
+_PLAIN_KEYS = ("role", "type")  # checked instead of marked, because templates compare these values
 AudioIds = Callable[[Mapping[str, Any]], list[int]]
 
 
@@ -27,8 +27,8 @@ class Conversation(NamedTuple):
 
     Attributes:
         ids: ids of template, texts and audio in order.
-        answer: as many bools, true for the assistant's part. That is what the template puts into
-            ``{% generation %}``, or without such a block the assistant's content and the special token after it.
+        answer: one bool per id, true for the assistant's part: the content of ``{% generation %}`` blocks, or without
+            such blocks the assistant's content and the special token after it.
     """
 
     ids: list[int]
@@ -56,7 +56,7 @@ def encode_conversation(
             ...}`` and ``{"type": "audio", ...}``.
         options: ``chat_template``, ``tools``, ``documents``, ``add_generation_prompt``, ``continue_final_message``
             and the template's own variables. Without a chat template see :func:`plain_conversation`.
-        audio_ids: gives the ids of an audio part with its markers; None refuses such parts.
+        audio_ids: returns the ids of an audio part with its markers; None refuses such parts.
 
     Raises:
         ValueError: a role or key holds a special token, a part has another type, or the template leaves out audio
@@ -77,7 +77,7 @@ def render_conversation(
     """The rendered template of a conversation for people to read, with ``<audio></audio>`` for audio parts.
 
     Raises:
-        ValueError: there is no chat template, or as :func:`encode_conversation`.
+        ValueError: there is no chat template, or as in :func:`encode_conversation`.
     """
     marks = _Marks(tokenizer)
     text, _ = _render(tokenizer, marks, [_checked(message, True) for message in messages], options)
@@ -110,10 +110,10 @@ def plain_conversation(
         messages: with ``content`` as a list of parts.
         audio_ids: as for :func:`encode_conversation`.
         add_generation_prompt: end with the marker that opens the answer.
-        answer: ``audio`` or ``text``, the kind of answer; None means the other kind than the last part's.
+        answer: ``audio`` or ``text``, the kind of answer; None means the opposite of the last part's kind.
 
     Raises:
-        ValueError: ``answer`` is neither.
+        ValueError: ``answer`` is unknown.
     """
     if answer not in (None, "audio", "text"):
         raise ValueError(f"expected answer 'audio' or 'text', got {answer!r}")
@@ -141,17 +141,17 @@ def plain_conversation(
 
 
 def bos_id(tokenizer: Any) -> int:
-    """First id of a sequence: the base vocabulary's own, or the control id."""
+    """First id of a sequence: the BOS id of the base vocabulary, or the control id."""
     return tokenizer.control_id("bos") if tokenizer.bos_token_id is None else tokenizer.bos_token_id
 
 
 def eos_id(tokenizer: Any) -> int:
-    """Last id of a sequence: the base vocabulary's own, or the control id."""
+    """Last id of a sequence: the EOS id of the base vocabulary, or the control id."""
     return tokenizer.control_id("eos") if tokenizer.eos_token_id is None else tokenizer.eos_token_id
 
 
 def _checked(message: Mapping[str, Any], takes_audio: bool) -> dict[str, Any]:
-    """A message without keys of value None, with its content as a list of checked parts."""
+    """Copy a message without keys whose value is None, with its content as a list of checked parts."""
     if not isinstance(message.get("role"), str):
         raise ValueError(f"expected messages with a role, got {dict(message)!r:.80}")
     kept = {key: value for key, value in message.items() if value is not None}
@@ -174,15 +174,15 @@ def _render(
 ) -> tuple[str, list[tuple[int, int]] | None]:
     """The marked text of a conversation, and the spans of ``{% generation %}``; None if the template has none.
 
-    Some templates take content as a string, some as a list of parts, some as both. Content is tried as it was given,
-    then as strings, then as parts; the first rendering that leaves nothing out counts, or else the most complete.
+    Some templates expect content as a string, some as a list of parts, some take both. Content is tried as given, then
+    as strings, then as parts. The first rendering that leaves nothing out is used, or else the most complete one.
     """
     template = tokenizer.get_chat_template(options.get("chat_template"), options.get("tools"))
     has_spans = _GENERATION.search(template) is not None
     variables = {key: marks.hide(value) for key, value in options.items() if key != "chat_template"}
     variables |= {key: marks.mark(options[key], False) for key in ("tools", "documents") if options.get(key)}
     marked = [marks.message(message) for message in messages]
-    render: Any = render_jinja_template  # its annotation leaves out the spans
+    render: Any = render_jinja_template  # the annotation of the function omits the spans
     best: tuple[set[int], str, list[tuple[int, int]] | None] | None = None
     failure: Exception | None = None
     for as_list in (None, False, True):
@@ -260,11 +260,11 @@ def _encode(
 
 
 class _Marks:
-    """Marks the strings of one conversation, and finds them again in the rendered template.
+    """Marks the strings of one conversation and finds them in the rendered template.
 
     A marked string is ``\\ue000 number - [ua] index \\ue001 string \\ue002 number - index \\ue003``, where ``a`` stands
-    for the assistant. A stand-in ``\\ue004 number - index \\ue005`` stands for an audio part, or for a special token
-    that a string spells.
+    for the assistant. A placeholder ``\\ue004 number - index \\ue005`` replaces an audio part, or a special token in a
+    string.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -272,11 +272,11 @@ class _Marks:
         names = sorted(filter(None, specials), key=len, reverse=True)
         self._specials = re.compile("|".join(map(re.escape, names)) or r"(?!)")
         self._number = number = secrets.token_hex(8)
-        self.is_audio: dict[int, bool] = {}  # the content that a rendering has to hold, by index
+        self.is_audio: dict[int, bool] = {}  # content that a rendering must include, by index
         self._outer: list[tuple[str, str]] = []  # whitespace around each marked string
         self._things: list[
             tuple[Any, bool]
-        ] = []  # what stand-ins stand for, and whether the assistant said it
+        ] = []  # values of the placeholders, and whether they belong to the assistant
         opened, closed = rf"\ue000{number}-([ua])(\d+)\ue001", rf"\ue002{number}-(\d+)\ue003"
         stand_in = rf"\ue004{number}-(\d+)\ue005"
         self._stand_ins = re.compile(stand_in)
@@ -287,7 +287,7 @@ class _Marks:
         self._torn = re.compile(f"{opened}|{closed}|{_LEAD}|{_TAIL}")
 
     def message(self, message: Mapping[str, Any]) -> dict[str, Any]:
-        """A message for the template: its strings marked, its content a list of text parts."""
+        """A message for the template with marked strings and with its content as a list of text parts."""
         said = message["role"] == "assistant"
         rest = {key: value for key, value in message.items() if key not in ("content", "_is_list")}
         out = self.mark(rest, said)
@@ -306,7 +306,7 @@ class _Marks:
         return out
 
     def mark(self, value: Any, said: bool) -> Any:
-        """``value`` with every string in it marked, in lists and dicts too."""
+        """``value`` with every string marked, also in lists and dicts."""
         if isinstance(value, str):
             return self._text(value, said)
         if isinstance(value, list | tuple):
@@ -319,7 +319,7 @@ class _Marks:
         return {key: item if key in _PLAIN_KEYS else self.mark(item, said) for key, item in value.items()}
 
     def hide(self, value: Any) -> Any:
-        """``value`` with stand-ins for the special tokens in its strings, in lists and dicts too."""
+        """``value`` with placeholders for the special tokens in its strings, also in lists and dicts."""
         if isinstance(value, str):
             return self._specials.sub(lambda found: self._stand_in(found.group(), False), value)
         if isinstance(value, list | tuple):
@@ -329,12 +329,12 @@ class _Marks:
         return value
 
     def lost(self, text: str) -> set[int]:
-        """Indices of content strings of which a rendered template holds neither end."""
+        """Indices of content strings of which a rendered template includes neither end."""
         kept = {int(found[1] or found[2]) for found in self._torn.findall(text) if found[1] or found[2]}
         return set(self.is_audio) - kept
 
     def split(self, text: str) -> Iterator[tuple[int, int, str, Any, bool]]:
-        """The pieces of a rendered template: start, stop, kind, value, whether the assistant said it.
+        """The pieces of a rendered template: start, stop, kind, value, whether it belongs to the assistant.
 
         Kinds are ``template`` (no value), ``text`` (a string of the conversation) and ``thing`` (an audio part, or a
         special token as a string).
@@ -361,7 +361,7 @@ class _Marks:
         yield from self._template(text, position, len(text))
 
     def _template(self, text: str, start: int, stop: int) -> Iterator[tuple[int, int, str, Any, bool]]:
-        """The template's own text between marks that it has torn apart."""
+        """The template's own text between separated marks."""
         torn = [found.span() for found in self._torn.finditer(text, start, stop)]
         for low, high in zip(
             [start, *(end for _, end in torn)], [*(at for at, _ in torn), stop], strict=True

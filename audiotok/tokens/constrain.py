@@ -1,4 +1,4 @@
-"""Constrained generation: ``generate()`` can only produce audio blocks that decode."""
+"""Constrained generation: every audio block that ``generate()`` produces can be decoded."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .tokenizer import AudioTextTokenizer
 
 @dataclass
 class _State:
-    """Where a row stands: in a block with a cursor, or outside, with or without a block that was made."""
+    """State of a row: inside a block with a cursor, or outside, before or after a block."""
 
     cursor: Cursor | None = None
     closed: bool = False
@@ -29,17 +29,17 @@ class AudioConstraint(LogitsProcessor):
 
     Inside an audio block (after ``audio_start``; the prompt may end inside one) only ids that the layout allows next
     keep their logits, and ``audio_end`` where the block may end. Outside, a block is opened, and the sequence ends
-    after it; with ``text=True`` all text ids and ``audio_start`` keep their logits instead. A block is closed before
-    ``max_length`` cuts it. The state of a row follows from its ids alone, so batches and beams work.
+    after it. With ``text=True`` all text ids and ``audio_start`` keep their logits instead. A block is closed before
+    ``max_length`` is reached. The state of a row depends only on its ids, so batches and beams work.
 
     Args:
-        tokenizer: the model's.
-        max_length: ids in all, prompt included, after which ``generate`` stops: its ``max_length``, or the prompt's
+        tokenizer: tokenizer of the model.
+        max_length: ids after which ``generate`` stops, including the prompt: its ``max_length``, or the prompt's
             width plus its ``max_new_tokens``.
-        layout: of the audio blocks.
-        n_q: K, codebooks in them; None means all of the tokenizer's.
-        min_frames: least frames of a block, where ``max_length`` leaves room for them.
-        max_frames: most frames of a block; None leaves that to ``max_length``.
+        layout: layout of the audio blocks.
+        n_q: K, codebooks in the blocks; None means all of the tokenizer's.
+        min_frames: minimum frames of a block, if ``max_length`` leaves room for them.
+        max_frames: maximum frames of a block; None means no limit besides ``max_length``.
         text: whether text, and another block, may come before or after a block.
 
     Raises:
@@ -70,18 +70,18 @@ class AudioConstraint(LogitsProcessor):
         self.max_length = max_length
         self.min_frames, self.max_frames = min_frames, max_frames
         self.text = text
-        self._seen: Tensor | None = None  # [B, S] of the last call, and each row's state after it
+        self._seen: Tensor | None = None  # [B, S] ids of the last call, and the state of each row after it
         self._states: list[_State] = []
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Logits with all that may not come next at minus infinity.
+        """Set the logits of ids that may not come next to minus infinity.
 
         Args:
             input_ids: [B, S] ids so far.
             scores: [B, rows] logits of the next id.
 
         Returns:
-            [B, rows], new.
+            [B, rows], a new tensor.
 
         Raises:
             LayoutError: the prompt ends inside an audio block that is malformed.
@@ -101,12 +101,12 @@ class AudioConstraint(LogitsProcessor):
         return masked
 
     def _follow(self, input_ids: Tensor) -> None:
-        """Update each row's state, from the step before where the row continues one of its rows."""
+        """Update the state of each row, starting from the previous step if the row continues one of its rows."""
         parents: list[int | None] = [None] * len(input_ids)
         if self._seen is not None and self._seen.shape[1] == input_ids.shape[1] - 1:
             if torch.equal(self._seen, input_ids[:, :-1]):
                 parents = list(range(len(input_ids)))
-            else:  # beams: a row may continue any row, and several rows one
+            else:  # With beams, a row may continue any row, and several rows may continue the same one.
                 same = (input_ids[:, None, :-1] == self._seen[None]).all(dim=-1)  # [B, B before]
                 parents = [int(row.nonzero()[0]) if row.any() else None for row in same]
         states = []
@@ -122,11 +122,11 @@ class AudioConstraint(LogitsProcessor):
         start = len(ids) - 1 - ids[::-1].index(self._start) if self._start in ids else len(ids)
         for symbol in ids[start:]:
             state = self._step(state, symbol)
-        state.closed = False  # a block of the prompt is not the one that was asked for
+        state.closed = False  # blocks of the prompt do not count
         return state
 
     def _step(self, state: _State, symbol: int) -> _State:
-        """Take one more id."""
+        """Update the state with one more id."""
         if symbol == self._start:
             state.cursor = self._fresh()
         elif state.cursor is not None and symbol == self._end:
@@ -145,11 +145,11 @@ class AudioConstraint(LogitsProcessor):
         return [range(self._text_stop), end, *([start] if fits else [])]
 
     def _inside(self, cursor: Cursor, room: int) -> list[range]:
-        """Ids that may come next in a block; room is kept for its end and the sequence's."""
+        """Ids that may come next in a block; room is reserved for the end of the block and of the sequence."""
         longer = sequence_length(cursor.begun + 1, cursor.n_q, cursor.layout) - cursor.position
         grows = longer + 2 <= room and (self.max_frames is None or cursor.begun < self.max_frames)
-        held = grows and cursor.begun < self.min_frames  # must not be closed yet
-        settles = 0 in cursor.codebooks  # any other id here means that there are no more frames
+        held = grows and cursor.begun < self.min_frames  # too short to be closed
+        settles = 0 in cursor.codebooks  # any other id would end the frames
         spans = []
         for level in cursor.codebooks:
             if (level == 0 and not grows) or (level > 0 and settles and held):

@@ -1,4 +1,4 @@
-"""Make tokenizers with audio ids: extend any fast tokenizer and its model, or build one over a character vocabulary."""
+"""Tokenizers with audio ids: extend any fast tokenizer and its model, or build one over a character vocabulary."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from .tokenizer import (
     hidden_control_token,
 )
 
-SPACE = "\u2581"  # how sentencepiece writes a space
+SPACE = "\u2581"  # sentencepiece's sign for a space
 ASCII_CHARACTERS = "".join(map(chr, range(33, 127)))
 _BYTES = 256
 _KEPT = (
@@ -46,10 +46,10 @@ _BASE_PROBES = [
 
 
 def as_codec(codec: Any) -> Any:
-    """A codec with our methods: ours as it is, one of transformers adapted.
+    """Adapt a codec of transformers; a codec of audiotok is returned as it is.
 
     Raises:
-        ValueError: it is no codec that can be adapted, or it codes segments with a scale each, which ids cannot hold.
+        ValueError: the codec cannot be adapted, or it has a scale per segment, which ids cannot represent.
     """
     if not isinstance(codec, Codec):
         from ..codec.adapters import adapt  # imports the modelling code, which only such a codec needs
@@ -57,7 +57,7 @@ def as_codec(codec: Any) -> Any:
         codec = adapt(codec)
     if codec.has_scale:
         raise ValueError(
-            f"{codec.config.codec_name} codes segments with a scale each, which ids cannot hold; use one that does not"
+            f"{codec.config.codec_name} has a scale per segment, which ids cannot represent; use a codec without scales"
         )
     return codec
 
@@ -70,27 +70,27 @@ def extend_tokenizer(
     codebook_size: int | None = None,
     codes_fingerprint: str | None = None,
 ) -> AudioTextTokenizer:
-    """Put 64 control ids and a codec's audio ids behind any fast tokenizer.
+    """Add 64 control ids and the audio ids of a codec to any fast tokenizer.
 
-    The new strings are in the vocabulary of the base's own model, and no text matches them: BPE without
-    ``ignore_merges`` reaches no string without a merge that leads to it, and other models match whole pre-tokens, none
-    of which holds the space that each new string holds. This is checked.
+    The new strings are added to the vocabulary of the tokenizer's own model such that no text matches them. BPE without
+    ``ignore_merges`` only produces strings that merges lead to. Other models match whole pre-tokens, and no pre-token
+    contains a space, as every new string does. The function checks this.
 
     Args:
         base: a fast tokenizer, or a folder or hub id of one. It is not changed.
-        codec: the codec whose codes get ids: ours, or one of transformers.
+        codec: the codec whose codes get ids, of audiotok or of transformers.
         n_q: K, codebooks that get ids; None means all of the codec's.
         codebook_size: V; None means the codec's.
         codes_fingerprint: identity of the codec; None means the codec's.
 
     Returns:
-        A tokenizer that gives every text the ids that the base gives it. It keeps the base's special tokens, chat
-        template and padding side. Where the base has no padding token, its end of sequence pads.
+        A tokenizer that encodes every text to the same ids as ``base``. It keeps the special tokens, chat template and
+        padding side of ``base``. If ``base`` has no padding token, its EOS token is used for padding.
 
     Raises:
         TypeError: ``base`` is a slow tokenizer.
-        ValueError: neither ``codec`` nor all three of the others are given, ``base`` has audio ids already, or it
-            matches whole strings with spaces in them, so that text could spell an audio id.
+        ValueError: neither ``codec`` nor all three other arguments are given, ``base`` has audio ids already, or it
+            matches whole strings with spaces, so that text could spell an audio id.
     """
     if isinstance(base, str | Path):
         base = AutoTokenizer.from_pretrained(base)
@@ -131,7 +131,7 @@ def extend_tokenizer(
         control_offset=size,
         audio_offset=size + N_CONTROL,
     )
-    # transformers writes a post-processor of its own where it finds none.
+    # transformers writes its own post-processor if there is none.
     tokenizer.backend_tokenizer.post_processor = source.post_processor
     tokenizer.check()
     for probe in _BASE_PROBES:
@@ -143,18 +143,18 @@ def extend_tokenizer(
 
 
 def _extended(source: Tokenizer, n_q: int, codebook_size: int) -> tuple[Tokenizer, int]:
-    """The Rust tokenizer with more strings in its model, and the number of ids it had."""
+    """The Rust tokenizer with more strings in its model, and the number of ids before the extension."""
     known = source.get_vocab(with_added_tokens=True)
     names = {index: token for token, index in known.items()}
     size = max(names) + 1
-    # Tokens beside the model's vocabulary go into it, because a file gives out their ids by its size. Ids that the
-    # base leaves out get a string too.
+    # Added tokens move into the model's vocabulary, because a saved file numbers them by the vocabulary size. Gaps
+    # between ids get a string too.
     strings = [names.get(index) or f"<|audiotok gap {index}|>" for index in range(size)]
     strings += map(hidden_control_token, CONTROL_TOKENS)
     strings += (hidden_audio_token(k, code) for k in range(n_q) for code in range(codebook_size))
     content = json.loads(source.to_str())
     model = content["model"]
-    if isinstance(model["vocab"], list):  # Unigram: ids are places
+    if isinstance(model["vocab"], list):  # Unigram: the id is the position in the list
         lowest = min(score for _, score in model["vocab"])
         model["vocab"] += [[string, lowest] for string in strings[len(model["vocab"]) :]]
     else:
@@ -163,7 +163,7 @@ def _extended(source: Tokenizer, n_q: int, codebook_size: int) -> tuple[Tokenize
     backend = Tokenizer.from_str(json.dumps(content))
     if backend.get_vocab_size(with_added_tokens=True) != len(strings):
         raise ValueError(
-            "this tokenizer has two strings for one id, or ours among its own; it cannot be extended"
+            "this tokenizer has two strings for one id, or contains audiotok's strings; it cannot be extended"
         )
     if model.get("type", "BPE") != "BPE" or model.get("ignore_merges"):
         _check_no_spaces(backend)
@@ -171,7 +171,7 @@ def _extended(source: Tokenizer, n_q: int, codebook_size: int) -> tuple[Tokenize
 
 
 def _check_no_spaces(backend: Tokenizer) -> None:
-    """Refuse a tokenizer whose model gets text with a space in it: our strings hold one."""
+    """Refuse a tokenizer that leaves spaces in pre-tokens, because audiotok's strings contain a space."""
     for probe in _SPACE_PROBES:
         text = backend.normalizer.normalize_str(probe) if backend.normalizer else probe
         pieces = backend.pre_tokenizer.pre_tokenize_str(text) if backend.pre_tokenizer else [(text, ())]
@@ -184,16 +184,16 @@ def _check_no_spaces(backend: Tokenizer) -> None:
 
 
 def resize_embeddings(model: PreTrainedModel, tokenizer: AudioTextTokenizer, seed: int = 0) -> None:
-    """Give a model rows for the control and audio ids of an extended tokenizer, in place.
+    """Add embedding rows for the control and audio ids of an extended tokenizer to a model, in place.
 
     New input rows are drawn from a normal distribution with the mean and deviation of the text rows in every
-    dimension. New output rows are drawn around the mean of the text rows with a tenth of that deviation, so that the
-    new ids are neither impossible nor likely at first. No two rows are equal.
+    dimension. New output rows are drawn around the mean of the text rows with a tenth of their deviation, so that
+    the new ids start with average logits. No two rows are equal.
 
     Args:
         model: any model with token embeddings; its text rows stay as they are.
         tokenizer: from :func:`extend_tokenizer`.
-        seed: of the draw.
+        seed: seed of the draw.
 
     Raises:
         ValueError: the model has fewer rows than the base vocabulary has ids.
@@ -247,7 +247,7 @@ def train_text_vocab(sentences: Iterable[str], out: str | Path, characters: str 
         FileNotFoundError: the folder of ``out`` does not exist.
     """
     alphabet = set(characters) - {" ", SPACE}
-    # The trainer would otherwise let a frequent character from outside push a rare one of the alphabet out.
+    # Otherwise the trainer might replace a rare character of the alphabet by a frequent one from outside.
     kept = ("".join(c for c in sentence if c in alphabet or c == " ") for sentence in sentences)
     lines = [line for line in kept if line.strip()]
     if not lines:
@@ -264,7 +264,7 @@ def train_text_vocab(sentences: Iterable[str], out: str | Path, characters: str 
         normalization_rule_name="identity",
         add_dummy_prefix=False,
         remove_extra_whitespaces=False,
-        # Control ids are in the unified vocabulary's reserve, not in its text part.
+        # Control ids are not part of the text vocabulary.
         unk_id=0,
         bos_id=-1,
         eos_id=-1,
@@ -280,7 +280,7 @@ def train_text_vocab(sentences: Iterable[str], out: str | Path, characters: str 
 def build_tokenizer(
     text_model: str | Path, n_q: int = 8, codebook_size: int = 1024, *, codes_fingerprint: str
 ) -> AudioTextTokenizer:
-    """Put control and audio ids behind a character vocabulary.
+    """Add control and audio ids to a character vocabulary.
 
     Args:
         text_model: a sentencepiece ``.model`` of single characters with byte fallback, as
@@ -293,8 +293,8 @@ def build_tokenizer(
         A tokenizer whose text ids are those of the text model.
 
     Raises:
-        FileNotFoundError: there is no file ``text_model``.
-        ValueError: it is not such a model, a size is below 1, or the fingerprint is empty.
+        FileNotFoundError: ``text_model`` does not exist.
+        ValueError: ``text_model`` is not a character model, a size is below 1, or the fingerprint is empty.
     """
     if n_q < 1 or codebook_size < 1:
         raise ValueError(f"expected n_q >= 1 and codebook_size >= 1, got {n_q} and {codebook_size}")
@@ -315,8 +315,8 @@ def build_tokenizer(
         control_offset=text.get_piece_size(),
         audio_offset=text.get_piece_size() + N_CONTROL,
     )
-    # Saved in tokenizer_config.json only: what reads tokenizer.json alone has no switch that keeps typed control names
-    # from being read as control ids.
+    # Saved in tokenizer_config.json only, because readers of tokenizer.json alone would map typed control names to
+    # control ids.
     tokenizer.add_tokens(
         [AddedToken(token, special=True, normalized=False) for token in CONTROL_TOKENS.values()]
     )
@@ -334,7 +334,7 @@ def load_tokenizer(name_or_path: str | Path | None = None) -> AudioTextTokenizer
 
     Raises:
         FileNotFoundError: there is no such shipped codec, or no tokenizer in the folder.
-        OSError: the hub has none either.
+        OSError: the hub has no such tokenizer either.
         ValueError: the saved tokenizer has no audio ids.
     """
     name = None if name_or_path is None else str(name_or_path)
@@ -355,14 +355,14 @@ def load_tokenizer(name_or_path: str | Path | None = None) -> AudioTextTokenizer
 
 
 def _open_text_model(path: Path) -> tuple[sentencepiece.SentencePieceProcessor, bytes]:
-    """A character vocabulary, opened, and its file's bytes."""
+    """Open a character vocabulary; returns the processor and the bytes of the file."""
     if not path.is_file():
         raise FileNotFoundError(f"no sentencepiece model at {path}")
     proto = path.read_bytes()
     try:
         text = sentencepiece.SentencePieceProcessor(model_proto=proto)
     except RuntimeError as error:
-        raise ValueError(f"{path} is no sentencepiece model: {error}") from error
+        raise ValueError(f"{path} is not a sentencepiece model: {error}") from error
     for i in range(text.get_piece_size()):
         piece = text.id_to_piece(i)
         if len(piece) > 1 and not (text.is_byte(i) or text.is_control(i) or text.is_unknown(i)):
@@ -384,10 +384,10 @@ def _character_backend(text: sentencepiece.SentencePieceProcessor, n_q: int, cod
     if len(vocab) != len(strings):
         taken = sorted(set(pieces) & set(strings[len(pieces) :]))
         raise ValueError(
-            f"expected a text model without our control and audio tokens, got {', '.join(taken)}"
+            f"expected a text model without audiotok's control and audio tokens, got {', '.join(taken)}"
         )
-    # No merge leads to control and audio tokens, so they cannot be typed. transformers also reads the control tokens as
-    # special tokens; there split_special_tokens keeps them from being typed.
+    # No merge leads to control and audio tokens, so text cannot yield them. The control tokens are special tokens in
+    # transformers too, where split_special_tokens prevents that text yields them.
     backend = Tokenizer(models.BPE(vocab=vocab, merges=[], byte_fallback=True))
     backend.normalizer = normalizers.Replace(" ", SPACE)
     backend.decoder = decoders.Sequence(

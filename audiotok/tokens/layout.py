@@ -14,15 +14,15 @@ from torch import Tensor
 
 Layout = Literal["first", "flat", "delay", "coarse"]
 LAYOUTS: tuple[Layout, ...] = ("first", "flat", "delay", "coarse")
-NO_FILL = -1  # symbol in the corners of ``delay`` unless a caller names another
+NO_FILL = -1  # default symbol in the corners of ``delay``
 
 
 class LayoutError(ValueError):
-    """A sequence that no codes have in this layout.
+    """The sequence is malformed in this layout.
 
     Attributes:
-        layout: the layout it was read in.
-        position: index of the first bad symbol; the sequence's length if it ends too early.
+        layout: expected layout.
+        position: index of the first bad symbol, or the length of the sequence if it ends too early.
         codebook: the codebook expected there, the lower of two; None where only the fill symbol or the end may come.
         expected: half-open range of symbols that the layout allows there; empty where it must end.
         got: the symbol there; None at the end of the sequence.
@@ -50,12 +50,12 @@ class LayoutError(ValueError):
         self._arguments = (layout, position, codebooks, expected, fill, got)
 
     def __reduce__(self) -> tuple[type[LayoutError], tuple[str, int, range, range, int | None, int | None]]:
-        # By default only the message is pickled, and worker processes send their errors by pickle.
+        # Worker processes pickle their errors; by default only the message would be pickled.
         return type(self), self._arguments
 
 
 def sequence_length(frames: int, n_q: int, layout: Layout = "flat") -> int:
-    """Symbols S of T frames.
+    """Number of symbols S of T frames.
 
     Args:
         frames: T >= 0.
@@ -77,7 +77,7 @@ def seconds_in_context(context: int, frame_rate: float, n_q: int, layout: Layout
     """Seconds of audio that fit in ``context`` ids: whole frames, without markers.
 
     Args:
-        context: ids that a model can hold, >= 0.
+        context: context length of a model in ids, >= 0.
         frame_rate: frames per second, Hz.
         n_q: K, codebooks.
         layout: see :func:`sequence_length`.
@@ -93,7 +93,7 @@ def seconds_in_context(context: int, frame_rate: float, n_q: int, layout: Layout
 
 
 class Cursor:
-    """Position in a sequence, and what its layout allows next. Decoding, streaming and generation all use it.
+    """Position in a sequence, with the symbols that its layout allows next.
 
     Args:
         layout: one of :data:`LAYOUTS`.
@@ -105,7 +105,7 @@ class Cursor:
     Attributes:
         position: symbols taken so far.
         begun: frames whose code of codebook 0 has been taken.
-        settled: whether T is known, because a symbol came that only follows the last frame's first code.
+        settled: whether T is known, because a symbol was taken that only follows the last frame's first code.
     """
 
     def __init__(
@@ -159,7 +159,7 @@ class Cursor:
 
     @property
     def shortest(self) -> int:
-        """The fewest symbols after which it may end."""
+        """Minimum number of further symbols after which the sequence may end."""
         return sequence_length(self.begun, self.n_q, self.layout) - self.position
 
     def codebook(self, symbol: int) -> int | None:
@@ -180,7 +180,7 @@ class Cursor:
         """Take one symbol and return its codebook, None for the fill symbol.
 
         Raises:
-            LayoutError: it may not come here; the cursor stays where it was.
+            LayoutError: the symbol is not allowed here; the cursor does not move.
         """
         level = self.codebook(symbol)
         if self.layout == "coarse":
@@ -195,7 +195,7 @@ class Cursor:
         """Check that the sequence may end here.
 
         Raises:
-            LayoutError: it is not complete.
+            LayoutError: the sequence is not complete.
         """
         if not self.may_end:
             raise self.error(None)
@@ -246,10 +246,10 @@ class Repaired(NamedTuple):
 class FrameReader:
     """The streaming inverse of a layout: takes symbols one at a time, returns a frame with its last symbol.
 
-    With ``errors="repair"`` nothing raises, and a frame only holds codes that stood together in the input. Symbols that
-    are no codes of this layout are dropped. In ``first``, ``flat`` and ``delay`` an incomplete step (the K symbols that
-    belong together) is dropped, and in ``delay`` every frame that reaches across the gap. In ``coarse`` the codes of
-    each codebook are taken in order, and :meth:`close` returns as much as the first codebooks fill.
+    With ``errors="repair"`` nothing raises, and a frame only holds codes that belonged together in the input. Symbols
+    that are not codes are dropped. In ``first``, ``flat`` and ``delay`` an incomplete step (the K symbols that belong
+    together) is dropped, and in ``delay`` also every frame that spans the gap. In ``coarse`` the codes of each codebook
+    are taken in order, and :meth:`close` returns the codebooks that are complete.
 
     Args:
         layout: ``first``, ``flat``, ``delay`` or ``coarse``.
@@ -295,7 +295,7 @@ class FrameReader:
             [K, T'] int64, the frames that it completes; None if it completes none.
 
         Raises:
-            LayoutError: strict, and the symbol may not come here.
+            LayoutError: strict, and the symbol is not allowed here.
         """
         if self._strict:
             level = self._cursor.push(symbol)
@@ -348,11 +348,11 @@ class FrameReader:
         return torch.tensor(frame).unsqueeze(1)
 
     def _resynchronise(self) -> Tensor | None:
-        """Drop symbols until the pending ones can begin a step; return the frame that a complete step ends."""
+        """Drop symbols until the pending ones can begin a step; return the frame that a complete step finishes."""
         pending = self._pending
         while any(cell is not None and cell[0] != k for k, cell in enumerate(pending)):
             pending.pop(0)
-            self._frames.clear()  # frames do not reach across a gap
+            self._frames.clear()  # frames that span a gap are dropped
         if len(pending) < self._n_q:
             return None
         lag = self._cursor.layout == "delay"
@@ -461,15 +461,15 @@ def unflatten(
     Raises:
         TypeError: ``symbols`` are not integers.
         ValueError: ``symbols`` is not one sequence, a size is below 1, or layout, fill or errors are unknown.
-        LayoutError: the sequence is malformed; names the first bad position, what was expected and what came.
+        LayoutError: the sequence is malformed; the error names the first bad position and the expected symbols.
     """
     cursor = Cursor(layout, n_q, codebook_size, offset, fill)  # checks the arguments
     if errors not in ("strict", "repair"):
         raise ValueError(f"expected errors 'strict' or 'repair', got {errors!r}")
     symbols = _as_sequence(symbols)
-    grid = _grid(symbols, cursor)
-    if grid is not None:
-        return Repaired(grid, 0) if errors == "repair" else grid
+    codes = _read_codes(symbols, cursor)
+    if codes is not None:
+        return Repaired(codes, 0) if errors == "repair" else codes
     if errors == "repair":
         reader = FrameReader(layout, n_q, codebook_size, offset, fill, errors="repair")
         parts = [reader.push(symbol) for symbol in symbols.tolist()]
@@ -480,7 +480,7 @@ def unflatten(
 
 
 def _first_error(symbols: Tensor, cursor: Cursor) -> LayoutError:
-    """The error of a malformed sequence [S], found by a cursor at its beginning."""
+    """The error of a malformed sequence [S]; ``cursor`` is at the start."""
     try:
         for symbol in symbols.tolist():
             cursor.push(symbol)
@@ -490,7 +490,7 @@ def _first_error(symbols: Tensor, cursor: Cursor) -> LayoutError:
     raise AssertionError("cursor and tensor code disagree")
 
 
-def _grid(symbols: Tensor, cursor: Cursor) -> Tensor | None:
+def _read_codes(symbols: Tensor, cursor: Cursor) -> Tensor | None:
     """The codes [K, T] of a well-formed sequence [S]; None for any other."""
     n_q, size = cursor.n_q, cursor.codebook_size
     if symbols.shape[0] % n_q:
@@ -517,7 +517,7 @@ def _grid(symbols: Tensor, cursor: Cursor) -> Tensor | None:
 
 
 def _delayed(n_q: int, frames: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Step [K, T] and column [K, 1] of every code in the steps of ``delay``."""
+    """Row [K, T] and column [K, 1] of every code among the steps of ``delay``."""
     level = torch.arange(n_q, device=device).unsqueeze(1)
     return torch.arange(frames, device=device) + level, level
 
@@ -564,5 +564,7 @@ def _as_sequence(symbols: Tensor | Sequence[int]) -> Tensor:
             raise TypeError(f"expected a tensor or a flat list of integers: {error}") from error
     _check_integers(symbols, "symbols")
     if symbols.ndim != 1:
-        raise ValueError(f"expected one sequence [S], got shape {list(symbols.shape)}; take a row at a time")
+        raise ValueError(
+            f"expected one sequence [S], got shape {list(symbols.shape)}; pass one row at a time"
+        )
     return symbols.long()

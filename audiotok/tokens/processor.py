@@ -45,7 +45,7 @@ from .layout import Layout, check_layout
 from .tokenizer import AudioTextTokenizer, as_codes
 
 CODEC_FOLDER = "audio_tokenizer"
-IGNORED = -100  # a label that losses skip
+IGNORED = -100  # label that losses ignore
 Audio = str | Path | Tensor | np.ndarray | Sequence[Any] | Mapping[str, Any]
 Task = Literal["speak", "transcribe"]
 _PCM_SCALE = {torch.int16: 2.0**15, torch.int32: 2.0**31}
@@ -68,16 +68,16 @@ class AudioTextProcessor(ProcessorMixin):
     audio first for ``transcribe``. Conversations follow the chat template of the processor or its tokenizer.
 
     Args:
-        feature_extractor: gives the sampling rate and channels of wavs.
-        tokenizer: of :func:`extend_tokenizer` or :func:`build_tokenizer`.
-        audio_tokenizer: the codec, ours or one of transformers; None if audio only comes as codes.
-        chat_template: instead of the tokenizer's.
-        layout: of the audio ids.
+        feature_extractor: defines the sampling rate and channels of wavs.
+        tokenizer: from :func:`extend_tokenizer` or :func:`build_tokenizer`.
+        audio_tokenizer: the codec, of audiotok or of transformers; None if all audio is given as codes.
+        chat_template: used instead of the tokenizer's.
+        layout: layout of the audio ids.
         n_q: K, codebooks that are written; None means all of the tokenizer's.
 
     Raises:
         TypeError: the tokenizer has no audio ids.
-        ValueError: the tokenizer's ids are another codec's, ``n_q`` is out of range or the layout is unknown.
+        ValueError: the tokenizer belongs to another codec, ``n_q`` is out of range or the layout is unknown.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class AudioTextProcessor(ProcessorMixin):
             self._check_fingerprint(tokenizer, codec.codes_fingerprint, "the codec has")
         check_layout(layout)
         super().__init__(feature_extractor, tokenizer, chat_template=chat_template)
-        self.audio_tokenizer = codec  # transformers would take the classes of its own list only
+        self.audio_tokenizer = codec  # transformers accepts only the classes of its own list
         self.layout: Layout = layout
         self.n_q = tokenizer.check_n_q(n_q)
 
@@ -112,7 +112,7 @@ class AudioTextProcessor(ProcessorMixin):
         Args:
             tokenizer: a tokenizer with this codec's ids, or any fast tokenizer, which is then extended.
             codec: an :class:`AudioCodec`, or an EnCodec, DAC, Mimi or X-Codec model of transformers.
-            layout: of the audio ids.
+            layout: layout of the audio ids.
             n_q: K, codebooks that are written; None means all.
 
         Raises:
@@ -140,18 +140,18 @@ class AudioTextProcessor(ProcessorMixin):
                 - codes [K, T] of integers: a tensor, an array or nested lists
                 - a row of a prepared shard: ``{"codes": ..., "n_q": K}`` with codes as above or as the shard's bytes;
                   its ``codes_fingerprint``, if it has one, must be the tokenizer's
-            sampling_rate: of a wav, Hz; None means the codec's. Another rate is resampled.
+            sampling_rate: sampling rate of a wav in Hz; None means the codec's. Other rates are resampled.
 
         Returns:
             Ids in this processor's layout, of at most ``n_q`` codebooks.
 
         Raises:
-            TypeError: it is none of these.
-            ValueError: the shape is another, there are no samples or frames, the codes are another codec's, or a wav
-                comes and there is no codec.
+            TypeError: ``audio`` is none of these.
+            ValueError: the shape is wrong, there are no samples or frames, the codes belong to another codec, or a wav
+                is given and there is no codec.
         """
         codes = self._codes(audio, sampling_rate)
-        if codes.shape[0] <= self.tokenizer.n_q:  # more are another codec's, and refused below
+        if codes.shape[0] <= self.tokenizer.n_q:  # codes of another codec are refused below
             codes = codes[: self.n_q]
         if codes.ndim != 2 or 0 in codes.shape:
             raise ValueError(
@@ -165,8 +165,8 @@ class AudioTextProcessor(ProcessorMixin):
         """The wavs of all audio blocks of a sequence.
 
         Args:
-            ids: [S], as for :meth:`parse`.
-            errors: as for :meth:`parse`.
+            ids: [S], as in :meth:`parse`.
+            errors: as in :meth:`parse`.
 
         Returns:
             wavs [C, N] float32 at the codec's sampling rate; N = 0 for a block without frames.
@@ -204,11 +204,11 @@ class AudioTextProcessor(ProcessorMixin):
             audio: one clip or a list of B, as for :meth:`encode_audio`.
             task: ``speak`` puts the text first, ``transcribe`` the audio; None: ``transcribe`` if there is only
                 audio. With only one of the two the sequence ends with the marker that asks for the other.
-            labels: give ``labels`` too: the ids of the answer, -100 elsewhere.
+            labels: also return ``labels``: the ids of the answer, -100 elsewhere.
             kwargs: ``sampling_rate`` of wavs, Hz (None means the codec's), and ``padding``, ``padding_side``,
                 ``truncation``, ``max_length``, ``pad_to_multiple_of`` and ``return_tensors`` of
-                :meth:`AudioTextTokenizer.batch_rows`. They may come in ``text_kwargs``, ``audio_kwargs`` and
-                ``common_kwargs`` as well. By default batches are padded on the left, as generation wants them.
+                :meth:`AudioTextTokenizer.batch_rows`. They may also be passed in ``text_kwargs``, ``audio_kwargs``
+                and ``common_kwargs``. By default batches are padded on the left, as generation requires.
 
         Returns:
             ``input_ids``, ``attention_mask`` and, if asked for, ``labels``.
@@ -249,27 +249,27 @@ class AudioTextProcessor(ProcessorMixin):
     ) -> Any:
         """Turn a conversation with audio parts, or a batch of them, into ids.
 
-        Every string is encoded on its own, as text. Its ids, like those of the audio, stand where the template writes
-        the string. Without any chat template the sequence is that of :meth:`__call__`.
+        Every string is encoded on its own, as text. Its ids, like those of the audio, are inserted where the template
+        writes the string. Without a chat template the sequence is that of :meth:`__call__`.
 
         Args:
             conversation: messages with ``role`` and ``content``: a string, or parts ``{"type": "text", "text":
                 ...}`` and ``{"type": "audio", "audio": ...}`` with what :meth:`encode_audio` takes (``path`` or
                 ``url`` may name a file instead).
-            chat_template: instead of the processor's or the tokenizer's.
-            tokenize: false gives the rendered text for people to read, without the audio.
-            labels: give ``labels`` too: the ids of the assistant mask, -100 elsewhere.
-            return_dict: false gives the ids alone.
-            return_assistant_tokens_mask: give ``assistant_masks`` too; see the tokenizer's method.
-            processor_kwargs: keyword arguments of :meth:`__call__`; they may be passed directly as well.
+            chat_template: used instead of the processor's or the tokenizer's.
+            tokenize: false returns the rendered text for display, without the audio.
+            labels: also return ``labels``: the ids of the assistant mask, -100 elsewhere.
+            return_dict: false returns the ids alone.
+            return_assistant_tokens_mask: also return ``assistant_masks``; see the tokenizer's method.
+            processor_kwargs: keyword arguments of :meth:`__call__`; they may also be passed directly.
             options: ``add_generation_prompt``, ``continue_final_message``, ``tools``, ``documents`` and variables of
                 the template. Without a template ``answer="audio"`` or ``"text"`` selects the generation prompt.
 
         Returns:
-            ``input_ids``, ``attention_mask`` and what was asked for; or text.
+            ``input_ids``, ``attention_mask`` and the requested keys, or text.
 
         Raises:
-            ValueError: a part is of another type, or the template leaves content out.
+            ValueError: a part has an unknown type, or the template leaves content out.
         """
         given = {key: options.pop(key) for key in list(options) if key in _OPTIONS}
         batch_options, rate = self._options({**(processor_kwargs or {}), **given})
@@ -305,9 +305,9 @@ class AudioTextProcessor(ProcessorMixin):
         """Pad rows to tensors.
 
         Args:
-            rows: with ``input_ids`` and perhaps ``labels``, lists of one length.
+            rows: dicts with ``input_ids`` and optional ``labels``, lists of equal length.
             padding_side: ``left`` or ``right``; None means left.
-            pad_to_multiple_of: of the width.
+            pad_to_multiple_of: round the width up to a multiple of this.
 
         Returns:
             ``input_ids``, ``attention_mask`` and, where the rows have them, ``labels``: [B, S] int64.
@@ -320,7 +320,7 @@ class AudioTextProcessor(ProcessorMixin):
 
     @property
     def model_input_names(self) -> list[str]:
-        """What :meth:`__call__` returns."""
+        """Keys of the result of :meth:`__call__`."""
         return ["input_ids", "attention_mask"]
 
     def generation_options(
@@ -334,9 +334,9 @@ class AudioTextProcessor(ProcessorMixin):
 
         Args:
             inputs: the prompts, with ``input_ids`` [B, S], padded on the left.
-            max_new_tokens: ids to generate at most; the block is closed before.
-            min_frames: frames the block has at least.
-            max_frames: frames the block has at most.
+            max_new_tokens: maximum number of ids to generate; the block is closed before.
+            min_frames: minimum frames of the block.
+            max_frames: maximum frames of the block.
 
         Returns:
             Keyword arguments: ``model.generate(**inputs, **processor.generation_options(inputs, 2000))``.
@@ -355,10 +355,10 @@ class AudioTextProcessor(ProcessorMixin):
     def parse(
         self, ids: Sequence[int] | Tensor, errors: Literal["strict", "repair"] = "strict"
     ) -> list[Part]:
-        """Take a sequence apart into texts and codes.
+        """Split a sequence into texts and codes.
 
         Args:
-            ids: [S], whole or from anywhere after the prompt; it may begin inside an audio block.
+            ids: [S], a whole sequence or a part of it; it may begin inside an audio block.
             errors: ``strict``, or ``repair`` to keep the whole frames of malformed blocks.
 
         Returns:
@@ -401,12 +401,12 @@ class AudioTextProcessor(ProcessorMixin):
     ) -> Any:
         """Save tokenizer, feature extractor and codec in one folder, the codec in ``audio_tokenizer/``.
 
-        The folder works wherever it is moved, without a network.
+        The folder can be moved and opened offline.
 
         Args:
             save_directory: the folder.
-            push_to_hub: upload it too, to ``repo_id`` or the folder's name.
-            kwargs: of ``push_to_hub``.
+            push_to_hub: also upload the folder, to ``repo_id`` or under the folder's name.
+            kwargs: arguments of ``push_to_hub``.
 
         Returns:
             The files that transformers wrote.
@@ -421,7 +421,7 @@ class AudioTextProcessor(ProcessorMixin):
 
     def to_dict(self) -> dict[str, Any]:
         """The contents of processor_config.json, with the name of the codec's folder."""
-        # transformers would copy the codec's weights here and write down the path they came from.
+        # transformers would store the codec's weights and their original path here.
         codec = self.__dict__.pop("audio_tokenizer", None)
         try:
             values = super().to_dict()
@@ -433,7 +433,7 @@ class AudioTextProcessor(ProcessorMixin):
     def get_processor_dict(
         cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """As in transformers, with the codec loaded from its folder beside the tokenizer."""
+        """As in transformers; the codec is loaded from its subfolder."""
         values, rest = super().get_processor_dict(pretrained_model_name_or_path, **kwargs)
         if folder := values.pop("audio_tokenizer_folder", None):
             shared = ("cache_dir", "local_files_only", "token", "revision")
@@ -473,7 +473,7 @@ class AudioTextProcessor(ProcessorMixin):
             )
 
     def _codes(self, audio: Any, sampling_rate: int | None) -> Tensor:
-        """Codes of one clip of any form; all of its codebooks."""
+        """Codes of one clip in any form, with all of its codebooks."""
         if isinstance(audio, Mapping):
             self.check_row(audio)
             if audio.get("codes") is not None:
@@ -492,12 +492,12 @@ class AudioTextProcessor(ProcessorMixin):
             self._codec()
             rate = self.feature_extractor.sampling_rate
             return self._encode(load_audio(audio, rate)[0], rate)
-        if hasattr(audio, "get_all_samples"):  # what `datasets` decodes with torchcodec
+        if hasattr(audio, "get_all_samples"):  # audio that `datasets` decodes with torchcodec
             samples = audio.get_all_samples()
             return self._encode(samples.data, samples.sample_rate)
         if isinstance(audio, bytes | bytearray | memoryview):
             raise ValueError(
-                "bytes of codes do not say how many codebooks they hold; pass the shard's row, or "
+                "the number of codebooks is unknown for codes as bytes; pass the shard's row, or "
                 "{'codes': ..., 'n_q': ...}"
             )
         values = as_codes(audio)
@@ -530,7 +530,7 @@ class AudioTextProcessor(ProcessorMixin):
                 "wavs"
             )
         wav = resample(wav, sampling_rate or rate, rate).expand(channels, -1)
-        # One clip at a time, so that its codes do not depend on a batch.
+        # Clips are encoded one by one, so that codes do not depend on the batch.
         with torch.no_grad():
             return codec.encode(wav[None].to(codec.device)).audio_codes[0].cpu()
 
@@ -569,7 +569,7 @@ class AudioTextProcessor(ProcessorMixin):
         ordered = given if task == "speak" else given[::-1]
         if not given or (len(given) == 1 and given[0]["type"] != ("text" if task == "speak" else "audio")):
             raise ValueError(
-                f"the task {task!r} needs {'text' if task == 'speak' else 'audio'}, a row has none"
+                f"the task {task!r} needs {'text' if task == 'speak' else 'audio'}, but a row has none"
             )
         roles = ("user", "assistant")
         messages = [{"role": role, "content": [part]} for role, part in zip(roles, ordered, strict=False)]
@@ -599,14 +599,14 @@ class AudioTextProcessor(ProcessorMixin):
 class AudioTextCollator:
     """Rows -> a padded batch with labels, for ``Trainer(data_collator=...)`` or a ``DataLoader``.
 
-    A row is what the processor gave (``input_ids`` and perhaps ``labels``), a conversation under ``messages``, or
-    ``text`` with ``codes`` or ``audio`` as in :meth:`AudioTextProcessor.encode_audio`. Rows of prepared shards are
-    taken as they are. A row with another codec's ``codes_fingerprint`` raises ValueError.
+    A row is an output of the processor (``input_ids`` and perhaps ``labels``), a conversation under ``messages``, or
+    ``text`` with ``codes`` or ``audio`` as in :meth:`AudioTextProcessor.encode_audio`. Rows of prepared shards work
+    unchanged. A row with another codec's ``codes_fingerprint`` raises ValueError.
 
     Attributes:
         processor: makes and pads the sequences.
         task: ``speak`` or ``transcribe``, for rows of text and audio.
-        pad_to_multiple_of: of the width.
+        pad_to_multiple_of: round the width up to a multiple of this.
         padding_side: ``left`` or ``right``; None means left.
     """
 
@@ -632,7 +632,7 @@ class AudioTextCollator:
 
 
 def _row_codes(row: Mapping[str, Any]) -> Tensor:
-    """Codes [K, T] of a shard's row, where they are int16 bytes, or of any other form."""
+    """Codes [K, T] from the int16 bytes of a shard's row or from any other form."""
     codes = row["codes"]
     if not isinstance(codes, bytes | bytearray | memoryview):
         return as_codes(codes)
@@ -645,7 +645,7 @@ def _row_codes(row: Mapping[str, Any]) -> Tensor:
 
 
 def _samples(array: Any) -> Tensor:
-    """Samples as floats in [-1, 1]: floats as they are, int16 and int32 scaled."""
+    """Convert int16 and int32 samples to floats in [-1, 1]; floats are unchanged."""
     values = as_codes(array)
     if values.is_floating_point():
         return values
@@ -657,7 +657,8 @@ def _samples(array: Any) -> Tensor:
 def _split_clips(audio: Any) -> tuple[list[Any], bool]:
     """A list of clips, and whether one clip was given rather than a list.
 
-    Nested lists of integers are codes [K, T], deeper ones a batch; lists of lists of floats are a batch of wavs.
+    Nested lists of integers are codes [K, T], or a batch if they are deeper. Nested lists of floats are a batch of
+    wavs.
     """
     if isinstance(audio, Tensor | np.ndarray) and audio.ndim == 3:
         return list(audio), False

@@ -29,7 +29,7 @@ _FILLS = {"attention_mask": 0, "labels": -100, "assistant_masks": 0}
 
 
 def _control_tokens() -> dict[str, str]:
-    """Name -> readable token of the 64 reserved ids, in their order. A slot that is taken never moves."""
+    """Name -> readable token of the 64 reserved ids in order. A slot in use never moves."""
     tokens = {
         "pad": "<pad>",
         "bos": "<bos>",
@@ -40,7 +40,7 @@ def _control_tokens() -> dict[str, str]:
         "audio_end": "</audio>",
     }
     tokens |= {f"voice_{i:02}": f"<voice_{i:02}>" for i in range(N_VOICES)}
-    tokens |= {"fill": "<fill>"}  # the corners of the layout `delay`
+    tokens |= {"fill": "<fill>"}  # fills the corners of the layout `delay`
     return tokens | {f"reserved_{i:02}": f"<reserved_{i:02}>" for i in range(len(tokens), N_CONTROL)}
 
 
@@ -48,8 +48,7 @@ CONTROL_TOKENS = _control_tokens()
 _CONTROL_INDEX = {name: index for index, name in enumerate(CONTROL_TOKENS)}
 
 # Audio and control ids have two spellings. The readable one is used with a text vocabulary of single characters. The
-# hidden one holds a space, so that no piece of text of another tokenizer equals it: pre-tokenizers split at spaces or
-# replace them.
+# hidden one contains a space. Pre-tokenizers split at spaces or replace them, so no piece of text matches it.
 
 
 def audio_token(codebook: int, code: int) -> str:
@@ -82,8 +81,8 @@ class AudioTextTokenizer(PreTrainedTokenizerFast):
         audio_offset: id of code 0 of codebook 0.
     """
 
-    # No __init__: transformers rebuilds the backend of a subclass that has one, and loses its byte fallback.
-    # The numbers are stored as init arguments, which a plain PreTrainedTokenizerFast keeps as well.
+    # There is no __init__, because transformers would rebuild the backend and lose its byte fallback. The attributes
+    # are stored as init arguments, which a plain PreTrainedTokenizerFast keeps too.
     _text_model: bytes | None = None
     _specials: frozenset[int] | None = None
 
@@ -100,7 +99,7 @@ class AudioTextTokenizer(PreTrainedTokenizerFast):
 
     @property
     def pad_id(self) -> int:
-        """The id that pads: the padding token's, or the control id."""
+        """The id of the padding token, or else the control id."""
         return self.control_id("pad") if self.pad_token_id is None else self.pad_token_id  # type: ignore[return-value]
 
     def control_id(self, name: str) -> int:
@@ -183,7 +182,7 @@ class AudioTextTokenizer(PreTrainedTokenizerFast):
         Raises:
             TypeError: ``ids`` are not integers.
             ValueError: ``n_q`` is out of range, or layout or errors are unknown.
-            LayoutError: the ids do not form whole frames; names the first bad position.
+            LayoutError: the ids do not form whole frames; the error names the first bad position.
         """
         n_q, fill = self.check_n_q(n_q), self.control_id("fill")
         return unflatten(ids, n_q, self.codebook_size, layout, self.audio_offset, fill, errors=errors)  # type: ignore[call-overload]
@@ -194,12 +193,12 @@ class AudioTextTokenizer(PreTrainedTokenizerFast):
         n_q: int | None = None,
         errors: Literal["strict", "repair"] = "strict",
     ) -> FrameReader:
-        """A session that takes audio ids one at a time and returns frames when they are complete."""
+        """A session that takes audio ids one at a time and returns complete frames."""
         fill = self.control_id("fill")
         return FrameReader(layout, self.check_n_q(n_q), self.codebook_size, self.audio_offset, fill, errors)
 
     def audio_cursor(self, layout: Layout = "flat", n_q: int | None = None) -> Cursor:
-        """What may come next in a block of audio ids."""
+        """A cursor that gives the ids that may come next in a block of audio ids."""
         fill = self.control_id("fill")
         return Cursor(layout, self.check_n_q(n_q), self.codebook_size, self.audio_offset, fill)
 
@@ -236,7 +235,7 @@ class AudioTextTokenizer(PreTrainedTokenizerFast):
         return codes, torch.arange(codes.shape[2]) < lengths[:, None]
 
     def check_n_q(self, n_q: int | None) -> int:
-        """``n_q`` codebooks, or all for None. Raises ValueError if the tokenizer has fewer."""
+        """Return ``n_q``, or the tokenizer's for None. Raises ValueError if the tokenizer has fewer codebooks."""
         count: int = self.n_q if n_q is None else n_q
         if not 1 <= count <= self.n_q:
             raise ValueError(f"expected n_q in [1, {self.n_q}], got {count}")
@@ -245,14 +244,14 @@ class AudioTextTokenizer(PreTrainedTokenizerFast):
     # ---- text and conversations
 
     def encode_text(self, text: str) -> list[int]:
-        """Turn text into text ids only, whatever it spells.
+        """Turn text into text ids. Names of special tokens are encoded as plain text.
 
         Returns:
-            Ids in [0, control_offset), none of a special token.
+            Ids in [0, control_offset), without special tokens.
 
         Raises:
             TypeError: ``text`` is not a string.
-            ValueError: it holds a lone surrogate, or a token that was added to this tokenizer by hand.
+            ValueError: ``text`` holds a lone surrogate or a token of ``add_tokens()``.
         """
         if not isinstance(text, str):
             raise TypeError(f"expected text as a str, got {type(text).__name__}")
@@ -278,11 +277,11 @@ class AudioTextTokenizer(PreTrainedTokenizerFast):
         )
         if forbidden is None:
             return ids
-        # A model that matches whole strings of its vocabulary (Unigram) finds its special tokens in plain text.
+        # Unigram matches whole strings of its vocabulary, so it would find its special tokens in plain text.
         start, stop = coded["offset_mapping"][forbidden]
         if ids[forbidden] >= self.control_offset or stop - start < 2:
             raise ValueError(
-                "the text holds a token that add_tokens() put into this tokenizer; leave that out"
+                "the text contains a token that was added with add_tokens(); remove it from the text"
             )
         return self.encode_text(text[: start + 1]) + self.encode_text(text[start + 1 :])
 
@@ -304,16 +303,16 @@ class AudioTextTokenizer(PreTrainedTokenizerFast):
 
         Args:
             conversation: messages with ``role`` and ``content``, or a list of conversations.
-            tokenize: false gives the rendered text for people to read; tokenising it again would read special
-                tokens that a message spells.
+            tokenize: false returns the rendered text for display. Do not tokenise it, because special tokens in
+                messages are not escaped.
             padding: as in :meth:`batch_rows`.
             truncation: as in :meth:`batch_rows`.
             max_length: as in :meth:`batch_rows`.
             return_tensors: as in :meth:`batch_rows`.
-            return_dict: false gives the ids alone.
-            return_assistant_tokens_mask: give ``assistant_masks`` too, 1 for the assistant's ids: those in the
-                template's ``{% generation %}`` blocks; without such blocks the assistant's content and the special
-                token after it.
+            return_dict: false returns the ids alone.
+            return_assistant_tokens_mask: also return ``assistant_masks``, 1 for the ids in the template's
+                ``{% generation %}`` blocks, or without such blocks for the assistant's content and the special token
+                after it.
             tokenizer_kwargs: more arguments of :meth:`batch_rows`.
             options: ``chat_template``, ``tools``, ``documents``, ``add_generation_prompt``,
                 ``continue_final_message`` and variables of the template.
@@ -365,20 +364,20 @@ class AudioTextTokenizer(PreTrainedTokenizerFast):
         Args:
             rows: B dicts of ``input_ids`` and, of the same length, ``attention_mask``, ``labels`` or
                 ``assistant_masks``.
-            single: without tensors, give the lists of the only row instead of lists of lists.
+            single: without tensors, return the lists of the only row instead of lists of lists.
             padding: true or ``longest``, ``max_length``, or false or ``do_not_pad``.
             truncation: cut to ``max_length`` ids on the tokenizer's ``truncation_side``.
             max_length: ids; None means the tokenizer's ``model_max_length``.
             padding_side: ``left`` or ``right``; None means the tokenizer's.
             pad_to_multiple_of: round the padded length up to a multiple of this.
             return_tensors: ``pt`` or ``np`` for [B, S] int64; None for lists.
-            others: options of ``__call__`` that change nothing here, such as ``add_special_tokens``.
+            others: options of ``__call__`` without an effect here, such as ``add_special_tokens``.
 
         Returns:
             ``input_ids``, ``attention_mask``, and the other keys of the rows.
 
         Raises:
-            ValueError: an option is unknown, or rows of several lengths are to be tensors.
+            ValueError: an option is unknown, or rows of different lengths cannot become tensors.
         """
         unknown = [key for key, value in others.items() if value and key not in _WITHOUT_EFFECT]
         if unknown:
@@ -393,7 +392,7 @@ class AudioTextTokenizer(PreTrainedTokenizerFast):
         side = padding_side or self.padding_side
         cuts = truncation not in (False, None, "do_not_truncate")
         limit = self.model_max_length if max_length is None else max_length
-        if limit > 10**9:  # how transformers says that there is none
+        if limit > 10**9:  # the value of transformers for no limit
             if cuts or padding == "max_length":
                 raise ValueError("expected max_length with truncation or padding='max_length', got none")
         batch: list[dict[str, list[int]]] = []
@@ -429,8 +428,8 @@ class AudioTextTokenizer(PreTrainedTokenizerFast):
     # ---- files
 
     def keep_text_model(self, proto: bytes | None) -> None:
-        """Keep the bytes of a sentencepiece model, to save them beside the tokenizer as ``tokenizer.model``."""
-        # Bytes rather than a path, so that a copy in another process can still save itself.
+        """Keep the bytes of a sentencepiece model, which are saved with the tokenizer as ``tokenizer.model``."""
+        # Bytes rather than a path, so that copies in other processes can be saved.
         self._text_model = proto
 
     @classmethod
@@ -441,7 +440,7 @@ class AudioTextTokenizer(PreTrainedTokenizerFast):
 
         Raises:
             OSError: there is no such folder or hub id.
-            ValueError: it holds a tokenizer without audio ids, or one whose ids do not lie where it says.
+            ValueError: the tokenizer has no audio ids, or its ids contradict its tokenizer_config.json.
         """
         tokenizer = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         tokenizer.check()
@@ -451,10 +450,10 @@ class AudioTextTokenizer(PreTrainedTokenizerFast):
 
     @classmethod
     def from_plain(cls, tokenizer: Any) -> AudioTextTokenizer:
-        """The same tokenizer with the methods for audio, from the plain class that ``AutoTokenizer`` gives.
+        """Add the methods for audio to the plain class that ``AutoTokenizer`` returns.
 
         Raises:
-            TypeError: it is no fast tokenizer with audio ids.
+            TypeError: ``tokenizer`` is not a fast tokenizer with audio ids.
         """
         if isinstance(tokenizer, cls):
             return tokenizer
@@ -470,7 +469,7 @@ class AudioTextTokenizer(PreTrainedTokenizerFast):
         return twin
 
     def check(self) -> None:
-        """Refuse a tokenizer whose ids do not lie where it says. Raises ValueError."""
+        """Raise ValueError if the ids of a tokenizer contradict its tokenizer_config.json."""
         last = (self.n_q - 1, self.codebook_size - 1)
         end = self.audio_offset + self.n_q * self.codebook_size - 1
         readable = self.backend_tokenizer.token_to_id(audio_token(0, 0)) is not None
@@ -480,12 +479,12 @@ class AudioTextTokenizer(PreTrainedTokenizerFast):
         for token, where in expected.items():
             if (got := self.backend_tokenizer.token_to_id(token)) != where:
                 raise ValueError(
-                    f"damaged tokenizer: expected {token} at id {where}, got {got}; build it anew"
+                    f"damaged tokenizer: expected {token} at id {where}, got {got}; build it again"
                 )
         if readable and not self.split_special_tokens:
             raise ValueError(
                 "damaged tokenizer: expected split_special_tokens true in tokenizer_config.json, got false; "
-                "typed control tokens would become control ids; build it anew"
+                "otherwise typed control tokens become control ids; build it again"
             )
 
     def _stored(self, name: str) -> Any:
@@ -520,7 +519,7 @@ class AudioTextTokenizer(PreTrainedTokenizerFast):
         config = json.loads(config_file.read_text(encoding="utf-8"))
         write_json(config_file, _portable_config(config, self.added_tokens_decoder))
         if CONTROL_TOKENS["pad"] in self.added_tokens_encoder and self.split_special_tokens:
-            # What reads tokenizer.json alone would read control tokens from text.
+            # Readers of tokenizer.json alone would map control tokens in text to control ids.
             backend_file = folder / f"{prefix}tokenizer.json"
             backend = json.loads(backend_file.read_text(encoding="utf-8"))
             kept = [token for token in backend["added_tokens"] if token["id"] < self.control_offset]
@@ -534,7 +533,7 @@ class AudioTextTokenizer(PreTrainedTokenizerFast):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        # The Rust backend loses this switch when it is pickled or copied.
+        # The Rust backend loses this setting when it is pickled or copied.
         self.backend_tokenizer.encode_special_tokens = self.split_special_tokens
 
 
@@ -546,10 +545,10 @@ _WITHOUT_EFFECT = (
 
 
 def as_codes(codes: Any) -> Tensor:
-    """Codes of any form as a tensor: tensors as they are, arrays, nested lists.
+    """Convert codes to a tensor from a tensor, an array or nested lists.
 
     Raises:
-        TypeError: it is none of these, or ragged.
+        TypeError: ``codes`` are none of these, or ragged.
     """
     if isinstance(codes, Tensor):
         return codes
@@ -560,10 +559,10 @@ def as_codes(codes: Any) -> Tensor:
 
 
 def _portable_config(config: dict[str, Any], added: Mapping[int, Any]) -> dict[str, Any]:
-    """A tokenizer_config.json that transformers from 4.57 on opens without audiotok."""
-    for key in ("is_local", "local_files_only"):  # about how this one was opened
+    """The contents of a tokenizer_config.json that transformers from 4.57 on opens without audiotok."""
+    for key in ("is_local", "local_files_only"):  # describes how this tokenizer was opened
         config.pop(key, None)
-    # transformers 4 takes a list under its old name only, and would look for a class by our class's name.
+    # transformers 4 accepts the list only under its old name, and it would look for a class with audiotok's name.
     if extra := config.pop("extra_special_tokens", None):
         config["additional_special_tokens"] = extra
     fields = ("content", "single_word", "lstrip", "rstrip", "normalized", "special")

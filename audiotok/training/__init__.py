@@ -1,1 +1,1 @@
-"""Training of the codecs and the entropy model: data, losses, discriminators, the loop and its recipes."""
+"""Training of the codecs and the entropy model: data, losses, discriminators, training loop and recipes."""

@@ -39,7 +39,7 @@ def _start(pack: str, hop_length: int) -> None:
 
 @cache
 def _pronounce(word: str) -> str:
-    """Phones of a word that the dictionary lacks, by flite's letter-to-sound rules; empty without flite."""
+    """Phones of a word outside the dictionary by flite's letter-to-sound rules; empty if flite is not installed."""
     command = ["flite", "-ps", "-o", "none", "-t", word]
     try:
         phones = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
@@ -65,7 +65,7 @@ def align_clip(index: int) -> dict[str, Any]:
     try:
         _decoder.set_align_text(" ".join(words))
         _decode(pcm)
-        _decoder.set_alignment()  # the second pass aligns phones inside the words of the first
+        _decoder.set_alignment()  # the second pass aligns phones within the words of the first
         _decode(pcm)
         found = _decoder.get_alignment()
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""Training of the default codec: its losses and its step."""
+"""Training of the default codec: losses and training step."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class SemanticProbe(nn.Module):
     """Predicts the features of a speech recogniser's encoder from codebook 0 (SpeechTokenizer, arXiv:2308.16692).
 
     Args:
-        latent_dim: channels of what codebook 0 quantises.
+        latent_dim: channels of the latents that codebook 0 quantises.
         features: channels of the features.
     """
 
@@ -52,7 +52,7 @@ class SemanticProbe(nn.Module):
 
 
 class TrainingModel(nn.Module):
-    """The codec with the modules that only training needs.
+    """The codec with the additional modules of training.
 
     Args:
         codec: the codec.
@@ -72,7 +72,7 @@ class TrainingModel(nn.Module):
         self.quantizing = False
 
     def train(self, mode: bool = True) -> TrainingModel:
-        """As in ``nn.Module``, but frozen codes stay in evaluation mode, so that their codebooks do not move."""
+        """As in ``nn.Module``, but a frozen encoder and quantiser stay in evaluation mode."""
         super().train(mode)
         if self.recipe.freeze_codes:
             self.codec.encoder.eval()
@@ -90,7 +90,7 @@ class TrainingModel(nn.Module):
     def forward(self, batch: Batch, step: int) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """Losses by path, the decoded wav [B, 1, N] and the codes [B, K, T]."""
         codec, recipe = self.codec, self.recipe
-        # Codes are defined in float32: encoder and quantiser take no part in mixed precision.
+        # Codes are defined in float32, so encoder and quantiser do not use mixed precision.
         with torch.autocast(batch.wav.device.type, enabled=False):
             latents = codec.encoder(batch.wav)
         losses: dict[str, Tensor] = {}
@@ -127,7 +127,7 @@ class TrainingModel(nn.Module):
         step: int,
         losses: dict[str, Tensor],
     ) -> Tensor:
-        """The waveform, excited by the target's pitch or the decoder's own; adds the losses of the pitch."""
+        """Decode with the tracked pitch or the decoder's own; adds the pitch losses to ``losses``."""
         decoder, config = self.codec.decoder, self.codec.config
         f0_hz, voiced = track_pitch(
             target, config.hop_length, config.sampling_rate, config.f0_min_hz, config.f0_max_hz
@@ -145,7 +145,7 @@ class TrainingModel(nn.Module):
 
 
 class CodecTrainer(Trainer):
-    """Trains an :class:`~audiotok.codec.model.AudioCodec`; arguments as of :class:`.trainer.Trainer`."""
+    """Trains an :class:`~audiotok.codec.model.AudioCodec`; arguments as in :class:`.trainer.Trainer`."""
 
     recipe: CodecRecipe
 
@@ -190,7 +190,7 @@ class CodecTrainer(Trainer):
         if opposing is not None:
             values["adv/discriminator"] = self.update_discriminator(opposing)
         if self.step % recipe.log_every == recipe.log_every - 1:
-            # Of one batch, so at most its number of frames; the evaluation measures whole clips.
+            # Measured on one batch, so the number of frames is a limit; the evaluation uses whole clips.
             size = self.training_model.codec.config.codebook_size
             for k in range(codes.shape[1]):
                 values[f"vq/batch_perplexity_{k}"] = perplexity(codes[:, k], size)
@@ -216,7 +216,7 @@ class CodecTrainer(Trainer):
         codec.quantizer.init_from(torch.cat(latents), seed=self.recipe.seed)
 
     def _start_averages(self) -> None:
-        # Quantizer dropout keeps about this share of the frames from a level, averaged over levels.
+        # Share of the frames that quantizer dropout leaves to a level, averaged over levels.
         share = (1 + self.recipe.full_levels_share) / 2
         frames = self.recipe.batch * self.recipe.crop_frames * self.accelerator.num_processes
         self.training_model.codec.quantizer.start_averages(frames * share)

@@ -19,8 +19,8 @@ class STFTDiscriminator(nn.Module):
         n_fft: samples of a window; hops are a quarter.
         channels: of every hidden layer.
         audio_channels: of the waveform.
-        log_magnitude: discriminate log magnitudes instead of complex spectra: for a decoder that makes its own phase,
-            which a complex spectrum would penalise.
+        log_magnitude: use log magnitudes instead of complex spectra, for a decoder whose phase differs from the
+            recording's.
     """
 
     window: Tensor
@@ -82,7 +82,7 @@ class MultiResolutionDiscriminator(nn.Module):
         audio_channels: of the waveform.
         wave_rates: factor by which the waveform is downsampled for each waveform discriminator; SoundStream has
             (1, 2, 4).
-        log_magnitude: as of :class:`STFTDiscriminator`.
+        log_magnitude: as in :class:`STFTDiscriminator`.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Training of the entropy model: a prepared corpus -> the integers that :mod:`audiotok.bitstream` codes with."""
+"""Training of the entropy model of :mod:`audiotok.bitstream` on a prepared corpus."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _CLIP_S = 10.0
 class EntropyTrainer(TrainingLoop):
     """Trains an entropy model on the split ``train`` of a prepared corpus.
 
-    The model is written to ``OUT/entropy.safetensors``, its measures on the split ``validation`` to
-    ``OUT/metrics.json``. Ranks do not share the work: each trains the same model.
+    The model is written to ``OUT/entropy.safetensors``, its metrics on the split ``validation`` to
+    ``OUT/metrics.json``. Every rank trains the same model.
 
     Args:
-        recipe: how.
+        recipe: the recipe.
         data: a folder written by ``audiotok prepare``.
         out: the run's folder.
-        codebooks: [K, V, D] float32 of the codec, to start from; None starts at random.
+        codebooks: [K, V, D] float32 codebooks of the codec that initialise the model; None initialises it randomly.
         device: as in :class:`.trainer.TrainingLoop`.
     """
 
@@ -94,7 +94,7 @@ class EntropyTrainer(TrainingLoop):
         codes = self._batch().to(self.accelerator.device)
         bits = []
         for k in range(self.net.n_q):
-            # Codebook by codebook: the scores of one are 30 MB, those of all would be 250.
+            # One codebook at a time, because the logits of all codebooks would need 250 MB instead of 30 MB.
             scores = self.net(k, codes).flatten(0, 1)
             loss = F.cross_entropy(scores, codes[:, k].flatten(), ignore_index=self.net.codebook_size)
             loss.backward()
@@ -108,12 +108,12 @@ class EntropyTrainer(TrainingLoop):
         return {"net": self.net.state_dict(), "optimizer": self.optimizer.state_dict()}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take over a checkpoint."""
+        """Restore a checkpoint."""
         self.net.load_state_dict(state["net"])
         self.optimizer.load_state_dict(state["optimizer"])
 
     def export(self) -> None:
-        """Write the model in integers."""
+        """Write the integer model."""
         self._model().save(self.out / FILE_NAME)
 
     def evaluate(self) -> dict[str, float]:
@@ -139,7 +139,7 @@ class EntropyTrainer(TrainingLoop):
         return packets
 
     def _clips(self) -> list[Tensor]:
-        """Codes [K, T] of up to ``eval_clips`` validation clips: 10 s of rows that have them, else whole rows."""
+        """Codes [K, T] of up to ``eval_clips`` validation clips, at most 10 s of each."""
         frames = round(_CLIP_S * self.facts["sampling_rate"] / self.facts["hop_length"])
         lengths = np.array(self.validation.column("frames"))
         index = np.flatnonzero(lengths >= frames)
@@ -149,13 +149,11 @@ class EntropyTrainer(TrainingLoop):
 
 
 def speaker_weights(frames: np.ndarray, speakers: list[str | None], balance: float) -> Tensor:
-    """How often each row is drawn: by its length, and less often if its speaker has much data.
-
-    Files are mostly of unknown speakers, but a corpus has hours of a few and minutes of many.
+    """Sampling weight of each row: its length, reduced if its speaker has much data.
 
     Args:
-        frames: [R] of the rows.
-        speakers: of the rows; None counts as one speaker.
+        frames: [R], frames of each row.
+        speakers: speaker of each row; all None count as one speaker.
         balance: 0 leaves lengths as they are, 1 gives every speaker the same share.
 
     Returns:
@@ -171,13 +169,13 @@ def measure(model: EntropyModel, facts: dict[str, Any], clips: list[Tensor]) -> 
     """Code clips as files and count every byte.
 
     Args:
-        model: to code with.
-        facts: of the codec: name, sampling_rate, hop_length, n_q, codebook_size.
+        model: the entropy model.
+        facts: name, sampling_rate, hop_length, n_q and codebook_size of the codec.
         clips: codes [K, T].
 
     Returns:
-        saved_percent of the files against the raw codes; coded_over_model_percent, the layers' bytes against the
-        cross-entropy of the model; framing_percent, the rest of the files; bits of a code by codebook.
+        saved_percent, the reduction against raw codes; coded_over_model_percent, the overhead of the coded layers over
+        the cross-entropy of the model; framing_percent, the share of the framing; bits per code of each codebook.
     """
     header = AtokHeader(
         facts["name"], model.codes_fingerprint, facts["sampling_rate"], facts["hop_length"],

@@ -1,7 +1,7 @@
-"""The entropy model in training: float weights, rounded in the forward pass as the exported integers will be.
+"""The entropy model in training: float weights that are rounded in the forward pass like the exported integers.
 
-With rounding the forward pass computes the numbers of :class:`~audiotok.bitstream.EntropyModel`. Gradients pass the
-rounding unchanged (Bengio et al., arXiv:1308.3432).
+With rounding the forward pass equals :class:`~audiotok.bitstream.EntropyModel`. Gradients pass the rounding unchanged
+(straight-through estimator, Bengio et al., arXiv:1308.3432).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..bitstream.entropy import AHEAD, BEHIND, EntropyModel
 
-# Steps per unit of every kind of number; powers of two, so that rescaling only moves the point.
+# Steps per unit of every kind of value; powers of two, so that rescaling is a shift.
 _EMB, _WEIGHT, _ACT, _OUT, _EXP = 32, 128, 16, 32, 64
 _SHIFTS = (8, 7, 7, 3)
 assert _EMB * _WEIGHT == _ACT << _SHIFTS[0] and _ACT * _WEIGHT == _ACT << _SHIFTS[1]
@@ -26,10 +26,10 @@ class EntropyNet(nn.Module):
 
     Args:
         n_q, codebook_size: K and V of the codec.
-        width: of the embeddings (E).
-        hidden: of h1 and h2.
-        out_width: of q (O).
-        taps: frames back at which h1 is read.
+        width: width of the embeddings (E).
+        hidden: width of h1 and h2.
+        out_width: width of q (O).
+        taps: past frames at which h1 is read.
     """
 
     def __init__(
@@ -51,11 +51,11 @@ class EntropyNet(nn.Module):
 
     @torch.no_grad()
     def start_from(self, codebooks: Tensor, usage: Tensor) -> None:
-        """Start from the codec: embeddings and outputs are the codewords, the bias is how often each is used.
+        """Initialise embeddings and outputs with the codewords and the bias with the frequencies of the codes.
 
         Args:
             codebooks: [K, V, D] float32 of the codec.
-            usage: [K, V] how often each code occurs in the training data.
+            usage: [K, V] counts of the codes in the training data.
         """
         self.bias.copy_(((usage + 0.5) / (usage + 0.5).sum(1, keepdim=True)).log())
         self.bias.sub_(self.bias.mean(1, keepdim=True))
@@ -82,7 +82,7 @@ class EntropyNet(nn.Module):
             codes: [P, K, T] int64 in [0, V]; V marks frames after a packet's end.
 
         Returns:
-            [P, T, V] float32, natural logarithms of probabilities but for a constant.
+            [P, T, V] float32, natural logarithms of unnormalised probabilities.
         """
         table = F.pad(_rounded(self.emb[: k + 1], _EMB), (0, 0, 0, 1))
         each = [F.embedding(codes[:, j], table[j]) for j in range(k + 1)]
@@ -102,7 +102,7 @@ class EntropyNet(nn.Module):
 
     @torch.no_grad()
     def export(self, codes_fingerprint: str) -> EntropyModel:
-        """The integers of this network.
+        """Convert this network to integers.
 
         Raises:
             EntropyModelError: the weights are too large for exact sums.
@@ -114,18 +114,18 @@ class EntropyNet(nn.Module):
             "b3": _int32(self.b3, _ACT * _WEIGHT),
         }  # fmt: skip
         for name, shift in zip(("b1", "b2", "b3"), _SHIFTS, strict=False):
-            tensors[name] += 1 << shift - 1  # rounding instead of cutting off
+            tensors[name] += 1 << shift - 1  # half a step, to round instead of truncating
         tensors["exp_table"] = np.rint(65536 * np.exp(-np.arange(_TABLE) / _EXP)).astype(np.int32)
         return EntropyModel(tensors, self.taps, _SHIFTS, codes_fingerprint)
 
 
 def _through(x: Tensor, rounded: Tensor) -> Tensor:
-    """``rounded``, with the gradient of ``x``."""
+    """Return ``rounded`` with the gradient of ``x``."""
     return x + (rounded - x).detach()
 
 
 def _rounded(x: Tensor, steps: int) -> Tensor:
-    """Weights as their int8 will be."""
+    """Round weights like the exported int8."""
     x = x.clamp(-127 / steps, 127 / steps)
     return _through(x, torch.round(x * steps) / steps)
 
@@ -135,7 +135,7 @@ def _bias(x: Tensor, steps: int) -> Tensor:
 
 
 def _active(x: Tensor, low: int) -> Tensor:
-    """Sums -> activations as their integers will be: rounded half up, within [low, 127] steps."""
+    """Round activations like the exported integers: half up, within [low, 127] steps."""
     x = x.clamp(low / _ACT, 127 / _ACT)
     return _through(x, torch.floor(x * _ACT + 0.5).clamp(low, 127) / _ACT)
 
@@ -149,7 +149,7 @@ def _int32(x: Tensor, steps: int) -> np.ndarray:
 
 
 def _earlier(x: Tensor, frames: int) -> Tensor:
-    """x [P, T, D] as it was ``frames`` before (negative: after), 0 outside the packet."""
+    """Shift x [P, T, D] by ``frames`` (negative: to earlier frames), with 0 outside the packet."""
     if frames == 0:
         return x
     size = x.shape[1]

@@ -1,4 +1,4 @@
-"""Packed clips from a pack, a folder of audio, a metadata file, or a data set."""
+"""Packed clips from a pack, a folder of audio, a metadata file or a dataset."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3"}
 
 
 def is_pack(path: str | Path) -> bool:
-    """Whether ``path`` names packed clips."""
+    """Whether ``path`` is a pack of clips."""
     return Path(path).with_suffix(".safetensors").is_file() and Path(path).with_suffix(".jsonl").is_file()
 
 
@@ -29,14 +29,14 @@ def gather(source: str, stem: Path, sampling_rate: int, hop_length: int, split: 
 
     Args:
         source: a pack; a folder of audio with or without metadata; a metadata file; a ``datasets`` name.
-        stem: where to write the pack; a pack of the same source that is there is used.
+        stem: path of the new pack; an existing pack of the same source is reused.
         sampling_rate: Hz of the clips.
         hop_length: samples per frame.
         split: rows to take; None takes all. Rows without a split belong to the split train.
 
     Raises:
-        FileNotFoundError: no such source.
-        ValueError: the source holds no readable audio, or the pack is of another source.
+        FileNotFoundError: the source does not exist.
+        ValueError: the source holds no readable audio, or an existing pack has another source.
     """
     if is_pack(source):
         return PackedClips(source, hop_length)
@@ -58,10 +58,10 @@ def check_apart(train: PackedClips, validation: PackedClips) -> None:
     """Check that no clip is in both packs.
 
     Raises:
-        ValueError: one is.
+        ValueError: a clip is in both packs.
     """
     trained = {row["id"]: index for index, row in enumerate(train.rows)}
-    # Two folders may use the same names, so the samples are compared too.
+    # Different clips may have the same name, so the samples are compared too.
     both = [
         row["id"]
         for index, row in enumerate(validation.rows)
@@ -75,7 +75,7 @@ def check_apart(train: PackedClips, validation: PackedClips) -> None:
 
 
 def _origin(record: Path) -> dict[str, Any]:
-    """What a pack was made from; packs of earlier versions name their alignments too."""
+    """The source of a pack; packs of earlier versions also name their alignments."""
     found = json.loads(record.read_text(encoding="utf-8"))
     return {key: value for key, value in found.items() if key != "alignments"}
 

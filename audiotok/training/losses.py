@@ -1,4 +1,4 @@
-"""Losses of the codecs' training: spectral, pitch and adversarial ones.
+"""Spectral, pitch and adversarial losses of the codecs.
 
 Sources: multi-resolution STFT loss (Parallel WaveGAN, arXiv:1910.11480), hinge loss and relative feature matching
 (SoundStream, arXiv:2107.03312; EnCodec, arXiv:2210.13438).
@@ -32,9 +32,9 @@ class SpectralLoss(nn.Module):
 
     Args:
         sampling_rate: Hz.
-        resolutions: (n_fft, n_mels) pairs at 16 kHz, hops are a quarter of n_fft; at other rates windows of the same
-            milliseconds and bands of the same width.
-        floor: magnitude below which differences do not count.
+        resolutions: (n_fft, n_mels) pairs at 16 kHz with hops of n_fft / 4. Other rates use windows of the same
+            duration and bands of the same width.
+        floor: magnitude below which differences are ignored.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class SpectralLoss(nn.Module):
             self.register_buffer(f"mel_{n_fft}", mel_filters(n_fft, n_mels, sampling_rate), persistent=False)
 
     def forward(self, wav: Tensor, target: Tensor) -> Tensor:
-        """[B, 1, N] float32 twice -> scalar."""
+        """Two wavs [B, 1, N] float32 -> scalar."""
         total = wav.new_zeros(())
         for n_fft, _ in self.resolutions:
             ours, theirs = (self._magnitude(x, n_fft) for x in (wav, target))
@@ -79,8 +79,8 @@ class MultiScaleSpectralLoss(nn.Module):
         shortest: window in samples; each next one is twice as long, to 2048. Hops are a quarter of the window.
         log_weights: SoundStream's sqrt(window / 2) for the second term, relative to its mean; False weighs all alike.
 
-    Source: SoundStream (arXiv:2107.03312), equations 4 and 5; EnCodec (arXiv:2210.13438), equation 2. Sums are means
-    here, so that weights do not depend on the length of a crop.
+    Source: SoundStream (arXiv:2107.03312), equations 4 and 5; EnCodec (arXiv:2210.13438), equation 2. Means
+    replace the sums, so that weights do not depend on the crop length.
     """
 
     def __init__(self, sampling_rate: int, shortest: int, log_weights: bool) -> None:
@@ -96,12 +96,12 @@ class MultiScaleSpectralLoss(nn.Module):
             self.register_buffer(f"mel_{size}", mel_filters(size, _MELS, sampling_rate), persistent=False)
 
     def forward(self, wav: Tensor, target: Tensor) -> Tensor:
-        """[B, C, N] float32 twice -> scalar."""
+        """Two wavs [B, C, N] float32 -> scalar."""
         total = wav.new_zeros(())
         for size, weight in zip(self.windows, self.log_weights, strict=True):
             ours, theirs = (self._mel(x.flatten(0, 1), size) for x in (wav, target))
             logs = torch.log(ours + 1e-5) - torch.log(theirs + 1e-5)
-            # The root of the mean square over bands, a frame at a time; smooth at zero.
+            # root mean square over the bands of each frame, smooth at zero
             total = total + F.l1_loss(ours, theirs) + weight * (logs.square().mean(1) + 1e-8).sqrt().mean()
         return total / len(self.windows)
 
@@ -115,16 +115,16 @@ class MultiScaleSpectralLoss(nn.Module):
 def pitch_loss(
     f0_logits: Tensor, voiced_logit: Tensor, grid_hz: Tensor, f0_hz: Tensor, voiced: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of the pitch classes on voiced frames, and of the voicing decision on all.
+    """Cross-entropy of the pitch classes on voiced frames, and of the voicing decision on all frames.
 
     Args:
         f0_logits: [B, T, bins].
         voiced_logit: [B, T].
         grid_hz: [bins], log-spaced.
-        f0_hz, voiced: of the tracker, [B, T].
+        f0_hz, voiced: [B, T], the tracked pitch.
 
     Returns:
-        Two scalars. The target is a Gaussian bump of one class' width around the tracked pitch.
+        Two scalars. The target of the pitch is a Gaussian around the tracked pitch, as wide as one class.
     """
     steps = torch.log(grid_hz[1] / grid_hz[0])
     distance = (torch.log(f0_hz)[..., None] - torch.log(grid_hz)) / steps
@@ -159,10 +159,10 @@ def feature_loss(real: list[list[Tensor]], fake: list[list[Tensor]]) -> Tensor:
 def discriminate(
     discriminator: nn.Module, wav: Tensor, target: Tensor
 ) -> tuple[list[list[Tensor]], list[list[Tensor]]]:
-    """One pass of the discriminators over recorded and decoded waveforms, as data-parallel training demands.
+    """One pass of the discriminators over recorded and decoded waveforms; data-parallel training allows only one.
 
     Args:
-        discriminator: as accelerate wraps it.
+        discriminator: with accelerate's wrapper.
         wav: decoded, [B, C, N]; it gets no gradient.
         target: recorded, [B, C, N].
 

@@ -32,7 +32,7 @@ def coloured(samples: int, sampling_rate: int, rng: np.random.Generator) -> np.n
     spectrum = np.fft.rfft(rng.standard_normal(samples))
     at_hz = np.fft.rfftfreq(samples, 1 / sampling_rate)
     at_hz[0] = at_hz[1] if len(at_hz) > 1 else 1.0
-    slope = rng.uniform(-1.0, 0.5)  # of the amplitude: -1 is brown, 0 white, 0.5 blue
+    slope = rng.uniform(-1.0, 0.5)  # exponent of the amplitude: -1 is brown, 0 white, 0.5 blue
     return np.fft.irfft(spectrum * np.maximum(at_hz, 20.0) ** slope, samples).astype(np.float32)
 
 
@@ -70,7 +70,7 @@ def clicks(samples: int, sampling_rate: int, rng: np.random.Generator) -> np.nda
 
 
 def make_noise(kind: str, voices: np.ndarray, sampling_rate: int, rng: np.random.Generator) -> np.ndarray:
-    """Noise of a kind of :data:`NOISES`; voices [M, samples], for babble -> [samples]."""
+    """Noise of a kind in :data:`NOISES`: voices [M, samples] for babble -> [samples]."""
     samples = voices.shape[1]
     if kind == "babble":
         return babble(voices, rng)
@@ -101,14 +101,14 @@ def noisy_batch(
 
     Args:
         clean: [B, 1, N] float32 on the CPU.
-        voices: [M, 1, N] float32, other speech, for babble.
+        voices: [M, 1, N] float32, other speech for babble.
         hop_length: samples per frame.
         sampling_rate: Hz.
-        seed, step: of the random draws.
-        snr_db: the range of the ratio of speech to noise.
+        seed, step: determine the random draws.
+        snr_db: range of the signal-to-noise ratio.
         clean_share: share of crops without noise.
-        wanted_share: share of crops to denoise, at most 0.8; in a fifth the flag changes on the way, the others keep
-            their noise.
+        wanted_share: share of crops to denoise, at most 0.8. In a fifth of the crops the flag changes within the crop;
+            the others keep their noise.
     """
     rng = np.random.default_rng((seed, step, 0x6E6F6973))
     frames = clean.shape[-1] // hop_length

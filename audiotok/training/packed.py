@@ -1,4 +1,4 @@
-"""Packed clips: a corpus in two files, opened as memory maps, that need neither soundfile nor the corpus.
+"""Packed clips: a corpus in two memory-mapped files.
 
 ``NAME.safetensors`` holds ``pcm`` (int16, all clips end to end) and ``offsets`` (int64 [clips + 1], samples);
 ``NAME.jsonl`` holds a row of text fields per clip.
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..files import write_aside
 
-_HEADER = 512  # bytes before the samples of a pack
+_HEADER = 512  # bytes reserved before the samples of a pack
 
 
 @dataclass
@@ -29,8 +29,8 @@ class Batch:
 
     Attributes:
         wav: [B, 1, N] float32 in [-1, 1].
-        features: [B, T, F] float32, targets of codebook 0; None of a pack without features.
-        spoken: [B, T] bool, where a frame belongs to a clip.
+        features: [B, T, F] float32, targets of codebook 0; None if the pack has no features.
+        spoken: [B, T] bool, true where a frame belongs to a clip.
     """
 
     wav: Tensor
@@ -38,7 +38,7 @@ class Batch:
     spoken: Tensor
 
     def to(self, device: torch.device) -> Batch:
-        """The same on another device."""
+        """Move the crops to another device."""
         features = None if self.features is None else self.features.to(device)
         return Batch(self.wav.to(device), features, self.spoken.to(device))
 
@@ -51,7 +51,7 @@ class Draw:
         max_gain_db: crops are made louder or quieter by up to this.
         lowpass_share: share of crops that are low-passed between 4 kHz and half the sampling rate.
         noise_share: share of crops that get noise 15 to 45 dB below the speech.
-        speaker_power: 0 draws clips by their length, 0.5 a speaker by the root of how long they speak in all.
+        speaker_power: 0 draws clips by their length, 0.5 draws speakers by the square root of their total length.
         weights: clips whose id begins with a key are drawn this many times as often.
     """
 
@@ -81,12 +81,12 @@ class PackedClips:
     """Memory-mapped clips, cut into random crops.
 
     Args:
-        path: of either of the two files, or without a suffix.
+        path: path of either file, or without a suffix.
         hop_length: samples per frame.
 
     Raises:
         FileNotFoundError: one of the two files is missing.
-        ValueError: the two do not belong together.
+        ValueError: the files do not belong together.
     """
 
     def __init__(self, path: str | Path, hop_length: int) -> None:
@@ -118,11 +118,11 @@ class PackedClips:
         return int(self._first_frame[-1])
 
     def frame_range(self, index: int) -> slice:
-        """The frames of clip ``index`` among those of all clips."""
+        """The range of frames of clip ``index`` among the frames of all clips."""
         return slice(int(self._first_frame[index]), int(self._first_frame[index + 1]))
 
     def chances(self, draw: Draw) -> np.ndarray:
-        """[clips] float64, how likely each clip is drawn."""
+        """Sampling probability of each clip, [clips] float64."""
         key = json.dumps([draw.speaker_power, draw.weights])
         if key not in self._chances:
             lengths = np.diff(self.offsets).astype(np.float64)
@@ -140,14 +140,14 @@ class PackedClips:
         return len(self.rows)
 
     def clip(self, index: int) -> Tensor:
-        """Clip ``index`` whole: [1, N] float32."""
+        """The whole clip ``index``, [1, N] float32."""
         pcm = self.pcm[self.offsets[index] : self.offsets[index + 1]]
         return torch.from_numpy(pcm.astype(np.float32) / 32768.0)[None]
 
     def crops(self, seed: int, step: int, batch: int, frames: int, draw: Draw) -> Batch:
-        """The crops of one step, a function of ``(seed, step)``: clips drawn by ``draw``, positions on the frame grid.
+        """The crops of one step, a function of ``(seed, step)``: clips drawn by ``draw``, positions at whole frames.
 
-        Clips that are shorter than a crop are followed by silence.
+        Clips that are shorter than a crop are padded with silence.
         """
         rng = np.random.default_rng((seed, step))
         picks = rng.choice(len(self), size=batch, p=self.chances(draw))
@@ -177,7 +177,7 @@ class PackedClips:
 
 
 def _colour(pcm: np.ndarray, rng: np.random.Generator, draw: Draw) -> np.ndarray:
-    """A crop [N] float32, some of them low-passed or with noise."""
+    """Low-pass or add noise to some crops, [N] float32."""
     noisy, narrow = rng.random(2) < (draw.noise_share, draw.lowpass_share)
     level_db, cut, tilt = rng.uniform(-45.0, -15.0), rng.uniform(1 / 3, 1.0), rng.uniform(0.0, 1.0)
     if not len(pcm) or not (noisy or narrow):
@@ -195,14 +195,14 @@ def _colour(pcm: np.ndarray, rng: np.random.Generator, draw: Draw) -> np.ndarray
 
 
 def write_packed(stem: str | Path, clips: Iterable[tuple[dict[str, Any], np.ndarray]]) -> int:
-    """Write clips as a pack, one at a time, so that the corpus need not fit into memory.
+    """Write clips as a pack, one at a time, so that the corpus does not have to fit into memory.
 
     Args:
         stem: path without suffix.
         clips: (row, samples) pairs; row holds at least ``id``; samples float [N] in [-1, 1].
 
     Returns:
-        The number of clips; of none no pack is written.
+        The number of clips. No pack is written if there are none.
     """
     stem, clips = Path(stem), iter(clips)
     first = next(clips, None)

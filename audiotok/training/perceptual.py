@@ -1,4 +1,4 @@
-"""Differentiable losses after PESQ and STOI. They skip the alignment in time and work on crops of a second.
+"""Differentiable losses after PESQ and STOI for crops of a second, without time alignment.
 
 Sources: PESQ (ITU-T P.862 and P.862.2; as a loss PMSQE, Martín-Doñas et al., 2018), STOI (Taal et al., 2011, eq. 3-6).
 """
@@ -10,30 +10,30 @@ import math
 import torch
 from torch import Tensor, nn
 
-_WINDOW_S = 0.032  # half overlapping, as P.862 has it
+_WINDOW_S = 0.032  # overlap of one half, as in P.862
 _TOP_HZ = 8000.0
 _BANDS = 49
 _SPEECH_BAND_HZ = (325.0, 3250.0)
 _LEVEL = 10**7.3  # power of speech after levelling, in the units of the hearing threshold
 _ZWICKER = 0.23
-_SYLLABLE_FRAMES = 20  # 320 ms: inside it the worst frames count most
+_SYLLABLE_FRAMES = 20  # 320 ms; within it the worst frames are weighted most
 _THIRDS = 15
 _LOWEST_THIRD_HZ = 150.0
-_SEGMENT_FRAMES = 30  # 384 ms, as STOI has it
+_SEGMENT_FRAMES = 30  # 384 ms, as in STOI
 _CLIP = 1.0 + 10 ** (15.0 / 20.0)
 
 
 class Disturbance(nn.Module):
-    """Audible differences of loudness: what PESQ subtracts from its best score.
+    """The disturbance of PESQ, which its score subtracts from the maximum.
 
-    Levels, filters and hearing thresholds follow P.862.2; sounds masked by the recording do not count, what is added
-    weighs more than what is missing.
+    Levels, filters and hearing thresholds follow P.862.2. Differences that the recording masks are ignored, and added
+    sounds weigh more than missing ones.
 
     Args:
-        sampling_rate: Hz, at least 16,000; what lies above the 8 kHz of the wide-band standard does not count.
+        sampling_rate: Hz, at least 16,000; frequencies above 8 kHz are ignored.
 
     Raises:
-        ValueError: a lower sampling rate.
+        ValueError: the sampling rate is below 16,000.
     """
 
     bands: Tensor
@@ -76,7 +76,7 @@ class Disturbance(nn.Module):
             self.register_buffer(name, table, persistent=False)
 
     def forward(self, wav: Tensor, target: Tensor) -> Tensor:
-        """[B, 1, N] float32 twice, N >= 32 ms -> scalar, in points of PESQ before its mapping to MOS-LQO."""
+        """Two wavs [B, 1, N] float32, N >= 32 ms -> scalar, in points of PESQ before its mapping to MOS-LQO."""
         theirs, ours = self._equalise(self._pitch_power(target), self._pitch_power(wav))
         reference, degraded = self._loudness(theirs), self._loudness(ours)
         masked = 0.25 * torch.minimum(reference, degraded)
@@ -113,20 +113,20 @@ class Disturbance(nn.Module):
         return (power * (power > self.threshold * factor)).sum(1)
 
     def _loudness(self, power: Tensor) -> Tensor:
-        """Loudness after Zwicker: power in a band -> sone."""
+        """Zwicker's loudness: power in a band -> sone."""
         # Below the threshold of hearing loudness is 0, not negative.
         above = (0.5 + 0.5 * power / self.threshold).clamp_min(1.0) ** self.exponent
         return 0.187 * (self.threshold / 0.5) ** self.exponent * (above - 1.0)
 
 
 class Unintelligibility(nn.Module):
-    """1 - STOI, but without its resampling to 10 kHz and without cutting out pauses.
+    """1 - STOI, without the resampling to 10 kHz and without the removal of pauses.
 
     Args:
         sampling_rate: Hz, at least 10,000.
 
     Raises:
-        ValueError: a lower sampling rate, which lacks the highest band.
+        ValueError: the sampling rate is below 10,000.
     """
 
     bands: Tensor
@@ -149,12 +149,12 @@ class Unintelligibility(nn.Module):
         self.register_buffer("window", torch.hann_window(2 * self.hop), persistent=False)
 
     def forward(self, wav: Tensor, target: Tensor) -> Tensor:
-        """[B, 1, N] float32 twice, N >= 0.42 s -> scalar, 0 (every word moves as it did) to 2."""
+        """Two wavs [B, 1, N] float32, N >= 0.42 s -> scalar from 0 (equal envelopes) to 2."""
         ours, theirs = (self._envelopes(x).unfold(2, _SEGMENT_FRAMES, 6) for x in (wav, target))
         energy = theirs.square().sum(dim=(1, 3))
         spoken = (energy > energy.amax(1, keepdim=True) * 1e-3).float()
         ours_energy, theirs_energy = (x.square().sum(3, keepdim=True) for x in (ours, theirs))
-        # Equation 4: at the recording's level, and no more than 15 dB worse than it in one frame.
+        # Equation 4: normalise to the level of the recording and clip errors at 15 dB.
         ours = torch.minimum(ours * torch.sqrt(theirs_energy / (ours_energy + 1e-8)), theirs * _CLIP)
         ours, theirs = (x - x.mean(3, keepdim=True) for x in (ours, theirs))
         norms = (ours.square().sum(3) * theirs.square().sum(3)).clamp_min(1e-8).sqrt()
@@ -177,7 +177,7 @@ def _bark(hz: Tensor) -> Tensor:
 
 
 def _pool(frames: Tensor) -> Tensor:
-    """[B, frames] -> [B]: L6 inside syllables, L2 over them (P.862, section 10.2.8)."""
+    """[B, frames] -> [B]: L6 norm within syllables, L2 norm over them (P.862, section 10.2.8)."""
     length = min(_SYLLABLE_FRAMES, frames.shape[1])
     syllables = frames.unfold(1, length, max(1, length // 2))
     return (((syllables + 1e-3) ** 6).mean(2) ** (1 / 3)).mean(1).add(1e-4).sqrt()

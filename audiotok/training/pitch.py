@@ -1,7 +1,7 @@
 """Pitch tracking of recorded speech, for the targets of the codec's pitch classes.
 
-Source: normalised cross-correlation, as in Talkin's RAPT (1995), without its dynamic programming: training averages the
-few octave errors out.
+Normalised cross-correlation as in Talkin's RAPT (1995), without its dynamic programming, because training averages out
+the few octave errors.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def track_pitch(
     lag_min, lag_max = int(sampling_rate / f0_max_hz), int(sampling_rate / f0_min_hz) + 1
     span = window + lag_max
     frames = wav.shape[-1] // hop_length
-    # The correlated segment is centred at three quarters of the frame.
+    # The segment is centred at three quarters of the frame.
     left = span // 2 - 3 * hop_length // 4
     x = F.pad(wav[:, 0], (left, span))
     segments = x.unfold(-1, span, hop_length)[:, :frames]
@@ -59,5 +59,5 @@ def track_pitch(
 
 
 def _median5(x: Tensor) -> Tensor:
-    """Running median of 5 over the last dimension."""
+    """Running median of 5 values over the last dimension."""
     return F.pad(x[:, None], (2, 2), mode="replicate")[:, 0].unfold(-1, 5, 1).median(-1).values

@@ -1,7 +1,7 @@
 """Release of a trained codec: refined codebooks, weights in half precision, fingerprints, provenance.
 
-``python -m audiotok.training.release RUN/codec OUT --recipe RUN/recipe.json --refine PACK``. Codes are those of the
-rounded weights, so corpora must be prepared with the released folder.
+``python -m audiotok.training.release RUN/codec OUT --recipe RUN/recipe.json --refine PACK``. Rounding
+the weights changes codes, so prepare corpora with the released folder.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ..files import write_json
 from ..state import store_half
 from .packed import Draw, PackedClips
 
-_SEED = 20_261_123  # for crops that no training step draws
+_SEED = 20_261_123  # step number that no training run reaches, for other crops
 
 
 def release(codec: AudioCodec, out: str | Path, provenance: dict[str, Any]) -> AudioCodec:
@@ -30,8 +30,8 @@ def release(codec: AudioCodec, out: str | Path, provenance: dict[str, Any]) -> A
 
     Args:
         codec: trained, float32.
-        out: the folder to write; created where it is missing.
-        provenance: what to write into ``provenance.json`` beside fingerprints and the weights' SHA-256.
+        out: the folder to write, created if it does not exist.
+        provenance: further entries of ``provenance.json`` besides fingerprints and the SHA-256 of the weights.
 
     Returns:
         The codec as loaded back from ``out``.
@@ -65,8 +65,8 @@ def refine_codebooks(codec: AudioCodec, clips: PackedClips, crops: int, max_gain
 
     Args:
         codec: changed in place.
-        clips: what it was trained on.
-        crops: seconds of speech to place them by; 20,000 are some 1,000 frames a codeword.
+        clips: the training data.
+        crops: seconds of speech; 20,000 are about 1,000 frames per codeword.
         max_gain_db: crops are made louder or quieter by up to this, as in training.
     """
     frames = round(codec.config.frame_rate)
@@ -79,16 +79,15 @@ def refine_codebooks(codec: AudioCodec, clips: PackedClips, crops: int, max_gain
 
 
 def blend_decoder(codec: AudioCodec, other: AudioCodec, share: float) -> None:
-    """Interpolate between a fine-tuned decoder and the one it was tuned from: most of what fine-tuning gained on its
-    own losses stays, and what it cost on others is undone (WiSE-FT, Wortsman et al., arXiv:2109.01903).
+    """Interpolate the weights of a fine-tuned decoder and its base (WiSE-FT, Wortsman et al., arXiv:2109.01903).
 
     Args:
         codec: changed in place.
-        other: of the same codes and sizes.
-        share: of ``other``, 0 to 1.
+        other: a codec with the same codes and sizes.
+        share: weight of ``other``, 0 to 1.
 
     Raises:
-        ValueError: share is out of range, or the two have other codes.
+        ValueError: share is out of range, or the codecs have different codes.
     """
     if not 0.0 <= share <= 1.0:
         raise ValueError(f"expected a share from 0 to 1, got {share}")
@@ -109,10 +108,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("out", help="folder to write")
     parser.add_argument("--recipe", help="recipe.json of the run, kept in the provenance")
     parser.add_argument("--note", action="append", default=[], metavar="KEY=TEXT", help="more provenance")
-    parser.add_argument("--refine", metavar="PACK", help="packed clips to place the codebooks by")
-    parser.add_argument("--refine-crops", type=int, default=20_000, help="seconds of them (default: 20000)")
-    parser.add_argument("--blend", metavar="CODEC", help="of the same codes; the decoders' weights are mixed")
-    parser.add_argument("--blend-share", type=float, default=0.4, help="share of that one (default: 0.4)")
+    parser.add_argument("--refine", metavar="PACK", help="packed clips that refine the codebooks")
+    parser.add_argument(
+        "--refine-crops", type=int, default=20_000, help="seconds of these clips (default: 20000)"
+    )
+    parser.add_argument(
+        "--blend", metavar="CODEC", help="codec with the same codes whose decoder weights are mixed in"
+    )
+    parser.add_argument(
+        "--blend-share", type=float, default=0.4, help="share of the other codec (default: 0.4)"
+    )
     args = parser.parse_args(argv)
     provenance: dict[str, Any] = dict(note.split("=", 1) for note in args.note)
     if args.recipe:

@@ -1,4 +1,4 @@
-"""Training of SoundStream and EnCodec: their losses, the balancer, their step."""
+"""Training of SoundStream and EnCodec: losses, balancer and training step."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .recipe import SeanetRecipe
 from .trainer import Trainer
 from .validate import validate_seanet
 
-_VOICES = 8  # other crops, of which babble is made
+_VOICES = 8  # step offset of other crops, which become babble
 
 
 class SeanetTrainingModel(nn.Module):
@@ -28,7 +28,7 @@ class SeanetTrainingModel(nn.Module):
 
     Args:
         codec: the codec.
-        recipe: how it is trained.
+        recipe: the recipe.
     """
 
     def __init__(self, codec: SeanetCodec, recipe: SeanetRecipe) -> None:
@@ -51,7 +51,7 @@ class SeanetTrainingModel(nn.Module):
         scale = wav.new_ones(len(wav), 1, 1)
         if codec.has_scale:
             scale = wav.mean(1, keepdim=True).square().mean(-1, keepdim=True).sqrt() + 1e-8
-        # Codes are defined in float32: encoder and quantiser take no part in mixed precision.
+        # Codes are defined in float32, so encoder and quantiser do not use mixed precision.
         with torch.autocast(wav.device.type, enabled=False):
             latents = codec.encoder(wav / scale, wanted=batch.wanted)
             commitment = latents.new_zeros(())
@@ -64,17 +64,17 @@ class SeanetTrainingModel(nn.Module):
 
 
 class SeanetLosses(nn.Module):
-    """The losses that a recipe asks for.
+    """The losses of a recipe.
 
     Args:
-        recipe: their windows.
+        recipe: defines windows and weights.
         sampling_rate: Hz.
     """
 
     def __init__(self, recipe: SeanetRecipe, sampling_rate: int) -> None:
         super().__init__()
         self.recipe = recipe
-        # EnCodec weighs its scales alike; SoundStream does not balance.
+        # EnCodec gives all scales equal weights; SoundStream has no balancer.
         self.spectral = MultiScaleSpectralLoss(sampling_rate, recipe.smallest_window, not recipe.balance)
         self.disturbance = Disturbance(sampling_rate) if recipe.disturbance > 0 else None
         self.unintelligibility = Unintelligibility(sampling_rate) if recipe.unintelligibility > 0 else None
@@ -120,8 +120,8 @@ def make_batch(
         crops: [B, 1, N].
         voices: [M, 1, N], other speech, for babble.
         codec: the codec.
-        recipe: how it is trained.
-        step: of the run.
+        recipe: the recipe.
+        step: step of the run.
     """
     config = codec.config
     if config.denoises and recipe.noise:
@@ -154,18 +154,18 @@ def _panned(crops: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 class Balancer:
-    """Gives each loss the share of the decoder's gradient that its weight says, however large the loss.
+    """Scales the gradient of each loss so that its share of the decoder's gradient equals the loss weight.
 
     Source: EnCodec (arXiv:2210.13438), section 3.4, "balancer"; ``total`` is its R, ``decay`` its beta.
 
     Args:
-        weights: of every loss, by path.
-        decay: of the moving averages of the gradients' lengths; their start is corrected as in Adam.
-        total: length of the sum's gradient, per item of the batch.
+        weights: weight of every loss, by path.
+        decay: decay of the moving averages of the gradient norms, with Adam's bias correction.
+        total: norm of the summed gradient, per item of the batch.
         balance: False multiplies the gradients by their weights only (SoundStream's sum).
 
     Attributes:
-        shares: of the latest step: each loss's part of the lengths of all gradients, after weighing.
+        shares: share of each loss in the sum of the weighted gradient norms in the latest step.
     """
 
     def __init__(
@@ -174,7 +174,7 @@ class Balancer:
         self.weights = dict(weights)
         self.decay, self.total, self.balance = decay, total, balance
         self.shares: dict[str, float] = {}
-        self._lengths: dict[str, tuple[float, float]] = {}  # sum of decayed lengths, and of decayed ones
+        self._lengths: dict[str, tuple[float, float]] = {}  # decayed sums of norms and of weights
 
     def gradient(self, losses: Mapping[str, Tensor], wav: Tensor) -> Tensor:
         """The gradient of the decoded waveform.
@@ -222,7 +222,7 @@ class Balancer:
 
 
 class SeanetTrainer(Trainer):
-    """Trains a SoundStream or an EnCodec; arguments as of :class:`.trainer.Trainer`."""
+    """Trains a SoundStream or an EnCodec; arguments as in :class:`.trainer.Trainer`."""
 
     recipe: SeanetRecipe
 
@@ -249,11 +249,11 @@ class SeanetTrainer(Trainer):
         return model, discriminator, optimizer, against
 
     def state(self) -> dict[str, Any]:
-        """As of every codec, and the averages of the balancer."""
+        """As in the base class, with the averages of the balancer."""
         return super().state() | {"balancer": self.balancer.state_dict()}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take over a checkpoint."""
+        """Restore a checkpoint."""
         super().restore(state)
         self.balancer.load_state_dict(state["balancer"])
 
@@ -279,7 +279,7 @@ class SeanetTrainer(Trainer):
         values["train/gradient_norm"] = self.update(self.optimizer, self.model.parameters(), 1.0)
         values["vq/commitment"] = commitment.detach()
         values |= {f"share/{key}": share for key, share in self.balancer.shares.items()}
-        # A function of the seed and the step, so that every rank decides alike.
+        # A function of the seed and the step, so that all ranks decide equally.
         drawn = np.random.default_rng((recipe.seed, self.step, 1)).random() < recipe.discriminator_share
         if self.step >= recipe.adversarial_from - recipe.discriminator_lead and drawn:
             loss = discriminator_loss(*discriminate(self.discriminator, decoded, batch.target))

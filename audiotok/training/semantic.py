@@ -1,4 +1,4 @@
-"""Features of Whisper's encoder for every frame of a pack, which codebook 0 learns to predict.
+"""Features of Whisper's encoder for every frame of a pack, the targets of codebook 0.
 
 ``python -m audiotok.training.semantic PACK --whisper openai/whisper-base`` writes ``PACK.features.safetensors``, 50
 frames a second. SpeechTokenizer (arXiv:2308.16692) does the same with HuBERT.
@@ -23,7 +23,7 @@ from ..files import write_aside
 from .packed import PackedClips
 
 _RATE = 16_000
-_FRAMES = 1500  # of Whisper's window of 30 s
+_FRAMES = 1500  # frames of Whisper's window of 30 s
 _GAP = 10  # frames of silence between clips that share a window
 _SAMPLE = 200_000  # frames from which the principal components are computed
 
@@ -42,13 +42,13 @@ def _start(pack: str, hop_length: int, name: str) -> None:
 
 
 def plan_windows(lengths: list[int]) -> list[list[tuple[int, int, int]]]:
-    """Share clips out to windows of 30 s.
+    """Distribute clips over windows of 30 s.
 
     Args:
         lengths: frames of each clip.
 
     Returns:
-        Per window its pieces, each (clip, first frame of the clip, first frame of the window).
+        The pieces of each window as (clip, first frame of the clip, first frame of the window).
     """
     windows: list[list[tuple[int, int, int]]] = [[]]
     place = 0
@@ -86,12 +86,12 @@ def reduce_features(
 
     Args:
         raw: [frames, C] float16.
-        positions: [frames] int, the place of each frame in its window.
+        positions: [frames] int, position of each frame in its window.
         width: components to keep.
-        seed: of the sample that the components are computed from.
+        seed: seed of the sample from which the components are computed.
 
     Returns:
-        [frames, width] float16 of unit mean square in all, and the share of the variance that is kept, [width].
+        [frames, width] float16 with a mean square of 1, and the cumulative share of the variance, [width].
     """
     means = np.zeros((_FRAMES, raw.shape[1]), dtype=np.float64)
     counts = np.bincount(positions, minlength=_FRAMES)

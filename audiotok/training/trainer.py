@@ -1,4 +1,4 @@
-"""The training loop, and what the codecs' trainers share: two optimisers, codebooks that start on the way."""
+"""The training loop and the base class of the codec trainers."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ STATE = "state.safetensors"
 
 
 class NonFiniteError(ValueError):
-    """A loss or a gradient is not a finite number. The run has stopped; its last checkpoint is as it was."""
+    """A loss or a gradient is not finite. The run stops and keeps its last checkpoint."""
 
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """The budget of a run, its learning rate, and what happens on the way.
+    """Budget, learning rate and intervals of a run.
 
     Args:
         lr: peak learning rate: linear warm-up, then a cosine down to ``floor * lr``.
         floor: share of ``lr`` at the end of the budget.
         warmup: share of the budget in which the rate rises.
         steps: optimiser steps; 0 sets no limit.
-        minutes: training time, interruptions not counted; 0 sets no limit. Rank 0's clock counts for every rank.
+        minutes: training time, not counting interruptions; 0 sets no limit. All ranks use the clock of rank 0.
         log_every: steps between lines of the log.
         eval_every: steps between evaluations; 0 evaluates with every checkpoint.
         save_s: seconds between checkpoints.
@@ -61,28 +61,27 @@ class TrainingPlan:
         return max(shares, default=1.0)
 
     def rate(self, spent: float) -> float:
-        """The learning rate when this share of the budget is spent."""
-        first = 1 / self.steps if self.steps else 1e-3  # the first step has a rate above 0
+        """The learning rate after this share of the budget."""
+        first = 1 / self.steps if self.steps else 1e-3  # so that the rate of the first step is above 0
         warm = min(1.0, (spent + first) / max(self.warmup, first))
         cosine = 0.5 * (1.0 + math.cos(math.pi * min(max(spent, 0.0), 1.0)))
         return self.lr * warm * (self.floor + (1.0 - self.floor) * cosine)
 
 
 class TrainingLoop(ABC):
-    """Runs the steps of a training in one folder.
+    """Base class of training loops, with checkpoints in one folder.
 
-    Every rank takes the same steps: what a step draws is a function of the seed and the step, and the end of the
-    budget and a non-finite value are agreed between the ranks after each step. A run that was stopped and started
-    again takes the steps it would have taken.
+    Every rank takes the same steps. Random draws depend on the seed and the step only, and the ranks agree after each
+    step on the end of the budget and on non-finite values. A resumed run takes the same steps as an uninterrupted one.
 
     Args:
         recipe: written to ``recipe.json``; ``recipe.seed`` is the seed.
         plan: budget, learning rate, intervals.
         out: the run's folder: ``log.jsonl``, ``tensorboard/`` where tensorboard is installed, the state of the last
             checkpoint, and what :meth:`export` writes.
-        device: ``cpu`` or ``auto``, which leaves the choice to accelerate.
+        device: ``cpu``, or ``auto`` for the choice of accelerate.
         dtype: ``bfloat16`` trains in mixed precision.
-        find_unused: some parameters get no gradient in some steps.
+        find_unused: whether some parameters get no gradient in some steps.
     """
 
     def __init__(
@@ -109,22 +108,22 @@ class TrainingLoop(ABC):
 
     @abstractmethod
     def train_step(self) -> dict[str, Any]:
-        """Take one step; losses to log by path, scalars."""
+        """Take one step; returns scalar losses by path for the log."""
 
     @abstractmethod
     def state(self) -> dict[str, Any]:
-        """What a checkpoint holds besides step and time: nested dicts of tensors and plain values."""
+        """Contents of a checkpoint besides step and time: nested dicts of tensors and plain values."""
 
     @abstractmethod
     def restore(self, state: dict[str, Any]) -> None:
-        """Take over what :meth:`state` returned."""
+        """Restore the result of :meth:`state`."""
 
     @abstractmethod
     def export(self) -> None:
-        """Write the model as users load it; called on the main process with every checkpoint."""
+        """Write the model for inference; called on the main process with every checkpoint."""
 
     def evaluate(self) -> dict[str, float]:
-        """Metrics to log by path; called on the main process."""
+        """Metrics by path for the log; called on the main process."""
         return {}
 
     @property
@@ -181,7 +180,7 @@ class TrainingLoop(ABC):
                 now = time.monotonic()
                 self._report(log, means | {"train/lr": rate, "train/steps_per_s": laps / (now - lap)})
                 sums, lap, laps = defaultdict(list), now, 0
-            # Rank 0 alone writes and evaluates, so its clock may choose the step.
+            # Only rank 0 saves and evaluates, so its clock may decide.
             save = done or time.monotonic() - saved > plan.save_s
             if log is not None and save:
                 self.save()
@@ -189,20 +188,20 @@ class TrainingLoop(ABC):
                 self._report(log, self.evaluate())
             if save:
                 saved = time.monotonic()
-        if log is not None and self.step == first:  # a finished run, perhaps killed before its export
+        if log is not None and self.step == first:  # a finished run may have been killed before its export
             self.save()
 
     def save(self) -> None:
-        """Write a checkpoint and the model as users load it."""
+        """Write a checkpoint and the model for inference."""
         save_state(self.out / STATE, {"step": self.step, "seconds": self.seconds, **self.state()})
         self._saved = self.step
         self.export()
 
     def resume(self) -> None:
-        """Restore the last checkpoint if there is one; for the end of a constructor.
+        """Restore the last checkpoint if there is one. Subclasses call this at the end of their constructor.
 
         Raises:
-            ValueError: the checkpoint is of another model.
+            ValueError: the checkpoint belongs to another model.
         """
         path = self.out / STATE
         if not path.is_file():
@@ -218,7 +217,7 @@ class TrainingLoop(ABC):
         self.accelerator.print(f"{self.out}: resumed at step {self.step}", file=sys.stderr, flush=True)
 
     def _agree(self, values: dict[str, float], seconds: float) -> None:
-        """Give every rank rank 0's clock, and stop all of them when one has a non-finite value."""
+        """Broadcast the clock of rank 0, and stop all ranks if one has a non-finite value."""
         bad = [key for key, value in values.items() if not math.isfinite(value)]
         clock = seconds if self.accelerator.is_main_process else 0.0
         shared = torch.tensor([clock, float(bool(bad))], device=self.accelerator.device)
@@ -228,7 +227,7 @@ class TrainingLoop(ABC):
         if shared[1]:
             what = (
                 ", ".join(f"{key} is {values[key]}" for key in bad[:3])
-                or "a loss of another rank is not finite"
+                or "a loss on another rank is not finite"
             )
             kept = (
                 f"step {self._saved} is kept in {self.out}"
@@ -257,13 +256,13 @@ class Trainer(TrainingLoop):
     """Trains one codec against discriminators; a subclass builds them and defines the step.
 
     Args:
-        recipe: how.
+        recipe: the recipe.
         train: clips to learn from.
         validation: clips to evaluate on.
         out: the run's folder; the codec is written into ``out/codec``.
-        init: a codec to continue from; None starts a new one from the recipe.
+        init: a codec to continue from; None creates a new one from the recipe.
         device: as in :class:`TrainingLoop`.
-        dtype: ``bfloat16`` computes the decoder and the discriminators in mixed precision.
+        dtype: ``bfloat16`` trains the decoder and the discriminators in mixed precision.
     """
 
     def __init__(
@@ -303,15 +302,15 @@ class Trainer(TrainingLoop):
 
     @abstractmethod
     def _train_step(self) -> dict[str, Any]:
-        """Take one step; losses to log, by path."""
+        """Take one step; returns losses by path for the log."""
 
     @abstractmethod
     def _start_codebooks(self) -> None:
-        """k-means on the latents of many crops; every process computes the same."""
+        """k-means on the latents of many crops, equal in every process."""
 
     @abstractmethod
     def _start_averages(self) -> None:
-        """Start the averages of the EMA codebooks from the number of frames that a step brings to a level."""
+        """Initialise the averages of the EMA codebooks with the number of frames per step and level."""
 
     @abstractmethod
     def _validate(self) -> dict[str, float]:
@@ -323,7 +322,7 @@ class Trainer(TrainingLoop):
         return self.accelerator.unwrap_model(self.model)
 
     def train_step(self) -> dict[str, Any]:
-        """Take one step; at ``quantize_from`` the codebooks start before it."""
+        """Take one step; at ``quantize_from`` the codebooks are initialised first."""
         if self.step >= self.recipe.quantize_from and not self.training_model.quantizing:
             with torch.no_grad():
                 self._start_codebooks()
@@ -360,7 +359,7 @@ class Trainer(TrainingLoop):
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take over a checkpoint."""
+        """Restore a checkpoint."""
         model, quantizer = self.training_model, self.training_model.codec.quantizer
         model.load_state_dict(state["model"])
         model.quantizing = state["quantizing"]
@@ -376,12 +375,12 @@ class Trainer(TrainingLoop):
 
 
 def _averages(quantizer: nn.Module) -> list[str]:
-    """Buffers that released weights do not carry: the moving averages."""
+    """The moving averages, which are not part of released weights."""
     return [name for name, _ in quantizer.named_buffers() if name not in quantizer.state_dict()]
 
 
 class _Log:
-    """``log.jsonl``, and TensorBoard beside it where that is installed."""
+    """Writer of ``log.jsonl`` and, if TensorBoard is installed, of its event files."""
 
     def __init__(self, out: Path) -> None:
         self._file = (out / "log.jsonl").open("a", encoding="utf-8")

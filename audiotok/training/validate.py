@@ -85,7 +85,7 @@ def _through(codec: Any, wav: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _noise_for(number: int, wavs: list[Tensor], sampling_rate: int) -> np.ndarray:
-    """Noise [N] for clip ``number``, another kind for each, the same in every evaluation."""
+    """Noise [N] for clip ``number``; the kind alternates and is the same in every evaluation."""
     size = wavs[number].shape[-1]
     others = [wav for i, wav in enumerate(wavs) if i != number] or wavs
     voices = np.stack([np.resize(wav[0].numpy(), size) for wav in others[:8]])
@@ -95,7 +95,7 @@ def _noise_for(number: int, wavs: list[Tensor], sampling_rate: int) -> np.ndarra
 def _score(
     found: dict[str, list[float]], path: str, decoded: Tensor, clean: Tensor, sampling_rate: int
 ) -> None:
-    """PESQ-WB and STOI of [1, N] against [1, N], where they are defined and their packages are installed."""
+    """PESQ-WB and STOI of two wavs [1, N], if they are defined and their packages are installed."""
     for name, metric in (("pesq_wb", pesq), ("stoi", stoi)):
         with suppress(MetricError, ModuleNotFoundError):
             _note(found, f"{path}/{name}", metric(clean, decoded.clamp(-1, 1), sampling_rate))
