@@ -132,7 +132,7 @@ def codec(kind: str) -> Any:
 
 
 @EACH
-def test_codes_are_those_of_what_is_wrapped(kind: str, codec: Any) -> None:
+def test_codes_equal_the_wrapped_model(kind: str, codec: Any) -> None:
     """Audio of whole frames gives the codes and the audio of the wrapped model."""
     model = random_codec(kind)
     wav = encodec_toys.sounds(1, 12 * codec.config.hop_length, 1, 4)
@@ -168,7 +168,7 @@ def test_neighbours_and_padding_do_not_change_codes(kind: str, codec: Any) -> No
 
 
 @EACH
-def test_the_rest_of_the_package_takes_it(
+def test_works_with_the_rest_of_the_package(
     kind: str,
     codec: Any,
     tmp_path: Path,
@@ -217,9 +217,7 @@ def test_the_rest_of_the_package_takes_it(
     assert no_network == []
 
 
-def test_scales_travel_in_the_file_and_in_the_shard(
-    tmp_path: Path, make_speech: Callable[..., Tensor]
-) -> None:
+def test_files_and_shards_keep_scales(tmp_path: Path, make_speech: Callable[..., Tensor]) -> None:
     """EnCodec's stereo preset has segments with a gain each."""
     encodec_toys.random_encodec(encodec_toys.SMALL["48k"]).save_pretrained(tmp_path / "stereo")
     codec = load_codec(tmp_path / "stereo")
@@ -240,7 +238,7 @@ def test_scales_travel_in_the_file_and_in_the_shard(
     np.testing.assert_allclose(row["scales"], out.audio_scales[0].numpy(), rtol=1e-6)
 
 
-def test_what_cannot_be_adapted_is_named(tmp_path: Path) -> None:
+def test_unsupported_models_are_refused(tmp_path: Path) -> None:
     from transformers.models.auto.modeling_auto import MODEL_FOR_AUDIO_TOKENIZATION_NAMES
 
     assert set(MODEL_FOR_AUDIO_TOKENIZATION_NAMES) <= set(ADAPTED) | set(NOT_ADAPTED)

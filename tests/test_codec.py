@@ -147,7 +147,7 @@ def test_config_names_field_value_and_rule() -> None:
 
 
 @pytest.mark.parametrize("banks", [[], [5], [{}], [{"window": 64, "snapshots": 0}]])
-def test_filter_banks_that_are_none_are_refused(banks: list) -> None:
+def test_bad_filter_banks_are_refused(banks: list) -> None:
     with pytest.raises(ValueError, match=r"CodecConfig\.encoder_banks"):
         CodecConfig(encoder_banks=banks)
 
@@ -177,7 +177,7 @@ NO_CODES: list[tuple[object, type[Exception], str]] = [
 
 
 @pytest.mark.parametrize(("wav", "error", "message"), NO_WAVS)
-def test_what_is_no_wav_is_refused_and_a_session_goes_on(
+def test_bad_wavs_are_refused_and_a_session_continues(
     tiny_codec: AudioCodec, wav: Any, error: type[Exception], message: str
 ) -> None:
     session, good = tiny_codec.streaming_encoder(), noise(500, 0)
@@ -190,7 +190,7 @@ def test_what_is_no_wav_is_refused_and_a_session_goes_on(
 
 
 @pytest.mark.parametrize(("codes", "error", "message"), NO_CODES)
-def test_what_are_no_codes_is_refused_and_a_session_goes_on(
+def test_bad_codes_are_refused_and_a_session_continues(
     tiny_codec: AudioCodec, codes: Any, error: type[Exception], message: str
 ) -> None:
     session, good = tiny_codec.streaming_decoder(), torch.full((1, 4, 3), 7)

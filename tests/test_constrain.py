@@ -76,7 +76,7 @@ def test_random_sequences_decode(tok: AudioTextTokenizer, model: LlamaForCausalL
 
 
 @each_layout
-def test_as_many_frames_as_asked_for(tok: AudioTextTokenizer, model: LlamaForCausalLM, layout: str) -> None:
+def test_frame_limits(tok: AudioTextTokenizer, model: LlamaForCausalLM, layout: str) -> None:
     torch.manual_seed(2)
     prompt = torch.tensor([[tok.control_id("audio_start")]]).repeat(20, 1)
     for row in sample(model, AudioConstraint(tok, 200, layout, min_frames=4, max_frames=6), prompt).tolist():
@@ -117,7 +117,7 @@ def test_with_text_around(tok: AudioTextTokenizer, model: LlamaForCausalLM, layo
 
 
 @each_layout
-def test_beams_keep_their_own_place(tok: AudioTextTokenizer, model: LlamaForCausalLM, layout: str) -> None:
+def test_beams(tok: AudioTextTokenizer, model: LlamaForCausalLM, layout: str) -> None:
     prompt = torch.tensor([[5, tok.control_id("audio_start")], [6, tok.control_id("audio_start")]])
     constraint = AudioConstraint(tok, 40, layout, min_frames=3, max_frames=6)
     out = sample(model, constraint, prompt, do_sample=False, num_beams=4, num_return_sequences=4)
@@ -128,9 +128,7 @@ def test_beams_keep_their_own_place(tok: AudioTextTokenizer, model: LlamaForCaus
 
 
 @each_layout
-def test_it_goes_on_from_an_audio_prompt(
-    tok: AudioTextTokenizer, model: LlamaForCausalLM, layout: str
-) -> None:
+def test_audio_prompts_are_continued(tok: AudioTextTokenizer, model: LlamaForCausalLM, layout: str) -> None:
     codes = torch.randint(8, (3, 4))
     whole = tok.encode_audio(codes, layout)
     prompt = torch.tensor([[5, tok.control_id("audio_start"), *whole[:5]]])
@@ -143,7 +141,7 @@ def test_it_goes_on_from_an_audio_prompt(
 
 
 @each_layout
-def test_only_what_may_come_next_keeps_its_score(tok: AudioTextTokenizer, layout: str) -> None:
+def test_allowed_ids_equal_the_cursor(tok: AudioTextTokenizer, layout: str) -> None:
     """The allowed ids equal the cursor's after every prefix of a sequence."""
     codes = torch.randint(8, (3, 3))
     block = tok.encode_audio(codes, layout)
@@ -183,6 +181,6 @@ def test_bad_numbers(tok: AudioTextTokenizer) -> None:
             make()
 
 
-def test_a_model_without_rows_is_told(tok: AudioTextTokenizer) -> None:
+def test_a_model_without_rows_is_refused(tok: AudioTextTokenizer) -> None:
     with pytest.raises(ValueError, match="resize_embeddings"):
         AudioConstraint(tok, 9)(torch.tensor([[1]]), torch.zeros(1, tok.audio_offset))

@@ -137,7 +137,7 @@ def once(session: Any, piece: Tensor) -> Tensor:
 
 
 @PRESET
-def test_a_session_in_pieces_equals_one_go(preset: str) -> None:
+def test_a_session_in_pieces_equals_one_pass(preset: str) -> None:
     _, codec = pair(preset)
     wav = toys.sounds(1, 10_007, codec.config.audio_channels, 5)
     whole = codec(wav)
@@ -156,7 +156,7 @@ def test_a_session_in_pieces_equals_one_go(preset: str) -> None:
     torch.testing.assert_close(sound[..., : wav.shape[-1]], whole.audio_values, atol=1e-5, rtol=0)
 
 
-def test_the_24k_preset_looks_ahead_only_as_far_as_it_says() -> None:
+def test_lookahead_of_the_24k_preset() -> None:
     _, codec = pair("24k")
     wav = toys.sounds(1, 6_000, 1, 8)
     hop, ahead = codec.config.hop_length, codec.lookahead_samples
@@ -183,7 +183,7 @@ def test_a_checkpoint_has_one_fingerprint_however_it_is_opened(
     assert back.config.codec_name == "music" and no_network == []
 
 
-def test_a_config_of_no_encodec_is_refused() -> None:
+def test_unsupported_encodec_configs_are_refused() -> None:
     config = toys.random_encodec(toys.SMALL["24k"]).config
     config.trim_right_ratio = 0.5
     with pytest.raises(ValueError, match="EncodecConfig.trim_right_ratio: expected 1.0, got 0.5"):
@@ -193,7 +193,7 @@ def test_a_config_of_no_encodec_is_refused() -> None:
 @pytest.mark.parametrize(
     ("preset", "changes"), [("encodec-24k", toys.PAPER["24k"]), ("encodec-48k", toys.PAPER["48k"])]
 )
-def test_presets_are_the_papers_numbers(preset: str, changes: dict[str, Any]) -> None:
+def test_presets_equal_the_papers(preset: str, changes: dict[str, Any]) -> None:
     from transformers import EncodecConfig
 
     theirs = convert.convert_config(EncodecConfig(**changes), preset)
@@ -201,7 +201,7 @@ def test_presets_are_the_papers_numbers(preset: str, changes: dict[str, Any]) ->
     assert theirs.bitrate_bps == 24_000
 
 
-def test_wrong_numbers_of_a_preset_are_named() -> None:
+def test_bad_preset_arguments_are_named() -> None:
     assert set(PRESETS) == {"soundstream", "encodec-24k", "encodec-48k"}
     with pytest.raises(ValueError, match="encodec-24k"):
         seanet_preset("encodec")

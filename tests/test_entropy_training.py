@@ -70,7 +70,7 @@ def test_it_learns_and_its_files_are_smaller(tmp_path):
     assert metrics["coded_over_model_percent"] < 10 and metrics["framing_percent"] > 20
 
 
-def test_speakers_who_talk_much_are_heard_less():
+def test_speaker_balance():
     frames, speakers = np.array([100, 300, 500, 100]), ["a", "a", "b", None]
     as_they_come = speaker_weights(frames, speakers, 0.0)
     assert as_they_come.tolist() == frames.tolist()
@@ -81,7 +81,7 @@ def test_speakers_who_talk_much_are_heard_less():
     assert 1.0 < float(between[2] / between[3]) == pytest.approx(5**0.5)
 
 
-def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, monkeypatch):
+def test_a_killed_run_resumes_to_the_same_weights(tmp_path, monkeypatch):
     data = corpus(tmp_path / "data", "1" * 16)
     train(data, tmp_path / "whole", 12).run()
     killed = train(data, tmp_path / "killed", 12)

@@ -31,9 +31,7 @@ QUICK_S = 6.0  # the hub's own client takes 28
         "../a/b",
     ],
 )
-def test_a_path_that_is_not_there_asks_nobody(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+def test_missing_paths_are_not_looked_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     def ask() -> bool:
         raise AssertionError("looked on the network")
 
@@ -54,7 +52,7 @@ def test_an_id_of_the_hub_is_told_from_a_path(tmp_path: Path, monkeypatch: pytes
     assert not hub.is_hub_id("kyutai/mimi")
 
 
-def test_without_a_network_an_id_costs_seconds_and_one_line(
+def test_hub_ids_fail_fast_offline(
     no_network: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -73,7 +71,7 @@ def test_without_a_network_an_id_costs_seconds_and_one_line(
     assert constants.HF_HUB_OFFLINE is False
 
 
-def test_training_data_that_is_not_there_fails_at_once(
+def test_missing_training_data_fails_at_once(
     no_network: list[object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["train", "tiny", "--data", "nope", "--out", str(tmp_path / "run")]) == 1

@@ -91,7 +91,7 @@ def test_codes_survive_in_every_size(layout: str) -> None:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("n_q", [1, 2, 3])
-def test_exactly_the_images_of_grids_are_taken(layout: str, n_q: int) -> None:
+def test_only_well_formed_sequences_are_accepted(layout: str, n_q: int) -> None:
     """Strict, streaming and cursor agree on all sequences up to length 5 over one code per codebook and the fill."""
     longest = 5
     images = set()
@@ -117,7 +117,7 @@ def test_exactly_the_images_of_grids_are_taken(layout: str, n_q: int) -> None:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_frame_comes_out_with_its_last_symbol(layout: str) -> None:
+def test_frames_are_returned_with_their_last_symbol(layout: str) -> None:
     codes = torch.arange(12).reshape(3, 4)
     symbols = flatten(codes, 12, layout).tolist()
     reader = FrameReader(layout, 3, 12)
@@ -141,7 +141,7 @@ def test_a_frame_comes_out_with_its_last_symbol(layout: str) -> None:
     st.integers(0, 8),
     st.lists(st.tuples(st.sampled_from("dxis"), st.integers(0, 60), st.integers(-9, 99)), max_size=6),
 )
-def test_repair_invents_nothing_and_counts_what_is_lost(
+def test_repair_counts_lost_symbols(
     layout: str, n_q: int, frames: int, damage: list[tuple[str, int, int]]
 ) -> None:
     """The codes of a repaired frame have the distances in the input that codes of one frame have."""
@@ -196,13 +196,13 @@ def test_repair_by_example() -> None:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_what_fits_in_a_context(layout: str) -> None:
+def test_seconds_in_context(layout: str) -> None:
     for n_q, context in itertools.product((1, 3, 8), (0, 1, 7, 64, 65, 1000)):
         frames = round(seconds_in_context(context, 50.0, n_q, layout) * 50)
         assert sequence_length(frames, n_q, layout) <= context < sequence_length(frames + 1, n_q, layout)
 
 
-def test_the_error_crosses_processes() -> None:
+def test_errors_can_be_pickled() -> None:
     with pytest.raises(LayoutError) as raised:
         unflatten([3, 99], 1, 10, "first")
     copy = pickle.loads(pickle.dumps(raised.value))

@@ -62,7 +62,7 @@ def test_a_damaged_codec_is_refused(folder: Path, change: Callable[[Path], None]
         load_codec(folder)
 
 
-def test_weights_of_something_else_are_refused(folder: Path, tiny_codec: AudioCodec) -> None:
+def test_weights_of_other_models_are_refused(folder: Path, tiny_codec: AudioCodec) -> None:
     tiny_codec.decoder.blocks = tiny_codec.decoder.blocks[:-1]
     tiny_codec.save_pretrained(folder)
     with pytest.raises(ValueError, match="missing; fetch the codec again"):
@@ -78,7 +78,7 @@ def test_nan_weights_are_refused(folder: Path, tiny_codec: AudioCodec) -> None:
 
 
 @pytest.mark.parametrize("device", ["meta", "toaster", "cuda:99"])
-def test_a_device_that_is_not_here_is_refused_before_anything_is_loaded(device: str) -> None:
+def test_missing_devices_are_refused_before_loading(device: str) -> None:
     with pytest.raises(ValueError, match=f"expected a device .* got '{device}'"):
         load_codec("nothing-of-this-name", device=device)
 
@@ -106,7 +106,7 @@ def test_an_empty_name_is_not_the_default_codec() -> None:
         (lambda folder: (folder / "provenance.json").write_text("{"), "provenance.json: expected the finger"),
     ],
 )
-def test_what_is_no_config_is_refused_in_one_line(
+def test_bad_configs_are_refused_in_one_line(
     folder: Path, change: Callable[[Path], None], message: str
 ) -> None:
     load_codec(folder)

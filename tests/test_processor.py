@@ -231,7 +231,7 @@ def test_batch_is_single(processor: AudioTextProcessor, make_speech: Callable, s
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_sound_comes_back(tiny_codec: torch.nn.Module, wav: torch.Tensor, layout: str) -> None:
+def test_decoded_audio(tiny_codec: torch.nn.Module, wav: torch.Tensor, layout: str) -> None:
     processor = AudioTextProcessor.from_codec(build_family("gpt2", 1_000), tiny_codec, layout=layout, n_q=3)
     codes = tiny_codec.encode(wav[None], n_q=1 if layout == "first" else 3).audio_codes
     ids = processor("Hi </s> <|a0 0|>.", wav)["input_ids"]
@@ -352,7 +352,7 @@ def xcodec() -> torch.nn.Module:
 
 
 @pytest.mark.parametrize("make", [encodec, dac, mimi, xcodec])
-def test_codecs_that_are_not_ours(
+def test_codecs_of_transformers(
     make: Callable, make_speech: Callable, tmp_path: Path, no_network: list
 ) -> None:
     """The plain classes of transformers: ids, audio, a batch and a moved folder."""
@@ -380,7 +380,7 @@ def test_codecs_that_are_not_ours(
     assert not no_network
 
 
-def test_codecs_that_ids_cannot_carry() -> None:
+def test_codecs_with_scales_are_refused() -> None:
     config = EncodecConfig(
         sampling_rate=48_000, audio_channels=2, normalize=True, chunk_length_s=1.0, num_filters=4
     )

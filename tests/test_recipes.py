@@ -35,7 +35,7 @@ def load(folder: Path, *overrides: str, text: str = "") -> Toy:
     return load_recipe(Toy, folder / "toy.yaml", folder, overrides)
 
 
-def test_values_come_in_their_types(tmp_path: Path) -> None:
+def test_values_have_their_types(tmp_path: Path) -> None:
     toy = load(tmp_path, "inner.lr=1e-2", "taps=[3, 4]", "on=true", text="weights: {a: 2}\nmodel: {n_q: 2}")
     assert toy == Toy("x", True, Inner(0.01), (3, 4), {"a": 2.0}, {"n_q": 2})
 
@@ -61,13 +61,13 @@ def test_values_come_in_their_types(tmp_path: Path) -> None:
         ("name=2026-99-99", "expected YAML"),
     ],
 )
-def test_what_means_nothing_is_refused_by_its_key(tmp_path: Path, override: str, message: str) -> None:
+def test_bad_values_name_their_key(tmp_path: Path, override: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         load(tmp_path, override)
 
 
 @pytest.mark.parametrize("text", ["- a\n- b", "3", "\x00", "a: [", "[" * 50_000])
-def test_a_file_that_is_no_recipe_is_refused_by_name(tmp_path: Path, text: str) -> None:
+def test_other_files_are_refused_by_name(tmp_path: Path, text: str) -> None:
     with pytest.raises(ValueError, match="toy.yaml: expected"):
         load(tmp_path, "name=x", text=text)
 

@@ -43,7 +43,7 @@ def in_pieces(session: SearchingEncoder, pieces: list[Tensor]) -> Tensor:
     return torch.cat([*(session.push(piece) for piece in pieces), session.flush()], dim=-1)
 
 
-def test_optimised_codes_are_nearer(make_speech: Speech) -> None:
+def test_optimised_codes_are_closer(make_speech: Speech) -> None:
     """A distance that the search does not use: dB between mel spectra."""
     codec = load_codec()
     rate = codec.config.sampling_rate
@@ -89,7 +89,7 @@ def test_any_chunking_gives_the_same_codes(tiny_codec: AudioCodec, make_speech: 
 
 
 @pytest.mark.usefixtures("short_windows")
-def test_windows_are_measured_as_the_decoder_plays_them(
+def test_windows_equal_the_decoded_file(
     tiny_codec: AudioCodec, make_speech: Speech, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Pulses, noise and the trunk's past continue across windows: with unchanged codes they equal the decoded file."""
@@ -143,7 +143,7 @@ def test_the_callers_mode_and_the_weights_stay(tiny_codec: AudioCodec, wav: Tens
     assert all(weight.grad is None for weight in tiny_codec.parameters())
 
 
-def test_what_cannot_be_optimised_is_refused(tiny_codec: AudioCodec, wav: Tensor) -> None:
+def test_search_errors(tiny_codec: AudioCodec, wav: Tensor) -> None:
     for steps, error in ((0, ValueError), (-1, ValueError), (2.0, TypeError)):
         with pytest.raises(error, match="step"):
             search_codes(tiny_codec, wav[None], steps=steps)

@@ -63,7 +63,7 @@ def logged(folder: Path, key: str) -> list[float]:
 # ---- the codec
 
 
-def test_the_preset_is_the_papers() -> None:
+def test_soundstream_preset_equals_the_paper() -> None:
     config = seanet_preset("soundstream")
     assert (config.filters, config.strides, config.dilations) == (32, [2, 4, 5, 8], [1, 3, 9])
     assert config.frame_rate == 75 and config.bitrate_bps == 6_000 and config.residual_kernel_size == 7
@@ -90,7 +90,7 @@ def test_it_streams_to_the_same_codes_and_sound(make_speech: Callable[..., Tenso
         torch.testing.assert_close(sound, whole.audio_values, atol=1e-5, rtol=0)
 
 
-def test_codes_do_not_depend_on_what_comes_later(make_speech: Callable[..., Tensor]) -> None:
+def test_codes_are_causal(make_speech: Callable[..., Tensor]) -> None:
     codec = small_codec()
     wav = make_speech(1.0, 8_000)[None]
     changed = wav.clone()
@@ -118,7 +118,7 @@ def test_a_frames_flag_changes_that_frame_and_no_earlier_one(make_speech: Callab
         small_codec("encodec-24k").encode(wav, denoise=True)
 
 
-def test_lost_frames_are_carried_over(make_speech: Callable[..., Tensor]) -> None:
+def test_lost_frames_are_concealed(make_speech: Callable[..., Tensor]) -> None:
     codec = small_codec()
     codes = codec.encode(make_speech(1.0, 8_000)[None]).audio_codes
     session = codec.streaming_decoder()
@@ -135,7 +135,7 @@ def test_lost_frames_are_carried_over(make_speech: Callable[..., Tensor]) -> Non
 # ---- the quantiser
 
 
-def test_planted_dead_codes_come_back_to_life() -> None:
+def test_unused_codes_are_reinitialised() -> None:
     """With 32 of 64 codewords far from every latent, all of them are in use after 100 steps."""
     torch.manual_seed(0)
     quantizer = ResidualVectorQuantizer(2, 64, 8)
@@ -168,7 +168,7 @@ def test_the_commitment_loss_reaches_the_latents_from_every_level() -> None:
     assert min(lengths) > 0.1 * max(lengths) > 0
 
 
-def test_a_level_starts_on_what_the_levels_before_it_leave_over() -> None:
+def test_levels_are_initialised_on_residuals() -> None:
     torch.manual_seed(0)
     latents = torch.randn(3_000, 8)
     quantizer = ResidualVectorQuantizer(3, 32, 8)
@@ -215,7 +215,7 @@ def test_the_balancer_gives_each_loss_its_share() -> None:
         balancer.gradient({"d": wav.sum()}, wav)
 
 
-def test_losses_are_least_where_the_sounds_agree(make_speech: Callable[..., Tensor]) -> None:
+def test_losses_are_minimal_for_equal_wavs(make_speech: Callable[..., Tensor]) -> None:
     wav = make_speech(0.5, 8_000)[None]
     loss = MultiScaleSpectralLoss(8_000, 64, log_weights=True)
     levels = [float(loss(wav + gain * torch.randn(wav.shape), wav)) for gain in (0.0, 0.01, 0.1)]
@@ -223,7 +223,7 @@ def test_losses_are_least_where_the_sounds_agree(make_speech: Callable[..., Tens
 
 
 @pytest.mark.parametrize("kind", NOISES)
-def test_noise_stands_at_the_ratio_that_is_asked_for(kind: str, make_speech: Callable[..., Tensor]) -> None:
+def test_noise_has_the_requested_ratio(kind: str, make_speech: Callable[..., Tensor]) -> None:
     speech = make_speech(1.0, 8_000)[0].numpy()
     voices = np.stack([make_speech(1.0, 8_000, seed=s)[0].numpy() for s in range(1, 4)])
     noise, same, other = (make_noise(kind, voices, 8_000, np.random.default_rng(s)) for s in (0, 0, 1))
@@ -234,7 +234,7 @@ def test_noise_stands_at_the_ratio_that_is_asked_for(kind: str, make_speech: Cal
     assert abs(ratio - 5.0) < 0.1 or np.abs(mix).max() > 0.98
 
 
-def test_a_noisy_batch_is_clean_where_it_is_wanted(make_speech: Callable[..., Tensor]) -> None:
+def test_targets_are_clean_in_flagged_frames(make_speech: Callable[..., Tensor]) -> None:
     clean = torch.stack([make_speech(0.8, 8_000, seed=s) for s in range(24)])
     batch = noisy_batch(clean, clean[:4], 320, 8_000, seed=1, step=2)
     keep = batch.wanted.repeat_interleave(320, dim=1)
@@ -257,7 +257,7 @@ def test_a_noisy_batch_is_clean_where_it_is_wanted(make_speech: Callable[..., Te
         load_seanet_recipe("soundstream", ["denoise_share=0.9"])
 
 
-def test_quantizer_dropout_draws_what_the_recipe_names() -> None:
+def test_quantizer_dropout_follows_the_recipe() -> None:
     recipe = small_recipe("encodec-24k")
     model = SeanetTrainingModel(small_codec("encodec-24k"), recipe)
     drawn = torch.cat([model.levels(8, step) for step in range(50)])
@@ -330,7 +330,7 @@ def test_stereo_crops_are_panned(pack: PackedClips) -> None:
     assert torch.equal(batch.wav, make_batch(crops, crops, codec, recipe, 7).wav)
 
 
-def test_recipes_are_told_apart_and_checked(capsys: pytest.CaptureFixture[str]) -> None:
+def test_kinds_of_recipes(capsys: pytest.CaptureFixture[str]) -> None:
     for name in PRESETS:
         assert load_seanet_recipe(name, []).config().codec_name == name
     assert isinstance(load_training_recipe("tiny"), CodecRecipe)

@@ -23,7 +23,7 @@ def random_codes(codec, frames: int, batch: int = 1, seed: int = 0) -> torch.Ten
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @torch.no_grad()
-def test_one_step_of_a_convolution_equals_the_whole(channels, out, kernel, stride, dilation, groups, dtype):
+def test_convolution_step_equals_one_pass(channels, out, kernel, stride, dilation, groups, dtype):
     torch.manual_seed(0)
     layer = CausalConv1d(channels, out, kernel, stride, dilation, groups)
     x = torch.randn(2, channels, 9 * stride, dtype=dtype)
@@ -39,7 +39,7 @@ def test_one_step_of_a_convolution_equals_the_whole(channels, out, kernel, strid
 
 
 @torch.no_grad()
-def test_a_residual_unit_steps_like_the_whole():
+def test_residual_unit_steps_equal_one_pass():
     torch.manual_seed(0)
     unit, state, x = ResidualUnit(8, 3, 0.125), StreamState(), torch.randn(1, 8, 20)
     steps = torch.cat([unit(piece, state) for piece in x.split(1, dim=-1)], dim=-1)
@@ -58,7 +58,7 @@ def test_noise_and_pitch_depend_on_the_sample_alone():
     assert torch.equal(torch.cat(steps, 1), hold_pitch(f0_hz, voiced, torch.tensor([50.0])))
 
 
-def test_what_a_session_gives_can_be_trained_on(tiny_codec):
+def test_session_results_can_be_used_in_training(tiny_codec):
     """The results of a session are not inference tensors."""
     wav = torch.randn(1, 1, 1000, generator=torch.Generator().manual_seed(0)) * 0.1
     codes = tiny_codec.streaming_encoder().push(wav)
@@ -71,7 +71,7 @@ def test_what_a_session_gives_can_be_trained_on(tiny_codec):
     assert table.weight.grad is not None and scale.grad is not None
 
 
-def test_a_buffer_may_be_used_again(tiny_codec, make_speech):
+def test_input_buffers_may_be_reused(tiny_codec, make_speech):
     """A caller may reuse its input buffer."""
     wav, buffer = make_speech(1.0)[None], torch.zeros(1, 1, 1000)
     for session, whole in (
@@ -87,7 +87,7 @@ def test_a_buffer_may_be_used_again(tiny_codec, make_speech):
 # ----------------------------------------------------------------------------------------------------
 
 
-def test_without_losses_it_is_the_codecs_own_sound(tiny_codec):
+def test_concealment_without_losses_equals_decode(tiny_codec):
     codes = random_codes(tiny_codec, 12, batch=2)
     decoded = decode_with_losses(tiny_codec, codes, torch.zeros(12, dtype=torch.bool), conceal=True)
     whole = tiny_codec.decode(codes).audio_values
@@ -97,7 +97,7 @@ def test_without_losses_it_is_the_codecs_own_sound(tiny_codec):
 @pytest.mark.parametrize("conceal", [True, False])
 @pytest.mark.parametrize("glide", [True, False])
 @pytest.mark.parametrize("gone", [slice(0, 3), slice(4, 5), slice(9, 12), slice(0, 12)])
-def test_a_loss_keeps_length_and_what_came_before(tiny_codec, conceal, glide, gone):
+def test_a_loss_keeps_length_and_earlier_audio(tiny_codec, conceal, glide, gone):
     codes, hop = random_codes(tiny_codec, 12, batch=2), tiny_codec.config.hop_length
     lost = torch.zeros(12, dtype=torch.bool)
     lost[gone] = True
@@ -109,7 +109,7 @@ def test_a_loss_keeps_length_and_what_came_before(tiny_codec, conceal, glide, go
     torch.testing.assert_close(decoded[..., :same], whole[..., :same], atol=1e-5, rtol=0)
 
 
-def test_a_gap_told_in_pieces_sounds_the_same(tiny_codec):
+def test_a_gap_reported_in_pieces(tiny_codec):
     codes = random_codes(tiny_codec, 6)
 
     def decoded(*pieces: int) -> torch.Tensor:
@@ -122,7 +122,7 @@ def test_a_gap_told_in_pieces_sounds_the_same(tiny_codec):
     torch.testing.assert_close(decoded(1, 2, 4), decoded(7), atol=1e-5, rtol=0)
 
 
-def test_a_gap_is_carried_on_and_then_silent(tiny_codec):
+def test_a_gap_fades_to_silence(tiny_codec):
     codes, hop = random_codes(tiny_codec, 8), tiny_codec.config.hop_length
     session = tiny_codec.streaming_decoder()
     before = session.push(codes)
@@ -164,7 +164,7 @@ def test_gains_of_a_fade_fall_from_one_to_zero():
     torch.testing.assert_close(both, both.flip(0))
 
 
-def test_what_a_decoder_session_refuses(tiny_codec):
+def test_decoder_session_errors(tiny_codec):
     session = tiny_codec.streaming_decoder()
     codes = random_codes(tiny_codec, 2)
     session.push(codes)
@@ -182,7 +182,7 @@ def test_what_a_decoder_session_refuses(tiny_codec):
 
 
 @pytest.mark.parametrize(("rate", "packet_frames"), [(0.0, 1), (0.05, 1), (0.1, 3), (1.0, 2)])
-def test_losses_are_as_many_as_asked_for(rate, packet_frames):
+def test_loss_rate(rate, packet_frames):
     lost = random_losses(1000, rate, seed=3, packet_frames=packet_frames)
     assert lost.shape == (1000,)
     assert abs(float(lost.float().mean()) - rate) <= packet_frames / 1000 + 1e-6

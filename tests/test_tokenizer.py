@@ -176,14 +176,14 @@ def test_no_forgery(forms: dict[str, object], first: str, second: str) -> None:
             assert all(i < limit for i in ids), (form, entry, first, second)
 
 
-def test_every_audio_name_is_text(tok: AudioTextTokenizer) -> None:
+def test_audio_names_are_text(tok: AudioTextTokenizer) -> None:
     """No text yields an audio id, with any setting for special tokens."""
     text = "".join(f"<|a{k}_{c}|>" for k in range(N_Q) for c in range(CODEBOOK_SIZE))
     for split in (True, False):
         assert max(tok(text, split_special_tokens=split)["input_ids"]) < tok.control_offset
 
 
-def test_the_forgery_test_can_fail(tok: AudioTextTokenizer) -> None:
+def test_protection_can_be_disabled_per_call(tok: AudioTextTokenizer) -> None:
     """With the protection off the same strings yield control ids, and the next call is protected again."""
     open_ids = tok("<text>", split_special_tokens=False)["input_ids"]
     assert open_ids == [tok.control_id("text_start")]
@@ -206,9 +206,7 @@ def test_a_copy_is_protected_before_its_first_call(tok: AudioTextTokenizer, dupl
     assert max(duplicate(tok).backend_tokenizer.encode("<text>").ids) < tok.control_offset
 
 
-def test_the_saved_file_alone_reads_no_control_name(
-    tok: AudioTextTokenizer, saved: Path, tmp_path: Path
-) -> None:
+def test_tokenizer_json_alone_does_not_forge(tok: AudioTextTokenizer, saved: Path, tmp_path: Path) -> None:
     """tokenizer.json opened by the `tokenizers` library, which has no such option in the file."""
     again = tmp_path / "again"
     AudioTextTokenizer.from_pretrained(saved).save_pretrained(again)
@@ -270,7 +268,7 @@ def test_audio_errors(tok: AudioTextTokenizer) -> None:
         assert raised.value.position == position
 
 
-def test_the_numbers_travel(tok: AudioTextTokenizer, saved: Path) -> None:
+def test_attributes_are_saved(tok: AudioTextTokenizer, saved: Path) -> None:
     twice = saved.parent / "through-the-plain-class"
     plain = AutoTokenizer.from_pretrained(saved)
     plain.save_pretrained(twice)
@@ -287,7 +285,7 @@ def test_the_numbers_travel(tok: AudioTextTokenizer, saved: Path) -> None:
         assert other.padded_vocab_size == tok.padded_vocab_size
 
 
-def test_the_text_model_stays_beside(tok: AudioTextTokenizer, saved: Path, tmp_path: Path) -> None:
+def test_the_text_model_is_saved(tok: AudioTextTokenizer, saved: Path, tmp_path: Path) -> None:
     assert (saved / "tokenizer.model").read_bytes() == TEXT_MODEL.read_bytes()
     moved = tmp_path / "moved"
     shutil.copytree(saved, moved)
@@ -298,7 +296,7 @@ def test_the_text_model_stays_beside(tok: AudioTextTokenizer, saved: Path, tmp_p
         assert (tmp_path / "again" / file.name).read_bytes() == file.read_bytes()
 
 
-def test_opens_where_audiotok_is_not(tok: AudioTextTokenizer, saved: Path, tmp_path: Path) -> None:
+def test_opens_without_audiotok(tok: AudioTextTokenizer, saved: Path, tmp_path: Path) -> None:
     """AutoTokenizer in another process, without audiotok or network: a moved folder, alone and beside a Llama."""
     moved = [tmp_path / "moved", tmp_path / "beside"]
     for folder in moved:
@@ -394,13 +392,13 @@ def train_other(path: Path, **options: object) -> Path:
         {"pad_id": 3},
     ],
 )
-def test_text_models_that_do_not_fit_are_refused(tmp_path: Path, options: dict) -> None:
+def test_unsupported_text_models_are_refused(tmp_path: Path, options: dict) -> None:
     model = train_other(tmp_path / "other.model", **options)
     with pytest.raises(ValueError):
         build_tokenizer(model, codes_fingerprint=FINGERPRINT)
 
 
-def test_a_text_model_like_ours_fits(tmp_path: Path) -> None:
+def test_other_text_models_and_sizes(tmp_path: Path) -> None:
     """Without the changes of the refused cases the same tokenizer is built, also with other sizes."""
     tok = build_tokenizer(train_other(tmp_path / "m.model"), 3, 7, codes_fingerprint=FINGERPRINT)
     assert len(tok) == tok.audio_offset + 21 and tok.decode(tok.encode_text("a Fox")) == "a Fox"

@@ -162,7 +162,7 @@ MODEL_TYPES = {"gpt2": "gpt2", "llama3": "llama", "qwen2": "qwen2", "llama2": "m
 
 @each_family
 @pytest.mark.parametrize("beside_a_model", [False, True])
-def test_opens_without_our_code(family: str, beside_a_model: bool, tmp_path: Path, no_network: list) -> None:
+def test_opens_without_audiotok(family: str, beside_a_model: bool, tmp_path: Path, no_network: list) -> None:
     """AutoTokenizer gives the plain class and the same ids from a moved folder, also beside a model config."""
     tok = extended(family)
     tok.save_pretrained(tmp_path / "saved")

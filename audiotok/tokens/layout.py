@@ -496,21 +496,21 @@ def _read_codes(symbols: Tensor, cursor: Cursor) -> Tensor | None:
     if symbols.shape[0] % n_q:
         return None
     if cursor.layout == "coarse":
-        grid = symbols.reshape(n_q, -1)
+        values = symbols.reshape(n_q, -1)
     elif cursor.layout != "delay" or symbols.shape[0] == 0:
-        grid = symbols.reshape(-1, n_q).T
+        values = symbols.reshape(-1, n_q).T
     else:
         steps = symbols.reshape(-1, n_q)
         frames = steps.shape[0] - n_q + 1
         if frames < 1:
             return None
         at, level = _delayed(n_q, frames, symbols.device)
-        grid = steps[at, level]
+        values = steps[at, level]
         corner = torch.ones_like(steps, dtype=torch.bool)
         corner[at, level] = False
         if bool((steps[corner] != cursor.fill).any()):
             return None
-    codes = grid - _lows(n_q, size, symbols.device) - cursor.offset
+    codes = values - _lows(n_q, size, symbols.device) - cursor.offset
     if bool(((codes < 0) | (codes >= size)).any()):
         return None
     return codes.contiguous()
