@@ -49,9 +49,9 @@ def overwrite(folder: Path) -> None:
         (config(model_type="llama"), "expected a codec .audiotok_codec, .*, mimi, .*, got 'llama'"),
         (config(sampling_rate=0), "CodecConfig.sampling_rate=0 must be a whole number, 1 or more"),
         (config(leaky_slope=0.25), "they are damaged, or changed: then remove provenance.json"),
-        (config(n_q=3), "weights that are damaged or of another codec"),
-        (cut(0.0), "weights that are damaged or of another codec"),
-        (cut(0.5), "weights that are damaged or of another codec"),
+        (config(n_q=3), "weights are damaged"),
+        (cut(0.0), "weights are damaged"),
+        (cut(0.5), "weights are damaged"),
         (overwrite, "they are damaged, or changed: then remove provenance.json"),
     ],
 )
