@@ -70,7 +70,7 @@ def _parse(text: str | bytes, what: str) -> Any:
     try:
         return yaml.safe_load(text)
     except RecursionError:
-        raise ValueError(f"{what}: the YAML is nested too deeply") from None
+        raise ValueError(f"{what}: expected YAML, got values nested too deeply") from None
     except (yaml.YAMLError, ValueError) as error:
         raise ValueError(f"{what}: expected YAML, got {' '.join(str(error).split())}") from None
 
