@@ -1,4 +1,4 @@
-"""``tts-lm demo`` in a process of its own, for the tests of it."""
+"""``tts-lm demo`` as a process, for its tests."""
 
 from __future__ import annotations
 

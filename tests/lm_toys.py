@@ -1,6 +1,6 @@
-"""A toy language for the tests of the language model: every sound is a run of codes of its own.
+"""A toy language for the tests of the language model: every phoneme is a run of its own codes.
 
-Nothing here reads ../shared or the network; everything is seeded.
+Everything is seeded.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _PHONES = {char: name for name, char in SOUNDS.items()}
 
 
 def speak(words: list[str], rng: np.random.Generator) -> tuple[np.ndarray, list]:
-    """Codes [K, T] of words, and their times as the aligner writes them (10 ms)."""
+    """Codes [K, T] of words, and their times in the format of the aligner (10 ms)."""
     first: list[int] = []
     times = []
     for word in words:
@@ -45,7 +45,7 @@ def speak(words: list[str], rng: np.random.Generator) -> tuple[np.ndarray, list]
 
 
 def hear(codes: np.ndarray) -> str:
-    """The sounds in codebook 0: a new one begins with a code whose remainder by 3 is 0."""
+    """The phonemes in codebook 0. A new one begins with a code whose remainder by 3 is 0."""
     sounds = "".join(_ORDER)
     return "".join(sounds[code // 3] for code in codes if code % 3 == 0 and code // 3 < len(sounds))
 
@@ -62,7 +62,7 @@ def write_corpus(
     fingerprint: str = FINGERPRINT,
     size: int = SIZE,
 ) -> list[str]:
-    """A prepared corpus with alignments.jsonl in it; returns the texts. Given texts are not what is spoken."""
+    """Write a prepared corpus with alignments.jsonl and return its texts. Given texts replace the transcripts only."""
     rng = np.random.default_rng(seed)
     table, lines, said = [], [], []
     for index in range(rows):
@@ -105,7 +105,7 @@ def toy_tokenizer(n_q: int = N_Q, size: int = SIZE, fingerprint: str = FINGERPRI
 
 
 def loud(model: torch.nn.Module, gain: float = 8.0) -> Any:
-    """A model whose random weights are so large that its likeliest answers stand out."""
+    """A model whose random weights are large, so that its most likely codes are distinct."""
     with torch.no_grad():
         for p in model.parameters():
             if p.ndim >= 2:
@@ -113,8 +113,8 @@ def loud(model: torch.nn.Module, gain: float = 8.0) -> Any:
     return model.eval()
 
 
-def toy_halves(fingerprint: str) -> tuple[Any, NarModel]:
-    """Two random halves for the codes of the tiny codec."""
+def toy_models(fingerprint: str) -> tuple[Any, NarModel]:
+    """Random AR and NAR models for the codes of the tiny codec."""
     torch.manual_seed(0)
     ar = loud(build_ar(toy_tokenizer(CODEC_N_Q, CODEC_SIZE, fingerprint), FRAME_RATE, 32, 2, 2, 48))
     config = NarConfig(
@@ -138,8 +138,8 @@ def toy_voice(name: str) -> Voice:
 
 
 def toy_synthesizer(codec: Any) -> Synthesizer:
-    """Random halves over the tiny codec, with two voices."""
+    """Random models over the tiny codec, with two voices."""
     fingerprint = codec.codes_fingerprint
     tokenizer = toy_tokenizer(CODEC_N_Q, CODEC_SIZE, fingerprint)
     voices = {name: toy_voice(name) for name in ("kathleen", "bdl")}
-    return Synthesizer(*toy_halves(fingerprint), codec, tokenizer, voices)
+    return Synthesizer(*toy_models(fingerprint), codec, tokenizer, voices)

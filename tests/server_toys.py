@@ -35,7 +35,7 @@ def serving(
     model: str = "toy",
     connections: int | None = None,
 ) -> Iterator[tuple[str, Any]]:
-    """Yields the address and the app; on the way out it stops as on SIGTERM."""
+    """Yields the address and the app, and stops as on SIGTERM."""
     app = create_app(synthesizer, limits, model, access, voices_folder)
     config = server_config(app, connections, 5.0)
     config.port = 0
@@ -60,17 +60,17 @@ def until(true: Callable[[], Any], seconds: float = 30.0) -> None:
 
 
 def client(address: str, key: str = "any") -> OpenAI:
-    """The real client, which does not try again."""
+    """The official client, without retries."""
     return OpenAI(base_url=f"{address}/v1", api_key=key, max_retries=0, timeout=60)
 
 
 def places(app: Any) -> int:
-    """How many places of the queue are taken."""
+    """Number of waiting and running requests."""
     return app.state.server.scheduler.places_taken
 
 
 def clip(seconds: float = 2.0, form: str = "WAV", sampling_rate: int = 16_000) -> bytes:
-    """A sound that could be speech, as a file."""
+    """A clip that passes as speech, as a file."""
     out = io.BytesIO()
     wav = speech_like(seconds, sampling_rate)[0].numpy()
     soundfile.write(out, wav, sampling_rate, format=form)
@@ -93,7 +93,7 @@ def heard(data: bytes) -> tuple[np.ndarray, int, str]:
 
 
 class Slow:
-    """Has a synthesizer's batches wait until they are let go, and counts them."""
+    """Blocks the batches of a synthesizer until they are released, and counts them."""
 
     def __init__(self, synthesizer: Synthesizer) -> None:
         self.go, self.batches, self.inside = threading.Event(), [], threading.Event()

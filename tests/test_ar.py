@@ -1,4 +1,4 @@
-"""The generation law of the AR half: one answer whatever the cache, the batch or the loop, and always an end."""
+"""Decoding of the AR model: results do not depend on cache, batch or loop, and every generation ends."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def stock_logits(model: Any, prompt: list[int], codes: Tensor) -> Tensor:
 
 
 def few_heads() -> Any:
-    """A stock Llama of somebody else's making, with fewer key heads than heads."""
+    """A stock Llama with fewer key heads than heads."""
     config = LlamaConfig(
         vocab_size=toy_tokenizer().padded_vocab_size,
         hidden_size=32,
@@ -146,7 +146,7 @@ def test_a_batch_answers_as_each_alone(model, prompts, sampling):
 
 
 def test_a_step_in_numpy_is_a_step_in_torch_for_rows_of_any_length(model, prompts):
-    """All rows together, of which most are shorter than the longest."""
+    """A batch in which most rows are shorter than the longest."""
     spies, answers = [], []
     for fast in (True, False):
         decoder = ArDecoder(model)

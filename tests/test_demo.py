@@ -1,4 +1,4 @@
-"""The demo page: what it does, its requests from outside, and in a browser."""
+"""The demo page: its functions, its HTTP routes, and its tabs in a browser."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A thousand generations of the shipped model, hostile texts among them: each ends within its bound, with a reason.
+"""A thousand generations of the shipped model, with hostile texts. Each ends within its bound, with a reason.
 
 Prints the table (``pytest tests/test_finish_slow.py -s``); ``TTS_LM_MODEL`` names another model.
 """
@@ -37,7 +37,7 @@ def plain_sentences(count: int) -> list[str]:
 
 
 def hostile_texts(count: int) -> list[str]:
-    """What no one reads aloud, seeded: repeats, marks, single letters, thousands of letters, digits."""
+    """Unusual texts, seeded: repeats, punctuation, single letters, thousands of letters, digits."""
     rng = random.Random(1)
     letters = "abcdefghijklmnopqrstuvwxyz"
 
@@ -58,7 +58,7 @@ def hostile_texts(count: int) -> list[str]:
 
 
 def generate(synthesizer: Synthesizer, texts: list[str]) -> tuple[Counter[str], int]:
-    """One reading of every text: reasons, the worst of a text's sentences, and how many were out of bounds."""
+    """One sample of every text: the worst finish reason of each, and the number out of bounds."""
     reasons: Counter[str] = Counter()
     outside = 0
     for start in range(0, len(texts), 16):

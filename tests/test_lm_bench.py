@@ -31,7 +31,7 @@ def test_it_reports_every_figure(tiny_codec, tmp_path, capsys):
     } <= set(report)
     assert all(value > 0 for name, value in report.items() if name.startswith(("loop/", "speech/")))
     table = capsys.readouterr().out
-    assert "times generate()" in table and "on a processor" in table
+    assert "loop/fast" in table and "CPU time" in table
     assert main(["bench", "--rounds", "0"]) == 1
     assert "expected --rounds of at least 1, got 0" in capsys.readouterr().err
 
@@ -40,7 +40,7 @@ def test_the_distance_of_two_sounds_is_in_db(make_speech):
     wav = make_speech(1.0)[0]
     assert mel_distance_db(wav, wav, 16000) == 0
     assert mel_distance_db(wav, 0.5 * wav, 16000) == pytest.approx(6.02, abs=0.2)
-    with pytest.raises(ValueError, match="expected sounds of one length"):
+    with pytest.raises(ValueError, match="length"):
         mel_distance_db(wav, wav[1:], 16000)
 
 

@@ -1,4 +1,4 @@
-"""Training the AR and the NAR model: what is read, what is computed, and runs that are stopped and resumed."""
+"""Training of the AR and NAR models: data, losses, and resumed runs."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_held_out_rows_are_not_trained_on(tmp_path):
 
 
 def test_training_text_is_inference_text(tmp_path):
-    """With and without times, and whichever pronunciation was aligned."""
+    """With and without times, for any aligned pronunciation."""
     texts = [
         "Hello, world - at 5 a.m. it's 'fine'!",
         "A well-known half-truth -- twice; see p. 12: yes?",
@@ -133,7 +133,7 @@ def test_training_text_is_inference_text(tmp_path):
 
 
 def test_a_teachers_times_are_spread_over_our_phonemes(tmp_path):
-    """Its symbols and its words are its own; marks tell which belong together."""
+    """Symbols and words of the teacher differ, and punctuation matches the phrases."""
     write_corpus(tmp_path / "c", rows=1, texts=["The cat, of course, sat."], longest=1)
     said = [
         "ð",
@@ -202,7 +202,7 @@ def test_rows_that_cannot_be_used_are_left_out(corpus, tmp_path):
 
 
 def test_prompts_are_other_clips_of_the_speaker_punctuated_or_not(tmp_path):
-    """LibriSpeech has capitals and no marks."""
+    """LibriSpeech has capitals and no punctuation."""
     texts = [f"THE {word} SAT ON A MAT" for word in "CAT DOG SHIP HOUSE SKY TOWN MAN BOX".split()]
     write_corpus(tmp_path / "c", rows=8, texts=texts, longest=6, speaker="1089", shortest=4)
     train, held_out = read_clips([tmp_path / "c"])
@@ -436,7 +436,7 @@ def test_the_nar_model_learns_the_levels(corpus, clips, tmp_path):
 
 
 class Stop(Exception):
-    """What a kill is in these tests."""
+    """Simulates a kill."""
 
 
 @pytest.mark.parametrize("kind", ["ar", "nar"])

@@ -1,4 +1,4 @@
-"""The NAR half: every level filled from those below, whatever stands beside a row."""
+"""The NAR model: each level depends on the levels below, and rows are independent."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_every_level_is_filled(model, frames, prompt, text):
 
 
 def sure(model: NarModel, log_precision: float) -> NarModel:
-    """A copy that is as sure of its codes as told."""
+    """A copy with the given confidence in its codes."""
     other = copy.deepcopy(model)
     with torch.no_grad():
         other.log_precision.fill_(log_precision)
@@ -86,8 +86,8 @@ def test_a_model_that_is_sure_says_its_likeliest_codes(model):
         assert torch.equal(codes[:, level], best)
 
 
-def test_a_model_that_knows_nothing_says_the_average(model):
-    """All codes are equally likely: the words that are chosen add up to nearly the mean of each level."""
+def test_uniform_logits_give_the_mean_codeword(model):
+    """The sum of the chosen codewords is close to the sum of the mean codewords of the levels."""
     clueless = sure(model, -40.0)
     row = inputs(20, 5, 6)
     codes = clueless.fill(row["codes"][:, 0], **{k: v for k, v in row.items() if k != "codes"})

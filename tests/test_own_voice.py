@@ -1,4 +1,4 @@
-"""From one's own recordings to a voice: the shipped model goes on learning, is bundled again, and speaks in it."""
+"""Recordings to a voice: the shipped model is fine-tuned, bundled and synthesizes in the new voice."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def test_a_model_goes_on_from_a_whole_one_and_gets_a_named_voice(tiny_codec, tmp
     toy_synthesizer(tiny_codec).save_pretrained(model)
     write_corpus(tmp_path / "mine", rows=6, speaker="Anna K.", fingerprint=fingerprint, size=V)
     sets = [word for setting in TINY for word in ("--set", setting)]
-    for half in ("ar", "nar"):
-        command = ["train", half, "--init", str(model), "--data", str(tmp_path / "mine"), *sets]
-        assert main([*command, "--out", str(tmp_path / half), "--device", "cpu"]) == 0
+    for part in ("ar", "nar"):
+        command = ["train", part, "--init", str(model), "--data", str(tmp_path / "mine"), *sets]
+        assert main([*command, "--out", str(tmp_path / part), "--device", "cpu"]) == 0
     before = Synthesizer.from_pretrained(model)
     command = ["bundle", "--ar", str(tmp_path / "ar" / "model"), "--nar", str(tmp_path / "nar" / "model")]
     command += ["--codec", str(model / "codec"), "--data", str(tmp_path / "mine"), "--voices", "Anna K."]
@@ -30,13 +30,13 @@ def test_a_model_goes_on_from_a_whole_one_and_gets_a_named_voice(tiny_codec, tmp
     assert main([*command, "--out", str(tmp_path / "out")]) == 0
     assert "voices: anna_k" in capsys.readouterr().err
     after = Synthesizer.from_pretrained(tmp_path / "out")
-    for half in ("ar", "nar"):
-        old, new = (getattr(one, half).state_dict() for one in (before, after))
+    for part in ("ar", "nar"):
+        old, new = (getattr(one, part).state_dict() for one in (before, after))
         # Rows of ids that no clip holds share one row in training; what computes tells.
         moves = [
             (old[name] - new[name]).abs().max() for name in new if "layers." in name or "blocks." in name
         ]
-        assert len(moves) > 5 and 1e-4 < max(moves) < 0.1, half  # it went on, from there
+        assert len(moves) > 5 and 1e-4 < max(moves) < 0.1, part  # it continued from the weights
     assert after.voices["anna_k"].card["consent"] == "my own voice"
     said = [
         "say",

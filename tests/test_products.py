@@ -1,4 +1,4 @@
-"""Packed products are products, and what is packed computes as what it was packed from."""
+"""Packed layers and fused weights equal the originals."""
 
 from __future__ import annotations
 

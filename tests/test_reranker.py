@@ -50,7 +50,7 @@ def heard(path: list[int], sure: float = 4.0) -> np.ndarray:
 
 
 def all_paths(silent: list[bool], frames: int) -> Iterator[list[int]]:
-    """Every path through a row of states in so many frames, by enumeration."""
+    """Every path through a row of states, by enumeration."""
     gaps = [index for index, quiet in enumerate(silent) if quiet]
     for taken in itertools.product((False, True), repeat=len(gaps)):
         left_out = {gap for gap, rest in zip(gaps, taken, strict=True) if not rest}
@@ -62,7 +62,7 @@ def all_paths(silent: list[bool], frames: int) -> Iterator[list[int]]:
 @pytest.mark.parametrize("words", [[1], [2], [1, 1], [2, 2], [1, 1, 1], [4]])
 @pytest.mark.parametrize("frames", [4, 7])
 def test_best_path_is_the_best_of_all(words: list[int], frames: int) -> None:
-    """Words of so many sounds."""
+    """Words with these numbers of phonemes."""
     silent = [True]
     for sounds in words:
         silent += [*[False] * sounds, True]
@@ -91,7 +91,7 @@ def test_text_and_silence_between_words_are_explained() -> None:
     ],
 )
 def test_what_the_text_does_not_explain_counts(path: list[int], where: set[int], why: str) -> None:
-    """At its place: gap 0, word 1, gap 2, word 3, gap 4, word 5, gap 6."""
+    """Costs are in the order gap, word, gap, word, gap, word, gap."""
     costs = word_costs(heard(path), [[1, 2], [3, 4], [5, 6]])
     assert costs.sum() > 0.4 and costs.max() <= 3, why
     if why in ("leaves a word out", "stops early"):  # the word's sounds take frames of its neighbours
@@ -112,7 +112,7 @@ def test_a_text_is_its_sounds() -> None:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A toy corpus and a listener that learnt it."""
+    """A toy corpus and a reranker trained on it."""
     folder = tmp_path_factory.mktemp("toy")
     write_corpus(folder / "c", rows=60)
     sets = ["model.hidden_size=32", "model.layers=2", "data.batch_tokens=900", "dtype=float32"]

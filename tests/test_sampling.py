@@ -1,4 +1,4 @@
-"""Drawing and stopping: pure functions, checked against what they promise."""
+"""Sampling and the stopping conditions."""
 
 from __future__ import annotations
 

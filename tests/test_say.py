@@ -182,7 +182,7 @@ def test_standard_input_without_words_is_refused_with_the_reason(tmp_path, monke
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--voice", "CLIP"], "expected the words of the clip .*clip.wav too; add --voice-text"),
+        (["--voice", "CLIP"], "clip.wav; add --voice-text"),
         (["--voice-text", "Hi."], "expected a clip for --voice-text; add --voice CLIP.wav"),
         (["--voice", "none.wav", "--voice-text", "Hi."], "none.wav: no such file"),
         (

@@ -51,7 +51,7 @@ def same(one: Speech, other: Speech) -> bool:
 
 
 def test_batch_is_single(synthesizer):
-    """Texts, voices and seeds mixed in a batch: each is what it is alone."""
+    """Results of a mixed batch equal those of single requests."""
     voices = list(synthesizer.voices.values())
     asked = [(text, voices[n % 2], seed) for n, text in enumerate(TEXTS) for seed in (0, 5)]
     with running(synthesizer) as (scheduler, batches):

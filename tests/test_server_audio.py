@@ -1,4 +1,4 @@
-"""Audio formats, speed, and uploads: limited, whole, or refused in one line."""
+"""Audio formats, speed change and limits of uploads."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def wav_of(header_bytes: int, rate: int = 16_000, channels: int = 1) -> bytes:
 
 
 def lying_flac(frames: int) -> bytes:
-    """One whose header names another number of samples than there are."""
+    """A FLAC file with a wrong number of samples in its header."""
     data = bytearray(clip(1.0, "FLAC"))
     word = int.from_bytes(data[18:26], "big") & ~((1 << 36) - 1)
     data[18:26] = (word | frames).to_bytes(8, "big")

@@ -1,4 +1,4 @@
-"""Who may use a server: keys, host names, other sites; bodies, broken requests, sockets, and a full disk."""
+"""Access rules of the server, malformed requests, sockets and a full disk."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_malformed_hosts_and_origins_are_bad_requests(app_of, key, origins, head
 
 @pytest.fixture(scope="module")
 def app_of() -> Any:
-    """Makes an ASGI client of a server with the given access, without a socket."""
+    """ASGI client of a server with the given access rules, without a socket."""
     from starlette.testclient import TestClient
 
     from tts_lm.server.app import create_app
@@ -173,7 +173,7 @@ def test_bodies_have_a_limit_with_and_without_a_length(synthesizer):
 
 
 def rest_of(address: str, said: bytes) -> bytes:
-    """What the server answers to raw bytes until it hangs up."""
+    """The response to raw bytes until the server closes the connection."""
     host, _, port = address.rpartition("/")[2].rpartition(":")
     data = b""
     with socket.create_connection((host, int(port)), timeout=20) as line:

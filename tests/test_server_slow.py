@@ -1,6 +1,6 @@
-"""The server as a process: under load, killed and restarted, and with requests made by schemathesis.
+"""The server as a process with the shipped model: load, kill and restart, and requests from schemathesis.
 
-By name, for it takes minutes: ``pytest tests/test_server_slow.py``. With the shipped model.
+It takes minutes and runs by name only: ``pytest tests/test_server_slow.py``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Speech from codes: even silence around every sentence, even level of all voices, streams equal to whole speech."""
+"""Speech from codes: trimming, equal levels of voices, and streams equal to whole speech."""
 
 from __future__ import annotations
 

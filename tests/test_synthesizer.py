@@ -1,4 +1,4 @@
-"""Text to wav with tiny random parts: the same speech wherever it stands, and errors in one line."""
+"""The pipeline with tiny random parts: speech independent of its batch, and errors in one line."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 import torch
 from lm_toys import CODEC_N_Q as K
 from lm_toys import CODEC_SIZE as V
-from lm_toys import FRAME_RATE, toy_halves, toy_synthesizer, toy_tokenizer, toy_voice, write_corpus
+from lm_toys import FRAME_RATE, toy_models, toy_synthesizer, toy_tokenizer, toy_voice, write_corpus
 
 from audiotok import load_audio
 from tts_lm import Speech, Synthesizer
@@ -123,7 +123,7 @@ def test_saving_again_leaves_no_voice_behind(synthesizer, folder, tmp_path):
     assert list(load_voices(copy / "voices")) == ["kathleen"]
 
 
-def test_half_precision_speaks(folder):
+def test_bfloat16_synthesizes(folder):
     speech = Synthesizer.from_pretrained(folder, dtype="bfloat16").say("Hello.")
     assert speech.wav.dtype == torch.float32 and torch.isfinite(speech.wav).all()
     with pytest.raises(ValueError, match="expected dtype float32 or bfloat16, got 'float16'"):
@@ -131,25 +131,23 @@ def test_half_precision_speaks(folder):
 
 
 def test_another_codec_is_refused(synthesizer, folder, tiny_codec):
-    ar, nar = toy_halves("0ther")
+    ar, nar = toy_models("0ther")
     own = tiny_codec.codes_fingerprint
     tokenizers = toy_tokenizer(K, V, own), toy_tokenizer(K, V, "0ther")
     for parts in ((ar, synthesizer.nar, tokenizers[0]), (synthesizer.ar, nar, tokenizers[0])):
-        with pytest.raises(ValueError, match=f"was made for codes 0ther, the codec makes {own}"):
+        with pytest.raises(ValueError, match=f"0ther.*{own}"):
             Synthesizer(parts[0], parts[1], tiny_codec, parts[2], synthesizer.voices)
-    with pytest.raises(ValueError, match="the tokenizer was made for codes 0ther"):
+    with pytest.raises(ValueError, match="tokenizer.*0ther"):
         Synthesizer(synthesizer.ar, synthesizer.nar, tiny_codec, tokenizers[1], synthesizer.voices)
     with torch.no_grad():
         tiny_codec.quantizer.codebooks.add_(1.0)
     other = type(tiny_codec)(tiny_codec.config)
-    with pytest.raises(ValueError, match=f"speaks the codes {own}, .* use the codec it was trained on"):
+    with pytest.raises(ValueError, match=own):
         Synthesizer.from_pretrained(folder, codec=other)
 
 
-def test_a_folder_that_is_none_is_refused(folder, tmp_path):
-    with pytest.raises(
-        FileNotFoundError, match="no language model 'best': expected a folder or a shipped name"
-    ):
+def test_a_missing_or_damaged_folder_is_refused(folder, tmp_path):
+    with pytest.raises(FileNotFoundError, match="'best'"):
         Synthesizer.from_pretrained("best")
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="expected a synthesizer with synthesizer.json"):
@@ -168,10 +166,10 @@ def test_a_folder_that_is_none_is_refused(folder, tmp_path):
 
 
 @pytest.mark.parametrize("part", ["ar", "nar", "voices"])
-def test_a_folder_that_is_not_whole_is_refused_before_anything_is_sought_elsewhere(folder, tmp_path, part):
+def test_an_incomplete_folder_is_refused(folder, tmp_path, part):
     copy = shutil.copytree(folder, tmp_path / "copy")
     shutil.rmtree(copy / part)
-    with pytest.raises(FileNotFoundError, match=f"it has no {part}; write one with `tts-lm bundle`"):
+    with pytest.raises(FileNotFoundError, match=f"no {part}"):
         Synthesizer.from_pretrained(copy)
 
 
@@ -182,7 +180,7 @@ def test_a_folder_that_is_not_whole_is_refused_before_anything_is_sought_elsewhe
         (lambda s: s.say("你好"), ValueError, "something to say"),
         (lambda s: s.say(None), TypeError, "expected the text as str, got NoneType"),
         (lambda s: s.say_batch("Hello"), TypeError, "expected a list of texts"),
-        (lambda s: s.say("Hello", voice="bob"), ValueError, "expected a voice of kathleen, bdl; got 'bob'"),
+        (lambda s: s.say("Hello", voice="bob"), ValueError, "'bob'.*kathleen, bdl"),
         (lambda s: s.say("Hello", temperature=-1), ValueError, "expected temperature >= 0, got -1"),
         (lambda s: s.say("Hello", heat=1), TypeError, "heat"),
         (lambda s: s.say("Hello", seed="a"), TypeError, "expected seed to be an int, got 'a'"),
@@ -190,13 +188,13 @@ def test_a_folder_that_is_not_whole_is_refused_before_anything_is_sought_elsewhe
         (
             lambda s: s.say_batch(["Hello"], seed=[1, 2]),
             ValueError,
-            "expected one seed, or 1 for as many texts, got 2",
+            "got 2",
         ),
         (lambda s: s.say(b"Hello"), TypeError, "expected the text as str, got bytes"),
         (lambda s: s.say(["Hello"]), TypeError, "expected the text as str, got list"),
         (lambda s: s.say_batch(None), TypeError, "expected a list of texts, got NoneType"),
         (lambda s: s.say_batch(["Hello", 7]), TypeError, "expected the text as str, got int"),
-        (lambda s: s.say("Hello", voice=["kathleen"]), ValueError, "expected a voice of kathleen, bdl; got"),
+        (lambda s: s.say("Hello", voice=["kathleen"]), ValueError, "kathleen, bdl"),
         (
             lambda s: s.say("Hello", temperature="hot"),
             TypeError,
@@ -296,9 +294,7 @@ def test_say_writes_a_file_for_every_line(folder, tmp_path, capsys):
     stdout, stderr = capsys.readouterr()
     assert files(out) == ["0001.wav", "0003.wav"]
     assert stdout.splitlines() == [str(out / "0001.wav"), str(out / "0003.wav")]
-    assert (
-        "line 4: expected English text" in stderr and "dropped what an English voice cannot say: 😀" in stderr
-    )
+    assert "line 4: expected English text" in stderr and "dropped" in stderr and "😀" in stderr
     lines.write_text("\n".join(["One more line."] * 20), encoding="utf-8")
     assert main(["say", "--file", str(lines), "--out", str(out), "--model", str(folder), "--overwrite"]) == 0
     assert files(out) == [f"{number:04}.wav" for number in range(1, 21)]
@@ -314,8 +310,8 @@ def test_say_writes_a_file_for_every_line(folder, tmp_path, capsys):
         (["Hi.", "-o", "OUT"], "it is a folder; name a file in it"),
         (["Hi.", "-o", "OUT/file/a.wav"], "file does not exist|Not a directory"),
         (["Hi.", "-o", "OUT/a.nonsense"], "nonsense"),
-        (["Hi.", "-o", "OUT/a.wav", "--voice", "bob"], "expected a voice of kathleen, bdl"),
-        (["Hi.", "-o", "OUT/a.wav", "--model", "best"], "no language model 'best'"),
+        (["Hi.", "-o", "OUT/a.wav", "--voice", "bob"], "bob"),
+        (["Hi.", "-o", "OUT/a.wav", "--model", "best"], "'best'"),
         (["Hi.", "-o", "OUT/a.wav", "--device", "toaster"], "expected a device of this machine"),
         (["Hi.", "-o", "OUT/a.wav", "--temperature", "-1"], "expected temperature >= 0"),
         (["Hi.", "-o", "OUT/a.wav", "--temperature", "nan"], "expected temperature >= 0"),
@@ -374,7 +370,7 @@ def test_voices_are_listed(folder, capsys):
 
 def test_a_bundle_speaks(tiny_codec, tiny_codec_dir, tmp_path, capsys):
     fingerprint = tiny_codec.codes_fingerprint
-    ar, nar = toy_halves(fingerprint)
+    ar, nar = toy_models(fingerprint)
     save_ar(ar, tmp_path / "ar")
     nar.save_pretrained(tmp_path / "nar")
     write_corpus(tmp_path / "slt", rows=3, speaker="arctic_slt", fingerprint=fingerprint, size=V)
@@ -390,7 +386,7 @@ def test_a_bundle_speaks(tiny_codec, tiny_codec_dir, tmp_path, capsys):
     for wrong, message in (
         (
             ["--voices", "bdl"],
-            "expected rows of split train by bdl in the corpora; found the speakers lj, slt",
+            "lj, slt",
         ),
         (["--ar", str(tmp_path / "lj")], "no trained ar model"),
     ):

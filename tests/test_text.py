@@ -1,4 +1,4 @@
-"""The English normaliser as tables, refused texts, and splitting that loses nothing."""
+"""The English normaliser, refused texts, and splitting into sentences."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Evaluation of speech with a recogniser of known errors, metrics of known values and toy pipelines."""
+"""Evaluation with a recogniser of known errors, metrics of known values and toy pipelines."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ LINES = ["It is a truth.", "Refuse nothing!", "The machine went back in time."]
 
 @pytest.fixture(autouse=True)
 def normalizer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """English without the package whisper-normalizer."""
+    """English normalisation without the package whisper-normalizer."""
     pytest.importorskip("jiwer")
     monkeypatch.setattr(evaluate, "_english_normalizer", lambda: lambda text: unpunctuated(text))
 
 
 class Actor:
-    """A pipeline whose wav of n samples stands for line n."""
+    """A pipeline whose wav of n samples represents line n."""
 
     def __init__(self) -> None:
         self.said: list[str] = []

@@ -1,4 +1,4 @@
-"""Voices: cloned from speech at any level, never from noise or silence; kept whole in a folder."""
+"""Voices: cloning from speech at any level, but not from noise or silence, and their files."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_speech_in_noise_is_accepted(tiny_codec, snr_db):
 
 
 def test_a_voice_exists_once_its_card_does(tmp_path: Path):
-    """Leftovers of a process that was killed while it wrote are neither read nor in the way."""
+    """Files of a process that was killed while writing are ignored and can be replaced."""
     voice = toy_voice("bdl")
     (tmp_path / "bdl.safetensors").write_bytes(b"half of it")
     (tmp_path / ".anna.x1y2.json").write_text("")

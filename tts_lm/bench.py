@@ -1,7 +1,7 @@
-"""How fast it speaks: tokens a second of three loops over the same weights, the first sound, real time, the seams.
+"""Speed of the TTS model: decoding loops, time to first audio, real-time factor, and the error of streaming.
 
-Knows nothing of how well it is understood (tts_lm/evaluate.py). The law it keeps: what is compared is measured in turns
-in one run, and a ratio is the median of the ratios of the turns, so that other work on the machine cancels.
+Alternatives are timed in turn in each round, and a ratio is the median over the rounds, so that other load on the
+machine cancels.
 """
 
 from __future__ import annotations
@@ -34,34 +34,34 @@ _WINDOW = 1024
 
 @dataclass(frozen=True)
 class Loops:
-    """Tokens a second of three loops over the same weights, medians over the turns."""
+    """Tokens per second of three loops over the same weights, medians over the rounds."""
 
     fast: float
     """:class:`~tts_lm.decoding.engine.ArDecoder`."""
     generate: float
     """``generate()`` of transformers."""
     static: float
-    """The stock model's forward pass with a ``StaticCache`` and an argmax, nothing else."""
+    """The stock model's forward pass with a ``StaticCache`` and an argmax."""
     over_generate: float
-    """Median of fast / generate in one turn."""
+    """Median of fast / generate over the rounds."""
     over_static: float
 
 
 def time_loops(ar: Any, prompt: Sequence[int], tokens: int = 100, rounds: int = 5) -> Loops:
-    """Measure the AR half alone.
+    """Measure the AR model alone.
 
     Args:
         ar: the stock Llama.
-        prompt: of :func:`~tts_lm.text.build_prompt`.
-        tokens: in a turn.
-        rounds: turns, after one that is not counted.
+        prompt: output of :func:`~tts_lm.text.build_prompt`.
+        tokens: tokens per round.
+        rounds: measured rounds, after one warm-up round.
     """
     decoder = ArDecoder(ar)
     ids = torch.tensor([list(prompt)], device=ar.device)
     limits, drawn = FrameLimits(tokens, tokens), Sampling(temperature=1.0, top_p=1.0)
 
     def fast_loop() -> int:
-        # It draws, where the others take the likeliest: greedy speech runs into loops, at which it would stop.
+        # Sampled, because greedy decoding falls into loops, which stop this decoder early.
         return len(decoder.generate([prompt], [limits], [(0, 0)], drawn)[0].codes)
 
     def generate_loop() -> int:
@@ -89,18 +89,18 @@ def time_loops(ar: Any, prompt: Sequence[int], tokens: int = 100, rounds: int = 
 def time_speech(
     synthesizer: Synthesizer, text: str, voice: str | Voice | None, rounds: int = 5
 ) -> dict[str, float]:
-    """Measure the whole path.
+    """Measure the whole pipeline.
 
     Args:
-        synthesizer: a loaded one.
+        synthesizer: the pipeline.
         text: one sentence.
-        voice: None is the default one's.
-        rounds: turns, after one that is not counted; each has a seed of its own.
+        voice: the voice; None is the default voice.
+        rounds: measured rounds, after one warm-up round. Each has its own seed.
 
     Returns:
-        ``first_audio_ms`` (median) and ``first_audio_ms_worst`` of the stream; seconds of work a second of speech:
-        ``rtf`` of ``say()`` with the model's own settings, ``rtf_single`` with one reading, ``rtf_stream``. With
-        ``_cpu`` the same in time that this process was on a processor, which other work on the machine leaves alone.
+        ``first_audio_ms`` (median) and ``first_audio_ms_worst`` of the stream, and real-time factors (seconds of
+        computing per second of speech): ``rtf`` of ``say()`` with default settings, ``rtf_single`` with one candidate,
+        ``rtf_stream``. Keys with ``_cpu`` are the same in CPU time of this process.
     """
     found: dict[str, list[float]] = {}
     for seed in range(rounds + 1):
@@ -126,16 +126,16 @@ def time_speech(
 
 
 def time_batch(synthesizer: Synthesizer, text: str, voice: str | Voice | None, rounds: int = 5) -> float:
-    """How many times faster eight readings are said at once than one after the other, one reading a sentence.
+    """Speed-up of a batch of eight over eight single calls, with one candidate per sentence.
 
     Args:
-        synthesizer: a loaded one.
-        text: one sentence, read with eight seeds.
-        voice: None is the default one's.
-        rounds: turns, after one that is not counted.
+        synthesizer: the pipeline.
+        text: one sentence, synthesized with eight seeds.
+        voice: the voice; None is the default voice.
+        rounds: measured rounds, after one warm-up round.
 
     Returns:
-        The median of the ratios of the turns.
+        The median of the ratios of the rounds.
     """
     ratios = []
     for turn in range(rounds + 1):
@@ -160,17 +160,17 @@ def _since(start: dict[str, float]) -> dict[str, float]:
 def seam_error_db(
     synthesizer: Synthesizer, text: str, voice: str | Voice | None, seeds: Sequence[int]
 ) -> float | None:
-    """How far streamed speech is from the whole, for the same codes of codebook 0.
+    """Distance between streamed and whole speech with the same codes of codebook 0.
 
     Returns:
-        Mean :func:`mel_distance_db` over the seeds whose first reading ended by itself; None if there is none.
+        Mean :func:`mel_distance_db` over the seeds with equal codes of codebook 0; None if there are none.
     """
     found = []
     for seed in seeds:
         whole = synthesizer.say(text, voice, seed, best_of=1)
         chunks = list(synthesizer.stream(text, voice, seed))
         codes = torch.cat([chunk.codes for chunk in chunks if chunk.codes.numel()], dim=1)
-        # Other levels may fall silent a frame sooner; other codes of codebook 0 are another reading.
+        # The trimmed length may differ by a frame.
         frames = min(codes.shape[1], whole.codes.shape[1])
         if torch.equal(codes[0, :frames], whole.codes[0, :frames]):
             streamed = torch.cat([chunk.wav for chunk in chunks])
@@ -180,7 +180,7 @@ def seam_error_db(
 
 
 def codec_error_db(codec: Any, recordings: Sequence[tuple[Path, str]]) -> float:
-    """Mean :func:`mel_distance_db` between recordings and what the codec makes of them."""
+    """Mean :func:`mel_distance_db` between recordings and their reconstruction by the codec."""
     found = []
     for path, _ in recordings:
         wav, rate = load_audio(path, codec.config.sampling_rate)
@@ -191,25 +191,25 @@ def codec_error_db(codec: Any, recordings: Sequence[tuple[Path, str]]) -> float:
 
 
 def mel_distance_db(first: Tensor, second: Tensor, sampling_rate: int) -> float:
-    """Mean absolute difference of two sounds' mel spectrograms in dB, where either is above -60 dB of the peak.
+    """Mean absolute difference of two mel spectrograms in dB, where either is above -60 dB of the peak.
 
     Args:
         first: [N] float32.
-        second: [N], as long.
-        sampling_rate: Hz.
+        second: [N] float32.
+        sampling_rate: sampling rate in Hz.
 
     Raises:
-        ValueError: they are not equally long.
+        ValueError: the lengths differ.
     """
     if first.shape != second.shape:
         raise ValueError(
-            f"expected sounds of one length, got {list(first.shape)} and {list(second.shape)} samples"
+            f"expected wavs of one length, got {list(first.shape)} and {list(second.shape)} samples"
         )
     levels = [_mel_db(wav, sampling_rate) for wav in (first, second)]
     floor = max(float(level.max()) for level in levels) - 60.0
     one, other = (level.clamp_min(floor) for level in levels)
-    heard = (one > floor) | (other > floor)
-    return float((one - other).abs()[heard].mean()) if bool(heard.any()) else 0.0
+    audible = (one > floor) | (other > floor)
+    return float((one - other).abs()[audible].mean()) if bool(audible.any()) else 0.0
 
 
 def _mel_db(wav: Tensor, sampling_rate: int) -> Tensor:
@@ -220,7 +220,7 @@ def _mel_db(wav: Tensor, sampling_rate: int) -> Tensor:
 
 
 def _mel_bands(sampling_rate: int) -> Tensor:
-    """Triangles on the mel scale (O'Shaughnessy, 1987), [80, 513]."""
+    """Triangular filters on the mel scale (O'Shaughnessy, 1987), [80, 513]."""
     top = 2595 * torch.log10(torch.tensor(1 + sampling_rate / 2 / 700))
     edges = 700 * (10 ** (torch.linspace(0, float(top), _BANDS + 2) / 2595) - 1)
     hz = torch.linspace(0, sampling_rate / 2, _WINDOW // 2 + 1)

@@ -1,7 +1,6 @@
 """Evaluation of generated speech: word or character error rate by Whisper, DNSMOS, speaker similarity, speed.
 
-Recordings are scored in the same way, as they are and after the codec, which bounds what a model over its codes can
-reach.
+Recordings are scored in the same way, unchanged and after the codec, as upper bounds for a model over its codes.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 Recogniser = Callable[[Tensor, int], str]
 """wav [N] float32 and its sampling rate in Hz -> transcript."""
 Metric = Callable[[int, Tensor, int], float]
-"""Number of the clip, wav [N] float32 and its sampling rate in Hz -> score, or NaN for a clip that is too short."""
+"""Index of the clip, wav [N] float32 and its sampling rate in Hz -> score, or NaN for a clip that is too short."""
 Progress = Callable[[int, int], None] | None
 _RATE = 16_000
 _SHORTEST = _RATE // 2  # samples that DNSMOS and the speaker encoder need
@@ -51,16 +50,16 @@ class Rate:
 
 @dataclass
 class Outcome:
-    """One row of the report: the model on some lines, or recordings.
+    """One row of the report: generated lines or recordings.
 
     Attributes:
-        name: of the row.
+        name: name of the row.
         lines: number of lines or clips.
         error_rate: word error rate, or character error rate for Chinese; None without a recogniser.
-        finish_reasons: how the lines ended.
+        finish_reasons: number of lines by finish reason.
         times_real_time: seconds of speech per second of computing.
-        scores: mean of each metric over the clips that it could score.
-        details: one entry a line.
+        scores: mean of each metric over the clips that have a score.
+        details: one entry per line.
     """
 
     name: str
@@ -86,7 +85,7 @@ class Whisper:
     """Speech recognition with faster-whisper on one CPU thread.
 
     Args:
-        name_or_path: a folder with a CTranslate2 model, or the name of one, which is downloaded.
+        name_or_path: a folder with a CTranslate2 model, or the name of one to download.
         language: ISO 639-1 code of the speech.
 
     Raises:
@@ -133,10 +132,10 @@ def _english_normalizer() -> Callable[[str], str]:
 
 
 def comparable_form(text: str, language: str) -> str:
-    """The form in which reference and transcript are compared.
+    """Normalise a reference or transcript for comparison.
 
-    English is reduced by Whisper's own normaliser. Chinese is reduced to simplified characters with numbers written
-    out. Other languages lose case and punctuation.
+    English uses the normaliser of Whisper. Chinese becomes simplified characters with numbers written out. Other
+    languages lose case and punctuation.
     """
     if language == "en":
         return _english_normalizer()(text)
@@ -156,25 +155,25 @@ def comparable_form(text: str, language: str) -> str:
 
 
 def unpunctuated(text: str) -> str:
-    """A line in lower case without punctuation, as many people type; digits stay digits."""
+    """A line in lower case without punctuation. Digits are kept."""
     words = re.sub(r"[^\w\s']|_", " ", text.lower().replace("’", "'"))
     return " ".join(word.strip("'") for word in words.split() if word.strip("'"))
 
 
 def read_lines(path: str | Path, limit: int | None = None) -> list[str]:
-    """Read sentences, one a line; of several tab-separated columns the last one.
+    """Read sentences, one per line, from the last tab-separated column.
 
     Args:
         path: a text or TSV file in UTF-8.
-        limit: lines to keep.
+        limit: largest number of lines.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: no sentence in it, or a limit below 1.
+        ValueError: the file has no sentence, or the limit is below 1.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"no file of sentences {path}; give a .tsv or .txt file")
+        raise FileNotFoundError(f"no file {path}; give a .tsv or .txt file")
     if limit is not None and limit < 1:
         raise ValueError(f"expected a limit of at least 1, got {limit}")
     lines = [line.split("\t")[-1].strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
@@ -187,13 +186,13 @@ def read_lines(path: str | Path, limit: int | None = None) -> list[str]:
 def read_recordings(
     data: str | Path, source: str | None = None, split: str | None = "test", limit: int | None = None
 ) -> list[tuple[Path, str]]:
-    """Recordings with transcripts of an audio folder's ``metadata.csv``.
+    """Read recordings with transcripts from the ``metadata.csv`` of an audio folder.
 
     Args:
-        data: the folder; columns ``file_name``, ``transcription`` and, if there, ``source`` and ``split``.
+        data: the folder. The columns are ``file_name``, ``transcription`` and optionally ``source`` and ``split``.
         source: keep rows whose source begins with this.
         split: keep rows of this split; None keeps all.
-        limit: rows to keep.
+        limit: largest number of rows.
 
     Returns:
         (file, transcript) pairs, at least one.
@@ -211,7 +210,7 @@ def read_recordings(
 
 @dataclass(frozen=True)
 class PromptedLine:
-    """A line of a list in the format of seed-tts-eval: a text, and the clip whose voice reads it."""
+    """A line of a list in the format of seed-tts-eval: a text, and a clip of the voice for it."""
 
     text: str
     prompt: Path
@@ -223,7 +222,7 @@ def read_prompted_lines(path: str | Path, limit: int | None = None) -> list[Prom
 
     Args:
         path: UTF-8; prompt files are relative to its folder.
-        limit: lines to keep.
+        limit: largest number of lines.
 
     Raises:
         FileNotFoundError: the list or a prompt is missing.
@@ -312,8 +311,8 @@ class SpeakerSimilarity:
     Args:
         encoder: wav [N] and rate -> unit vector.
         references: recordings of the voice, or one prompt a clip.
-        one_each: clip i is compared with reference i; else with the mean of all.
-        leave_out: the clips are the references themselves, and each is compared with the mean of the others.
+        one_each: compare clip i with reference i; else with the mean of all.
+        leave_out: the clips are the references themselves; compare each with the mean of the others.
 
     Raises:
         ValueError: too few references.
@@ -356,16 +355,16 @@ def evaluate_lines(
     metrics: Mapping[str, Metric] | None = None,
     progress: Progress = None,
 ) -> Outcome:
-    """Generate speech for lines and score it. A line that cannot be spoken counts as one with all words missing.
+    """Generate speech for lines and score it. A line that cannot be spoken counts as a line with all words missing.
 
     Args:
         synthesizer: its ``say(text, voice=, seed=)`` returns ``.wav [N]``, ``.sampling_rate``, ``.finish_reason``.
         lines: sentences.
-        name: of the row.
-        voice: a voice for all lines, or a function from the line's number to its voice; None is the default voice.
-        language: of the lines.
-        seed: line i has the seed ``seed + i``.
-        recogniser: transcribes; None reports no error rate.
+        name: name of the row.
+        voice: a voice for all lines, or a function from the index of a line to its voice; None is the default.
+        language: language of the lines.
+        seed: seed of the first line; line i uses ``seed + i``.
+        recogniser: speech recogniser; None reports no error rate.
         metrics: further scores of each clip, by name.
         progress: called with (lines done, lines).
     """
@@ -412,7 +411,7 @@ def evaluate_recordings(
     metrics: Mapping[str, Metric] | None = None,
     progress: Progress = None,
 ) -> Outcome:
-    """Score recordings, as they are or after a codec. Arguments as of :func:`evaluate_lines`.
+    """Score recordings, unchanged or after a codec. The other arguments are those of :func:`evaluate_lines`.
 
     Args:
         recordings: (file, transcript) pairs.
@@ -437,8 +436,8 @@ def difference(first: Outcome, second: Outcome, seed: int = 0) -> Rate:
     """Error rate of the first outcome minus the second, with its 95 % bootstrap interval.
 
     Args:
-        first, second: outcomes with error rates. Over the same texts they are resampled together (paired).
-        seed: of the resampling.
+        first, second: outcomes with error rates. Outcomes of the same texts are resampled in pairs.
+        seed: seed of the resampling.
     """
     tables = [np.array([(d["errors"], d["length"]) for d in outcome.details]) for outcome in (first, second)]
     paired = [d["reference"] for d in first.details] == [d["reference"] for d in second.details]
@@ -505,6 +504,6 @@ def _errors(text: str, transcript: str, language: str) -> dict[str, Any]:
 
 
 def _pooled(table: np.ndarray, picks: np.ndarray) -> np.ndarray:
-    """Errors over units of each resample: table [lines, 2], picks [R, lines] -> [R]."""
+    """Error rate of each resample: table [lines, 2], picks [R, lines] -> [R]."""
     sums = table[picks].sum(axis=1)
     return sums[:, 0] / np.maximum(sums[:, 1], 1)

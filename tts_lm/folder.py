@@ -22,7 +22,7 @@ _AGAIN = "fetch or bundle the model again"
 
 
 def find_checkpoint(name_or_path: str | Path | None = None) -> Path:
-    """The folder of a TTS model; nothing is looked up on the network.
+    """Find the folder of a TTS model, without network access.
 
     Args:
         name_or_path: None for the shipped default, a shipped name, or a folder.
@@ -38,7 +38,7 @@ def find_checkpoint(name_or_path: str | Path | None = None) -> Path:
     if folder.is_dir():
         return folder
     names = ", ".join(sorted(p.name for p in CHECKPOINTS.glob("*") if p.is_dir())) or "none"
-    raise FileNotFoundError(f"no language model {name!r}: expected a folder or a shipped name ({names})")
+    raise FileNotFoundError(f"no TTS model {name!r}; expected a folder or a shipped name ({names})")
 
 
 def find_part(name_or_path: str | Path, part: str) -> Path:
@@ -59,11 +59,11 @@ def find_part(name_or_path: str | Path, part: str) -> Path:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file.
+    """Read a JSON object from a file.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it holds something else.
+        ValueError: the file is not a JSON object.
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -76,17 +76,17 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_card(folder: Path) -> dict[str, Any]:
-    """The contents of a TTS model's ``synthesizer.json``.
+    """Read the ``synthesizer.json`` of a TTS model.
 
     Raises:
         FileNotFoundError: a part of the model is missing.
-        ValueError: the card is damaged, of another format, or names a codec that is not shipped with audiotok.
+        ValueError: the card is damaged, has another format, or names a codec that is not shipped with audiotok.
     """
     for part in (CARD, *_PARTS):
         if not (folder / part).exists():
             raise FileNotFoundError(
                 f"expected a synthesizer with {CARD}, {', '.join(_PARTS[:-1])} and {_PARTS[-1]} in {folder}, "
-                f"it has no {part}; write one with `tts-lm bundle`"
+                f"but it has no {part}; write one with `tts-lm bundle`"
             )
     path = folder / CARD
     card = read_json(path)
@@ -114,17 +114,17 @@ def read_card(folder: Path) -> dict[str, Any]:
 
 
 def load_part(family: Any, folder: Path, model_type: str, dtype: torch.dtype = torch.float32) -> Any:
-    """Load one model of a TTS model's folder offline, and check that its weights are complete.
+    """Load one part of a TTS model without network access, and check that its weights are complete.
 
     Args:
         family: the class whose ``from_pretrained`` opens it.
-        folder: with ``config.json`` and ``model.safetensors``.
-        model_type: what its config must say.
-        dtype: of the weights.
+        folder: folder with ``config.json`` and ``model.safetensors``.
+        model_type: expected ``model_type`` of the config.
+        dtype: dtype of the weights.
 
     Raises:
         FileNotFoundError: one of the two files is missing.
-        ValueError: it is of another kind, or its weights are damaged, incomplete or not finite.
+        ValueError: the model has another type, or its weights are damaged, incomplete or not finite.
     """
     for name in ("config.json", _WEIGHTS):
         if not (folder / name).is_file():
@@ -142,7 +142,7 @@ def load_part(family: Any, folder: Path, model_type: str, dtype: torch.dtype = t
     except Exception as error:  # whatever a damaged config or damaged weights raise inside transformers
         reason = " ".join(str(error).split())[:200]
         raise ValueError(
-            f"{folder}: expected a whole {model_type} model, its config.json or {_WEIGHTS} is damaged "
+            f"{folder}: cannot load the {model_type} model, config.json or {_WEIGHTS} is damaged "
             f"({type(error).__name__}: {reason}); {_AGAIN}"
         ) from error
     wrong = [f"{len(loading[key])} {key.replace('_', ' ')}" for key in _MISFITS if loading.get(key)]
@@ -156,7 +156,7 @@ def load_part(family: Any, folder: Path, model_type: str, dtype: torch.dtype = t
 
 
 def load_tokenizer_part(folder: Path) -> Any:
-    """Load a TTS model's tokenizer offline: from ``ar/``, or in models of before from ``tokenizer/``.
+    """Load the tokenizer of a TTS model without network access, from ``ar/`` or the older ``tokenizer/``.
 
     Raises:
         FileNotFoundError: a file is missing.
@@ -172,16 +172,16 @@ def load_tokenizer_part(folder: Path) -> Any:
     except Exception as error:  # whatever damaged files raise inside transformers and tokenizers
         reason = " ".join(str(error).split())[:200]
         raise ValueError(
-            f"{folder}: expected a whole tokenizer, its files are damaged ({type(error).__name__}: {reason}); "
+            f"{folder}: cannot load the tokenizer, its files are damaged ({type(error).__name__}: {reason}); "
             f"{_AGAIN}"
         ) from error
 
 
 def claim_folder(folder: str | Path) -> Path:
-    """Make a folder to write a TTS model into: new, empty, or one that holds a TTS model already.
+    """Create a folder for a TTS model. It may exist if it is empty or holds a TTS model.
 
     Raises:
-        FileExistsError: it is a file, or holds other files.
+        FileExistsError: it is a file or a folder with other files.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
@@ -199,10 +199,10 @@ def claim_folder(folder: str | Path) -> Path:
 
 
 def drop_part(folder: Path) -> None:
-    """Remove a former part from a claimed folder; other files beside it stay.
+    """Remove an old part from a claimed folder. Other files in it are kept.
 
     Args:
-        folder: the part's, which need not exist.
+        folder: folder of the part; it may be missing.
     """
     for name in ("config.json", _WEIGHTS, "tokenizer.json", "tokenizer_config.json", "tokenizer.model"):
         (folder / name).unlink(missing_ok=True)

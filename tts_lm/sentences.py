@@ -1,4 +1,4 @@
-"""A text as prompts of the AR model, one a sentence, and the best of several candidates for each."""
+"""Prompts of the AR model for the sentences of a text, and the choice of the best candidate for each."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ATTEMPTS = 3
 ROWS_AT_ONCE = 16
 REASONS: tuple[FinishReason, ...] = ("eos", "silence", "length", "loop")  # from good to bad
 Progress = Callable[[int, int], None] | None
-"""Called with (sentences spoken, sentences)."""
+"""Called with (sentences done, sentences)."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Sentence:
     seed: int
     voice: Voice
     row: int
-    """Its number in the text; the sampling noise depends on it and the seed."""
+    """Index in the text. The sampling noise depends on it and on the seed."""
 
 
 def plan_sentences(
@@ -42,13 +42,13 @@ def plan_sentences(
     """Cut a text into sentences and build a prompt for each.
 
     Args:
-        text: English, or what the model's phonemes cover, any length.
-        voice: the voice. With a ``prompt_text`` the AR model continues its codes (VALL-E, arXiv:2301.02111, section
-            4.3); the others are selected by their control token.
-        seed: of the text.
+        text: text of any length, in a language that the model's tokenizer covers.
+        voice: the voice. If it has a ``prompt_text``, the AR model continues its codes (VALL-E, arXiv:2301.02111,
+            section 4.3). Otherwise it is selected by its control token.
+        seed: seed of the text.
         tokenizer: an ``audiotok`` tokenizer.
-        characters: the id of each character, of :func:`~tts_lm.text.character_ids`.
-        frame_rate: in Hz.
+        characters: id of each text symbol, from :func:`~tts_lm.text.character_ids`.
+        frame_rate: frame rate of the codec in Hz.
 
     Raises:
         TypeError, ValueError: as :func:`~tts_lm.text.normalise`.
@@ -77,18 +77,20 @@ def answer_sentences(
     silent: Collection[int],
     progress: Progress = None,
 ) -> list[Answer]:
-    """Codebook 0 of every sentence, the best of several candidates; one that did not end by itself is sampled again.
+    """Generate codebook 0 of every sentence and keep the best candidate.
+
+    A sentence whose generation did not end with ``</audio>`` is sampled again, in at most three attempts.
 
     Args:
-        decoder: of the AR model.
-        sentences: in any order.
-        sampling: how codes are drawn, and how many candidates a sentence has.
+        decoder: decoder of the AR model.
+        sentences: sentences in any order.
+        sampling: sampling settings and number of candidates.
         reranker: scores the candidates.
         silent: codes of silence.
-        progress: called after every group of candidates of the first attempt.
+        progress: called after each batch of the first attempt.
 
     Returns:
-        An answer a sentence. After three attempts it is the best of all candidates, whatever ended it.
+        One answer for each sentence. After three attempts it is the best of all candidates.
 
     Raises:
         ValueError: several candidates without a reranker.
@@ -102,7 +104,7 @@ def answer_sentences(
         for start in range(0, len(candidates), ROWS_AT_ONCE):
             group = candidates[start : start + ROWS_AT_ONCE]
             rows = [sentences[index] for index, _ in group]
-            # Every sentence, attempt and candidate has its own row of noise.
+            # Each sentence, attempt and candidate has its own row of noise.
             turns = [(attempt << 32) + (nth << 40) for _, nth in group]
             fresh = decoder.generate(
                 [row.prompt for row in rows],
@@ -126,15 +128,15 @@ def answer_sentences(
 
 
 def check_seeds(seed: int | Sequence[int], texts: int) -> list[int]:
-    """One seed a text.
+    """Return one seed for each text.
 
     Args:
-        seed: of all of them, or one for each.
-        texts: how many.
+        seed: one seed for all texts, or one for each.
+        texts: number of texts.
 
     Raises:
         TypeError: a seed is not an int.
-        ValueError: there are more or fewer than texts.
+        ValueError: the numbers of seeds and texts differ.
     """
     one_each = isinstance(seed, Sequence) and not isinstance(seed, str)
     given: list[Any] = [*seed] if one_each else [seed] * texts  # type: ignore[misc]
@@ -142,5 +144,5 @@ def check_seeds(seed: int | Sequence[int], texts: int) -> list[int]:
         if isinstance(one, bool) or not hasattr(one, "__index__"):
             raise TypeError(f"expected seed to be an int, got {one!r}")
     if len(given) != texts:
-        raise ValueError(f"expected one seed, or {texts} for as many texts, got {len(given)}")
+        raise ValueError(f"expected one seed, or one for each of {texts} texts, got {len(given)}")
     return [operator.index(one) for one in given]

@@ -1,4 +1,4 @@
-"""Codes of sentences to a waveform, whole or streamed: level, silent ends and pauses; provenance tags."""
+"""Conversion of codes to a waveform, whole or streamed, with trimming, levels and pauses; provenance tags."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from .sentences import REASONS
 from .voices import LEVEL_DB
 
 PAUSE_SECONDS = 0.25
-"""Silence between sentences, in addition to the ends that :class:`Trimmer` keeps."""
+"""Silence between sentences, in addition to the silence that :class:`Trimmer` keeps."""
 LEAD_SECONDS, TAIL_SECONDS = 0.05, 0.1
-"""Longest silence before the first sound of a sentence, and silence after its last."""
+"""Longest silence before the first sound of a sentence and after its last sound."""
 FIRST_FRAMES, MOST_FRAMES = 8, 100
-"""Frames of the first chunk of a stream; chunks double up to the second number."""
+"""Frames of the first and of the longest chunk of a stream. Each chunk is twice as long as the one before."""
 AHEAD = 6
-"""Frames that a streamed chunk waits for, because the NAR model attends to both sides."""
+"""Lookahead frames of a streamed chunk, because the NAR model attends in both directions."""
 _ONSET_DB = LEVEL_DB - 27.0  # a sentence begins with its first frame above this
 _END_DB = -30.0  # a sentence ends with its last frame above this, relative to its loudest frame so far
 
@@ -44,7 +44,7 @@ class Speech:
     codes: Tensor
     """[K, T] int64, K filled codebooks, without the pauses between sentences."""
     finish_reason: FinishReason
-    """``eos`` when every sentence ended by itself, else the worst reason of all sentences."""
+    """``eos`` if every sentence ended with ``</audio>``, else the worst reason of all sentences."""
 
     @property
     def seconds(self) -> float:
@@ -63,7 +63,7 @@ class SpeechChunk:
     codes: Tensor
     """[K, t] int64, the frames of ``wav``; none for a pause."""
     finish_reason: FinishReason | None = None
-    """Why its sentence ended, on the last chunk of a sentence."""
+    """Finish reason of the sentence, on its last chunk."""
 
 
 @dataclass(frozen=True)
@@ -74,20 +74,20 @@ class Said:
     """[K, T] int64."""
     finish_reason: FinishReason
     gain: float = 1.0
-    """Factor that brings its voice to the common level."""
+    """Factor that brings the voice to the common level."""
 
 
 class Trimmer:
-    """Finds the frames of a sentence between its silent ends, while the sentence is still being made.
+    """Finds the frames of a sentence to keep, without its silent ends, while it is being generated.
 
-    The AR model ends a sentence 40 to 400 ms after the last sound, and begins it up to 200 ms before the first. The
-    first sound is the first frame above an absolute level, so the wav must be at :data:`~tts_lm.voices.LEVEL_DB`. The
-    last is relative to the loudest frame so far: a louder frame later would be a later last sound, so that pieces and
-    the whole give the same result. On 30 recordings, -30 dB and 100 ms cut audible sound from 3 %, at most 40 ms of it.
+    The AR model generates up to 200 ms of silence before the first sound and 40 to 400 ms after the last. The first
+    sound is the first frame above an absolute level, so the wav must be at :data:`~tts_lm.voices.LEVEL_DB`. The last
+    sound is the last frame above a level relative to the loudest frame so far, which makes the result independent of
+    the chunks. On 30 recordings, -30 dB and 100 ms cut audible sound from 3 %, at most 40 ms of it.
 
     Args:
-        hop_length: samples of a frame.
-        frame_rate: Hz.
+        hop_length: samples per frame.
+        frame_rate: frame rate in Hz.
     """
 
     def __init__(self, hop_length: int, frame_rate: float) -> None:
@@ -104,11 +104,11 @@ class Trimmer:
         """Add samples.
 
         Args:
-            wav: [n] float32, what follows.
-            is_last: the sentence ends here.
+            wav: [n] float32, the next samples.
+            is_last: whether these are the last samples of the sentence.
 
         Returns:
-            The frames [start, stop) that are kept, whatever follows. Of a silent sentence that is the first 100 ms.
+            The frames [start, stop) that are certain to be kept. A silent sentence keeps its first 100 ms.
         """
         samples = np.concatenate((self._rest, wav.numpy()))
         count = len(samples) // self._hop
@@ -130,8 +130,8 @@ def join_sentences(said: Sequence[Said], codec: Any) -> Speech:
     """Decode the sentences of one text and join them with pauses.
 
     Args:
-        said: at least one, in order.
-        codec: of the codes.
+        said: sentences in order, at least one.
+        codec: codec of the codes.
     """
     config = codec.config
     pause = torch.zeros(int(PAUSE_SECONDS * config.sampling_rate))
@@ -158,14 +158,14 @@ def stream_sentence(
 ) -> Generator[SpeechChunk, None, Answer]:
     """Decode one sentence while it is being generated.
 
-    Each chunk of codebook 0 is filled with all frames before it and :data:`AHEAD` frames after it as context. Every
-    frame is output once, in order. Silence is held back until sound follows, because the silence at the end is cut.
+    The NAR model fills each chunk with all frames before it and :data:`AHEAD` frames after it as context. Silence is
+    held back until sound follows, because the silence at the end is cut.
 
     Args:
-        first_codes: codebook 0.
-        fill: codes [T] of codebook 0 to codes [K, T].
-        codec: opens a streaming decoder.
-        gain: as of :class:`Said`.
+        first_codes: generator of codebook 0.
+        fill: maps codes [T] of codebook 0 to codes [K, T].
+        codec: codec of the codes.
+        gain: factor of the samples, as in :class:`Said`.
 
     Yields:
         Chunks; the last has the finish reason.
@@ -194,7 +194,7 @@ def stream_sentence(
 
 
 class _StreamedSentence:
-    """Codes of a sentence to samples, a piece at a time."""
+    """Decodes the codes of a sentence chunk by chunk."""
 
     def __init__(self, codec: Any, gain: float) -> None:
         config = codec.config
@@ -205,7 +205,7 @@ class _StreamedSentence:
         self._given = 0  # frames
 
     def push(self, codes: Tensor | None, reason: FinishReason | None = None) -> SpeechChunk:
-        """Codes [K, t], or none, to a chunk of what is certain to stay. A reason marks the last call."""
+        """Decode codes [K, t] or None to a chunk of samples that are certain to be kept. The last call has a reason."""
         wav = torch.zeros(0)
         if codes is not None:
             wav = _mono(self._session.push(codes[None]), self._gain)
@@ -221,7 +221,7 @@ class _StreamedSentence:
 
 
 def whole_answer(answer: Answer) -> FirstCodes:
-    """An answer that is complete already, in the form that :func:`stream_sentence` takes."""
+    """A complete answer in the form that :func:`stream_sentence` takes."""
     yield from answer.codes.tolist()
     return answer
 
@@ -230,9 +230,9 @@ def provenance_tag(text: str, voice: str, settings: object) -> str:
     """The comment that marks a file as generated speech.
 
     Args:
-        text: what is said; the tag holds a digest only.
+        text: text of the speech. The tag has only its digest.
         voice: name of the voice.
-        settings: what else the audio depends on, printable: model, seed, sampling.
+        settings: everything else the audio depends on, such as model, seed and sampling.
     """
     digest = hashlib.sha256(f"{text}\n{settings}".encode("utf-8", "surrogatepass")).hexdigest()[:12]
     return f"Generated speech, not a recording: tts-lm {__version__}, voice {voice}, request {digest}"

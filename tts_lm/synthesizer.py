@@ -47,20 +47,20 @@ from .voices import PROMPT_SECONDS, Voice, clone_voice, load_voices, save_voices
 class Synthesizer:
     """Text-to-speech pipeline. Load one with :meth:`from_pretrained`.
 
-    Speech of a sentence does not depend on the sentences beside it.
+    The speech of a sentence does not depend on the other sentences of a text or batch.
 
     Args:
-        ar: a stock Llama of :func:`tts_lm.models.ar.build_ar`.
+        ar: the AR model, a stock Llama made by :func:`tts_lm.models.ar.build_ar`.
         nar: the NAR model.
         codec: an ``audiotok`` codec.
-        tokenizer: its tokenizer.
-        voices: by name; the first is the default.
-        codec_name: a shipped codec's name, or None to keep the codec's weights with the rest when saving.
-        sampling: default settings.
-        reranker: scores the candidates of a sentence; without one ``best_of`` must be 1.
+        tokenizer: the ``audiotok`` tokenizer of the AR model.
+        voices: voices by name; the first is the default.
+        codec_name: name of a shipped codec; None saves the codec's weights with the other parts.
+        sampling: default sampling settings.
+        reranker: scores the candidates of a sentence. Without one, ``best_of`` must be 1.
 
     Raises:
-        ValueError: the parts are of different codecs.
+        ValueError: the parts belong to different codecs.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Synthesizer:
         for part, theirs in parts.items():
             if theirs != wanted:
                 raise ValueError(
-                    f"the {part} was made for codes {theirs}, the codec makes {wanted}; "
+                    f"the {part} was trained on codes {theirs}, but the codec has {wanted}; "
                     "use the codec it was trained on"
                 )
         self.ar, self.nar, self.codec, self.tokenizer = ar.eval(), nar.eval(), codec, tokenizer
@@ -109,17 +109,17 @@ class Synthesizer:
         dtype: str = "float32",
         codec: Any = None,
     ) -> Synthesizer:
-        """Load a pipeline; needs no network.
+        """Load a pipeline from disk, without network access.
 
         Args:
             name_or_path: a shipped name (None: the default) or a folder of :meth:`save_pretrained`.
-            device: where to put it.
-            dtype: float32 or bfloat16, of the AR and NAR models.
-            codec: a codec that is loaded already; None loads the one the folder names.
+            device: device of the models.
+            dtype: dtype of the AR and NAR models, float32 or bfloat16.
+            codec: a loaded codec; None loads the codec that the folder names.
 
         Raises:
-            FileNotFoundError: there is no such folder, or it is not whole.
-            ValueError: the folder is of another format, or the codec has other codes.
+            FileNotFoundError: the folder or a part of it is missing.
+            ValueError: the folder has another format, or the codec has another fingerprint.
         """
         folder = find_checkpoint(name_or_path)
         card = read_card(folder)
@@ -134,7 +134,7 @@ class Synthesizer:
             codec = load_codec(card["codec"] or folder / "codec", device=device)
         if codec.codes_fingerprint != card["codes_fingerprint"]:
             raise ValueError(
-                f"{folder} speaks the codes {card['codes_fingerprint']}, the codec {card['codec'] or 'in it'} "
+                f"{folder} was trained on codes {card['codes_fingerprint']}, but the codec {card['codec'] or 'in it'} "
                 f"has {codec.codes_fingerprint}; use the codec it was trained on"
             )
         ar = load_part(AutoModelForCausalLM, folder / "ar", "llama", numbers).to(device)
@@ -147,10 +147,10 @@ class Synthesizer:
         return cls(ar, nar, codec, tokenizer, voices, card["codec"], sampling, reranker)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write everything into one folder, which can be moved.
+        """Write all parts into one self-contained folder.
 
         Args:
-            folder: new, empty, or with a synthesizer in it, which is replaced; other files beside it stay.
+            folder: a new or empty folder, or a saved synthesizer to replace. Other files in it are kept.
 
         Raises:
             FileExistsError: the folder holds something else.
@@ -181,21 +181,20 @@ class Synthesizer:
         progress: Progress = None,
         **sampling: Any,
     ) -> Speech:
-        """Speak a text of any length.
+        """Synthesize a text of any length.
 
         Args:
-            text: English; long texts are spoken sentence by sentence, each from the same prompt of the voice.
-            voice: a name of ``self.voices``, or what :meth:`clone_voice` made of a clip; None is the
-                first of ``self.voices``.
-            seed: another seed reads it another way; the same one, the same.
-            progress: called with (sentences spoken, sentences) now and then.
-            **sampling: fields of :class:`~tts_lm.decoding.sampling.Sampling` to change: ``temperature=0.6``.
+            text: English text. It is synthesized sentence by sentence with the same voice prompt.
+            voice: a name in ``self.voices`` or a :class:`Voice` from :meth:`clone_voice`; None is the default voice.
+            seed: seed of the sampling noise.
+            progress: called with (sentences done, sentences).
+            **sampling: fields of :class:`~tts_lm.decoding.sampling.Sampling` to change, such as ``temperature=0.6``.
 
         Returns:
             The speech.
 
         Raises:
-            TypeError: text is not a str, seed not an int, or a sampling field is unknown or no number.
+            TypeError: text is not a str, seed not an int, or a sampling field is unknown or not a number.
             ValueError: nothing in the text can be spoken, the voice is unknown, or a sampling value is out of
                 range.
         """
@@ -209,18 +208,18 @@ class Synthesizer:
         progress: Progress = None,
         **sampling: Any,
     ) -> list[Speech]:
-        """Speak many texts at once; each comes out as :meth:`say` alone with its seed would say it.
+        """Synthesize many texts at once. Each result equals that of :meth:`say` with the same seed.
 
         Args:
             texts: as for :meth:`say`.
-            voice: of all of them, as for :meth:`say`.
-            seed: of all of them, or one for each.
+            voice: one voice for all texts, as for :meth:`say`.
+            seed: one seed for all texts, or one for each.
             progress: as for :meth:`say`.
             **sampling: as for :meth:`say`.
 
         Raises:
-            TypeError: texts is no sequence of str, or as :meth:`say`.
-            ValueError: as :meth:`say`, or there are not as many seeds as texts; nothing is spoken then.
+            TypeError: texts is not a sequence of str, or as :meth:`say`.
+            ValueError: as :meth:`say`, or the numbers of seeds and texts differ. Nothing is synthesized then.
         """
         if isinstance(texts, str) or not isinstance(texts, Sequence):
             raise TypeError(f"expected a list of texts, got {type(texts).__name__}; use say() for one text")
@@ -231,15 +230,15 @@ class Synthesizer:
         return [self.join([next(said) for _ in plan]) for plan in plans]
 
     def plan(self, text: str, voice: str | Voice | None = None, seed: int = 0) -> list[Sentence]:
-        """The sentences of a text, for :meth:`speak`. Args, errors: as :meth:`say`."""
+        """Split a text into sentences for :meth:`speak`. Arguments and errors are those of :meth:`say`."""
         speaker, [one] = self.voice(voice), check_seeds(seed, 1)
         return plan_sentences(text, speaker, one, self.tokenizer, self._characters, self.frame_rate)
 
     def speak(self, sentences: Sequence[Sentence], progress: Progress = None, **sampling: Any) -> list[Said]:
-        """Speak sentences of many texts and voices at once; each comes out as it would alone.
+        """Synthesize sentences of many texts and voices at once. Each result equals that of a call of its own.
 
         Args:
-            sentences: of :meth:`plan`, in any order.
+            sentences: sentences from :meth:`plan`, in any order.
             progress: as for :meth:`say`.
             **sampling: as for :meth:`say`.
 
@@ -260,38 +259,37 @@ class Synthesizer:
     def stream(
         self, text: str, voice: str | Voice | None = None, seed: int = 0, **sampling: Any
     ) -> Iterator[SpeechChunk]:
-        """Speak a text while it is being made.
+        """Synthesize a text as a stream of chunks.
 
         Args:
             text: as for :meth:`say`.
             voice: as for :meth:`say`.
             seed: as for :meth:`say`.
-            **sampling: as for :meth:`say`, but ``best_of`` is 1 unless it is given: what was heard cannot be taken
-                back. With more, a sentence is chosen whole before its first sound.
+            **sampling: as for :meth:`say`, but ``best_of`` is 1 by default. With more candidates, the first chunk of a
+                sentence waits until all its candidates are complete.
 
         Yields:
-            Chunks of sound, joined the speech; the last of a sentence carries its finish reason. For equal codes of
-            codebook 0 the others may differ from those of :meth:`say` at the seams of chunks, and so the sound
-            (tests/test_stream.py holds the bound).
+            Chunks of audio. The last chunk of a sentence has its finish reason. With equal codes of codebook 0, the
+            other codebooks may differ from those of :meth:`say` where chunks meet.
 
         Raises:
-            TypeError, ValueError: as :meth:`say`, at once.
+            TypeError, ValueError: as :meth:`say`, before the first chunk.
         """
         settings = replace(self.sampling, **({"best_of": 1} | sampling))
         return self._stream(self.plan(text, voice, seed), settings)
 
     def clone_voice(self, wav: Tensor, sampling_rate: int, text: str, name: str = "clip") -> Voice:
-        """The voice of a clip, to give to :meth:`say`.
+        """Make a voice from a clip, for :meth:`say`.
 
         Args:
-            wav: [N] or [1, N] float32 in [-1, 1], 1 to 8 s with sound in it; 3 to 5 are best.
-            sampling_rate: of it, in Hz.
-            text: exactly what is said in it.
-            name: of the voice.
+            wav: [N] or [1, N] float32 in [-1, 1], 1 to 8 s of speech; 3 to 5 s work best.
+            sampling_rate: sampling rate of ``wav`` in Hz.
+            text: exact transcript of the clip.
+            name: name of the voice.
 
         Raises:
             TypeError: text is not a str.
-            ValueError: the clip is too short, too long or silent, or nothing in the text can be spoken.
+            ValueError: the clip is too short, too long or silent, or the text has nothing to speak.
 
         Source: VALL-E (arXiv:2301.02111), section 4.3.
         """
@@ -336,14 +334,14 @@ class Synthesizer:
         return self._gains[voice]
 
     def join(self, said: Sequence[Said]) -> Speech:
-        """The sentences of one text as one speech, with pauses between them."""
+        """Decode the sentences of one text and join them with pauses."""
         return join_sentences(said, self.codec)
 
     def voice(self, voice: str | Voice | None = None) -> Voice:
-        """The voice that :meth:`say` takes for ``voice``.
+        """Return the voice that :meth:`say` uses for its argument ``voice``.
 
         Raises:
-            ValueError: there is none of this name, or it is of another codec.
+            ValueError: the name is unknown, or the voice belongs to another codec.
         """
         if voice is None:
             return next(iter(self.voices.values()))
@@ -356,11 +354,11 @@ class Synthesizer:
                 )
             return voice
         if not isinstance(voice, str) or voice not in self.voices:
-            raise ValueError(f"expected a voice of {', '.join(self.voices)}; got {voice!r}")
+            raise ValueError(f"unknown voice {voice!r}; choose from {', '.join(self.voices)}")
         return self.voices[voice]
 
     def _codes_of_silence(self) -> frozenset[int]:
-        """Codes of codebook 0 for two seconds of silence, which end a generation that produces nothing else."""
+        """Codes of codebook 0 for two seconds of silence, used to stop a generation that produces only silence."""
         with torch.inference_mode():
             silence = torch.zeros(1, 1, 2 * self.codec.config.sampling_rate, device=self.device)
             codes = self.codec.encode(silence).audio_codes[0, 0]

@@ -1,4 +1,4 @@
-"""Voices: names, control tokens, code prompts and cards, in files and on a server; and cloning a voice from a clip."""
+"""Voices (control token, code prompt and card), their files, and voice cloning."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from .text import normalise
 CARDS: dict[str, dict[str, Any]] = json.loads(
     Path(__file__).with_name("voice_cards.json").read_text(encoding="utf-8")
 )
-"""Known voices: where they come from, and why they may be used."""
+"""Cards of the known voices: source, license and consent."""
 VOICES: dict[str, int] = {name: card.pop("index") for name, card in CARDS.items()}
 """Their control tokens."""
 DEFAULT_VOICE = "slt"
 OTHER_VOICE = 15
-"""The control token that all other speakers share."""
+"""Control token of all other speakers."""
 NOT_STATED = "not stated"
 LEVEL_DB = -21.0
 """Level of all output, and of a clip before it is encoded: see :func:`speech_level_db`."""
@@ -40,7 +40,7 @@ _MAX_SPEAKERS = 16  # of a corpus without known voices
 _SPEAKERS = {"arctic_slt": "slt", "arctic_bdl": "bdl", "ljspeech": "lj"}
 _SILENT_DB = -40.0  # the ends of a clip, relative to its loudest 20 ms
 _ACTIVE_DB = -25.0  # frames that count as speech, relative to the loudest
-_MS_PER_LETTER = (25.0, 250.0)  # the fastest and slowest reading
+_MS_PER_LETTER = (25.0, 250.0)  # the fastest and the slowest speech
 _LETTERS_PER_HAN = 3  # a Chinese character is a syllable
 _PITCH_HZ = (70, 400)
 _PERIODICITY = 0.6  # autocorrelation of a voiced frame at its pitch
@@ -60,7 +60,7 @@ class Voice:
     card: dict[str, Any] = field(default_factory=dict)
     """Description, license, attribution, consent, clip."""
     prompt_text: str = ""
-    """Transcript of the codes, for a speaker without a control token of its own: the AR model continues the codes."""
+    """Transcript of the codes, for a voice without a control token of its own. The AR model continues its codes."""
 
 
 def voice_index(speaker: str) -> int:
@@ -79,10 +79,10 @@ def clone_voice(wav: Tensor, sampling_rate: int, text: str, codec: Any, name: st
 
     Args:
         wav: [N] or [1, N] float32 in [-1, 1], 1 to 8 s without its silent ends, at any level.
-        sampling_rate: of ``wav``, in Hz.
-        text: exactly what is said in it.
+        sampling_rate: sampling rate of ``wav`` in Hz.
+        text: exact transcript of the clip.
         codec: the codec of the TTS model.
-        name: of the voice.
+        name: name of the voice.
 
     Raises:
         TypeError: text is not a str.
@@ -102,21 +102,19 @@ def clone_voice(wav: Tensor, sampling_rate: int, text: str, codec: Any, name: st
             "its silent ends; cut the clip and its text"
         )
     if not _is_speech(wav[0], rate):
-        raise ValueError(
-            "the clip does not sound like speech: it is noise, a tone or whispered; use another clip"
-        )
+        raise ValueError("the clip is not voiced speech (noise, a tone or a whisper); use another clip")
     pace = 1000 * seconds / max(1, letters)
     if not _MS_PER_LETTER[0] <= pace <= _MS_PER_LETTER[1]:
         raise ValueError(
-            f"the text cannot be what is said in the clip: {pace:.0f} ms a letter, speech has 25 to 250; "
-            "write down exactly its words"
+            f"the text is not the transcript of the clip ({pace:.0f} ms a letter, speech has 25 to 250); "
+            "write down its exact words"
         )
     gain = 10 ** ((LEVEL_DB - speech_level_db(wav[0], rate)) / 20)
     wav = wav * min(gain, 0.99 / float(wav.abs().max()))
     device = next(codec.parameters()).device
     with torch.inference_mode():
         codes = codec.encode(wav[None].to(device)).audio_codes[0].cpu()
-    card = {"description": "a speaker of a clip", "text": text} | _unstated()
+    card = {"description": "speaker of a clip", "text": text} | _unstated()
     return Voice(name, OTHER_VOICE, codes.clone(), card, text)
 
 
@@ -142,7 +140,7 @@ def _frame_power(wav: Tensor, sampling_rate: int) -> Tensor:
 
 
 def _trim(wav: Tensor, sampling_rate: int) -> Tensor:
-    """Cut the silent ends of a wav [1, N]; raises ValueError if all of it is silent."""
+    """Cut the silent ends of a wav [1, N]. Raises ValueError if it is silent throughout."""
     power, step = _frame_power(wav[0], sampling_rate), max(1, sampling_rate // 50)
     if not float(power.max()) > 0:
         raise ValueError("the clip is silent; use another clip")
@@ -151,7 +149,7 @@ def _trim(wav: Tensor, sampling_rate: int) -> Tensor:
 
 
 def _is_speech(wav: Tensor, sampling_rate: int) -> bool:
-    """Whether enough frames of a wav [N] have a pitch (autocorrelation), and its level moves as in syllables."""
+    """Whether enough frames of a wav [N] have a pitch (autocorrelation), and its level varies as in syllables."""
     size, hop = sampling_rate // 25, sampling_rate // 50
     frames = wav.double().unfold(0, size, hop)
     power = frames.square().mean(1)
@@ -169,7 +167,7 @@ def _is_speech(wav: Tensor, sampling_rate: int) -> bool:
 
 
 def save_voices(voices: Iterable[Voice], folder: str | Path) -> None:
-    """Write ``NAME.safetensors`` (codes) and ``NAME.json`` (card) of each voice; voices already there are removed."""
+    """Write ``NAME.safetensors`` (codes) and ``NAME.json`` (card) of each voice. Replaces the voices in the folder."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.glob("*.json"):
@@ -181,11 +179,11 @@ def save_voices(voices: Iterable[Voice], folder: str | Path) -> None:
 
 
 def add_voice(voice: Voice, folder: str | Path) -> None:
-    """Write one voice; it exists once its card does, which is written last.
+    """Write one voice. The card is written last and makes the voice complete.
 
     Raises:
         FileExistsError: the folder has a voice of this name.
-        OSError: it cannot be written.
+        OSError: the files cannot be written.
     """
     card, codes = (Path(folder) / f"{voice.name}{suffix}" for suffix in (".json", ".safetensors"))
     if card.exists():
@@ -207,13 +205,13 @@ def load_voices(
     """Read all voices of a folder, the default voice first, then by control token.
 
     Args:
-        folder: of :func:`save_voices`.
-        n_q: K of the codes, if it is known.
-        codebook_size: V that the codes must be below, if it is known.
+        folder: folder written by :func:`save_voices`.
+        n_q: expected number of codebooks K; None accepts any.
+        codebook_size: codebook size V, which bounds the codes; None accepts any.
 
     Raises:
         FileNotFoundError: the folder has no voice, or a card has no codes.
-        ValueError: a card or its codes are damaged, or of another codec.
+        ValueError: a card or its codes are damaged or belong to another codec.
     """
     found = [_load_voice(path, n_q, codebook_size) for path in _cards(folder)]
     if not found:
@@ -246,19 +244,19 @@ def _load_voice(path: Path, n_q: int | None, codebook_size: int | None) -> Voice
     if not fits or int(codes.min()) < 0 or int(codes.max()) >= (codebook_size or 1 << 31):
         raise ValueError(
             f"{weights}: expected codes [{n_q or 'K'}, P] from 0 to {(codebook_size or 1 << 31) - 1}, got "
-            f"{list(codes.shape)}; they are damaged or of another codec: bundle the model again"
+            f"{list(codes.shape)}; they are damaged or belong to another codec; bundle the model again"
         )
     return Voice(name, index, codes, card, str(card.pop("prompt_text", "")))
 
 
 class VoiceStore:
-    """The voices of a server: ``own`` of the model, and at most ``limit`` that clients add.
+    """The voices of a server: those of the model (``own``) and at most ``limit`` added by clients.
 
-    Added voices are kept in ``folder``, or in memory if it is None. ``n_q`` and ``codebook_size`` are of the codec.
+    Added voices are kept in ``folder``, or in memory if it is None. ``n_q`` and ``codebook_size`` describe the codec.
 
     Raises:
-        ValueError: a voice in the folder is damaged or of another codec.
-        OSError: the folder cannot be made or written.
+        ValueError: a voice in the folder is damaged or belongs to another codec.
+        OSError: the folder cannot be created or written.
     """
 
     def __init__(
@@ -282,25 +280,27 @@ class VoiceStore:
         return [*self._own.values(), *self.added.values()]
 
     def find(self, name: str) -> Voice | None:
-        """The voice of this name, if there is one."""
+        """The voice of this name, or None."""
         return self._own.get(name) or self.added.get(name)
 
     def add(self, voice: Voice) -> None:
-        """Keep a voice, on disk first.
+        """Add a voice and write it to disk.
 
         Raises:
-            FileExistsError, ValueError, OSError: the name is taken, the limit is reached, it cannot be written.
+            FileExistsError: the name is taken.
+            ValueError: the limit is reached.
+            OSError: the voice cannot be written.
         """
         if self.find(voice.name) is not None:
-            raise FileExistsError(f"there is a voice {voice.name!r} already; choose another name")
+            raise FileExistsError(f"voice {voice.name!r} exists already; choose another name")
         if len(self.added) >= self._limit:
-            raise ValueError(f"{self._limit} voices were added, which is the limit; remove one first")
+            raise ValueError(f"the limit of {self._limit} added voices is reached; remove one first")
         if self._folder is not None:
             add_voice(voice, self._folder)
         self.added[voice.name] = voice
 
     def remove(self, name: str) -> bool:
-        """Remove an added voice; False if there is none of this name."""
+        """Remove an added voice. Returns False if there is no such voice."""
         if name not in self.added:
             return False
         if self._folder is not None:
@@ -316,17 +316,17 @@ def choose_voices(
     """Cut a code prompt for speakers of a prepared corpus.
 
     Args:
-        rows: as ``PreparedCorpus`` gives them; only those of split ``train`` are used.
-        frame_rate: in Hz.
-        names: of :func:`voice_name`; None takes the known voices in the corpus, or if there are none, the 16 speakers
-            with the most rows.
+        rows: rows of ``PreparedCorpus``. Only the split ``train`` is used.
+        frame_rate: frame rate in Hz.
+        names: names from :func:`voice_name`; None takes the known voices in the corpus or, if there are none, the 16
+            speakers with the most rows.
 
     Returns:
-        A voice for each, by control token: the clip whose length is nearest to ``PROMPT_SECONDS`` from above, cut to
-        that length. The card of a speaker who is not known says that licence and consent are not stated.
+        A voice for each speaker, ordered by control token. Its prompt is the clip whose length is nearest to
+        ``PROMPT_SECONDS`` from above, cut to that length. Cards of unknown speakers have no license and consent.
 
     Raises:
-        ValueError: one of the names has no row, or there is no row at all; the message lists the speakers.
+        ValueError: there are no rows, or one of the names has none. The message lists the speakers.
     """
     wanted = int(PROMPT_SECONDS * frame_rate)
     best: dict[str, dict[str, Any]] = {}

@@ -1,1 +1,1 @@
-"""The verbs of ``tts-lm``, one file each; nothing is imported until a verb is asked for."""
+"""Commands of ``tts-lm``, one module each, imported on first use."""

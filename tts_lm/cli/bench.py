@@ -1,4 +1,4 @@
-"""``tts-lm bench``: tokens a second, first audio, real time and the seams of streaming, in one run."""
+"""``tts-lm bench``: decoding speed, time to first audio, real-time factor, and the error of streaming."""
 
 from __future__ import annotations
 
@@ -10,29 +10,31 @@ from .common import add_model_options, pick_device, progress_bar
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Declare the verb."""
+    """Add the command."""
     parser = subparsers.add_parser(
         "bench",
-        help="measure how fast it speaks",
-        description="Time the fast loop against generate() and a bare forward loop with a static cache, the first "
-        "sound of a stream, and seconds of work a second of speech; measure what streaming costs at its seams.",
+        help="measure speed and latency",
+        description="Compare the decoding loop with generate() and a bare forward loop with a static cache. Measure "
+        "the time to first audio, the real-time factor, and the difference between streamed and whole speech.",
         allow_abbrev=False,
     )
     parser.add_argument(
         "--model", metavar="NAME", help="a shipped model or a folder (default: the shipped default)"
     )
     parser.add_argument("--voice", metavar="V", help="a voice of `tts-lm voices` (default: the first)")
-    parser.add_argument("--text", metavar="TEXT", help="the sentence to say (default: one of 59 letters)")
+    parser.add_argument(
+        "--text", metavar="TEXT", help="the sentence to synthesize (default: one of 59 letters)"
+    )
     parser.add_argument(
         "--threads", type=int, default=1, metavar="N", help="CPU threads (default: %(default)s)"
     )
     parser.add_argument(
-        "--rounds", type=int, default=5, metavar="N", help="turns of each (default: %(default)s)"
+        "--rounds", type=int, default=5, metavar="N", help="measured rounds (default: %(default)s)"
     )
     parser.add_argument(
         "--recordings",
         metavar="DIR",
-        help="a folder with metadata.csv: the codec's own error, beside the seams'",
+        help="a folder with metadata.csv, to compare with the error of the codec",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     add_model_options(parser)
@@ -80,9 +82,9 @@ def run(args: argparse.Namespace) -> int:
         return 0
     for name, meaning in _MEANING.items():
         if name in report:
-            cpu = f"({report[name + '_cpu']:.3g} on a processor)" if name + "_cpu" in report else ""
+            cpu = f"({report[name + '_cpu']:.3g} in CPU time)" if name + "_cpu" in report else ""
             print(f"{name:<28}{report[name]:>9.3g}  {meaning} {cpu}")
-    print(f"tts-lm: {args.threads} thread(s), medians of {args.rounds} turns", file=sys.stderr)
+    print(f"tts-lm: {args.threads} thread(s), medians of {args.rounds} rounds", file=sys.stderr)
     return 0
 
 
@@ -92,12 +94,12 @@ _MEANING = {
     "loop/static": "tokens/s of the bare forward pass with a StaticCache",
     "loop/over_generate": "times generate()",
     "loop/over_static": "times the bare forward pass",
-    "speech/first_audio_ms": "ms to the first sound of a stream",
-    "speech/first_audio_ms_worst": "ms, the worst turn",
-    "speech/rtf": "s of work a second of speech, as the model's own settings have it",
-    "speech/rtf_single": "the same with one reading a sentence",
+    "speech/first_audio_ms": "ms to the first audio of a stream",
+    "speech/first_audio_ms_worst": "ms, the worst round",
+    "speech/rtf": "real-time factor (s of computing per s of speech), default settings",
+    "speech/rtf_single": "the same with one candidate per sentence",
     "speech/rtf_stream": "the same, streamed",
-    "speech/batch_speedup": "times faster: eight readings at once against one after the other",
-    "seam/error_db": "dB of mel between streamed and whole, same codes of codebook 0",
-    "seam/codec_error_db": "dB of mel between recordings and the codec's copy of them",
+    "speech/batch_speedup": "times faster: a batch of eight against eight single calls",
+    "seam/error_db": "dB of mel distance between streamed and whole speech, same codes of codebook 0",
+    "seam/codec_error_db": "dB of mel distance between recordings and their reconstruction by the codec",
 }

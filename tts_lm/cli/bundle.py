@@ -1,4 +1,4 @@
-"""``tts-lm bundle``: AR and NAR models, a reranker, a codec and voices to one folder that speaks."""
+"""``tts-lm bundle``: AR model, NAR model, reranker, codec and voices to the folder of a TTS model."""
 
 from __future__ import annotations
 
@@ -16,36 +16,38 @@ if TYPE_CHECKING:
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Declare the verb."""
+    """Add the command."""
     parser = subparsers.add_parser(
         "bundle",
-        help="two trained halves, a codec and voices -> one folder that speaks",
-        description="Put results of `tts-lm train` together; voice prompts are cut from prepared corpora. Sampling "
-        "settings that are not given stay those of the bundle that is replaced.",
+        help="AR model, NAR model, codec and voices -> the folder of a TTS model",
+        description="Combine models of `tts-lm train` in one folder, with voice prompts cut from prepared corpora. A "
+        "replaced bundle keeps the sampling settings that are not given.",
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--ar", required=True, metavar="DIR", help="RUN/model of the AR half, or a model whose to take"
+        "--ar", required=True, metavar="DIR", help="the AR model: RUN/model, or a TTS model that has one"
     )
-    parser.add_argument("--nar", required=True, metavar="DIR", help="the same of the NAR half")
-    parser.add_argument(
-        "--reranker", metavar="DIR", help="the same of the reranker (default: none, best-of 1)"
-    )
+    parser.add_argument("--nar", required=True, metavar="DIR", help="the NAR model, likewise")
+    parser.add_argument("--reranker", metavar="DIR", help="the reranker, likewise (default: none, best-of 1)")
     parser.add_argument("--codec", default="default", metavar="NAME", help="a shipped codec or a folder")
     parser.add_argument(
-        "--data", nargs="+", required=True, metavar="DIR", help="prepared corpora with the voices"
+        "--data",
+        nargs="+",
+        required=True,
+        metavar="DIR",
+        help="prepared corpora with the speakers of the voices",
     )
     parser.add_argument(
         "--voices",
         nargs="+",
         metavar="V",
-        help="speakers to give a voice (default: the known ones; where there is none, every speaker)",
+        help="speakers to make voices of (default: the known ones, or every speaker if there are none)",
     )
-    parser.add_argument("--license", metavar="TEXT", help="of the recordings of speakers that are not known")
+    parser.add_argument("--license", metavar="TEXT", help="license of the recordings of unknown speakers")
+    parser.add_argument("--attribution", metavar="TEXT", help="author and source of these recordings")
     parser.add_argument(
-        "--attribution", metavar="TEXT", help="whose recordings they are, and where they are from"
+        "--consent", metavar="TEXT", help="how these speakers agreed to the use of their voices"
     )
-    parser.add_argument("--consent", metavar="TEXT", help="how the speakers agreed to being spoken with")
     add_sampling_options(parser)
     parser.add_argument(
         "--out", required=True, metavar="DIR", help="the folder to write: new, empty, or a bundle to replace"
@@ -53,7 +55,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Put together; the folder goes to stdout."""
+    """Write the folder and print its path."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -113,7 +115,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _stated(voice: Voice, args: argparse.Namespace) -> Voice:
-    """A voice whose card says what the options say, where the card did not know."""
+    """Fill the unstated fields of a voice card from the options."""
     from ..voices import NOT_STATED
 
     given = {"license": args.license, "attribution": args.attribution, "consent": args.consent}
@@ -124,7 +126,7 @@ def _stated(voice: Voice, args: argparse.Namespace) -> Voice:
     if missing:
         options = " ".join(f"--{key} TEXT" for key in missing)
         print(
-            f"tts-lm: voice {voice.name}: its card says nothing of its {' and '.join(missing)}; {options}",
+            f"tts-lm: voice {voice.name}: its card does not state {' and '.join(missing)}; add {options}",
             file=sys.stderr,
         )
     return replace(voice, card=card)

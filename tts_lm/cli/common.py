@@ -1,4 +1,4 @@
-"""Options and progress shared by the verbs."""
+"""Options and progress shared by the commands."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ write_report = program.write_report
 
 @contextmanager
 def progress_bar(unit: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr if that is a terminal; gives the function that is called with (done, total)."""
+    """Show a bar on stderr if that is a terminal. Yields a function to call with (done, total)."""
     from tqdm import tqdm
 
     with tqdm(unit=f" {unit}", leave=False, delay=0.2, disable=None, file=sys.stderr) as bar:
@@ -38,11 +38,11 @@ def add_speaking_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--model", metavar="NAME", help="a shipped model or a folder (default: the shipped default)")
     add("--voice", metavar="V", help="a voice of `tts-lm voices` (default: the first)")
-    add("--seed", type=int, default=0, help="another seed gives another reading (default: 0)")
+    add("--seed", type=int, default=0, help="seed of the sampling noise (default: 0)")
 
 
 def add_sampling_options(parser: argparse.ArgumentParser) -> None:
-    """--temperature, --top-p, --best-of...: how codes are sampled; the model's own settings if they are not given."""
+    """--temperature, --top-p, --best-of...; the defaults are the settings of the model."""
     add = parser.add_argument
     add("--temperature", type=float, metavar="X", help="0 = always the most likely code")
     add("--top-p", type=float, metavar="X", help="probability mass to sample from, up to 1")

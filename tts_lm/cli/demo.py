@@ -15,13 +15,13 @@ _CONNECTIONS = 256  # a browser opens six
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Declare the verb."""
+    """Add the command."""
     parser = subparsers.add_parser(
         "demo",
         help="a page in the browser to try the TTS model and the codec",
-        description="Serve a page: type a text and hear it while it is made, in a voice of the model or of a clip; "
-        "upload a clip and hear what each number of codebooks keeps. Only this machine reaches it, unless --host says "
-        "otherwise. It needs no network.",
+        description="Serve a page that synthesizes a text as a stream, in a voice of the model or of a clip, and "
+        "plays a clip through the codec with fewer codebooks. Without --host, only this machine can reach it. It needs "
+        "no network.",
         allow_abbrev=False,
     )
     add, port = parser.add_argument, program.number(int, 0, 65_535)
@@ -32,7 +32,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve until interrupted; prints the address to stdout."""
+    """Serve until interrupted and print the address."""
     with tempfile.TemporaryDirectory() as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder  # uploads and results are deleted with the process
         from ..server.demo import Page, build_app, import_gradio

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the verb ``eval``."""
+    """Add the command."""
     parser = subparsers.add_parser(
         "eval",
         help="error rate, naturalness and speed of the speech",
@@ -43,7 +43,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "(name|prompt text|prompt file|text), which clones each prompt",
     )
     parser.add_argument("--limit", type=int, default=100, help="lines to read (default: %(default)s)")
-    parser.add_argument("--language", default="en", help="of the lines: en, zh... (default: %(default)s)")
+    parser.add_argument(
+        "--language", default="en", help="language of the lines: en, zh... (default: %(default)s)"
+    )
     parser.add_argument(
         "--asr",
         metavar="NAME",
@@ -58,7 +60,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("--voices", nargs="+", metavar="V", help="score each of these voices, or 'all'")
     parser.add_argument(
-        "--lowercase", action="store_true", help="also read the lines in lower case without punctuation"
+        "--lowercase", action="store_true", help="also score the lines in lower case without punctuation"
     )
     parser.add_argument(
         "--recordings", metavar="DIR", help="recordings to score too: a folder with metadata.csv, split test"
@@ -72,12 +74,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="FILE",
         help="print JSON instead of the table, or write FILE too",
     )
-    add_overwrite_option(parser, "what --json names")
+    add_overwrite_option(parser, "the file of --json")
     add_model_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the verb."""
+    """Run the command."""
     from audiotok import load_audio
 
     from ..evaluate import (
@@ -94,9 +96,7 @@ def run(args: argparse.Namespace) -> int:
     check_reports([args.json], args.overwrite)
     listed = read_prompted_lines(args.lines, args.limit) if args.lines.endswith(".lst") else []
     if args.voices and (listed or args.voice):
-        raise ValueError(
-            "--voices excludes --voice and a .lst, which has voices of its own; give one of them"
-        )
+        raise ValueError("--voices, --voice and a .lst exclude each other; give one of them")
     lines = [line.text for line in listed] or read_lines(args.lines, args.limit)
     recordings = read_recordings(args.recordings, args.source) if args.recordings else []
     metrics, own = _metrics(
@@ -106,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
     synthesizer = Synthesizer.from_pretrained(args.model, device=pick_device(args.device), dtype=args.dtype)
     voices = list(synthesizer.voices) if args.voices == ["all"] else args.voices or [args.voice]
     for voice in voices:
-        synthesizer.voice(voice)  # refuses an unknown name before anything is generated
+        synthesizer.voice(voice)  # raises for an unknown name before anything is generated
     if changed := sampling_settings(args):
         synthesizer.sampling = replace(synthesizer.sampling, **changed)
 

@@ -1,4 +1,4 @@
-"""The entry of ``tts-lm``: its verbs. Knows nothing of any verb but its name, its module and one line of help."""
+"""Entry point of ``tts-lm`` and the table of its commands."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import sys
 
 from audiotok import __version__, program
 
-# verb -> (module beside this one, help). Order is the order of the help.
+# command -> (module in this package, help), in the order of the help
 VERBS = {
     "say": ("say", "text -> a wav file"),
     "phonemes": ("phonemes", "text -> phonemes"),
-    "voices": ("voices", "who can speak"),
-    "demo": ("demo", "a page to speak with, and to look into the codec"),
-    "train": ("train", "train a half of the language model, or continue training one"),
-    "bundle": ("bundle", "two trained halves, a codec and voices -> one folder that speaks"),
-    "serve": ("serve", "a server that OpenAI's clients speak to"),
-    "eval": ("eval", "measure how well the speech is understood"),
-    "bench": ("bench", "measure how fast it speaks"),
+    "voices": ("voices", "list the voices of a model"),
+    "demo": ("demo", "a page in the browser to try the TTS model and the codec"),
+    "train": ("train", "train a part of the TTS model, or continue training one"),
+    "bundle": ("bundle", "AR model, NAR model, codec and voices -> the folder of a TTS model"),
+    "serve": ("serve", "an HTTP server for OpenAI's clients"),
+    "eval": ("eval", "error rate, naturalness and speed of the speech"),
+    "bench": ("bench", "measure speed and latency"),
 }
 PROGRAM = program.Program(
     "tts-lm",
-    "Text in, speech out: a language model over audio tokens.",
+    "Text-to-speech with a language model over audio tokens.",
     __version__,
     "tts_lm.cli",
     VERBS,

@@ -1,4 +1,4 @@
-"""``tts-lm phonemes``: the phonemes that will be spoken for a text."""
+"""``tts-lm phonemes``: the phonemes of a text."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ..synthesizer import Speech, Synthesizer
     from ..voices import Voice
 
-_GROUP = 16  # lines of a file that are spoken at once
+_GROUP = 16  # lines of a file that are synthesized at once
 _PIPE = "-"
 STDIN = ("-", "/dev/stdin")
 _CLIPS = (".wav", ".flac", ".ogg", ".opus", ".mp3")
@@ -48,9 +48,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
         "say",
         help="text -> a wav file",
-        description="Speak a text into a file, or to standard output while it is being made (-o -), or every line of a "
-        "file into a folder: 0001.wav, 0002.wav... The text and the lines may come from standard input (-). The files "
-        "carry a comment that they were generated.",
+        description="Synthesize a text to a file, as a stream to standard output (-o -), or every line of a file to a "
+        "folder: 0001.wav, 0002.wav... The text and the lines may come from standard input (-). A comment in the files "
+        "marks them as generated.",
         allow_abbrev=False,
     )
     parser.add_argument("text", nargs="?", metavar="TEXT", help="the text, or - for standard input")
@@ -63,7 +63,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "(default where TEXT is - and the output a pipe); with --file the folder",
     )
     parser.add_argument(
-        "--file", metavar="LINES", help="say every line of this text file instead, - for standard input"
+        "--file", metavar="LINES", help="synthesize every line of this text file, or of standard input (-)"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace existing files")
     add_speaking_options(parser)
@@ -78,7 +78,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Speak, and print the paths of the files."""
+    """Synthesize, and print the paths of the files."""
     if args.text in STDIN and args.out is None and not sys.stdout.isatty():
         args.out = _PIPE
     if args.out is None or (args.text is None) == (args.file is None):
@@ -101,11 +101,11 @@ def _load(args: argparse.Namespace, started: float) -> tuple[Synthesizer, Voice,
     from ..decoding.sampling import Sampling
     from ..synthesizer import Synthesizer
 
-    Sampling(**sampling_settings(args))  # refuses bad settings before anything is loaded
+    Sampling(**sampling_settings(args))  # raises for bad settings before anything is loaded
     words: str | None = args.voice_text
     clip = Path(args.voice) if args.voice and words is not None else None
     if clip is None and args.voice and Path(args.voice).suffix.lower() in _CLIPS:
-        raise ValueError(f"expected the words of the clip {args.voice} too; add --voice-text")
+        raise ValueError(f"expected the transcript of the clip {args.voice}; add --voice-text")
     if clip is None and words is not None:
         raise ValueError("expected a clip for --voice-text; add --voice CLIP.wav")
     synthesizer = Synthesizer.from_pretrained(args.model, pick_device(args.device), args.dtype)
@@ -114,11 +114,13 @@ def _load(args: argparse.Namespace, started: float) -> tuple[Synthesizer, Voice,
     else:
         voice = synthesizer.clone_voice(*load_audio(clip), words, clip.stem)
         print(
-            f"tts-lm: speaking in the voice of {clip}; make sure that its speaker agrees. "
-            "A few seconds give a likeness at best",
+            f"tts-lm: cloning the voice of {clip}; make sure that its speaker agrees. "
+            "Expect a similar voice, not the same one",
             file=sys.stderr,
         )
-    synthesizer.plan("a", voice)  # loads the dictionary, which the first sentence would be timed with
+    synthesizer.plan(
+        "a", voice
+    )  # loads the dictionary, so that it does not count as time of the first sentence
     print(f"tts-lm: loaded in {time.monotonic() - started:.1f} s", file=sys.stderr)
     settings = {"model": args.model, "seed": args.seed, "dtype": args.dtype, "voice_text": args.voice_text}
     return synthesizer, voice, settings | sampling_settings(args)
@@ -157,7 +159,7 @@ def _speak(args: argparse.Namespace, lines: list[_Line]) -> int:
 
 
 def _stream(args: argparse.Namespace) -> int:
-    """Speak to standard output, one chunk at a time."""
+    """Stream to standard output."""
     started = time.monotonic()
     from audiotok import wav_head
 
@@ -168,7 +170,7 @@ def _stream(args: argparse.Namespace) -> int:
         raise ValueError(
             "expected standard output to be a pipe or a file, got a terminal; add '| aplay' or '> OUT'"
         )
-    normalise(args.text)  # refuses a text that cannot be said before anything is loaded
+    normalise(args.text)  # raises for a text without speech before anything is loaded
     synthesizer, voice, settings = _load(args, started)
     out, began, samples, latency = sys.stdout.buffer, time.monotonic(), 0, 0.0
     head = wav_head(synthesizer.codec.config.sampling_rate, provenance_tag(args.text, voice.name, settings))
@@ -191,12 +193,12 @@ def _stream(args: argparse.Namespace) -> int:
 
 
 def _pace(seconds: float, took: float) -> str:
-    """The speed, such as " (5x real time)", or nothing where no time passed."""
+    """The speed, such as " (5x real time)"; empty if no time passed."""
     return f" ({seconds / took:.2g}x real time)" if took else ""
 
 
 def _is_free(target: Path, mark: str, overwrite: bool) -> bool:
-    """Whether a file may be written, with a line on stderr if not; a file of the same request may."""
+    """Whether a file may be written (new, of the same request, or ``overwrite``); reports it if not."""
     from audiotok import read_comment
 
     exact = target.suffix.lower() in (".wav", ".flac")
@@ -207,7 +209,7 @@ def _is_free(target: Path, mark: str, overwrite: bool) -> bool:
 
 
 def _write(line: _Line, speech: Speech, synthesizer: Synthesizer, mark: str, overwrite: bool) -> bool:
-    """Write a speech with its provenance tag; False where a file of the same request was changed and is kept."""
+    """Write a speech with its provenance tag. Keeps a changed file of the same request and returns False."""
     import torch
 
     from audiotok import AtokHeader, load_audio, save_atok, save_audio
@@ -242,7 +244,7 @@ def _write(line: _Line, speech: Speech, synthesizer: Synthesizer, mark: str, ove
 
 
 def _speakable(lines: list[_Line]) -> list[_Line]:
-    """The lines that can be said; a line on stderr for each of the others."""
+    """The lines that can be spoken. Each of the others is reported on stderr."""
     from ..text import normalise
 
     good = []
@@ -293,7 +295,7 @@ def _many(path: Path, folder: Path) -> list[_Line]:
 
 
 def read_stdin() -> str:
-    """Standard input as text; raises ValueError where it is not UTF-8."""
+    """Read standard input as text. Raises ValueError if it is not UTF-8."""
     if sys.stdin.isatty():
         print("tts-lm: reading the text from the terminal; end it with Ctrl-D", file=sys.stderr)
     return _decode(sys.stdin.buffer.read(), "standard input")

@@ -12,16 +12,16 @@ from audiotok import program
 from .common import add_model_options, pick_device
 
 KEY_VARIABLE = "TTS_LM_API_KEY"
-SLOW_CONNECTIONS = 64  # beside those of the queue
+SLOW_CONNECTIONS = 64  # in addition to those of the queue
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Declare the verb."""
+    """Add the command."""
     whole, positive = program.number(int, least=1), program.number(float, above=0)
     parser = subparsers.add_parser(
         "serve",
         help="an HTTP server for OpenAI's clients",
-        description="Serve POST /v1/audio/speech and what belongs to it; see docs/how-to/serve.md. Prints its address "
+        description="Serve POST /v1/audio/speech and related routes; see docs/how-to/serve.md. Prints its address "
         f"when it is ready. {KEY_VARIABLE} or --api-key sets the key that clients must send.",
         allow_abbrev=False,
     )
@@ -36,11 +36,11 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         action="append",
         default=[],
         metavar="SITE",
-        help="let pages of this site use the server, as https://example.org; * for every site; can be repeated",
+        help="site whose pages may use the server, such as https://example.org, or * for all; can be repeated",
     )
-    add("--voices-dir", metavar="DIR", help="keep voices that clients add here (default: in memory)")
+    add("--voices-dir", metavar="DIR", help="folder for voices that clients add (default: in memory)")
     add("--queue", type=whole, default=64, metavar="N", help="requests that may wait (default: %(default)s)")
-    add("--batch", type=whole, default=8, metavar="N", help="sentences of a batch (default: %(default)s)")
+    add("--batch", type=whole, default=8, metavar="N", help="sentences per batch (default: %(default)s)")
     add("--timeout", type=positive, default=120.0, metavar="S", help="of a request (default: %(default)s)")
     add("--letters", type=whole, default=4096, metavar="N", help="of a request's text (default: %(default)s)")
     add("--threads", type=whole, default=1, metavar="N", help="CPU threads (default: %(default)s)")

@@ -6,7 +6,7 @@ import argparse
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Declare the verb."""
+    """Add the command."""
     parser = subparsers.add_parser(
         "train",
         help="train a part of the TTS model, or continue training one",
@@ -44,7 +44,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train; prints the model's folder."""
+    """Train, and print the folder of the model."""
     from ..training.recipe import load_lm_recipe
     from ..training.trainer import train_lm
 

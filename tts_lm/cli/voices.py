@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Declare the verb."""
+    """Add the command."""
     parser = subparsers.add_parser(
         "voices",
         help="list the voices of a model",
@@ -23,20 +23,20 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--add",
         metavar="CLIP",
-        help="add the voice of a clip of 1 to 8 s (best 3 to 5) to the model folder --model",
+        help="add the voice of a clip of 1 to 8 s (3 to 5 s work best) to the model folder --model",
     )
-    parser.add_argument("--name", metavar="V", help="with --add: what it is called")
-    parser.add_argument("--text", metavar="TEXT", help="with --add: exactly what is said in the clip")
+    parser.add_argument("--name", metavar="V", help="with --add: name of the voice")
+    parser.add_argument("--text", metavar="TEXT", help="with --add: exact transcript of the clip")
     parser.add_argument(
         "--consent", metavar="TEXT", help="with --add: how the speaker agreed to the use of the voice"
     )
-    parser.add_argument("--license", metavar="TEXT", help="with --add: of the clip")
-    parser.add_argument("--attribution", metavar="TEXT", help="with --add: whose voice it is")
+    parser.add_argument("--license", metavar="TEXT", help="with --add: license of the clip")
+    parser.add_argument("--attribution", metavar="TEXT", help="with --add: speaker and source of the clip")
     parser.set_defaults(parser=parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the cards; with --add, after adding a voice."""
+    """Add a voice if --add is given, and print the cards."""
     from ..folder import find_checkpoint
     from ..voices import load_voices
 

@@ -1,9 +1,8 @@
-"""Decoding loop of the AR model: KV cache, batching, one step of a small Llama on a CPU.
+"""Decoding loop of the AR model: KV cache, batching, and a fast step of a small Llama on a CPU.
 
-The loop computes what ``generate()`` of the stock model computes, to rounding. It considers codes of codebook 0 and the
-end of the audio only. A step of a small model is 25 matrix-vector products with a hundred small operations between
-them, which numpy runs faster than torch on one CPU thread; products of several rows go through oneDNN with weights
-that are packed once.
+The loop equals ``generate()`` of the stock model up to rounding, restricted to codes of codebook 0 and ``</audio>``. On
+one CPU thread, numpy runs the many small operations of a step faster than torch. Products of several rows use oneDNN
+with prepacked weights.
 """
 
 from __future__ import annotations
@@ -26,10 +25,10 @@ Array = np.ndarray[Any, Any]
 
 
 class Product:
-    """Multiplies rows with one weight.
+    """Matrix product with a constant weight.
 
     Args:
-        weight: [in, out], which must not change afterwards.
+        weight: [in, out]. It must not change afterwards.
     """
 
     def __init__(self, weight: Tensor) -> None:
@@ -50,10 +49,10 @@ class Product:
 
 
 class PackedLinear(nn.Module):
-    """A linear layer that only infers.
+    """A linear layer for inference.
 
     Args:
-        linear: whose weights it takes as they are now.
+        linear: the layer whose weights are copied.
     """
 
     def __init__(self, linear: nn.Linear) -> None:
@@ -67,13 +66,13 @@ class PackedLinear(nn.Module):
 
 
 def pack_linears(model: nn.Module) -> Any:
-    """What computes as a model does, for inference only.
+    """Pack the linear layers of a model for inference.
 
     Args:
-        model: is not changed.
+        model: the model. It is not changed.
 
     Returns:
-        A copy in which every linear layer is packed; the model itself where packing is not to be had.
+        A copy with packed linear layers, or the model itself where packing is not available.
     """
     linears = [name for name, part in model.named_modules() if isinstance(part, nn.Linear)]
     if not linears or _pack(model.get_submodule(linears[0]).weight.detach()) is None:  # type: ignore[arg-type]
@@ -85,7 +84,7 @@ def pack_linears(model: nn.Module) -> Any:
 
 
 def _pack(weight: Tensor) -> Tensor | None:
-    """[out, in] in oneDNN's own order, None where that is not to be had."""
+    """[out, in] in the blocked format of oneDNN; None where it is not available."""
     ours = (
         weight.device.type == "cpu" and weight.dtype == torch.float32 and torch.backends.mkldnn.is_available()
     )
@@ -96,9 +95,12 @@ def _pack(weight: Tensor) -> Tensor | None:
 
 @dataclass(frozen=True)
 class FusedLayer:
-    """The weights of one block: products that share an input are joined, and what only multiplies (norms'
-    weights, the scale of the scores, the half in silu) is in them. The two numbers that a rotation turns together
-    stand side by side in queries and keys, so that a rotation is a complex product."""
+    """The fused weights of one block.
+
+    Products that share an input are joined. Constant factors (norm weights, attention scale, the 1/2 in SiLU) are
+    folded into the weights. The two values of a rotary pair are adjacent in queries and keys, so that the rotation is
+    a complex product.
+    """
 
     qkv: Product
     out: Product
@@ -107,13 +109,13 @@ class FusedLayer:
 
 
 def fuse(layer: Any, heads: int, kv_heads: int, size: int) -> FusedLayer:
-    """Join the weights of a ``LlamaDecoderLayer``.
+    """Fuse the weights of a ``LlamaDecoderLayer``.
 
     Args:
         layer: the block.
-        heads: of the queries.
-        kv_heads: of keys and values.
-        size: of a head.
+        heads: query heads.
+        kv_heads: key and value heads.
+        size: width of a head.
     """
     attention, feed = layer.self_attn, layer.mlp
     order = torch.arange(size, device=attention.q_proj.weight.device).view(2, size // 2).t().flatten()
@@ -133,13 +135,13 @@ def fuse(layer: Any, heads: int, kv_heads: int, size: int) -> FusedLayer:
 
 
 class NumpyStep:
-    """Feeds one id a row.
+    """One decoding step for a batch, one id per row.
 
     Args:
         layers: the blocks, float32 on the CPU.
-        heads: of the queries.
-        kv_heads: of keys and values.
-        eps: of the norms.
+        heads: query heads.
+        kv_heads: key and value heads.
+        eps: epsilon of the norms.
     """
 
     def __init__(self, layers: Sequence[FusedLayer], heads: int, kv_heads: int, eps: float) -> None:
@@ -154,7 +156,7 @@ class NumpyStep:
         Args:
             x: [B, D] float32, the embedded ids.
             turn: [B, 1, size / 2] complex64, the rotation of their positions.
-            positions: [B] int64; the cache holds what came before.
+            positions: [B] int64, the positions of the ids.
             cache: keys and values of each block, [B, H_kv, P, size] float32, written to.
 
         Returns:
@@ -190,7 +192,7 @@ class NumpyStep:
 
     def norm(self, x: Array) -> Array:
         """RMS norm of [B, D], without a weight."""
-        if len(x) == 1:  # numbers of Python are quicker than arrays of one
+        if len(x) == 1:  # Python numbers are faster than arrays of one element
             row = x[0]
             return x * np.float32(1 / math.sqrt(float(row.dot(row)) / len(row) + self.eps))
         squares = np.einsum("bd,bd->b", x, x) / x.shape[-1] + self.eps
@@ -207,23 +209,22 @@ class Answer:
 
 
 class ArDecoder:
-    """A fast decode loop over the weights of a stock Llama.
+    """Fast decoding loop over the weights of a stock Llama.
 
-    Weights are fused once, the cache is allocated once, and a step is a handful of matrix products without
-    any of ``generate()``'s bookkeeping. Only codes of codebook 0 and ``</audio>`` are ever considered.
+    Weights are fused once and the cache is allocated once. Only codes of codebook 0 and ``</audio>`` are generated.
 
     Args:
-        model: a Llama from :func:`build_ar` or a folder; it is not changed.
+        model: a Llama of :func:`~tts_lm.models.ar.build_ar`. It is not changed.
 
     Raises:
-        ValueError: the model carries no facts of a codec.
+        ValueError: the config of the model does not describe a codec.
     """
 
     def __init__(self, model: Any) -> None:
         config = model.config
         if not getattr(config, "audio", None):
             raise ValueError(
-                "expected a language model with audio ids, its config.json has no 'audio'; train one"
+                "expected a language model with audio ids, but its config.json has no 'audio'; train one"
             )
         self.audio = config.audio
         self.end = config.eos_token_id[0] if isinstance(config.eos_token_id, list) else config.eos_token_id
@@ -235,12 +236,12 @@ class ArDecoder:
         self.embedding = core.embed_tokens.weight.detach()
         low = self.audio["audio_offset"]
         rows = model.lm_head.weight.detach()
-        # The answer's vocabulary: V codes, then </audio>. The last norm's weight is in it.
+        # Output vocabulary: V codes, then </audio>. The weight of the last norm is folded in.
         rows = torch.cat((rows[low : low + self.audio["codebook_size"]], rows[self.end : self.end + 1]))
         self.head = Product((rows * core.norm.weight.detach()).t().contiguous())
         positions = torch.arange(self.limit, device=self.embedding.device)[None]
         cos, sin = core.rotary_emb(self.embedding[:1, None].float(), positions)
-        # One rotation for each pair of numbers that are turned together.
+        # One rotation for each rotary pair.
         self.turn = torch.complex(cos[0, :, : self.size // 2].float(), sin[0, :, : self.size // 2].float())
         self.layers = [fuse(layer, self.heads, self.kv_heads, self.size) for layer in core.layers]
         self.fast: NumpyStep | None = None
@@ -256,14 +257,14 @@ class ArDecoder:
         sampling: Sampling,
         silent: Collection[int] = (),
     ) -> list[Answer]:
-        """Answer prompts, all at once.
+        """Generate codes for a batch of prompts.
 
         Args:
             prompts: B lists of ids that end with ``<audio>``.
-            limits: shortest and longest answer of each, in frames.
-            noise_keys: (seed, row) of each; equal keys draw equal noise.
-            sampling: how codes are drawn.
-            silent: codes of silence; a long run of them stops the row.
+            limits: shortest and longest answer of each prompt, in frames.
+            noise_keys: (seed, row) of each prompt. Equal keys give equal noise.
+            sampling: sampling settings.
+            silent: codes of silence. A long run of them stops the row.
 
         Returns:
             B answers in the order of the prompts. A row's answer does not depend on the others.
@@ -285,13 +286,10 @@ class ArDecoder:
         sampling: Sampling,
         silent: Collection[int] = (),
     ) -> Generator[int, None, Answer]:
-        """Answer one prompt, frame by frame.
-
-        Args, errors: as :meth:`generate`, for one row.
+        """Generate codes for one prompt, frame by frame. Arguments and errors are those of :meth:`generate`.
 
         Yields:
-            Codes as they are said. The last one, or some that a loop or silence takes back, may be missing or too many:
-            what counts is the answer.
+            Codes as they are generated. At the end they may differ from the answer, which omits loops and long silence.
 
         Returns:
             The answer, equal to that of :meth:`generate`.
@@ -357,7 +355,7 @@ class ArDecoder:
 
 
 class _Rows:
-    """The rows of one generation: cache, noise, what each has said; rows that are done leave."""
+    """The unfinished rows of one generation: cache, noise and generated codes."""
 
     def __init__(
         self,
@@ -370,7 +368,7 @@ class _Rows:
         device, batch = decoder.embedding.device, len(prompts)
         self.decoder = decoder
         self.answers: list[Answer | None] = [None] * batch
-        self.alive = np.arange(batch)  # which prompt a row of the tensors answers
+        self.alive = np.arange(batch)  # index of the prompt of each row
         self.lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
         self.longest = np.asarray(longest)
         self.shortest = torch.tensor([limit.shortest for limit in limits], device=device)
@@ -386,20 +384,20 @@ class _Rows:
     def steps(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, silent: Collection[int]
     ) -> Iterator[Tensor]:
-        """Answer; after each step but the last, what the rows that are left have said in it, [B] int64."""
+        """Generate. Yields the codes [B] int64 of the unfinished rows after each step but the last."""
         logits, most = self._start(prompts), int(self.shortest.max())
         for step in range(int(self.longest.max())):
             if step < most:
                 logits[step < self.shortest, -1] = -torch.inf
             recent = self.said[:, max(0, step - sampling.window) : step]
-            self._say(step, draw(logits, self.noise[:, step], recent, sampling), silent)
+            self._record(step, draw(logits, self.noise[:, step], recent, sampling), silent)
             if not len(self.alive):
                 return
             yield self.said[:, step]
             logits = self._advance(step)
 
     def _start(self, prompts: Sequence[Sequence[int]]) -> Tensor:
-        """Read the prompts; logits [B, V + 1] of the first frame. Causality hides the padding behind them."""
+        """Process the prompts, padded on the right, and return the logits [B, V + 1] of the first frame."""
         width = max(map(len, prompts))
         ids = torch.tensor([[*p, *[0] * (width - len(p))] for p in prompts], device=self.lengths.device)
         positions = torch.arange(width, device=ids.device).expand(len(prompts), -1)
@@ -407,8 +405,8 @@ class _Rows:
         last = hidden[torch.arange(len(prompts)), self.lengths - 1]
         return self.decoder._logits(self.decoder._norm(last))
 
-    def _say(self, step: int, chosen: Tensor, silent: Collection[int]) -> None:
-        """Take down what was drawn, and let the rows go that are done."""
+    def _record(self, step: int, chosen: Tensor, silent: Collection[int]) -> None:
+        """Record the drawn codes and remove finished rows."""
         size, rate = self.decoder.audio["codebook_size"], self.decoder.audio["frame_rate"]
         self.said[:, step] = chosen
         over = chosen == size
@@ -434,7 +432,7 @@ class _Rows:
             self._drop(done, step)
 
     def _advance(self, step: int) -> Tensor:
-        """Feed what was said at ``step``; logits of the next."""
+        """Feed the codes of ``step`` and return the logits of the next step."""
         decoder, positions = self.decoder, self.lengths + step
         ids = self.said[:, step] + decoder.audio["audio_offset"]
         if decoder.fast is not None:
@@ -446,13 +444,13 @@ class _Rows:
         return decoder._logits(decoder._norm(hidden[:, 0]))
 
     def _blocks(self) -> list[tuple[Any, Any]]:
-        """The cache as the numpy step takes it."""
+        """The cache in the form that :class:`NumpyStep` takes."""
         return (
             [(keys, values) for keys, values in self.cache.numpy()] if self.decoder.fast is not None else []
         )
 
     def _drop(self, done: np.ndarray, step: int) -> None:
-        """Let rows go: the last ones that are left take their places, so that little of the cache is copied."""
+        """Remove rows. The last remaining rows move into their places, so that little of the cache is copied."""
         left = int((~done).sum())
         holes, movers = np.nonzero(done[:left])[0], left + np.nonzero(~done[left:])[0]
         for hole, mover in zip(holes, movers, strict=True):

@@ -24,19 +24,19 @@ _SILENCE_SECONDS = 1.5
 
 @dataclass(frozen=True)
 class Sampling:
-    """How codes are drawn.
+    """Sampling settings.
 
     Args:
-        temperature: > 0; below 1 sharper. 0 means greedy.
-        top_k: most codes to choose from, 0 = all.
-        top_p: least probability mass to choose from, 0 < top_p <= 1.
+        temperature: divides the logits; 0 is greedy.
+        top_k: number of the most likely codes to sample from, 0 = all.
+        top_p: probability mass of the most likely codes to sample from, 0 < top_p <= 1.
         window: frames of repetition-aware sampling (VALL-E 2, arXiv:2406.05370); 0 turns it off.
-        ratio: a code that fills more than this share of the window is drawn again from all codes.
+        ratio: if a code fills more than this share of the window, the next code is drawn again from all codes.
         n_q: codebooks that the NAR model fills, 0 = all.
         best_of: candidates of each sentence, of which the reranker keeps the best.
 
     Raises:
-        TypeError: a value is not a number, or not a whole one where it must be.
+        TypeError: a value is not a number, or not an int where one is required.
         ValueError: a value is out of range.
     """
 
@@ -77,27 +77,27 @@ class FrameLimits:
     longest: int
 
 
-def frame_limits(sounds: int, frame_rate: float) -> FrameLimits:
-    """Limits for a text of so many sounds (or letters): 25 to 160 ms each, and a second on top."""
+def frame_limits(symbols: int, frame_rate: float) -> FrameLimits:
+    """Limits for a text of this many phonemes or letters: 25 to 160 ms for each, and one more second at most."""
     return FrameLimits(
-        max(1, int(0.025 * sounds * frame_rate)), int((0.16 * max(sounds, 1) + 1.0) * frame_rate)
+        max(1, int(0.025 * symbols * frame_rate)), int((0.16 * max(symbols, 1) + 1.0) * frame_rate)
     )
 
 
 def row_noise(seed: int, row: int, steps: int) -> np.ndarray:
-    """Uniform noise of one row: [steps, 2] float64 in [0, 1). More steps begin with the same numbers."""
+    """Uniform noise of one row: [steps, 2] float64 in [0, 1). The first steps do not depend on ``steps``."""
     key = np.array([seed % 2**64, row % 2**64], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key)).random((steps, 2))
 
 
 def draw(logits: Tensor, noise: Tensor, recent: Tensor, sampling: Sampling) -> Tensor:
-    """Draw one code a row by nucleus sampling, and once more from all codes if the row would repeat itself.
+    """Draw one code per row with repetition-aware nucleus sampling.
 
     Args:
         logits: [B, V] float32; -inf forbids.
         noise: [B, 2] in [0, 1), from :func:`row_noise`.
         recent: [B, W] int64, the last codes of the row, -1 before its start.
-        sampling: the settings.
+        sampling: sampling settings.
 
     Returns:
         [B] int64.
@@ -114,7 +114,7 @@ def draw(logits: Tensor, noise: Tensor, recent: Tensor, sampling: Sampling) -> T
 
 
 def nucleus(logits: Tensor, top_k: int, top_p: float) -> Tensor:
-    """Probabilities [..., V] of the fewest best codes with mass ``top_p``, at most ``top_k`` (0: any number)."""
+    """Probabilities [..., V] of the smallest set with mass ``top_p``, at most ``top_k`` codes (0 = any number)."""
     probabilities = logits.softmax(-1)
     ordered = _descending(probabilities)
     kept = (ordered.cumsum(-1) - ordered < top_p).sum(-1, keepdim=True)
@@ -122,7 +122,7 @@ def nucleus(logits: Tensor, top_k: int, top_p: float) -> Tensor:
         kept = kept.clamp(max=top_k)
     least = ordered.gather(-1, kept - 1)
     above, equal = probabilities > least, probabilities == least
-    # Of equal ones the first.
+    # ties: the first code
     equal &= equal.cumsum(-1) <= kept - above.sum(-1, keepdim=True)
     probabilities = probabilities * (above | equal)
     return probabilities / probabilities.sum(-1, keepdim=True)
@@ -132,11 +132,11 @@ def find_loop(codes: np.ndarray, frame_rate: float) -> int | None:
     """Find a loop at the end of a row.
 
     Args:
-        codes: [T] of the row.
-        frame_rate: in Hz.
+        codes: [T] int64 of the row.
+        frame_rate: frame rate in Hz.
 
     Returns:
-        The number of frames to keep (up to the end of the first period), or None without a loop.
+        The number of frames to keep, up to the end of the first period, or None if there is no loop.
     """
     for period in range(1, int(_LOOP_PERIOD_SECONDS * frame_rate) + 1):
         span = max(int(_LOOP_SECONDS * frame_rate), _LOOP_TURNS * period)
@@ -149,12 +149,12 @@ def find_silence(codes: np.ndarray, silent: Collection[int], frame_rate: float) 
     """Find silence at the end of a row.
 
     Args:
-        codes: [T] of the row.
+        codes: [T] int64 of the row.
         silent: codes of silence.
-        frame_rate: in Hz.
+        frame_rate: frame rate in Hz.
 
     Returns:
-        The number of frames to keep, at least one, or None where there is too little of it.
+        The number of frames to keep, at least one, or None if the silence is short.
     """
     span = int(_SILENCE_SECONDS * frame_rate)
     if not silent or len(codes) < span or not np.isin(codes[-span:], list(silent)).all():
@@ -163,13 +163,13 @@ def find_silence(codes: np.ndarray, silent: Collection[int], frame_rate: float) 
 
 
 def _descending(values: Tensor) -> Tensor:
-    if values.device.type == "cpu":  # numpy sorts a thousand numbers in a tenth of the time
+    if values.device.type == "cpu":  # numpy sorts 1,000 numbers ten times as fast as torch
         return torch.from_numpy(np.sort(-values.numpy(), axis=-1)).neg_()
     return values.sort(dim=-1, descending=True).values
 
 
 def _invert(probabilities: Tensor, uniform: Tensor) -> Tensor:
-    """The code at which the cumulated probability passes ``uniform``, [B]; never one without probability."""
+    """Inverse transform sampling: the code [B] where the cumulative probability passes ``uniform``."""
     edges = probabilities.double().cumsum(-1)
     found = torch.searchsorted(edges, (uniform.double() * edges[:, -1])[:, None], right=True)[:, 0]
     last = probabilities.shape[-1] - 1 - (probabilities > 0).int().flip(-1).argmax(-1)

@@ -14,18 +14,18 @@ MAX_POSITIONS = 2048
 def build_ar(
     tokenizer: Any, frame_rate: float, hidden_size: int, layers: int, heads: int, intermediate_size: int
 ) -> LlamaForCausalLM:
-    """A new, untrained model.
+    """Build a new, untrained model.
 
     Args:
-        tokenizer: an ``audiotok`` tokenizer; its numbers and fingerprint are written into the config.
-        frame_rate: of the codec, in Hz.
-        hidden_size: D.
-        layers: blocks.
-        heads: H; D must be a multiple.
-        intermediate_size: of the feed-forward blocks.
+        tokenizer: an ``audiotok`` tokenizer; its layout and fingerprint are written into the config.
+        frame_rate: frame rate of the codec in Hz.
+        hidden_size: width D.
+        layers: number of blocks.
+        heads: number of attention heads, which must divide D.
+        intermediate_size: width inside the feed-forward blocks.
 
     Raises:
-        ValueError: hidden_size is no multiple of heads.
+        ValueError: hidden_size is not a multiple of heads.
     """
     if hidden_size % heads:
         raise ValueError(f"expected hidden_size to be a multiple of heads, got {hidden_size} and {heads}")
@@ -57,13 +57,13 @@ def save_ar(model: LlamaForCausalLM, folder: str | Path, tokenizer: Any = None) 
     """Write a stock Llama folder whose generation ends at ``</audio>``.
 
     Args:
-        model: of :func:`build_ar`.
-        folder: gets safetensors, config and generation settings.
-        tokenizer: written beside the model, so that other engines and converters find all they need. There
-            ``</audio>`` is its end of sequence too.
+        model: a model of :func:`build_ar`.
+        folder: folder for the safetensors, config and generation config.
+        tokenizer: saved with the model, for other engines and converters, with ``</audio>`` as its end of
+            sequence.
     """
     config = model.config
-    if isinstance(config.eos_token_id, list):  # of models of before: </audio>, then <eos>
+    if isinstance(config.eos_token_id, list):  # older models have </audio>, then <eos>
         config.eos_token_id = config.eos_token_id[0]
     model.generation_config = GenerationConfig(
         bos_token_id=config.bos_token_id,

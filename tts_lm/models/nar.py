@@ -1,7 +1,7 @@
 """The NAR model: codebooks 1..K-1 from codebook 0, one RVQ level at a time, all frames at once.
 
-VALL-E (arXiv:2301.02111), section 4.2.2. The codewords of lower levels are summed, the level is an input of the norms,
-and the text and the voice prompt at all levels are in the context. Codes of a row do not depend on its neighbours or
+VALL-E (arXiv:2301.02111), section 4.2.2. The codewords of lower levels are summed, the norms are conditioned on the
+level, and the context holds the text and all levels of the voice prompt. Codes of a row do not depend on other rows or
 padding.
 """
 
@@ -19,19 +19,19 @@ N_VOICES = 16
 
 
 class NarConfig(PreTrainedConfig):
-    """Sizes of a :class:`NarModel` and the facts of the codec it belongs to.
+    """Configuration of a :class:`NarModel`.
 
     Args:
-        text_size: text ids.
-        n_q: K, codebooks.
-        codebook_size: V.
-        codebook_dim: D, width of the codec's codewords.
-        hidden_size: W.
-        num_hidden_layers: blocks.
-        num_attention_heads: H.
-        intermediate_size: inside the feed-forward blocks.
-        dropout: on what a block adds, in training.
-        codes_fingerprint: of the codec.
+        text_size: number of text ids.
+        n_q: number of codebooks K.
+        codebook_size: codebook size V.
+        codebook_dim: width D of the codewords of the codec.
+        hidden_size: width W.
+        num_hidden_layers: number of blocks.
+        num_attention_heads: number of attention heads.
+        intermediate_size: width inside the feed-forward blocks.
+        dropout: dropout of the residual branches.
+        codes_fingerprint: fingerprint of the codec.
     """
 
     model_type = "audiotok_nar"
@@ -111,8 +111,8 @@ class NarModel(PreTrainedModel):
     """Predicts RVQ levels 1..K-1.
 
     The model works in the codec's latent space. A frame is embedded as the sum of its codewords, and the logit of a
-    code is minus the scaled squared distance of its codeword to the predicted latent. So 7 x 1,024 codes share what is
-    learned about 64 dimensions, where free embedding tables had 1 % of the codes right after 440 steps.
+    code is minus the scaled squared distance of its codeword to the predicted latent. So 7 x 1,024 codes share 64
+    dimensions; free embedding tables reached an accuracy of 1 % after 440 steps.
     """
 
     codebooks: Tensor
@@ -170,7 +170,7 @@ class NarModel(PreTrainedModel):
             codebooks: [K, V, D] float.
 
         Raises:
-            ValueError: they are of another shape than the model's.
+            ValueError: the shape differs from that of the model.
         """
         if codebooks.shape != self.codebooks.shape:
             raise ValueError(
@@ -181,7 +181,7 @@ class NarModel(PreTrainedModel):
         self.log_precision.copy_(-torch.log(self.codebooks.square().sum(-1).mean(1) / 4))
 
     def latents(self, codes: Tensor, levels: Tensor | None = None) -> Tensor:
-        """Sum of codewords, [B, K, T] int64 -> [B, T, D]; of levels below ``levels`` [B] only, if given."""
+        """Sum of codewords, [B, K, T] int64 -> [B, T, D]. With ``levels`` [B], only lower levels are summed."""
         rows = torch.arange(self.config.n_q, device=codes.device)[:, None]
         words = self.codebooks[rows, codes]  # [B, K, T, D]
         if levels is None:
@@ -200,20 +200,20 @@ class NarModel(PreTrainedModel):
         mask: Tensor | None = None,
         prompt_mask: Tensor | None = None,
     ) -> Tensor:
-        """Hidden states of the target frames at one level a row.
+        """Hidden states of the target frames, at one level per row.
 
         Args:
             text_ids: [B, S] int64.
-            codes: [B, K, T] int64; of a row only the codebooks below its level are read.
+            codes: [B, K, T] int64. Only the codebooks below the level of a row are used.
             level: [B] int64, 1..K-1, the level to predict.
             voice: [B] int64, 0..15.
             prompt_codes: [B, K, P] int64, P >= 0, the voice prompt at all levels.
-            text_mask: [B, S] bool, True where there is text; None = everywhere. Masks fill from the left.
+            text_mask: [B, S] bool, True where there is text; None = everywhere. Padding is on the right.
             mask: [B, T] bool.
             prompt_mask: [B, P] bool.
 
         Returns:
-            [B, T, W]; :meth:`logits` turns them into scores.
+            [B, T, W], the input of :meth:`logits`.
         """
         masks = [
             torch.ones(ids.shape[0], ids.shape[-1], dtype=torch.bool, device=ids.device)
@@ -236,8 +236,11 @@ class NarModel(PreTrainedModel):
         return self.norm(x[:, -codes.shape[-1] :], level)
 
     def logits(self, hidden: Tensor, level: int) -> Tensor:
-        """Log-scores of the codes of one level, [..., W] -> [..., V] float32: minus the precision times the squared
-        distance of each codeword to the expected latent, up to a constant."""
+        """Logits of the codes of one level, [..., W] -> [..., V] float32.
+
+        Up to a constant, a logit is minus the precision times the squared distance of the codeword to the predicted
+        latent.
+        """
         expected = self.latent_out(hidden).float()
         words = self.codebooks[level].float()
         near = 2 * expected @ words.t() - words.square().sum(-1)
@@ -255,7 +258,7 @@ class NarModel(PreTrainedModel):
         prompt_mask: Tensor | None = None,
         n_q: int | None = None,
     ) -> Tensor:
-        """Predict levels 1..K-1, one pass a level.
+        """Predict levels 1..K-1, one pass per level.
 
         Each level is conditioned on the likeliest codes of the levels below. The returned code is the one whose
         codeword is nearest to the expected codeword plus the residual of the level before (8 held-out clips: PESQ-WB
@@ -263,11 +266,11 @@ class NarModel(PreTrainedModel):
 
         Args:
             first: [B, T] int64, codebook 0.
-            text_ids: as in :meth:`forward`, and so the rest.
-            n_q: codebooks to return, the first among them; None = all K.
+            text_ids, voice, prompt_codes, text_mask, mask, prompt_mask: as in :meth:`forward`.
+            n_q: number of codebooks to return, codebook 0 included; None = all K.
 
         Returns:
-            [B, n_q, T] int64; what lies in the padding means nothing.
+            [B, n_q, T] int64. Codes in the padding are undefined.
         """
         shape = (first.shape[0], self.config.n_q, first.shape[1])
         likeliest = torch.zeros(shape, dtype=torch.int64, device=first.device)
@@ -287,7 +290,7 @@ class NarModel(PreTrainedModel):
         return codes[:, :filled]
 
     def _angles(self, masks: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Rotary angles of positions that count a row's real ids only, so that padding moves nothing."""
+        """Rotary angles of positions that skip the padding."""
         position = torch.cat(masks, 1).cumsum(1) - 1  # [B, S + P + T]
         half = self.config.hidden_size // self.config.num_attention_heads // 2
         rates = 10000.0 ** (-torch.arange(half, device=position.device, dtype=torch.float32) / half)

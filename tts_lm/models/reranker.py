@@ -21,12 +21,12 @@ from ..text import LETTERS, SOUNDS
 
 SILENCE = 0
 CLASSES = {character: index for index, character in enumerate(SOUNDS.values(), start=1)}
-"""The class of every phoneme, by the character it is written with; class 0 is silence."""
+"""Class of every phoneme, by its character. Class 0 is silence."""
 _KERNEL = 5
 _DILATIONS = (1, 2, 4)
 _NEVER = -1e9
 _USUAL_FRAMES = 4.0  # of a phoneme, at 50 Hz
-_WORD_LIMIT = 3.0  # the most that one word can cost, because a word error counts once
+_WORD_LIMIT = 3.0  # largest cost of a word, because a word error counts once
 _LETTER_PHONEMES = "AE B K D EH F G HH IH JH K L M N AA P K R S T AH V W K Y Z".split()
 # The most frequent phoneme of each letter of a word without a pronunciation. Errors are the same for all candidates.
 _CLASS_OF = CLASSES | {c: CLASSES[SOUNDS[s]] for c, s in zip(LETTERS[:26], _LETTER_PHONEMES, strict=True)}
@@ -36,11 +36,11 @@ class RerankerConfig(PreTrainedConfig):
     """Configuration of a :class:`Reranker`.
 
     Args:
-        codebook_size: V.
-        hidden_size: D.
-        num_hidden_layers: convolutions over 5 frames, dilated by 1, 2, 4, 1, 2, 4...
-        dropout: on the embedded codes, in training.
-        codes_fingerprint: of the codec.
+        codebook_size: codebook size V.
+        hidden_size: width D.
+        num_hidden_layers: number of convolutions over 5 frames, with dilations 1, 2, 4, 1, 2, 4...
+        dropout: dropout of the embedded codes.
+        codes_fingerprint: fingerprint of the codec.
     """
 
     model_type = "audiotok_reranker"
@@ -116,11 +116,11 @@ class Reranker(PreTrainedModel):
 
     @torch.inference_mode()
     def score(self, codes: Tensor, phonemes: str) -> float:
-        """How well codes follow a text; the best of several candidates has the highest score.
+        """Score how well codes follow a text. The best candidate has the highest score.
 
         Args:
             codes: [T] int64, codebook 0, T >= 0.
-            phonemes: the text, of :func:`~tts_lm.text.pronounce_text`.
+            phonemes: output of :func:`~tts_lm.text.pronounce_text` for the text.
 
         Returns:
             Minus the mean cost of a word, -3 to 0 nats; ``-inf`` for codes with fewer frames than phonemes.
@@ -133,28 +133,29 @@ class Reranker(PreTrainedModel):
 
 
 def word_classes(phonemes: str) -> list[list[int]]:
-    """The classes of a text's phonemes, one list a word.
+    """Classes of the phonemes of a text, one list per word.
 
     Args:
-        phonemes: of :func:`~tts_lm.text.pronounce_text`, with the letters of words without a pronunciation.
+        phonemes: output of :func:`~tts_lm.text.pronounce_text`; words without a pronunciation are in letters.
     """
     words = [[_CLASS_OF[c] for c in word if c in _CLASS_OF] for word in phonemes.split()]
     return [word for word in words if word]
 
 
 def word_costs(log_probabilities: np.ndarray, words: Sequence[Sequence[int]]) -> np.ndarray:
-    """How much less likely the phonemes of each word are, on the best path, than the likeliest of each frame.
+    """Cost of each word and gap on the best path.
 
-    The cost of a word is the mean over its phonemes of each one's mean over its frames. It is the sum over the word's
-    frames for phonemes of usual length if that is more, as it is for a word that is drawn out or hides another one.
-    Frames between words, where silence is expected, cost as a word of four phonemes. No cost exceeds 3.
+    The cost of a frame is the log-probability of its likeliest class minus that of its class on the path. The cost of a
+    word is the mean over its phonemes of their mean costs per frame or, if larger, the sum over its frames divided by
+    the usual length of its phonemes. The latter detects drawn-out words and insertions. A gap, where silence is
+    expected, counts as a word of four phonemes. No cost exceeds 3.
 
     Args:
         log_probabilities: [T, classes] float, of silence and the phonemes.
-        words: of :func:`word_classes`, W >= 1 of them with at most T phonemes.
+        words: output of :func:`word_classes`, W >= 1 words with at most T phonemes.
 
     Returns:
-        [2 W + 1] float64, nats a phoneme: gap, word, gap, word... gap.
+        [2 W + 1] float64, nats per phoneme: gap, word, gap, word... gap.
     """
     states = np.array([SILENCE, *(s for word in words for s in (*word, SILENCE))])
     path = best_path(log_probabilities[:, states], states == SILENCE)
@@ -173,16 +174,16 @@ def word_costs(log_probabilities: np.ndarray, words: Sequence[Sequence[int]]) ->
 
 
 def best_path(scores: np.ndarray, silent: np.ndarray) -> np.ndarray:
-    """The likeliest path through a row of states, each for one frame or more; silent states may be skipped.
+    """Viterbi path through a left-to-right row of states. Each takes one frame or more; silent states may be skipped.
 
     Args:
         scores: [T, S] float, log-probability of each state at each frame; T is at least the number of phonemes.
-        silent: [S] bool; no two in a row, the first and the last among them.
+        silent: [S] bool. The first and the last state are silent, and no two adjacent states are.
 
     Returns:
         [T] int64, the state at each frame.
     """
-    skips = np.append([False, False], silent[1:-1])  # states that are also reached past a silence
+    skips = np.append([False, False], silent[1:-1])  # states that are also reached by skipping a silent state
     best = np.full(len(silent), _NEVER)
     best[:2] = scores[0, :2]
     steps = np.zeros(scores.shape, dtype=np.int64)

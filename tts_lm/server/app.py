@@ -30,17 +30,17 @@ def create_app(
     access: Access | None = None,
     voices_folder: str | Path | None = None,
 ) -> FastAPI:
-    """Make the server.
+    """Create the server.
 
     Args:
         synthesizer: used by this app only.
-        limits: what clients may ask for; None takes the defaults.
+        limits: limits of requests; None uses the defaults.
         model: name of the model.
-        access: who may use it; None: everyone. Its limits of bodies are set from ``limits``.
-        voices_folder: where added voices are kept; None keeps them in memory.
+        access: access rules; None allows everyone. The body limits are set from ``limits``.
+        voices_folder: folder for added voices; None keeps them in memory.
 
     Raises:
-        ValueError: a voice in the folder is damaged or of another codec.
+        ValueError: a voice in the folder is damaged or belongs to another codec.
     """
     keep_few_shapes()
     limits, config = limits or ServeLimits(), synthesizer.codec.config
@@ -57,11 +57,11 @@ def create_app(
     app = FastAPI(
         title="tts-lm",
         version=__version__,
-        summary="Text-to-speech: POST /v1/audio/speech as OpenAI's clients call it.",
+        summary="Text-to-speech: POST /v1/audio/speech for OpenAI's clients.",
         lifespan=lifespan,
-        docs_url=None,  # their pages load scripts from elsewhere
+        docs_url=None,  # their pages load external scripts
         redoc_url=None,
-        redirect_slashes=False,  # a redirect repeats the Host that the client named
+        redirect_slashes=False,  # a redirect repeats the Host header of the client
     )
     app.state.server = routes.Server(synthesizer, scheduler, store, limits, metrics, model)
     install_handlers(app)

@@ -1,4 +1,4 @@
-"""Speech to bytes of a file format, whole or streamed; change of speed; and reading of uploaded clips."""
+"""Encoding of speech to file formats, whole or streamed; speed change; decoding of uploaded clips."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _CODINGS = {  # container, codec, bits a second
 }
 _MP3_RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
 _RATES = {"mp3": _MP3_RATES, "aac": _MP3_RATES, "opus": (8_000, 12_000, 16_000, 24_000, 48_000)}
-# No mp3 header that would be completed at the end; pages of 0.2 s in Ogg.
+# no mp3 header that is completed at the end; Ogg pages of 0.2 s
 _STREAM_OPTIONS = {"mp3": {"write_xing": "0"}, "opus": {"page_duration": "200000"}}
 _MAGIC = (b"RIFF", b"fLaC", b"OggS", b"ID3")
 
@@ -47,9 +47,9 @@ def encode(wav: Tensor, sampling_rate: int, form: SoundFormat, tag: str) -> byte
 
     Args:
         wav: [N] float32 in [-1, 1].
-        sampling_rate: in Hz; a format without this rate gets the next higher rate that it has.
+        sampling_rate: in Hz; the next higher rate is used if the format does not support it.
         form: the format; ``pcm`` is 16-bit little-endian mono at 24 kHz without a header.
-        tag: of :func:`tts_lm.speech.provenance_tag`.
+        tag: provenance tag of :func:`tts_lm.speech.provenance_tag`.
     """
     rate = _rate_of(form, sampling_rate)
     wav = resample(wav[None], sampling_rate, rate)[0]
@@ -59,7 +59,7 @@ def encode(wav: Tensor, sampling_rate: int, form: SoundFormat, tag: str) -> byte
     if form == "wav":
         with soundfile.SoundFile(out, "w", rate, 1, "PCM_16", format="WAV") as file:
             file.write(wav.numpy())
-            file.comment = tag  # behind the samples, which then begin at byte 44
+            file.comment = tag  # after the samples, which then begin at byte 44
     else:
         packed = _Packed(out, form, rate, tag)
         packed.write(wav)
@@ -68,7 +68,7 @@ def encode(wav: Tensor, sampling_rate: int, form: SoundFormat, tag: str) -> byte
 
 
 class StreamEncoder:
-    """Encodes a speech while it is being made: its pieces, joined, are a file that plays to its end.
+    """Encodes streamed speech. The joined pieces are a valid file.
 
     A wav has the plain header of 44 bytes without the tag, because many players of streams skip 44 bytes.
 
@@ -87,11 +87,11 @@ class StreamEncoder:
             self._sink.write(wav_head(rate))
 
     def push(self, wav: Tensor) -> bytes:
-        """The bytes that are ready after the samples [n] float32 were added."""
+        """Add samples [n] float32 and return the bytes that are ready."""
         return self._write(wav)
 
     def close(self) -> bytes:
-        """The rest of the file."""
+        """Return the rest of the file."""
         return self._write(torch.zeros(0), is_last=True)
 
     def _write(self, wav: Tensor, is_last: bool = False) -> bytes:
@@ -135,7 +135,7 @@ class _Packed:
 
 
 class _Sink:
-    """A file that gives out what was written to it."""
+    """A write-only file whose content is taken piece by piece."""
 
     def __init__(self) -> None:
         self._new = bytearray()
@@ -182,18 +182,18 @@ def _rate_of(form: SoundFormat, sampling_rate: int) -> int:
 
 
 def read_clip(file: BinaryIO, longest_s: float, sampling_rate: int) -> Tensor:
-    """Read an uploaded WAV, FLAC, Ogg or MP3 file; decoding stops at the limit, whatever the header says.
+    """Read an uploaded WAV, FLAC, Ogg or MP3 file; decoding stops at the limit, regardless of the header.
 
     Args:
-        file: at its beginning; its size is limited already.
-        longest_s: longest clip.
-        sampling_rate: in Hz, to which it is resampled.
+        file: file at its beginning, of limited size.
+        longest_s: longest clip in seconds.
+        sampling_rate: rate in Hz of the result.
 
     Returns:
         wav [1, N] float32 in [-1, 1], the mean of the channels.
 
     Raises:
-        AudioError: it is not such a file, damaged, too long, or has too many channels or an unusual rate.
+        AudioError: the file has another format, is damaged or too long, or has too many channels or an unusual rate.
     """
     data = file.read()
     if not data.startswith(_MAGIC) and not (len(data) > 1 and data[0] == 0xFF and data[1] & 0xE0 == 0xE0):
@@ -207,14 +207,14 @@ def read_clip(file: BinaryIO, longest_s: float, sampling_rate: int) -> Tensor:
         blocks = audio_blocks(data, sampling_rate, longest_s)
         wav = next(blocks)
         if next(blocks, None) is not None:
-            raise AudioError(f"the clip may have {longest_s:g} s and is longer; cut it")
+            raise AudioError(f"the clip is longer than {longest_s:g} s; cut it")
         return wav
     except AudioError as error:
         raise AudioError(str(error).replace("stdin", "the clip")) from None
 
 
 def check_shape(channels: int, rate_hz: int) -> None:
-    """Refuse audio that would need much more memory than its file.
+    """Reject audio that needs much more memory than its file.
 
     Raises:
         AudioError: it has too many channels, or an unusual rate.

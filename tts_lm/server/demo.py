@@ -1,6 +1,6 @@
-"""The demo page in gradio: speech that plays while it is made, and a clip through the codec with fewer codebooks.
+"""The demo page in gradio: streamed synthesis, and a clip through the codec with fewer codebooks.
 
-The page works offline. Uploads are read with limits, a clip is cloned only with consent, and errors are one message.
+The page works offline. Uploads are limited, and cloning a voice needs consent.
 """
 
 from __future__ import annotations
@@ -46,21 +46,21 @@ _EXAMPLE = "The garden is quiet this morning."
 _CONSENT = "The speaker of this clip agreed to the use of the voice."
 
 Pieces = Queue[bytes | None]
-"""A wav while it is being made; None ends it."""
+"""Pieces of a streamed wav; None ends it."""
 
 
 def read_pieces(pieces: Pieces) -> Iterator[bytes]:
-    """All pieces, as they come."""
+    """Yield the pieces until the end."""
     with suppress(Empty):
         while (piece := pieces.get(timeout=_STREAM_TIMEOUT_S)) is not None:
             yield piece
 
 
 class Page:
-    """What a visitor can do. The models work for one visitor at a time.
+    """Functions of the page. The models serve one visitor at a time.
 
     Args:
-        synthesizer: also gives the codec of the second tab.
+        synthesizer: the pipeline, whose codec is used in the second tab.
     """
 
     def __init__(self, synthesizer: Synthesizer) -> None:
@@ -77,7 +77,7 @@ class Page:
         return [(f"{name}: {voice.card.get('description', 'a voice')}", name) for name, voice in voices]
 
     def open_stream(self) -> tuple[str, Pieces]:
-        """A new stream and its name, which cannot be guessed; only the newest 16 are kept."""
+        """Open a stream with a random name. Only the newest 16 are kept."""
         name, pieces = secrets.token_urlsafe(16), Pieces()
         self._streams[name] = pieces
         for old in list(self._streams)[:-_KEPT_STREAMS]:
@@ -85,7 +85,7 @@ class Page:
         return name, pieces
 
     def take_stream(self, name: str) -> Pieces | None:
-        """The stream of this name, once."""
+        """Remove and return the stream of this name."""
         return self._streams.pop(name, None)
 
     def choose_voice(self, name: str, clip: str | None, words: str, consent: bool) -> Voice:
@@ -99,7 +99,7 @@ class Page:
         if not consent:
             raise ValueError("the speaker's consent is missing; tick the box, or remove the clip")
         if not words.strip():
-            raise ValueError("the words of the clip are missing; write down exactly what is said in it")
+            raise ValueError("the transcript of the clip is missing; write down its exact words")
         rate = self._codec.config.sampling_rate
         wav = read_start(clip, rate)
         with self._models:
@@ -108,10 +108,10 @@ class Page:
     def speak(
         self, text: str, voice: Voice, seed: int, live: Pieces, wav_path: Path, picture_path: Path
     ) -> Iterator[tuple[float, str]]:
-        """Synthesize a text into ``live``, which always gets its end; at last also into a file, with a picture.
+        """Synthesize a text into the stream ``live``, which is always closed, then into a file with a picture.
 
         Yields:
-            Seconds of audio so far, and how the speech ended, empty until then.
+            Seconds of audio so far, and how the generation ended (empty before the end).
 
         Raises:
             ValueError: nothing in the text can be spoken, or it is too long.
@@ -149,10 +149,10 @@ class Page:
         )
 
     def show(self, path: str, n_q: int, wav_path: Path, picture_path: Path) -> None:
-        """Code the start of an audio file; write what its first ``n_q`` codebooks decode to, and a picture.
+        """Encode the start of an audio file, and write the reconstruction from ``n_q`` codebooks and a picture.
 
         Raises:
-            ValueError: it is not audio.
+            ValueError: the file is not audio.
         """
         codec, config = self._codec, self._codec.config
         wav = read_start(path, config.sampling_rate)
@@ -183,7 +183,7 @@ class Page:
         config = self._codec.config
         after, less = (None if one is None else np.asarray(one) for one in (decoded, fewer))
         sizes = config.sampling_rate, config.codebook_size
-        plain = title.replace("$", r"\$")  # a dollar sign begins a formula
+        plain = title.replace("$", r"\$")  # matplotlib parses dollar signs as formulas
         pictures.draw_clip(path, np.asarray(wav), after, np.asarray(codes), *sizes, plain, less)
 
 
@@ -191,7 +191,7 @@ def read_start(path: str, sampling_rate: int) -> Tensor:
     """The first ``CLIP_SECONDS`` of an uploaded audio file: [1, N] float32 at ``sampling_rate`` Hz.
 
     Raises:
-        ValueError: it is not audio; the message has the file's name, not its path.
+        ValueError: the file is not audio. The message has the name of the file without its path.
     """
     try:
         blocks = audio_blocks(path, sampling_rate, CLIP_SECONDS)
@@ -206,7 +206,7 @@ def import_gradio() -> Any:
     """Import gradio without its analytics.
 
     Raises:
-        ModuleNotFoundError: it is missing.
+        ModuleNotFoundError: gradio is missing.
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when it is imported
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -222,8 +222,8 @@ def build_app(page: Page, hosts: tuple[str, ...] | None = None) -> Any:
     """The page as a FastAPI app.
 
     Args:
-        page: what it does.
-        hosts: names that requests may use for it; None allows all.
+        page: functions of the page.
+        hosts: allowed names in the Host header; None allows all.
 
     Raises:
         ModuleNotFoundError: gradio or matplotlib is missing.
@@ -240,20 +240,20 @@ def build_app(page: Page, hosts: tuple[str, ...] | None = None) -> Any:
     def live(name: str) -> StreamingResponse:
         pieces = page.take_stream(name)
         if pieces is None:
-            raise HTTPException(404, "this stream is gone; press the button again")
+            raise HTTPException(404, "this stream has ended; press the button again")
         no_store = {"Cache-Control": "no-store"}
         return StreamingResponse(read_pieces(pieces), media_type="audio/wav", headers=no_store)
 
     blocks = gradio.Blocks(title="audiotok", analytics_enabled=False, delete_cache=(_KEEP_S, _KEEP_S))
     with blocks:
         gradio.Markdown(
-            "# audiotok\nText-to-speech, and what the codec keeps. Everything runs on this machine."
+            "# audiotok\nText-to-speech, and the codec with fewer codebooks. Everything runs on this machine."
         )
         with gradio.Tab("Speak"):
             _speak_tab(gradio, page)
         with gradio.Tab("Codebooks"):
             _codebooks_tab(gradio, page)
-    blocks.has_launched = True  # else a mounted page takes any path of this machine as an upload
+    blocks.has_launched = True  # otherwise a mounted page accepts any path of this machine as an upload
     blocks.queue(max_size=_WAITING, default_concurrency_limit=1)
     return gradio.mount_gradio_app(
         app,
@@ -275,11 +275,13 @@ def _speak_tab(gradio: Any, page: Page) -> None:
     with gradio.Row():
         voices = page.voices
         voice = gradio.Dropdown(voices, value=voices[0][1], label="Voice", elem_id="voice")
-        seed = gradio.Number(0, label="Seed: another one gives another reading", precision=0, elem_id="seed")
+        seed = gradio.Number(0, label="Seed of the sampling noise", precision=0, elem_id="seed")
     with gradio.Accordion("A voice of your own", open=False):
-        gradio.Markdown("1 to 8 seconds of one speaker, best 3 to 5. Expect a likeness at best.")
+        gradio.Markdown(
+            "1 to 8 seconds of one speaker; 3 to 5 work best. Expect a similar voice, not the same one."
+        )
         clip = _audio_input(gradio, "Clip", "clip")
-        words = gradio.Textbox(label="What is said in the clip, word for word", elem_id="words")
+        words = gradio.Textbox(label="Exact transcript of the clip", elem_id="words")
         consent = gradio.Checkbox(label=_CONSENT, elem_id="consent")
     button = gradio.Button("Speak", variant="primary", elem_id="speak")
     player = gradio.HTML(elem_id="live")
@@ -306,7 +308,7 @@ def _speak_tab(gradio: Any, page: Page) -> None:
                 else:
                     summary = (
                         f"{seconds:.1f} s of speech in {time.monotonic() - began:.1f} s, the first after "
-                        f"{first:.1f} s; {ended}. Generated speech, not a recording; the file says so too."
+                        f"{first:.1f} s; {ended}. Generated speech, not a recording. The file has a provenance tag."
                     )
                     yield gradio.skip(), summary, str(wav), str(drawn)
 
@@ -370,12 +372,12 @@ def _audio_output(gradio: Any, label: str, name: str) -> Any:
 
 
 def _picture(gradio: Any, label: str, name: str) -> Any:
-    buttons = ["download", "fullscreen"]  # the default has one that uploads the picture
+    buttons = ["download", "fullscreen"]  # the default has a button that uploads the picture
     return gradio.Image(label=label, type="filepath", interactive=False, elem_id=name, buttons=buttons)
 
 
 def _with_messages(gradio: Any, work: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
-    """``work`` with its errors as messages of the page: expected ones in their words, others without details."""
+    """Wrap ``work`` so that its errors become messages on the page. Unexpected errors are shown without details."""
 
     @wraps(work)
     def run(*values: Any) -> Iterator[Any]:
@@ -385,7 +387,7 @@ def _with_messages(gradio: Any, work: Callable[..., Iterator[Any]]) -> Callable[
             words = program.one_line(error)
             if not isinstance(error, program.KNOWN_ERRORS):
                 _LOG.exception("the page failed")
-                words = "Something went wrong on this machine; its log says more."
+                words = "Something went wrong on this machine; see its log."
             title = "That did not work"
             raise gradio.Error(html.escape(words), print_exception=False, title=title) from None
 

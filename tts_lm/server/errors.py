@@ -1,4 +1,4 @@
-"""Errors as OpenAI's clients read them: ``{"error": {"message", "type", "param", "code"}}``."""
+"""Errors in the format of OpenAI: ``{"error": {"message", "type", "param", "code"}}``."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _CODES = {
     413: "request_too_large",
     429: "rate_limit_exceeded",
 }
-_SHOWN = 60  # characters of what a client sent
+_SHOWN = 60  # longest quotation of client input in characters
 
 
 class ApiError(Exception):
-    """An error that is sent to the client; ``code`` is for programs, None takes that of the status."""
+    """An error for the client. ``code`` is machine-readable; None uses the code of the status."""
 
     def __init__(
         self,
@@ -44,11 +44,11 @@ class ApiError(Exception):
             self.headers["WWW-Authenticate"] = "Bearer"
 
     def response(self) -> JSONResponse:
-        """As an HTTP answer."""
+        """The error as an HTTP response."""
         return JSONResponse(self.body(), self.status, self.headers)
 
     def body(self) -> dict[str, Any]:
-        """As JSON, in ASCII so that any header or log can carry it."""
+        """The error as JSON, in ASCII for headers and logs."""
         kind = _TYPES.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")
         message = " ".join(str(self).split()).encode("utf-8", "replace").decode()
         return {"error": {"message": message, "type": kind, "param": self.param, "code": self.code}}
@@ -56,7 +56,7 @@ class ApiError(Exception):
 
 @contextmanager
 def client_errors(param: str | None = None) -> Iterator[None]:
-    """Raise the expected errors of a block as :class:`ApiError`; ``param`` is the field at fault for a ValueError."""
+    """Raise the expected errors of a block as :class:`ApiError`; ``param`` is the field that caused a ValueError."""
     try:
         yield
     except Exception as error:
@@ -67,7 +67,7 @@ def client_errors(param: str | None = None) -> Iterator[None]:
 
 
 def api_error(error: Exception, param: str | None = None) -> ApiError | None:
-    """The :class:`ApiError` for an expected error; None for a fault of the server."""
+    """The :class:`ApiError` for an expected error; None for an error of the server."""
     if isinstance(error, ApiError):
         return error
     if isinstance(error, QueueFull):
@@ -81,15 +81,15 @@ def api_error(error: Exception, param: str | None = None) -> ApiError | None:
         return ApiError(409, str(error), "name", "voice_exists")
     if isinstance(error, OSError):
         _LOG.error("a file could not be read or written: %s", " ".join(str(error).split()))
-        return ApiError(503, "the server cannot read or write its files; its log says why", code="storage")
+        return ApiError(503, "the server cannot read or write its files; see its log", code="storage")
     if isinstance(error, (ValueError, TypeError)):
         return ApiError(400, str(error), param)
     return None
 
 
 def failure() -> ApiError:
-    """The answer to a fault of the server, without its details."""
-    return ApiError(500, "the server failed at this request; its log says why")
+    """The response to an error of the server, without details."""
+    return ApiError(500, "the server failed at this request; see its log")
 
 
 def _ascii(part: object) -> str:
@@ -97,7 +97,7 @@ def _ascii(part: object) -> str:
 
 
 def install_handlers(app: FastAPI) -> None:
-    """Answer every error of an app in this shape."""
+    """Return every error of an app in this format."""
 
     @app.exception_handler(ApiError)
     async def refused(_: Request, error: ApiError) -> JSONResponse:
@@ -110,7 +110,7 @@ def install_handlers(app: FastAPI) -> None:
         param = ".".join(where) or None
         message = f"{param}: {first['msg']}" if param else f"the request: {first['msg']}"
         kind = request.headers.get("content-type", "none")
-        if first["type"] == "json_invalid":  # "where" is a character of the body
+        if first["type"] == "json_invalid":  # the location ends with a position in the body
             param, message = None, f"the body is not JSON, from character {where[-1]} on"
         elif first["type"] == "model_attributes_type" and not where and "json" not in kind:
             message = f"expected JSON with Content-Type: application/json, got {kind[:_SHOWN]}"

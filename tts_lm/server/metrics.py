@@ -13,10 +13,10 @@ _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
 
 class Metrics:
-    """The counters of one server. No label is taken from a client.
+    """Counters of one server. Labels never contain client input.
 
     Args:
-        queue: returns the number of requests that wait or run.
+        queue: returns the number of waiting and running requests.
     """
 
     def __init__(self, queue: Callable[[], int]) -> None:
@@ -38,7 +38,7 @@ class Metrics:
 
 
 class MetricsMiddleware:
-    """Counts requests by route and status; 499 is a client that left."""
+    """Counts requests by route and status. Status 499 means that the client disconnected."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app, self._metrics = app, metrics

@@ -1,4 +1,4 @@
-"""The HTTP interface: speech, models and voices as OpenAI's clients ask for them, health and metrics."""
+"""HTTP routes: speech, models and voices in the format of OpenAI, health and metrics."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from .metrics import Metrics
 from .scheduler import Scheduler, ServeLimits
 
 TAG_HEADER, IGNORED_HEADER, REASON_HEADER = "X-Generated", "X-Ignored-Fields", "X-Finish-Reason"
-# OpenAI's names. They stand for the model that is served, and for its first voice.
+# Names of OpenAI, which select the served model and its first voice.
 _OTHER_MODELS = re.compile(r"tts-1(-.+)?|gpt-.*tts(-.+)?")
 _OTHER_VOICES = "alloy ash ballad cedar coral echo fable marin nova onyx sage shimmer verse".split()
 _NAME_LETTERS, _FIELD_LETTERS = 40, 1_000
-_SHORTEST_CONSENT = 10  # letters: "yes" does not say who agreed to what
+_SHORTEST_CONSENT = 10  # letters; "yes" is too short to state who agreed to what
 _NAME = re.compile(rf"[a-z0-9][a-z0-9_-]{{0,{_NAME_LETTERS - 1}}}")
 _SSML = re.compile(
     r"<\?xml|</?speak\b[^<>]*>|<(?:audio|break|emphasis|lang|mark|phoneme|prosody|say-as|sub|voice)(?:\s+[\w:-]+\s*=|\s*/>)"
@@ -49,7 +49,7 @@ open_router = APIRouter(responses=_ERRORS)
 
 @dataclass
 class Server:
-    """Everything behind the routes."""
+    """Shared objects of the routes."""
 
     synthesizer: Synthesizer
     scheduler: Scheduler
@@ -64,7 +64,7 @@ class Server:
     def check_model(self, name: str) -> bool:
         """True for the model that is served, False for OpenAI's names; raises ApiError for others."""
         if name != self.model and not _OTHER_MODELS.fullmatch(name):
-            raise ApiError(404, f"unknown model; this server has {self.model!r}", "model", "model_not_found")
+            raise ApiError(404, f"unknown model; choose {self.model!r}", "model", "model_not_found")
         return name == self.model
 
     def voice(self, name: str) -> Voice:
@@ -96,7 +96,7 @@ async def _unless_client_leaves(request: Request, work: Awaitable[_T]) -> _T:
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         if not tasks[0].done():
-            raise ApiError(499, "the client left")
+            raise ApiError(499, "the client disconnected")
         return tasks[0].result()
     finally:
         for task in tasks:
@@ -118,18 +118,23 @@ class SpeechRequest(BaseModel):
     """OpenAI's fields, and ``seed`` and ``stream``. Other fields are ignored and named in ``X-Ignored-Fields``."""
 
     model_config = ConfigDict(extra="allow")
-    model: str = Field(max_length=200, description="of GET /v1/models, or one of OpenAI's")
+    model: str = Field(max_length=200, description="a model of GET /v1/models, or a name of OpenAI")
     input: str = Field(min_length=1, description="plain text")
-    voice: Annotated[str, BeforeValidator(_voice_name, str | dict)] = Field(description="of GET /v1/voices")
+    voice: Annotated[str, BeforeValidator(_voice_name, str | dict)] = Field(
+        description="a voice of GET /v1/voices"
+    )
     response_format: SoundFormat = Field("mp3", description="pcm is 16-bit little-endian mono at 24 kHz")
     speed: float = Field(
-        1.0, ge=0.25, le=4.0, allow_inf_nan=False, strict=True, description="at the same pitch"
+        1.0,
+        ge=0.25,
+        le=4.0,
+        allow_inf_nan=False,
+        strict=True,
+        description="speed factor; the pitch does not change",
     )
-    stream: bool = Field(False, strict=True, description="send audio while it is being made")
+    stream: bool = Field(False, strict=True, description="send audio while it is generated")
     stream_format: Literal["audio", "sse"] | None = Field(None, description="implies stream")
-    seed: int = Field(
-        0, ge=-(1 << 63), lt=1 << 63, strict=True, description="another seed gives another reading"
-    )
+    seed: int = Field(0, ge=-(1 << 63), lt=1 << 63, strict=True, description="seed of the sampling noise")
     instructions: Any = Field(None, description="ignored")
 
     @model_validator(mode="before")
@@ -143,7 +148,7 @@ class SpeechRequest(BaseModel):
 
 
 def check_text(text: str) -> str:
-    """The text; raises ValueError if it contains SSML or control characters."""
+    """Return the text. Raises ValueError if it contains SSML or control characters."""
     if tag := _SSML.search(text):
         raise ValueError(f"expected plain text, got SSML at character {tag.start()}; remove the tags")
     if any(ord(c) < 32 and c not in "\t\n\r\f\v" or 0xD800 <= ord(c) < 0xE000 or ord(c) == 127 for c in text):
@@ -190,13 +195,13 @@ async def speech(asked: SpeechRequest, request: Request, server: Served) -> Resp
 
 
 Pieces = AsyncGenerator[tuple[bytes, int], None]
-"""Encoded audio, and the frames that are in it."""
+"""Pieces of encoded audio with their numbers of frames."""
 
 
 async def _whole(
     asked: SpeechRequest, request: Request, server: Server, voice: Voice, headers: dict[str, str]
 ) -> tuple[bytes, int]:
-    """The encoded speech and its frames."""
+    """The encoded speech and its number of frames."""
     with client_errors("input"):
         said = await _unless_client_leaves(request, server.scheduler.say(asked.input, voice, asked.seed))
     headers[REASON_HEADER] = said.finish_reason
@@ -214,7 +219,7 @@ async def _one_piece(body: bytes, frames: int) -> Pieces:
 
 
 async def _stream(asked: SpeechRequest, request: Request, server: Server, voice: Voice, tag: str) -> Pieces:
-    """Encoded pieces of a stream. Waits for the first chunk, so that an error before it gets its own status."""
+    """Encoded pieces of a stream. Waits for the first chunk, so that an earlier error has its own status."""
     began = time.monotonic()
     encoder = StreamEncoder(server.synthesizer.codec.config.sampling_rate, asked.response_format, tag)
     chunks = server.scheduler.stream(asked.input, voice, asked.seed)
@@ -265,7 +270,7 @@ async def _events(pieces: Pieces, letters: int) -> AsyncGenerator[bytes, None]:
 
 
 class _StreamedSpeech(StreamingResponse):
-    """A stream that is closed with its request. If it fails or is late, the connection breaks off before its end."""
+    """A streamed response that is closed with its request. An error or timeout closes the connection early."""
 
     def __init__(
         self, pieces: AsyncGenerator[bytes, None], headers: dict[str, str], kind: str, timeout_s: float
@@ -276,7 +281,7 @@ class _StreamedSpeech(StreamingResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with aclosing(self._pieces):
             try:
-                async with asyncio.timeout(self._timeout_s):  # also where the client reads nothing
+                async with asyncio.timeout(self._timeout_s):  # also if the client does not read
                     await super().__call__(scope, receive, send)
             except Exception as error:
                 if api_error(error) is None:
@@ -305,7 +310,7 @@ async def one_model(model: str, server: Served) -> dict[str, Any]:
 
 
 def _card(voice: Voice, added: bool) -> dict[str, Any]:
-    """A voice and whose it is; ``added`` by a client of this server."""
+    """The JSON of a voice. ``added`` tells whether a client added it."""
     facts = {
         key: str(voice.card.get(key, "")) for key in ("description", "license", "attribution", "consent")
     }
@@ -329,7 +334,7 @@ async def add_voice(
     server: Served,
     file: Annotated[UploadFile, File(description="1 to 8 s of speech: WAV, FLAC, Ogg or MP3")],
     name: Annotated[str, Form(max_length=_NAME_LETTERS, description="a-z, 0-9, _ and -")],
-    text: Annotated[str, Form(max_length=_FIELD_LETTERS, description="exactly what is said")],
+    text: Annotated[str, Form(max_length=_FIELD_LETTERS, description="exact transcript of the clip")],
     consent: Annotated[_Line, Form(description="how the speaker agreed to the use of the voice")] = "",
     license: _Line = "",
     attribution: _Line = "",
@@ -379,7 +384,7 @@ async def remove_voice(name: str, server: Served) -> dict[str, Any]:
 @open_router.head("/health", include_in_schema=False)
 @open_router.get("/health", tags=["server"])
 async def health(server: Served) -> dict[str, Any]:
-    """Whether requests are taken."""
+    """Whether the server accepts requests."""
     if not server.scheduler.alive:
         raise ApiError(503, "the server is stopping", code="stopping")
     return {"status": "ok", "model": server.model, "queue": server.scheduler.places_taken}

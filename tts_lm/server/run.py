@@ -12,36 +12,37 @@ import uvicorn
 
 LOCAL_NAMES = ("127.0.0.1", "::1", "localhost")
 HEAD_BYTES = 16 << 10
-"""Largest head of a request."""
+"""Largest request header in bytes."""
 IDLE_SECONDS = 10
-"""How long a connection may be idle between requests."""
-# oneDNN caches code for each of the last 1024 shapes. Sentences have all lengths: 200 of them took 300 MB.
+"""Idle time of a connection between requests, in seconds."""
+# oneDNN caches code for the last 1024 shapes. 200 sentences of different lengths took 300 MB.
 _KEPT_SHAPES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "32", "LRU_CACHE_CAPACITY": "32"}
 
 
 def keep_few_shapes() -> None:
-    """Limit what torch caches for each length of a sentence; has an effect before the first inference only."""
+    """Limit the cache of oneDNN. Must be called before the first inference."""
     for name, value in _KEPT_SHAPES.items():
         os.environ.setdefault(name, value)
 
 
 def server_config(app: Any, connections: int | None = None, timeout_s: float = 1.0) -> uvicorn.Config:
-    """Settings of uvicorn for an app.
+    """Configure uvicorn for an app.
 
     Args:
         app: an ASGI app.
-        connections: connections and requests at one time, beyond which uvicorn answers 503; None: no limit.
-        timeout_s: for answers that have begun when the server stops.
+        connections: largest number of simultaneous connections, beyond which uvicorn returns 503; None: no limit.
+        timeout_s: time in seconds to finish running responses when the server stops.
     """
     return uvicorn.Config(
         app,
         http="h11",
         ws="none",
         lifespan="on",
-        log_level="error",  # its warnings are about what clients send
+        log_level="error",  # its warnings are about client input
         access_log=False,
         server_header=False,
-        limit_concurrency=None if connections is None else connections + 1,  # uvicorn refuses the last
+        # uvicorn rejects requests at the limit itself
+        limit_concurrency=None if connections is None else connections + 1,
         h11_max_incomplete_event_size=HEAD_BYTES,
         timeout_keep_alive=IDLE_SECONDS,
         timeout_graceful_shutdown=max(1, int(timeout_s)),
@@ -49,11 +50,11 @@ def server_config(app: Any, connections: int | None = None, timeout_s: float = 1
 
 
 def run_server(config: uvicorn.Config, listener: socket.socket) -> None:
-    """Serve until a signal; prints the address to stdout once it answers.
+    """Serve until a signal. Prints the address to stdout when the server is ready.
 
     Args:
-        config: of :func:`server_config`.
-        listener: of :func:`listen`.
+        config: result of :func:`server_config`.
+        listener: result of :func:`listen`.
     """
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
 
@@ -74,14 +75,14 @@ def listen(host: str, port: int) -> socket.socket:
         port: 0 takes a free one.
 
     Raises:
-        OSError: the host is not of this machine, or the port is in use.
+        OSError: the host is not an address of this machine, or the port is in use.
     """
     try:
         found = {
             family: at
             for family, _, _, _, at in socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM)
         }
-        # localhost has two addresses; every client tries the IPv4 one.
+        # localhost has two addresses, and every client tries the IPv4 one
         family = socket.AF_INET if socket.AF_INET in found else socket.AF_INET6
         return socket.create_server(found[family][:2], family=family, backlog=128)
     except OSError as error:
@@ -91,17 +92,17 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def address_of(listener: socket.socket) -> str:
-    """``http://127.0.0.1:8000`` of a socket."""
+    """The URL of a socket, such as ``http://127.0.0.1:8000``."""
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def local_names(listener: socket.socket, host: str) -> tuple[str, ...] | None:
-    """Names of a socket that only this machine reaches; None if others reach it.
+    """Host names of a loopback socket; None if other machines can reach it.
 
     Args:
-        listener: of :func:`listen`.
-        host: that it was opened with.
+        listener: result of :func:`listen`.
+        host: host that it was opened with.
     """
     address = listener.getsockname()[0].partition("%")[0]
     return (*LOCAL_NAMES, address, host.lower()) if ip_address(address).is_loopback else None

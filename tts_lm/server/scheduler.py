@@ -1,7 +1,7 @@
-"""The queue of requests and the one thread that runs the models for all of them.
+"""Queue of requests, and the thread that runs the models.
 
-A turn of the thread makes one chunk for every stream, runs every call, and synthesizes one batch of sentences: one
-sentence of each waiting text before a second of any. Results do not depend on the other requests in a batch.
+A turn of the thread generates one chunk of every stream, runs every call and synthesizes one batch of sentences. The
+batch takes one sentence of each waiting text before a second of any. Results do not depend on other requests.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from ..speech import Said, Speech, SpeechChunk
 from ..synthesizer import Synthesizer
 from ..voices import Voice
 
-# Requests that arrive together are batched, and so are those of clients that ask again as soon as they have an answer.
-# Without it they would form two groups that take turns.
+# Wait for requests that arrive together, and for clients that send a request as soon as they have a response.
+# Without it they form two groups that alternate.
 _GATHER_SECONDS = 0.03
-_CHUNKS_AHEAD = 4  # of what the client of a stream has taken
+_CHUNKS_AHEAD = 4  # chunks generated ahead of the client of a stream
 _LONGEST_RETRY_SECONDS = 60
 _LOG = logging.getLogger("tts_lm.server")
 _T = TypeVar("_T")
@@ -33,22 +33,22 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class ServeLimits:
-    """What one client, and all of them together, may ask for. Raises ValueError for a value that is not above 0."""
+    """Limits of requests. Raises ValueError for a value that is not positive."""
 
     queue: int = 64
-    """Requests that may wait or run at one time."""
+    """Largest number of waiting and running requests."""
     batch: int = 8
-    """Sentences of one batch."""
+    """Largest number of sentences per batch."""
     text_letters: int = 4096
-    """Characters of one request's text."""
+    """Largest number of characters of a text."""
     upload_bytes: int = 8 << 20
-    """Body of an upload."""
+    """Largest body of an upload in bytes."""
     clip_seconds: float = 18.0
-    """An uploaded clip, with the silence around the speech."""
+    """Longest uploaded clip in seconds, with silence at its ends."""
     voices: int = 32
-    """Voices that clients may add."""
+    """Largest number of voices added by clients."""
     timeout_seconds: float = 120.0
-    """From the arrival of a request to its answer, or to the end of a stream."""
+    """Longest time in seconds from a request to its response or to the end of its stream."""
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -80,7 +80,7 @@ class _Job:
     is_done: bool = False
 
     def finish(self, value: Any = None, error: BaseException | None = None) -> None:
-        """Hand over the result, from any thread."""
+        """Deliver the result, from any thread."""
         self.is_done = True
 
         def deliver() -> None:
@@ -108,7 +108,7 @@ class _Text(_Job):
     sentences: list[Sentence] | None = None
     said: list[Said] = field(default_factory=list)
     last_turn: int = 0
-    """The last turn with a sentence of it; at first the turn in which it came."""
+    """The last turn with one of its sentences, initially the turn of its arrival."""
 
 
 @dataclass(eq=False)
@@ -116,10 +116,10 @@ class _Stream(_Text):
     chunks: Iterator[SpeechChunk] | None = None
     items: asyncio.Queue[SpeechChunk | BaseException | None] = field(default_factory=asyncio.Queue)
     ahead: int = 0
-    """Chunks that were made and not taken."""
+    """Generated chunks that were not taken yet."""
 
     def finish(self, value: Any = None, error: BaseException | None = None) -> None:
-        """Hand over a chunk (``value``), an error, or with neither the end; from any thread."""
+        """Deliver a chunk (``value``), an error or, with neither, the end, from any thread."""
         self.ahead += 1
         self.is_done = value is None
         with suppress(RuntimeError):
@@ -127,7 +127,7 @@ class _Stream(_Text):
 
 
 class Scheduler:
-    """The queue and the thread, which alone uses ``synthesizer``.
+    """The queue and the thread, which has exclusive use of ``synthesizer``.
 
     ``on_batch`` is called with the number of sentences after each batch.
     """
@@ -144,17 +144,17 @@ class Scheduler:
         self._stopping = False
         self._turns = 0
         self._turn_seconds = 1.0  # of recent turns
-        self._answered = False  # a client has an answer since the last turn, and may ask again
+        self._answered = False  # a client got a response since the last turn and may send another request
         self._thread = threading.Thread(target=self._work, name="tts-lm-scheduler", daemon=True)
 
     @property
     def places_taken(self) -> int:
-        """Requests that wait or run."""
+        """Number of waiting and running requests."""
         return len(self._jobs)
 
     @property
     def alive(self) -> bool:
-        """Whether requests are taken."""
+        """Whether requests are accepted."""
         return self._thread.is_alive() and not self._stopping
 
     def start(self) -> None:
@@ -162,7 +162,7 @@ class Scheduler:
         self._thread.start()
 
     def stop(self, timeout_s: float = 10.0) -> None:
-        """Take no more requests, finish the turn, and fail what still waits with :class:`Stopped`."""
+        """Accept no more requests, finish the turn and fail waiting requests with :class:`Stopped`."""
         with self._changed:
             self._stopping = True
             self._changed.notify()
@@ -171,17 +171,17 @@ class Scheduler:
             job.finish(error=Stopped())
 
     async def say(self, text: str, voice: Voice, seed: int) -> Speech:
-        """Synthesize a text, one sentence a turn.
+        """Synthesize a text.
 
         Raises:
-            QueueFull, Stopped: there is no place.
-            TimeoutError: it took too long.
+            QueueFull, Stopped: the request is not accepted.
+            TimeoutError: the time limit is exceeded.
             ValueError: nothing in the text can be spoken.
         """
         return await self._result(_Text(text=text, voice=voice, seed=seed))
 
     async def call(self, work: Callable[[], _T]) -> _T:
-        """Run a function that needs the models, on the thread. Raises what :meth:`say` and ``work`` raise."""
+        """Run a function that uses the models on the thread. Raises what :meth:`say` and ``work`` raise."""
         return await self._result(_Call(work=work))
 
     async def stream(self, text: str, voice: Voice, seed: int) -> AsyncGenerator[SpeechChunk, None]:
@@ -246,7 +246,7 @@ class Scheduler:
             self._turn_seconds += 0.2 * (time.monotonic() - began - self._turn_seconds)
 
     def _runnable(self) -> list[_Job]:
-        """Jobs for which something can be done now."""
+        """Jobs that can be worked on now."""
         return [
             job
             for job in self._jobs
@@ -254,7 +254,7 @@ class Scheduler:
         ]
 
     def _turn(self) -> None:
-        """A chunk of every stream, every call, and one batch of sentences."""
+        """Process a chunk of every stream, every call and one batch of sentences."""
         with self._changed:
             self._turns += 1
             jobs = self._runnable()
@@ -286,7 +286,7 @@ class Scheduler:
             return method(job.text, job.voice, job.seed)
 
     def _synthesize(self, picked: Sequence[tuple[_Text, Sentence]]) -> None:
-        """One batch. If it fails, each sentence is tried alone, so that only the request at fault fails."""
+        """Synthesize one batch. If it fails, each sentence is tried alone, so that other requests succeed."""
         try:
             said = self._synthesizer.speak([sentence for _, sentence in picked])
         except Exception as error:
@@ -315,11 +315,11 @@ class Scheduler:
 
 
 def share(texts: Sequence[_Text], limit: int) -> list[tuple[_Text, Sentence]]:
-    """Choose the next batch: one sentence of each text, those that waited longest first, then a second of each.
+    """Choose the next batch: one sentence of each text, the longest waiting first, then a second of each.
 
     Args:
-        texts: with sentences that are not synthesized yet, in order of arrival.
-        limit: sentences in all.
+        texts: unfinished texts in order of arrival.
+        limit: largest number of sentences.
     """
     left = [
         (job, (job.sentences or [])[len(job.said) :]) for job in sorted(texts, key=lambda job: job.last_turn)

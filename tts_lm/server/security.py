@@ -1,4 +1,4 @@
-"""Who may use a server: API key, host names, other sites' pages (CORS), and how large a body may be."""
+"""Access rules of a server: API key, host names, CORS and body limits."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ _ORIGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://(.+)")
 
 @dataclass(frozen=True)
 class Access:
-    """Who may use a server."""
+    """Access rules of a server."""
 
     api_key: str | None = None
-    """What ``Authorization: Bearer`` must say; None asks for no key."""
+    """Key that ``Authorization: Bearer`` must contain; None requires no key."""
     hosts: tuple[str, ...] | None = None
-    """Names that requests may use for the server, against DNS rebinding; None allows all."""
+    """Allowed names in the Host header, against DNS rebinding; None allows all."""
     cors_origins: tuple[str, ...] = ()
-    """Sites whose pages may use the server, as ``https://example.org``; ``*`` is every site."""
+    """Sites whose pages may use the server, such as ``https://example.org``, or ``*`` for all."""
     json_bytes: int | None = None
-    """Largest body that is not an upload; None: no limit."""
+    """Largest body in bytes, except uploads; None: no limit."""
     upload_bytes: int | None = None
-    """Largest upload (multipart)."""
+    """Largest upload (multipart) in bytes."""
 
 
 def protect(app: Any, access: Access, exposed_headers: tuple[str, ...] = ()) -> None:
@@ -43,7 +43,7 @@ def protect(app: Any, access: Access, exposed_headers: tuple[str, ...] = ()) -> 
     Pages of ``cors_origins`` may read the response headers ``exposed_headers``.
     """
     app.add_middleware(AccessMiddleware, access=access)
-    if access.cors_origins:  # outside of the key: a preflight request has none
+    if access.cors_origins:  # before the key check, because a preflight request has no key
         app.add_middleware(
             CORSMiddleware,
             allow_origins=list(access.cors_origins),
@@ -54,7 +54,7 @@ def protect(app: Any, access: Access, exposed_headers: tuple[str, ...] = ()) -> 
 
 
 class AccessMiddleware:
-    """Refuses requests that an :class:`Access` does not allow."""
+    """Rejects requests that the :class:`Access` does not allow."""
 
     def __init__(self, app: ASGIApp, access: Access) -> None:
         self._app, self._access = app, access
@@ -79,7 +79,7 @@ class AccessMiddleware:
         if (name is None) and (host is not None or access.hosts is not None):
             raise ApiError(400, "the Host header is malformed")
         if access.hosts is not None and name not in access.hosts:
-            raise ApiError(403, "this server does not go by the name in the Host header; see --host")
+            raise ApiError(403, "the name in the Host header is not allowed; see --host")
         site = _ORIGIN.fullmatch(origin or "")
         if origin not in (None, "null") and (site is None or host_name(site[1]) is None):
             raise ApiError(400, "the Origin header is malformed")
@@ -92,7 +92,7 @@ class AccessMiddleware:
             scheme, _, given = headers.get("authorization", "").partition(" ")
             right = hmac.compare_digest(given.strip().encode("latin-1"), access.api_key.encode())
             if scheme.lower() != "bearer" or not right:
-                raise ApiError(401, "expected 'Authorization: Bearer KEY' with this server's key")
+                raise ApiError(401, "expected 'Authorization: Bearer KEY' with the key of this server")
 
     def _bounded(self, headers: Headers, receive: Receive) -> Receive:
         """``receive`` with a limit on the body, with or without a Content-Length."""
@@ -100,7 +100,7 @@ class AccessMiddleware:
         limit = self._access.upload_bytes if is_upload else self._access.json_bytes
         if limit is None:
             return receive
-        message = f"the body may have {limit} bytes; send less"
+        message = f"the body is larger than {limit} bytes; send less"
         length = headers.get("content-length", "0")
         if length.isdecimal() and int(length[:20]) > limit:
             raise ApiError(413, message)
@@ -132,13 +132,13 @@ def host_name(authority: str) -> str | None:
 
 
 def site_of(origin: str) -> str:
-    """An origin as browsers send it: ``https://Example.org/`` -> ``https://example.org``.
+    """Normalise an origin to the form that browsers send: ``https://Example.org/`` -> ``https://example.org``.
 
     Raises:
-        ValueError: it is not a scheme and a host.
+        ValueError: the origin is not a scheme and a host.
     """
     site = origin.lower().rstrip("/")
     match = _ORIGIN.fullmatch(site)
     if match is None or host_name(match[1]) is None:
-        raise ValueError(f"expected a site as https://example.org, got {origin!r}")
+        raise ValueError(f"expected a site such as https://example.org, got {origin!r}")
     return site

@@ -24,7 +24,7 @@ SOUNDS = {
         ).split()
     )
 }
-"""ARPAbet names, and the character of each: a digit or a capital, which normalised text does not hold."""
+"""ARPAbet names, and the character of each. It is a digit, capital or sign that is not in normalised text."""
 _NAMES = {character: name for name, character in SOUNDS.items()}
 _SUFFIXES = {
     suffix: ending
@@ -57,7 +57,7 @@ def pronounce(word: str) -> str | None:
         word: lower-case letters and apostrophes.
 
     Returns:
-        One character a phoneme, or None when neither the word nor its stem is known.
+        One character a phoneme, or None if neither the word nor its stem is in the dictionary.
     """
     known = _lexicon()
     if word in known:
@@ -80,7 +80,7 @@ def pronounce(word: str) -> str | None:
 
 
 def pronounce_text(text: str) -> str:
-    """Replace the known words of normalised text by their phonemes; unknown words stay letters."""
+    """Replace the known words of normalised text by their phonemes. Unknown words stay in letters."""
     return re.sub(r"[a-z']+", lambda match: pronounce(match[0]) or match[0], text)
 
 
@@ -91,8 +91,8 @@ def english_phonemes(text: str) -> list[str]:
         text: the output of :func:`~tts_lm.text.normalise`.
 
     Returns:
-        Symbols such as ``AE1``; ``_`` between words, marks behind words. Homographs are read by the words beside them,
-        function words inside a clause are unstressed, unknown words are read by :func:`guess`.
+        Symbols such as ``AE1``; ``_`` separates words, and punctuation follows words. Homographs depend on adjacent
+        words, function words inside a clause are unstressed, and :func:`guess` pronounces unknown words.
     """
     tokens = re.findall(r"[a-z']+|[.,?!;:-]", text)
     said: list[list[str]] = []
@@ -119,7 +119,7 @@ def english_phonemes(text: str) -> list[str]:
 
 @functools.lru_cache(maxsize=10_000)
 def word_phonemes(word: str) -> list[str]:
-    """ARPAbet with stress of one word: from the dictionary, its stem, two words it is made of, or by analogy."""
+    """ARPAbet with stress of one word, from the dictionary, its stem, its two parts, or by analogy."""
     known = _stressed()
     if word in TERMS["word"]:
         return TERMS["word"][word].split(" ")
@@ -147,10 +147,10 @@ def word_phonemes(word: str) -> list[str]:
 
 
 def guess(word: str) -> str:
-    """A pronunciation by analogy with the dictionary, in the characters of ``SOUNDS`` with stress marks.
+    """Pronounce a word by analogy with the dictionary, in the characters of ``SOUNDS`` with stress marks.
 
-    Every letter is read as in the dictionary's words that share its surroundings, the widest that occur ten times,
-    given how the letter before is read; a beam keeps the six likeliest readings. On 250 words of the dictionary,
+    The phonemes of a letter are predicted from the dictionary words that share its widest context with ten occurrences,
+    given the phonemes of the letter before. A beam search keeps six hypotheses. On 250 words of the dictionary,
     each left out with its plural, 9.3 % of the phonemes are wrong (12.7 % with stress).
     """
     padded = f"#{word}#"
@@ -174,7 +174,7 @@ def guess(word: str) -> str:
 
 
 def _shares(levels: list[list[tuple[str, str]]], before: str) -> dict[str, float]:
-    """Witten-Bell interpolation of the readings of a letter, from narrow surroundings to wide ones."""
+    """Witten-Bell interpolation of the phonemes of a letter, from narrow to wide contexts."""
     shares: dict[str, float] = {}
     for level in reversed(levels):
         counts = collections.Counter(sound for previous, sound in level if previous == before)
@@ -188,7 +188,7 @@ def _shares(levels: list[list[tuple[str, str]]], before: str) -> dict[str, float
 
 
 def _occurrences(window: str, at: int) -> list[tuple[str, str]]:
-    """(reading of the letter before, reading of the letter) wherever letters occur in the dictionary, 300 at most."""
+    """(phonemes of the letter before, of the letter) at up to 300 occurrences of a context in the dictionary."""
     letters, starts, entries = _letters()
     out = []
     found = letters.find(window)
@@ -209,7 +209,7 @@ def _letter_readings(characters: str, counts: str) -> list[str]:
 
 @functools.cache
 def _letters() -> tuple[str, list[int], list[list[str]]]:
-    """All words of the dictionary in one string, where each begins, and their entries."""
+    """All words of the dictionary in one string, the start of each, and their entries."""
     entries = [entry for entry in _entries() if entry[2] != "-"]
     starts, place = [], 1
     for entry in entries:
@@ -219,7 +219,7 @@ def _letters() -> tuple[str, list[int], list[list[str]]]:
 
 
 def _is_verb(tokens: list[str], at: int) -> bool:
-    """Whether a homograph takes its second reading."""
+    """Whether a homograph has its second pronunciation."""
     word = tokens[at]
     before = tokens[at - 1] if at else ""
     after = tokens[at + 1] if at + 1 < len(tokens) else ""
@@ -338,7 +338,7 @@ def _is_verb(tokens: list[str], at: int) -> bool:
 
 
 def is_word(word: str) -> bool:
-    """Whether the dictionary has a lower-case word."""
+    """Whether a lower-case word is in the dictionary."""
     return word in _lexicon()
 
 
@@ -348,7 +348,7 @@ def is_common(word: str) -> bool:
 
 
 def is_spelled(word: str) -> bool:
-    """Whether the dictionary reads a word letter by letter, as it does ``fbi``."""
+    """Whether the dictionary spells a word, such as ``fbi``."""
     names = [SOUNDS["EY"] if letter == "a" else _lexicon().get(letter, "?") for letter in word]
     return _lexicon().get(word) == "".join(names)
 

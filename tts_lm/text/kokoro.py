@@ -1,4 +1,4 @@
-"""Phonemes with times of the teacher Kokoro-82M (misaki's IPA) as phonemes of the inventory."""
+"""Conversion of timed phonemes of the teacher Kokoro-82M (the IPA of misaki) to the inventory."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ _AFTER_N = {
     "jɛn",
     "jaŋ",
 }
-"""Finals that follow an initial n more often than they begin a syllable behind a final in n."""
+"""Finals before which an n is more often an initial than the coda of the previous syllable."""
 
 
 def from_kokoro(phonemes: Sequence[Timed], language: str) -> list[Timed]:
@@ -58,7 +58,7 @@ def from_kokoro(phonemes: Sequence[Timed], language: str) -> list[Timed]:
 
     Args:
         phonemes: IPA characters of one clip with their times, as ``teacher.py`` writes them.
-        language: ``en`` or ``zh``, the language of the clip.
+        language: language of the clip, ``en`` or ``zh``.
 
     Returns:
         Symbols of ``PHONEMES`` with their times. Stress marks and tones are merged into their vowels and finals.
@@ -70,15 +70,15 @@ def from_kokoro(phonemes: Sequence[Timed], language: str) -> list[Timed]:
 
 
 def align(spoken: Sequence[str], timed: Sequence[Timed]) -> tuple[list[Timed], int]:
-    """Give the front end's phonemes the times of the teacher's.
+    """Assign the times of the phonemes of the teacher to those of the front end.
 
     Args:
-        spoken: phonemes of the text, of :func:`~tts_lm.text.phonemes`.
+        spoken: output of :func:`~tts_lm.text.phonemes` for the text.
         timed: the output of :func:`from_kokoro` for the same text.
 
     Returns:
-        ``spoken`` with times, and how many phonemes had no partner (boundaries and marks not counted). Of a
-        phoneme without a partner the start and the end are equal.
+        ``spoken`` with times, and the number of phonemes without a counterpart, boundaries and punctuation not
+        counted. The start and the end of such a phoneme are equal.
     """
     rows, columns = len(spoken), len(timed)
     cost = [[0.0] * (columns + 1) for _ in range(rows + 1)]
@@ -169,7 +169,7 @@ def _from_mandarin(phonemes: Sequence[Timed]) -> list[Timed]:
 
 
 def _final(phonemes: Sequence[Timed], at: int) -> tuple[str, str, int]:
-    """The longest final at a place, its tone and how many characters it takes; the tone stands before the coda."""
+    """The longest final at an index, its tone and its number of characters. The tone is before the coda."""
     best = ("", "5", 0)
     final, tone = "", "5"
     for length in range(1, 6):
@@ -192,7 +192,7 @@ def _final(phonemes: Sequence[Timed], at: int) -> tuple[str, str, int]:
 
 
 def _begins_syllable(phonemes: Sequence[Timed], at: int) -> bool:
-    """Whether an n is the initial of what follows, not the coda of what stands before."""
+    """Whether an n is an initial, not a coda."""
     following = _final(phonemes, at + 1)[0] if at + 1 < len(phonemes) else ""
     return following in _AFTER_N
 

@@ -64,34 +64,34 @@ _RULES: list[tuple[re.Pattern[str], Any]] = [
 
 
 def normalise_mandarin(text: str) -> str:
-    """Write the numbers, dates, money, units and signs of a Mandarin text with characters.
+    """Write the numbers, dates, money, units and signs of a Mandarin text in characters.
 
     Args:
-        text: Han characters, digits and signs; words in Latin letters stay.
+        text: Han characters, digits and signs. Words in Latin letters are kept.
 
     Returns:
-        The text without digits, with ASCII punctuation. What ``wetext`` fails on is read digit by digit.
+        The text without digits, with ASCII punctuation. Numbers that ``wetext`` rejects are read digit by digit.
     """
     for pattern, speak in _RULES:
         text = pattern.sub(speak, text)
     if re.search(r"[\d%℃°℉]", text):
         try:
             text = _normalizer().normalize(text)
-        except Exception:  # its transducers raise AssertionError and RuntimeError on what they cannot read
+        except Exception:  # the transducers raise AssertionError and RuntimeError for unsupported input
             pass
     text = re.sub(r"\d+", lambda m: _digits(m[0]), text)
     return "".join(_SIGNS.get(c, c) for c in text).translate(_PUNCTUATION)
 
 
 def pinyin(text: str) -> list[list[str]]:
-    """The words of Han text as syllables.
+    """Convert Han text to words of syllables.
 
     Args:
-        text: Han characters only, one clause: sandhi does not cross its ends.
+        text: one clause of Han characters. Sandhi does not cross its ends.
 
     Returns:
         A list of words, each of syllables such as ``ni2``; tone 5 is neutral; an ``r`` behind the tone marks erhua
-        (``wan2r``). Sandhi of third tones, 一 and 不 is applied. Characters without a reading are left out.
+        (``wan2r``). Sandhi of third tones, 一 and 不 is applied. Characters without a pronunciation are left out.
     """
     words = _words(text)
     syllables = [[list(s) for s in _readings(word, flag, at, words)] for at, (word, flag) in enumerate(words)]
@@ -165,7 +165,7 @@ def _terms() -> tuple[dict[str, str], frozenset[str]]:
 @functools.cache
 def _cutter() -> Any:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # its files have invalid escapes and ask for pkg_resources
+        warnings.simplefilter("ignore")  # jieba has invalid escapes and imports pkg_resources
         import jieba.posseg
 
     jieba.setLogLevel(60)
@@ -220,7 +220,7 @@ def _readings(word: str, flag: str, at: int, words: list[tuple[str, str]]) -> li
 
 
 def _particle(word: str, flag: str, before: str, after: str, next_flag: str) -> str | None:
-    """Readings of single characters that depend on the words beside them."""
+    """Pronunciation of single characters that depends on adjacent words."""
     if word == "得" and after[:1] in ("了", "到", "过"):
         return "de2"
     if word == "得":
@@ -249,7 +249,7 @@ def _particle(word: str, flag: str, before: str, after: str, next_flag: str) -> 
 
 
 def _sandhi_yi_bu(flat: list[tuple[str, list[str]]]) -> None:
-    """一 and 不 by what stands beside them."""
+    """Apply the sandhi of 一 and 不."""
     for at, (char, syllable) in enumerate(flat):
         if char not in "一不" or syllable[0] not in ("yi", "bu") or syllable[1] == _NEUTRAL:
             continue
@@ -266,7 +266,7 @@ def _sandhi_yi_bu(flat: list[tuple[str, list[str]]]) -> None:
 
 
 def _sandhi_third(words: list[list[list[str]]]) -> None:
-    """A third tone before another is a second tone, inside words first, then between a short word and its neighbour."""
+    """Apply third-tone sandhi inside words, then between a short word and the next."""
     for word in words:
         if len(word) > 2:  # 展览馆 is 展览 + 馆
             for at in range(0, len(word) - 2):

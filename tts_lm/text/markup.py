@@ -17,17 +17,17 @@ _BULLET = r"(?:[-*+•‣▪◦]|\d{1,2}[.)]|[a-z][.)]|\((?:[a-z]|[ivx]{2,4}|\d{
 _ITEM = re.compile(rf"[ \t>]*{_BULLET}[ \t]+(?=\S)")
 _LINK = r"!?\[([^\[\]]*)\](?:\([^()\s]*(?:\([^()]*\)[^()\s]*)*(?:\s+\"[^\"]*\")?\)|\[[^\[\]]*\])"
 _WRAPPED = 40
-"""A shorter line ends a sentence, as the lines of lists, addresses and poems do."""
+"""Shorter lines end a sentence, as in lists, addresses and poems."""
 
 
 def strip_markup(text: str) -> str:
-    """Remove Markdown and HTML, and end the sentence where a short line, an item, a heading or a table row ends.
+    """Remove Markdown and HTML, and end a sentence after each short line, list item, heading and table row.
 
     Args:
-        text: any text. What is no markup stays, such as ``a < b`` and ``List<String>``.
+        text: any text. Other uses of the signs are kept, such as ``a < b`` and ``List<String>``.
 
     Returns:
-        One line. The address of a link is dropped and its words stay. The cells of a table are separated by commas.
+        One line. Links are replaced by their text. The cells of a table are separated by commas.
     """
     if "<" in text or "&" in text:
         text = _HIDDEN.sub(" ", text)
@@ -41,10 +41,10 @@ def _inline(tag: str) -> str:
 
 
 def _line(line: str) -> tuple[str, bool]:
-    """The words of a line, and whether it begins and ends a sentence of its own."""
+    """The words of a line, and whether it is a sentence of its own."""
     stripped = line.strip()
     if re.fullmatch(r"[-*_=~`|:+\s]*|(?:```|~~~)\s*\w*", stripped):
-        return "", True  # a rule, a fence, the line below a table's head
+        return "", True  # a rule, a fence, or the line below a table header
     alone = False
     while match := re.match(r"(?:>\s?)+|#{1,6}\s+", stripped):
         stripped, alone = stripped[match.end() :], True

@@ -1,4 +1,4 @@
-"""Written English to the words that are read: markup, addresses, abbreviations, acronyms, numbers and signs."""
+"""Normalisation of English text: markup, addresses, abbreviations, acronyms, numbers and signs in words."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _TYPOGRAPHY = str.maketrans(
     | {"æ": "ae", "Æ": "Ae", "œ": "oe", "Œ": "Oe", "ø": "o", "Ø": "O", "ß": "ss", "ł": "l", "Ł": "L", "đ": "d"}
     | {"ð": "d", "þ": "th", "Þ": "Th"}
 )  # fmt: skip
-_KEPT = "²³µ½¼¾⅓⅔⅛™…"  # NFKC would make other characters of them
+_KEPT = "²³µ½¼¾⅓⅔⅛™…"  # NFKC changes these to other characters
 _ABBREVIATIONS = TERMS["abbreviation"]
 _STARTERS = either("starter")
 _MONARCHS = either("monarch").title()
@@ -49,11 +49,11 @@ ADDRESS = re.compile(
 
 
 def normalise(text: str) -> str:
-    """Write text the way it is read aloud: lower case, with numbers, signs and abbreviations as words.
+    """Normalise text to lower case, with numbers, signs and abbreviations in words.
 
     Args:
-        text: English text, any length; Markdown, HTML, typographic signs and accents are understood. The letter A
-            becomes ``ay`` where it is no article.
+        text: English text, any length; Markdown, HTML, typographic signs and accents are supported. The letter A
+            becomes ``ay`` where it is not an article.
 
     Returns:
         A string over ``ALPHABET`` with single spaces, holding at least one letter.
@@ -79,20 +79,19 @@ def normalise(text: str) -> str:
         raise ValueError(_refusal(text, foreign))
     if dropped:
         shown = " ".join(c if c.isprintable() else ascii(c) for c in dropped[:12])
-        warnings.warn(f"dropped what an English voice cannot say: {shown}", stacklevel=2)
+        warnings.warn(f"dropped characters that cannot be spoken in English: {shown}", stacklevel=2)
     return spoken
 
 
 def split_sentences(text: str, max_letters: int = MAX_SENTENCE_LETTERS) -> list[str]:
-    """Cut normalised text into pieces that are spoken one at a time.
+    """Cut normalised text into sentences.
 
     Args:
         text: the output of :func:`normalise`.
-        max_letters: a longer sentence is cut at its commas, then at its spaces; one word may exceed it, then
-            it is cut inside.
+        max_letters: a longer sentence is cut at its commas, then at its spaces, then inside a word.
 
     Returns:
-        At least one piece; each holds a letter; joined by spaces they give back every word in order.
+        At least one sentence. Each has a letter, and together they have all words in order.
     """
     pieces: list[str] = []
     for sentence in re.split(r"(?<=[.!?])\s", text):
@@ -101,12 +100,12 @@ def split_sentences(text: str, max_letters: int = MAX_SENTENCE_LETTERS) -> list[
 
 
 def plain(text: str) -> str:
-    """Drop the punctuation of normalised text, as careless typists do (``don't`` keeps its apostrophe)."""
+    """Drop the punctuation of normalised text, except apostrophes."""
     return " ".join("".join(" " if c in PUNCTUATION else c for c in text).split())
 
 
 def plain_letters(text: str) -> str:
-    """Typographic signs to ASCII ones, accents dropped; signs that mean something to numbers and units stay."""
+    """Convert typographic signs to ASCII and drop accents. Signs of numbers and units are kept."""
     text = re.sub("μ(?=[msgFLAWV]\\b)", "µ", text)
     text = re.sub("[½¼¾⅓⅔⅛]", lambda m: f" {unicodedata.normalize('NFKC', m[0])}", text).translate(
         _TYPOGRAPHY
@@ -121,7 +120,7 @@ def plain_letters(text: str) -> str:
 
 
 def speak_shorthand(text: str) -> str:
-    """Write out addresses, abbreviations and initials; the points left end sentences or belong to numbers."""
+    """Write out addresses, abbreviations and initials. The remaining points end sentences or belong to numbers."""
     for pattern, speak in _SHORTHAND:
         text = pattern.sub(speak, text)
     return text
@@ -147,7 +146,7 @@ def _refusal(text: str, foreign: int) -> str:
 
 
 def _address(match: re.Match[str]) -> str:
-    """A URL, a mail address, a domain or the name of a file, every sign in words."""
+    """A URL, mail address, domain or file name with its signs in words."""
     address = re.sub(r"^(?:https?|ftp)://|^mailto:|/$", "", match[0], flags=re.IGNORECASE)
     said = []
     for part in re.findall(r"[A-Za-z]+|\d+|.", address):
@@ -209,7 +208,7 @@ def _speak_capitals(text: str) -> str:
 
 
 def _capitals(match: re.Match[str]) -> str:
-    """Words of capitals in a row: shouted where one of them is a plain word, else acronyms."""
+    """Consecutive words in capitals: emphasis if one of them is a plain word, else acronyms."""
     words = match[0].split()
     shouted = len(words) > 1 and any(
         len(w) > 1 and is_common(w.lower()) and not _is_acronym(w) for w in words
@@ -350,7 +349,7 @@ _SHORTHAND: list = [
         ("", r"\b([A-Za-z]+)\.(?=\W|$)", _abbreviation),
         ("i", r"\b(mr|mrs|ms|dr|prof|jr|sr|vs|etc)\b(?=\s[A-Z]|\W*$|,)", lambda m: _ABBREVIATIONS[m[1].lower()]),
         ("i", r"\b(vs|etc|approx|dept)\b", lambda m: _ABBREVIATIONS[m[1].lower()]),
-        # Signs that numbers do not know.
+        # Signs that are not part of numbers.
         ("", r"(?<=[\w)])\s?±\s?|(?<!\S)±\s?", " plus or minus "),
         ("", r"(?<=[\w)])\s?[−](?=\s?[\w(])", "−"),
         ("", r"(?<!\S)~(?=\d)", "about "),
@@ -365,7 +364,7 @@ _SHORTHAND: list = [
 
 
 def _tidy(text: str) -> str:
-    """Quotes gone, compounds as words, one mark behind a word and one space behind the mark."""
+    """Drop quotes, split compounds, and keep one mark after a word and one space after the mark."""
     text = re.sub(r"(?<![a-z])'(?!(?:tis|twas|em|til|cause)\b)|'(?![a-z])", " ", re.sub("'+", "'", text))
     text = re.sub(r"(?<=[a-z\s])-(?=[a-z])", " ", text)
     text = re.sub(r"\s+", " ", text).lstrip(" " + PUNCTUATION)
@@ -373,7 +372,7 @@ def _tidy(text: str) -> str:
 
 
 def _mark(match: re.Match[str]) -> str:
-    """Of several marks the first that ends a sentence counts, else the last."""
+    """Keep the first of several marks that ends a sentence, else the last."""
     marks = match[0].replace(" ", "")
     return next((mark for mark in marks if mark in ".?!"), marks[-1]) + " "
 

@@ -17,7 +17,7 @@ _COINS = {"dollar": ("cent", "cents"), "euro": ("cent", "cents"), "pound": ("pen
 _SIGN = "[" + re.escape("".join(_SIGNS)) + "]"
 _SCALE = r"(?:(?:\s?(hundred|thousand|million|billion|trillion|bn|mn|tn)|([kKmMbBtT]))\b)?"
 _SPACED_ONLY = {"B", "K", "in.", "N", "J"}
-"""Behind a number without a space these are no units: 7B, 4K."""
+"""Not units directly after a number: 7B, 4K."""
 _IRREGULAR = {"foot": "feet", "inch": "inches", "penny": "pence"}
 _NAMES = "|".join(re.escape(unit) for unit in sorted(_UNITS, key=len, reverse=True))
 _OTHERS = "|".join(sorted({*map(re.escape, _UNITS), *_PER} - {"%", "°", "K"}, key=len, reverse=True))
@@ -28,7 +28,7 @@ def speak_numbers(text: str) -> str:
     """Replace every digit by words.
 
     Args:
-        text: English text, any length, with ASCII punctuation; abbreviations with points are already written out.
+        text: English text, any length, with ASCII punctuation; abbreviations with points must be written out.
 
     Returns:
         The text without digits; spaces may be doubled.
@@ -39,7 +39,7 @@ def speak_numbers(text: str) -> str:
 
 
 def cardinal(number: str) -> str:
-    """A number in words; one with leading zeros or too many digits is read digit by digit."""
+    """A number in words. Numbers with leading zeros or too many digits are read digit by digit."""
     from num2words import num2words
 
     number = number.replace(",", "")
@@ -66,7 +66,7 @@ def year(number: str) -> str:
 
 
 def digits(text: str) -> str:
-    """Digit by digit; a point is read, and other characters separate groups."""
+    """A number digit by digit. Points are read, and other characters separate groups."""
     from num2words import num2words
 
     said = (num2words(int(c)) if c.isdecimal() else "point" if c == "." else "," for c in text)
@@ -255,7 +255,7 @@ def _seven_digits(match: re.Match[str]) -> str:
 
 
 def _dotted(match: re.Match[str]) -> str:
-    """Addresses and versions: every part is a number of its own."""
+    """Addresses and versions, whose parts are separate numbers."""
     address, rest = match[1], match[2] or ""
     word = (
         " dot "
@@ -383,7 +383,7 @@ _RULES: list[tuple[re.Pattern[str], Callable[[re.Match[str]], str]]] = [
         ("", rf"(?<![\w.])({NUMBER})[bB](?=[ -](?:parameter|param|model|user|people|view|token|dollar|year))",
          lambda m: f"{cardinal(m[1])} billion"),
         ("", r"(?<![\w.])(\d+\.\d+)(B)\b", lambda m: f"{cardinal(m[1])} billion"),
-        # What is left.
+        # All other numbers.
         ("", r"(?<=\w)-(?=\w)", lambda m: " "),
         ("", r"(?<![\w.])(?=\w*\d)(?=\w*[A-Za-z])[A-Za-z\d]+", _alphanumeric),
         ("", rf"(?<![\d.])\.\d+|{NUMBER}", _number),

@@ -1,4 +1,4 @@
-"""Text to phonemes in English, Mandarin and both: one inventory with stress and tone, for training and synthesis."""
+"""Conversion of English, Mandarin and mixed text to phonemes of one inventory with stress and tone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .markup import strip_markup
 from .normalize import ADDRESS, normalise, plain_letters
 
 BOUNDARY = "_"
-"""Stands between two words."""
+"""Separator of words."""
 MARKS = (",", ".", "?", "!", ";", ":", "-")
 VOWELS = ("AA", "AE", "AH", "AO", "AW", "AY", "EH", "ER", "EY", "IH", "IY", "OW", "OY", "UH", "UW")
 CONSONANTS = tuple("B CH D DH F G HH JH K L M N NG P R S SH T TH V W Y Z ZH".split())
@@ -22,7 +22,7 @@ FINALS = tuple(
     "uang ueng v ve van vn".split()
 )
 ERHUA = "rr"
-"""Follows a final that 儿 colours."""
+"""Erhua, after the final that 儿 changes."""
 PHONEMES = (
     BOUNDARY,
     *MARKS,
@@ -42,11 +42,11 @@ def phonemes(text: str, language: str | None = None) -> list[str]:
 
     Args:
         text: English, Mandarin or both, any length.
-        language: ``en`` or ``zh``: the language of numbers and signs. None: Mandarin where the text has a Han
-            character. Words are always read by their script.
+        language: language of numbers and signs, ``en`` or ``zh``. None is ``zh`` if the text has a Han character, else
+            ``en``. The language of words is that of their script.
 
     Returns:
-        Symbols of ``PHONEMES``: words separated by ``BOUNDARY``, marks behind words.
+        Symbols of ``PHONEMES``. ``BOUNDARY`` separates words, and punctuation follows words.
 
     Raises:
         TypeError: text is not a str.
@@ -74,7 +74,7 @@ def phonemes(text: str, language: str | None = None) -> list[str]:
         out += said
     out = _tidy(out)
     if not any(symbol not in (*MARKS, BOUNDARY) for symbol in out):
-        raise ValueError(f"nothing to say in {text[:40]!r}; write at least one word in English or Mandarin")
+        raise ValueError(f"nothing to speak in {text[:40]!r}; write at least one word in English or Mandarin")
     return out
 
 
@@ -83,10 +83,10 @@ def split_phonemes(symbols: Sequence[str], limit: int = MAX_PHONEMES) -> list[li
 
     Args:
         symbols: the output of :func:`phonemes`.
-        limit: most symbols of a sentence.
+        limit: largest number of symbols of a sentence.
 
     Returns:
-        Sentences that hold at least one phoneme each; joined they give back every phoneme in order.
+        Sentences with at least one phoneme each. Together they have all phonemes in order.
     """
     return [
         piece for piece in _cut(list(symbols), limit, ((".", "?", "!"), (",", ";", ":", "-"), (BOUNDARY,)))
@@ -144,7 +144,7 @@ def _mandarin(run: str) -> list[str]:
 
 
 def _english(run: str) -> list[str]:
-    """A run between Han characters; marks at its ends are kept."""
+    """Phonemes of a Latin run. Punctuation at its ends is kept."""
     head, tail = re.match(r"\W*", run), re.search(r"\W*$", run)
     before, after = (_mark(found[0] if found else "") for found in (head, tail))
     if not re.search("[A-Za-z0-9À-ɏ]", run):
@@ -161,7 +161,7 @@ def _english(run: str) -> list[str]:
 
 
 def _mark(text: str) -> list[str]:
-    """The mark that counts among several: the first that ends a sentence, else the last."""
+    """The first of several marks that ends a sentence, else the last."""
     marks = [c for c in text if c in MARKS]
     if not marks:
         return []
@@ -169,7 +169,7 @@ def _mark(text: str) -> list[str]:
 
 
 def _tidy(symbols: list[str]) -> list[str]:
-    """One mark or boundary between two words, none at the beginning, a boundary behind every inner mark."""
+    """Keep one mark or boundary between two words, none at the beginning, and a boundary after every inner mark."""
     out: list[str] = []
     for symbol in symbols:
         if symbol in MARKS:

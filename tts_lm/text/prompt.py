@@ -1,4 +1,4 @@
-"""A text as the sentences and symbols that a model's tokenizer knows, and the token sequence around them."""
+"""Conversion of text to sentences of model symbols, and the prompt of the AR model."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from .phonemes import MAX_PHONEMES, PHONEMES, phonemes, split_phonemes
 TEXT_START = 3
 """Position of the first text id in a prompt."""
 MAX_PROMPTED_LETTERS = 100
-"""Longest sentence after a voice's own words; both together are no longer than the training texts."""
+"""Longest sentence after the transcript of a voice prompt, so that both fit the training length."""
 _PRINTABLE = "".join(map(chr, range(32, 127)))
 
 
 def character_ids(tokenizer: Any) -> dict[str, int]:
-    """The id of every text symbol of a model.
+    """Map the text symbols of a model to ids.
 
     Args:
-        tokenizer: the one in the model's folder. It decides on the front end: one with an id for every symbol of
-            ``PHONEMES`` reads English and Mandarin phonemes, another one printable ASCII characters.
+        tokenizer: tokenizer of the model. If it has an id for every symbol of ``PHONEMES``, the symbols are English and
+            Mandarin phonemes; otherwise they are printable ASCII characters.
 
     Raises:
         ValueError: the tokenizer splits or merges some of them.
@@ -39,12 +39,12 @@ def character_ids(tokenizer: Any) -> dict[str, int]:
 
 
 def spoken_sentences(text: str, symbols: Collection[str], limit: int | None = None) -> list[Sequence[str]]:
-    """Cut a text into sentences of the symbols that a model reads.
+    """Cut a text into sentences of model symbols.
 
     Args:
-        text: English; also Mandarin where the symbols are ``PHONEMES``.
-        symbols: those of :func:`character_ids`.
-        limit: most symbols of a sentence.
+        text: English text, or also Mandarin if the symbols are ``PHONEMES``.
+        symbols: symbols of :func:`character_ids`.
+        limit: largest number of symbols of a sentence.
 
     Raises:
         TypeError, ValueError: as :func:`~tts_lm.text.normalise` and :func:`~tts_lm.text.phonemes`.
@@ -65,7 +65,7 @@ def build_prompt(tokenizer: Any, text_ids: list[int], voice: int) -> list[int]:
         voice: 0..15, the voice's control token.
 
     Returns:
-        The ids the model continues with codebook-0 ids, then ``</audio>`` and ``<eos>``.
+        The prompt. The model continues it with ids of codebook 0, then ``</audio>`` and ``<eos>``.
     """
     control = tokenizer.control_id
     head = [control("bos"), control(f"voice_{voice:02}"), control("text_start")]

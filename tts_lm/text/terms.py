@@ -17,9 +17,9 @@ def _read() -> dict[str, dict[str, str]]:
 
 
 TERMS = _read()
-"""Kind -> written -> spoken; the kinds that are sets of words have empty values."""
+"""Kind -> written form -> spoken form, which is empty in kinds that are sets of words."""
 
 
 def either(kind: str) -> str:
-    """A regular expression for the words of a kind; the longer of two that begin alike comes first."""
+    """Regular expression for the words of a kind, longer words first."""
     return "|".join(sorted(TERMS[kind], key=len, reverse=True))

@@ -1,4 +1,4 @@
-"""Times of phonemes, of pocketsphinx or of a teacher, matched to the words that a model reads."""
+"""Phoneme times from pocketsphinx or a teacher model, matched to the words of the training text."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from ..text import SOUNDS, write_sounds
 
 @dataclass(frozen=True)
 class Times:
-    """When a word is spoken."""
+    """Times of a word."""
 
     starts: np.ndarray
     """Start of each phoneme in frames, [M] float32."""
     ends: np.ndarray
-    """End of each; a pause may follow the last."""
+    """End of each phoneme in frames, [M] float32. A pause may follow the last."""
     phonemes: str | None
-    """The M phonemes, one character each; None where they are not known."""
+    """The M phonemes, one character each; None if unknown."""
 
     def shifted(self, frames: int) -> Times:
-        """The same times, ``frames`` later."""
+        """The times shifted by ``frames``."""
         return Times(self.starts + np.float32(frames), self.ends + np.float32(frames), self.phonemes)
 
 
@@ -36,13 +36,13 @@ class Word:
     """One word of a clip."""
 
     text: str
-    """As the model reads it: phonemes, or letters where no pronunciation is known."""
+    """The word as model input: phonemes, or letters if no pronunciation is known."""
     letters: str
     """Lower case."""
     after: str
     """Punctuation behind it, often empty."""
     times: Times | None = None
-    """When it is spoken; None where the clip was not aligned."""
+    """Its times; None if the clip was not aligned."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ class Alignment:
 
     Args:
         words: the phonemes of each word.
-        letters: each word in letters; None where only phonemes are known, as of a teacher.
-        phrases: index of the phrase that each word is in, where ``letters`` is None.
+        letters: each word in letters; None if only phonemes are known, as for a teacher.
+        phrases: index of the phrase of each word, if ``letters`` is None.
     """
 
     words: list[list[tuple[str, float, float]]]
@@ -60,10 +60,10 @@ class Alignment:
     phrases: list[int]
 
     def match(self, words: Sequence[Word], frame_rate: float) -> list[Times | None]:
-        """The times of each of ``words``; None for a word that has no counterpart.
+        """The times of each of ``words``; None for a word without a counterpart.
 
-        Words are matched by their letters. Where those are not known, words are counted from mark to mark, and a
-        phrase whose number of words differs is matched in proportion.
+        Words are matched by their letters. Without letters, they are matched by order inside each phrase, and a phrase
+        with another number of words is matched in proportion.
         """
         found: list[Times | None] = [None] * len(words)
         for low, high, first, last, same in self._spans(words):
@@ -76,11 +76,11 @@ class Alignment:
         return found
 
     def _spans(self, words: Sequence[Word]) -> Iterable[tuple[int, int, int, int, bool]]:
-        """Ranges of ``words`` and of our own that belong together, and whether they are the same words."""
+        """Matching ranges of ``words`` and of the aligned words, and whether they are the same words."""
         if self.letters is not None:
             matcher = SequenceMatcher(None, [word.letters for word in words], self.letters, autojunk=False)
             for tag, low, high, first, last in matcher.get_opcodes():
-                if tag in ("equal", "replace"):  # "mr" was aligned, "mister" is read
+                if tag in ("equal", "replace"):  # "mr" in the alignment, "mister" in the text
                     yield low, high, first, last, tag == "equal"
             return
         phrases = np.cumsum([0] + [bool(word.after.strip()) for word in words[:-1]])
@@ -100,7 +100,7 @@ class Alignment:
         edges = np.asarray([phoneme[1:] for phoneme in phonemes], dtype=np.float32) * np.float32(frame_rate)
         if self.letters is not None:
             return Times(edges[:, 0], edges[:, 1], write_sounds(p[0] for p in phonemes) if same else None)
-        # A teacher writes the word in symbols of its own: its times are spread over ours.
+        # The symbols of a teacher differ, so that its times are spread over the phonemes of the text.
         whole = np.append(edges[:, 0], edges[-1, 1])
         places = np.linspace(0, len(phonemes), len(word.text) + 1)
         spread = np.interp(places, np.arange(len(whole)), whole).astype(np.float32)
@@ -108,7 +108,7 @@ class Alignment:
 
 
 def read_alignments(paths: Iterable[Path]) -> dict[str, Alignment]:
-    """Alignments by the id of their clip.
+    """Read alignments, by the id of their clip.
 
     Args:
         paths: JSON lines of pocketsphinx, ``{"id", "words": [[word, start, length, [[PHONE, start, length]…]]…]}`` in
@@ -143,7 +143,7 @@ def _of_pocketsphinx(words: list[Any]) -> Alignment:
 
 def _of_teacher(phonemes: list[Any]) -> Alignment:
     words: list[list[tuple[str, float, float]]] = [[]]
-    marks = [False]  # whether a mark stands behind the word
+    marks = [False]  # whether a punctuation mark follows the word
     for symbol, start, end in phonemes:
         if symbol.isspace():
             words.append([])
@@ -162,6 +162,6 @@ def _of_teacher(phonemes: list[Any]) -> Alignment:
 
 
 def _share(phonemes: list[Any], weights: list[int]) -> list[list[Any]]:
-    """Phonemes in as many runs as there are weights, each about in proportion to its weight."""
+    """Split phonemes into one run per weight, with lengths about in proportion to the weights."""
     edges = np.rint(np.cumsum([0, *weights]) * len(phonemes) / max(sum(weights), 1)).astype(int)
     return [phonemes[low:high] for low, high in zip(edges, edges[1:], strict=False)]

@@ -1,4 +1,4 @@
-"""Training of the AR model: batches, loss, dropout, attention supervision, and a vocabulary without unused rows."""
+"""Training of the AR model: batches, loss, dropout, attention supervision and a reduced vocabulary."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from .recipe import Recipe
 class ArTask:
     """Batches and loss of the AR model.
 
-    The model is trained on the ids that occur and exported with the full vocabulary. Only codes, ``</audio>`` and
-    ``<eos>`` are scored, by a softmax over the whole vocabulary.
+    The model is trained with the ids that occur and exported with the full vocabulary. The loss covers codes,
+    ``</audio>`` and ``<eos>``, with a softmax over the whole vocabulary.
 
     Args:
-        recipe: sizes, augmentation, dropout, supervision.
+        recipe: settings of the run.
         tokenizer: an ``audiotok`` tokenizer.
-        frame_rate: of the codec, in Hz.
+        frame_rate: frame rate of the codec in Hz.
         start: a full ``LlamaForCausalLM`` to continue from, None for a new one.
     """
 
@@ -56,13 +56,13 @@ class ArTask:
 
         Args:
             clips: the clips.
-            rng: of this batch alone.
-            training: vary the text and put wrong codes into the input.
+            rng: random generator of this batch.
+            training: whether to augment the text and replace some input codes by random ones.
 
         Returns:
-            ``ids`` and ``labels`` [B, S], ids of the small vocabulary; labels are shifted (``labels[:, s]`` follows
-            ``ids[:, s]``) and -100 where nothing is scored. ``targets`` [B, S], the position of the text that
-            position s should attend to, -1 for none.
+            ``ids`` and ``labels`` [B, S] in the reduced vocabulary. Labels are shifted (``labels[:, s]`` follows
+            ``ids[:, s]``) and -100 where there is no loss. ``targets`` [B, S] is the text position that position s
+            should attend to, -1 for none.
         """
         data, tokenizer = self.recipe.data, self.tokenizer
         rows, labels, targets = [], [], []
@@ -118,13 +118,13 @@ def _padded(rows: Sequence[Any], value: int) -> np.ndarray:
 
 
 def add_dropout(model: Any, share: float) -> None:
-    """Drop embeddings and what each block adds, in training.
+    """Add dropout to the embeddings and residual branches of a model.
 
-    A stock Llama drops attention weights only. Hooks leave its class, parameters and saved form as they are.
+    A stock Llama has dropout of attention weights only. Hooks do not change its class, parameters or saved files.
 
     Args:
         model: a ``LlamaForCausalLM``.
-        share: of the values; 0 adds nothing.
+        share: dropout probability; 0 adds no hooks.
     """
 
     def drop(module: nn.Module, _: Any, output: Tensor) -> Tensor:
@@ -138,16 +138,16 @@ def add_dropout(model: Any, share: float) -> None:
 
 
 class AttentionSupervision:
-    """Scores where some heads of a ``LlamaForCausalLM`` attend.
+    """Supervises some attention heads of a ``LlamaForCausalLM``.
 
-    A decoder-only TTS model finds the alignment of text and speech by itself, but only after hundreds of hours. With
-    known phoneme times a few heads are trained to attend to the phoneme of the next frame.
+    With known phoneme times, a few heads are trained to attend to the phoneme of the next frame. Without supervision, a
+    decoder-only TTS model needs hundreds of hours to learn the alignment.
 
     Args:
         model: the model, with as many key heads as heads.
-        layers: blocks whose heads are scored, from 0.
-        heads: the first so many heads of each.
-        width: positions either side of the target that count as right.
+        layers: indices of the supervised blocks.
+        heads: number of supervised heads per block, the first ones.
+        width: positions on either side of the target that count as correct.
 
     Raises:
         ValueError: the model has no such block or head.
@@ -173,14 +173,14 @@ class AttentionSupervision:
             model.model.layers[index].self_attn.register_forward_pre_hook(self._keep, with_kwargs=True)
 
     def loss(self, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Score the latest forward pass, and forget it.
+        """Compute the loss of the latest forward pass and clear its stored inputs.
 
         Args:
             targets: [B, S] int64, for each position the position it should attend to, -1 for none.
 
         Returns:
             The mean of -log(attention within ``width`` of the target), and the mean attention there, both
-            scalars; zeros when no position has a target.
+            scalars; zeros if no position has a target.
         """
         inputs, self._inputs = self._inputs, []
         rows, queries = torch.nonzero(targets >= 0, as_tuple=True)
@@ -225,14 +225,14 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class SmallVocabulary:
-    """The ids that occur in training, and a model with rows for those only.
+    """Reduced vocabulary of the ids that occur in training.
 
-    The ids that never occur share one more row. With :attr:`unused_logit` added to its logit, the softmax is that of
-    the full model, so training on a seventh of the rows loses nothing.
+    All other ids share one more row. With :attr:`unused_logit` added to its logit, the softmax equals that of the full
+    model.
 
     Args:
         used: the ids that occur.
-        full_size: rows of the full embedding.
+        full_size: number of rows of the full embedding.
     """
 
     def __init__(self, used: list[int], full_size: int) -> None:
@@ -248,7 +248,7 @@ class SmallVocabulary:
 
     @property
     def unused_logit(self) -> float:
-        """The logarithm of how many ids share the last row."""
+        """Logarithm of the number of ids that share the last row."""
         return math.log(max(self.unused, 1))
 
     def shrink(self, ids: Tensor) -> Tensor:
@@ -261,7 +261,7 @@ class SmallVocabulary:
         rest = self._small == len(self.used)
         last = weight[rest].mean(0, keepdim=True) if self.unused else weight[:1]
         self._pad = model.config.pad_token_id
-        # Small ids mean other tokens, and transformers would freeze the row of a padding id.
+        # The padding id is another token in the reduced vocabulary, and transformers would freeze its row.
         return _with_rows(model, torch.cat((weight[self.used], last)), None)
 
     def grow_model(self, model: Any) -> Any:

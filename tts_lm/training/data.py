@@ -1,6 +1,6 @@
 """Rows of prepared corpora as training clips, and the batches of an epoch.
 
-The text of a clip is built by the functions that build it in :mod:`tts_lm.sentences`. Times of phonemes come from
+The text of a clip is built by the same functions as in :mod:`tts_lm.sentences`. Phoneme times come from
 :mod:`.alignments`.
 """
 
@@ -22,12 +22,12 @@ from .alignments import Word, read_alignments
 from .recipe import DataRecipe
 
 PROMPT_S = (1.0, 8.0)
-"""Length of a prompt in training; that of a clip that voices are cloned from."""
+"""Length of a prompt in training, equal to that of a clip for cloning."""
 
 
 @dataclass(frozen=True)
 class Clip:
-    """One row: words and codes."""
+    """One training clip: words and codes."""
 
     id: str
     words: tuple[Word, ...]
@@ -49,7 +49,7 @@ class Clip:
 
     @property
     def positions(self) -> int:
-        """Ids that the clip takes at most in the AR sequence."""
+        """Largest number of ids of the clip in the AR sequence."""
         longest = (1 + max(len(word.letters), len(word.text)) + len(word.after) for word in self.words)
         return self.frames + 7 + sum(longest)
 
@@ -62,14 +62,14 @@ def read_clips(
     Args:
         folders: prepared corpora of one codec. A file ``alignments.jsonl`` in a folder is read too.
         alignments: more files of :func:`~.alignments.read_alignments`. A row without times is used without them.
-        max_seconds: longer rows are left out: a cut clip would never show its end.
+        max_seconds: longer rows are left out, because a cut clip has no end.
 
     Returns:
         Training clips, and held-out clips: the split ``validation``, or one row in 100 where there is none.
 
     Raises:
         FileNotFoundError: a folder or file is missing.
-        ValueError: two folders carry different codes, or no row is left.
+        ValueError: the folders have different codes, or no row is left.
     """
     folders = [Path(folder) for folder in folders]
     corpora = [PreparedCorpus(folder) for folder in folders]
@@ -113,9 +113,9 @@ def read_clips(
 
 
 def read_words(text: str) -> list[Word] | None:
-    """The words of a transcript as inference writes them; None where nothing of it can be spoken.
+    """The words of a transcript; None if nothing of it can be spoken.
 
-    Joined by :func:`render` they give the string that inference builds of the same text.
+    :func:`render` joins them to the string that inference builds for the same text.
     """
     try:
         with warnings.catch_warnings():
@@ -138,7 +138,7 @@ def read_words(text: str) -> list[Word] | None:
 
 
 def join(first: Clip, second: Clip) -> Clip:
-    """The second clip with the first as its prompt, as a cloned voice is prompted: under the token of other voices."""
+    """Prepend the first clip to the second as its prompt, with the control token of cloned voices."""
 
     def later(word: Word) -> Word:
         return word if word.times is None else replace(word, times=word.times.shifted(first.frames))
@@ -151,13 +151,13 @@ def join(first: Clip, second: Clip) -> Clip:
 def render(
     clip: Clip, rng: np.random.Generator, drop_punctuation: float, spell: float
 ) -> tuple[str, np.ndarray | None]:
-    """The text of a clip as the model reads it, varied.
+    """The text of a clip as model input, with augmentation.
 
     Args:
         clip: the clip.
-        rng: decides about punctuation and spelling.
-        drop_punctuation: chance that all punctuation goes.
-        spell: chance of each word to be written in letters.
+        rng: random generator of the augmentation.
+        drop_punctuation: probability that all punctuation is removed.
+        spell: probability that a word is written in letters.
 
     Returns:
         The text and, for an aligned clip, the index of the character that is spoken in each frame, [T] int64.
@@ -183,18 +183,20 @@ def render(
 def plan_epoch(
     clips: Sequence[Clip], data: DataRecipe, seed: int, epoch: int, frame_rate: float
 ) -> list[list[tuple[int, int]]]:
-    """Choose, prompt and group the clips of one epoch: a function of the seed and the epoch.
+    """Choose the clips and prompts of one epoch and group them into batches.
+
+    The result depends on the arguments only.
 
     Args:
         clips: all training clips.
         data: weights of the voices, share of prompted rows, ids in a batch, curriculum.
-        seed: of the run.
-        epoch: 0, 1, …
-        frame_rate: in Hz.
+        seed: seed of the run.
+        epoch: epoch, counted from 0.
+        frame_rate: frame rate in Hz.
 
     Returns:
-        Batches of (clip, prompt): two indices into ``clips``, the prompt -1 for none. A padded batch holds at most
-        ``batch_tokens`` ids unless its row is alone.
+        Batches of (clip, prompt), two indices into ``clips``; a prompt of -1 means none. A padded batch has at most
+        ``batch_tokens`` ids or a single row.
     """
     rng = np.random.default_rng([seed, epoch])
     names = {index: name for name, index in VOICES.items()}
@@ -217,7 +219,7 @@ def plan_epoch(
             batches.append([])
             longest = int(lengths[at])
         batches[-1].append((int(order[at]), int(prompts[at])))
-    # From short to long in the curriculum's epochs; of a fraction of an epoch its first part stays sorted.
+    # Curriculum epochs are sorted from short to long. In a fractional one, only the first part stays sorted.
     kept = int(len(batches) * min(max(data.curriculum_epochs - epoch, 0.0), 1.0))
     rest = batches[kept:]
     rng.shuffle(rest)
@@ -227,7 +229,7 @@ def plan_epoch(
 def _draw_prompts(
     clips: Sequence[Clip], order: np.ndarray, data: DataRecipe, rng: np.random.Generator, frame_rate: float
 ) -> np.ndarray:
-    """For each row of an epoch another clip of its speaker, or -1: where none is drawn or none is short enough."""
+    """Draw another clip of the speaker for each row of an epoch; -1 if none is drawn or short enough."""
     prompts = np.full(len(order), -1, dtype=np.int64)
     if not data.prompted:
         return prompts

@@ -26,15 +26,14 @@ _NO_VOICE = 0.15
 class NarTask:
     """Batches and loss of the NAR model.
 
-    The voice prompt of a clip is cut from another clip of its speaker, so that the model learns the voice and cannot
-    copy the answer.
+    The voice prompt of a clip is cut from another clip of its speaker, so that the model cannot copy the target.
 
     Args:
-        recipe: sizes, augmentation.
+        recipe: settings of the run.
         tokenizer: an ``audiotok`` tokenizer.
-        clips: all training clips; prompts are cut from them.
+        clips: all training clips, from which prompts are cut.
         start: a model to continue from, None for a new one.
-        codebooks: [K, V, D] float, the codec's codewords, for a new one; None starts from random ones.
+        codebooks: [K, V, D] float, the codewords of the codec for a new model; None uses random ones.
     """
 
     def __init__(
@@ -68,7 +67,7 @@ class NarTask:
         self.codebook_size = tokenizer.codebook_size
         self._by_speaker: dict[str, list[Clip]] = defaultdict(list)
         for clip in clips:
-            if clip.speaker:  # clips without a speaker may be of anyone
+            if clip.speaker:  # clips without a speaker may be of different speakers
                 self._by_speaker[clip.speaker].append(clip)
         chances = np.arange(1, self.n_q) ** -recipe.data.level_power
         self._chances = chances / chances.sum()

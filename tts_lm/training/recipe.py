@@ -1,4 +1,4 @@
-"""Settings of a training run. A recipe file holds those that differ from the defaults; the texts are the manual."""
+"""Settings of a training run. A recipe file contains the settings that differ from the defaults."""
 
 from __future__ import annotations
 
@@ -34,35 +34,35 @@ class ModelRecipe:
     layers: int = 6
     """Transformer blocks."""
     heads: int = 4
-    """H, attention heads; D must be a multiple."""
+    """Number of attention heads, which must divide D."""
     intermediate_size: int = 768
     """Width inside the feed-forward blocks."""
 
 
 @dataclass(frozen=True)
 class DataRecipe:
-    """Which rows are used, how often, and how they are varied."""
+    """Selection, sampling and augmentation of the rows."""
 
     batch_tokens: int = 3072
     """Padded ids in a batch (text and audio together)."""
     max_seconds: float = 16.0
-    """Longer clips are left out whole: a cut clip would never show its end."""
+    """Longer clips are left out, because a cut clip has no end."""
     curriculum_epochs: float = 1.0
     """Epochs at the start in which batches run from short clips to long ones."""
     drop_punctuation: float = 0.3
-    """Share of rows that lose their punctuation, so that careless typing works."""
+    """Share of rows without punctuation, for input without punctuation."""
     spell: float = 0.08
-    """Share of words given as letters although the lexicon knows them, so that unknown words work."""
+    """Share of known words written in letters, for words that are not in the lexicon."""
     weights: dict[str, float] = field(default_factory=dict)
-    """How often an epoch shows the rows of a voice (name: times); others count ``other_weight``."""
+    """Repetitions of the rows of a voice in an epoch, by voice name. Other voices use ``other_weight``."""
     other_weight: float = 1.0
-    """How often an epoch shows the rows of voices that ``weights`` does not name."""
+    """Repetitions of the rows of voices that are not in ``weights``."""
     prompted: float = 0.0
-    """AR: share of rows that follow another clip of their speaker and its transcript, as with a cloned voice."""
+    """AR: share of rows that follow another clip of their speaker and its transcript, as for a cloned voice."""
     level_power: float = 0.5
-    """NAR: level k is trained with chance k^-power; the lower ones carry most of the signal."""
+    """NAR: level k is trained with probability proportional to k^-power."""
     prompt_frames: int = 125
-    """NAR: most frames of the voice prompt, taken from another clip of the speaker."""
+    """NAR: largest number of frames of the voice prompt."""
 
 
 @dataclass(frozen=True)
@@ -72,37 +72,37 @@ class OptimRecipe:
     lr: float = 2e-3
     """Peak learning rate."""
     min_lr: float = 0.02
-    """Share of ``lr`` that is left at the end of the budget."""
+    """Learning rate at the end of the budget, as a share of ``lr``."""
     warmup: float = 0.03
-    """Share of the budget in which the rate rises."""
+    """Share of the budget for the warm-up."""
     weight_decay: float = 0.05
-    """On matrices only."""
+    """Weight decay of matrices."""
     betas: tuple[float, float] = (0.9, 0.98)
     """AdamW's."""
     grad_clip: float = 1.0
     """Largest gradient norm."""
     ema: float = 0.998
-    """Decay of the moving average that is exported."""
+    """Decay of the exported moving average."""
     dropout: float = 0.1
-    """On what each block adds; of the AR model also on the embeddings."""
+    """Dropout of the residual branches, and of the embeddings of the AR model."""
     attention_dropout: float = 0.1
-    """AR: on the attention weights."""
+    """AR: dropout of the attention weights."""
     token_noise: float = 0.0
-    """Share of input codes replaced by random ones, so that the model copes with its own mistakes."""
+    """Share of input codes replaced by random ones, for robustness to sampling errors."""
 
 
 @dataclass(frozen=True)
 class AttentionRecipe:
-    """Supervision of some attention heads of the AR model: they attend to the phoneme that comes next."""
+    """Supervision of some attention heads of the AR model, which attend to the phoneme of the next frame."""
 
     layers: tuple[int, ...] = (1, 3)
-    """Blocks whose heads are supervised, counted from 0."""
+    """Indices of the supervised blocks."""
     heads: int = 1
-    """How many heads of such a block."""
+    """Number of supervised heads per block."""
     width: int = 0
-    """Characters either side of the spoken one that count as right; 0 measured best with phonemes."""
+    """Characters on either side of the target that count as correct. 0 is best with phonemes."""
     weight: float = 0.5
-    """Of the loss; 0 turns it off."""
+    """Weight of the attention loss; 0 turns it off."""
 
 
 @dataclass(frozen=True)
@@ -110,23 +110,23 @@ class Recipe:
     """One training run."""
 
     kind: Literal["ar", "nar", "reranker"] = "ar"
-    """Which model."""
+    """Model to train."""
     model: ModelRecipe = ModelRecipe()
     data: DataRecipe = DataRecipe()
     optim: OptimRecipe = OptimRecipe()
     attention: AttentionRecipe = AttentionRecipe()
     seed: int = 0
-    """Of weights, order, augmentation and dropout."""
+    """Seed of the weights, order, augmentation and dropout."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Precision of matrix products in training (autocast); weights are float32."""
     max_steps: int = 0
-    """Stop after so many steps; 0 = no limit. With ``max_minutes`` the earlier one stops."""
+    """Largest number of steps; 0 = no limit. The earlier of this and ``max_minutes`` ends the run."""
     max_minutes: float = 35.0
-    """Stop after so much training time, interruptions not counted; 0 = no limit. The rate follows the budget."""
+    """Largest training time, without interruptions; 0 = no limit. The learning rate follows this budget."""
     log_every: int = 20
     """Steps between log lines."""
     save_minutes: float = 3.0
-    """Between checkpoints, each with held-out losses."""
+    """Minutes between checkpoints, each with held-out losses."""
 
 
 def load_lm_recipe(name_or_path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Recipe:
@@ -140,18 +140,18 @@ def load_lm_recipe(name_or_path: str | Path, overrides: list[str] | tuple[str, .
         The recipe.
 
     Raises:
-        FileNotFoundError: neither a file nor a shipped name.
+        FileNotFoundError: there is no such file or shipped recipe.
         ValueError: an unknown key, a value of the wrong type or out of its range, or no budget.
     """
     recipe = load_recipe(Recipe, name_or_path, RECIPES, overrides)
     _check(recipe, "")
     if not recipe.max_steps and not recipe.max_minutes:
-        raise ValueError("expected max_steps or max_minutes, got neither; give the run a budget")
+        raise ValueError("the recipe has no budget; set max_steps or max_minutes")
     return recipe
 
 
 def _check(settings: Any, where: str) -> None:
-    """Refuse numbers that are not finite or out of their range, before an hour was trained with them."""
+    """Raise ValueError for numbers that are not finite or out of range."""
     for spec in fields(settings):
         value = getattr(settings, spec.name)
         if is_dataclass(value):
@@ -163,7 +163,7 @@ def _check(settings: Any, where: str) -> None:
         for number in numbers:
             if isinstance(number, str):
                 continue
-            # A layer is counted from 0, although "layers" of a model are a number of them.
+            # attention.layers are indices from 0; model.layers is a number of layers.
             positive = spec.name in _POSITIVE and not isinstance(value, tuple)
             share = spec.name in _SHARES
             if not math.isfinite(number) or number < 0 or (positive and not number) or (share and number > 1):

@@ -22,11 +22,11 @@ def frame_labels(clip: Clip) -> np.ndarray:
     """The class of every frame.
 
     Args:
-        clip: an aligned one.
+        clip: an aligned clip.
 
     Returns:
         [T] int64, of :data:`~tts_lm.models.reranker.CLASSES`; silence between words, ``UNKNOWN`` where the
-        phoneme is not known.
+        phoneme is unknown.
     """
     labels = np.full(clip.frames, SILENCE, dtype=np.int64)
     for word in clip.words:
@@ -41,11 +41,11 @@ def frame_labels(clip: Clip) -> np.ndarray:
 
 
 class RerankerTask:
-    """Batches and loss of the reranker. Only frames with a known phoneme are scored.
+    """Batches and loss of the reranker. The loss covers frames with a known phoneme.
 
     Args:
-        recipe: width, layers, dropout and noise.
-        tokenizer: an ``audiotok`` tokenizer, for the codec's numbers and fingerprint.
+        recipe: settings of the run.
+        tokenizer: an ``audiotok`` tokenizer, for the codebook size and fingerprint.
         start: a model to continue from, None for a new one.
     """
 

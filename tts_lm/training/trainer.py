@@ -1,4 +1,4 @@
-"""Training of the AR model, the NAR model and the reranker: one loop, and what it needs of each of them."""
+"""Training loop of the AR model, the NAR model and the reranker."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ _HELD_OUT = 64  # clips of an evaluation
 
 
 class Task(Protocol):
-    """What the loop needs of a model."""
+    """Interface between the training loop and a model."""
 
     @property
     def model(self) -> nn.Module:
-        """What is trained."""
+        """The model to train."""
         ...
 
     def collate(self, clips: Sequence[Clip], rng: np.random.Generator, training: bool) -> dict[str, Tensor]:
@@ -53,7 +53,7 @@ class Task(Protocol):
         ...
 
     def export(self, model: Any, folder: Path) -> None:
-        """Write the model as users load it."""
+        """Write the model as a ``from_pretrained`` folder."""
         ...
 
 
@@ -69,20 +69,20 @@ def train_lm(
     """Train the model that a recipe names.
 
     Args:
-        recipe: which model, how large, how long.
+        recipe: settings of the run.
         data: prepared corpora of one codec.
-        out: the run's folder; a run that is there is continued.
+        out: folder of the run. An existing run is continued.
         alignments: phoneme times (see :func:`.alignments.read_alignments`).
         init: a shipped model or folder to start from: a whole synthesizer, or the part itself.
         device: ``cpu`` or ``auto``.
-        codec: the corpora's codec, by name or folder; a new NAR model starts from its codewords.
+        codec: codec of the corpora, a name or folder. A new NAR model starts from its codewords.
 
     Returns:
         The folder of the model.
 
     Raises:
-        FileNotFoundError: something named is missing.
-        ValueError: the corpora or the start are of different codecs, or there is nothing to train on.
+        FileNotFoundError: a file or folder is missing.
+        ValueError: the corpora or the initial model belong to different codecs, or there is no clip to train on.
     """
     clips, held_out = read_clips(data, alignments, recipe.data.max_seconds)
     if recipe.kind == "reranker":
@@ -122,15 +122,15 @@ def train_lm(
 
 
 class TtsTrainer(TrainingLoop):
-    """Trains a model on clips; its moving average is exported to ``out/model``.
+    """Trains a model on clips and exports its moving average to ``out/model``.
 
     Args:
         task: the model, its batches and its loss.
-        clips: to train on.
-        held_out: to evaluate on.
-        recipe: everything else.
-        out: the run's folder.
-        frame_rate: of the codec, in Hz.
+        clips: training clips.
+        held_out: held-out clips.
+        recipe: settings of the run.
+        out: folder of the run.
+        frame_rate: frame rate of the codec in Hz.
         device: ``cpu`` or ``auto``.
     """
 
@@ -195,7 +195,7 @@ class TtsTrainer(TrainingLoop):
         }
 
     def evaluate(self) -> dict[str, float]:
-        """Losses of the average on held-out clips of every source."""
+        """Losses of the moving average on held-out clips of every source."""
         some = self.held_out[:: max(1, len(self.held_out) // _HELD_OUT)]
         groups = [some[at : at + 8] for at in range(0, len(some), 8)]
         totals: dict[str, float] = {}
@@ -208,7 +208,7 @@ class TtsTrainer(TrainingLoop):
         return totals
 
     def state(self) -> dict[str, Any]:
-        """Model, average, optimiser, and the place in the epoch."""
+        """State of the model, moving average, optimiser and position in the epoch."""
         return {
             "epoch": self.epoch,
             "batch": self.batch,
@@ -218,7 +218,7 @@ class TtsTrainer(TrainingLoop):
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take over a checkpoint."""
+        """Restore a checkpoint."""
         self.bare.load_state_dict(state["model"])
         for name, value in self.average.values.items():
             value.copy_(state["average"][name])
@@ -226,14 +226,14 @@ class TtsTrainer(TrainingLoop):
         self.epoch, self.batch = state["epoch"], state["batch"]
 
     def export(self) -> None:
-        """Write the average as users load it."""
+        """Write the moving average as a ``from_pretrained`` folder."""
         with self.average.applied_to(self.bare):
             self.task.export(self.bare, self.out / "model")
 
     def _next_clips(self) -> tuple[list[Clip], int]:
-        """The clips of this rank's next batch, and the batches that each rank takes in an epoch.
+        """The clips of the next batch of this rank, and the number of batches per rank in an epoch.
 
-        The last round of an epoch starts over where there are fewer batches than ranks, so that no rank is idle.
+        If the batches do not divide evenly among the ranks, the last round repeats the first batches.
         """
         ranks = self.accelerator.num_processes
         while True:
@@ -269,7 +269,7 @@ class _Objective(nn.Module):
 
 
 class MovingAverage:
-    """An exponential moving average of a model's parameters that follows fast at first."""
+    """Exponential moving average of the parameters of a model, with a shorter memory in the first steps."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
@@ -283,7 +283,7 @@ class MovingAverage:
 
     @contextmanager
     def applied_to(self, model: nn.Module) -> Iterator[None]:
-        """Put the averages into the model, in evaluation mode, for as long as the context lasts."""
+        """Context in which the model has the averaged parameters and is in evaluation mode."""
         kept = {name: p.detach().clone() for name, p in model.named_parameters()}
         for name, p in model.named_parameters():
             p.data.copy_(self.values[name])
@@ -311,6 +311,6 @@ def _start(init: str | Path | None, kind: str, fingerprint: str) -> Any:
         theirs = model.config.codes_fingerprint
     if theirs != fingerprint:
         raise ValueError(
-            f"{folder} was trained on the codes {theirs}, the corpora hold {fingerprint}; prepare them with its codec"
+            f"{folder} was trained on codes {theirs}, but the corpora have {fingerprint}; prepare them with its codec"
         )
     return model
