@@ -24,6 +24,7 @@ _TYPOGRAPHY = str.maketrans(
     | {"ð": "d", "þ": "th", "Þ": "Th"}
 )  # fmt: skip
 _KEPT = "²³µ½¼¾⅓⅔⅛™…"  # NFKC changes these to other characters
+_SUPERSCRIPT = re.compile(r"(?:(?<=[\d)])|(?<=\b[A-Za-z]))[⁻⁰¹²³⁴-⁹]+")
 _ABBREVIATIONS = TERMS["abbreviation"]
 _STARTERS = either("starter")
 _MONARCHS = either("monarch").title()
@@ -38,12 +39,12 @@ _SYMBOLS = (
 )
 _GREEK = re.compile(r"(?<![\u0370-\u03ff])[\u0391-\u03a9\u03b1-\u03c9](?![\u0370-\u03ff])")
 
-
-ADDRESS = re.compile(
-    r"\b(?:https?|ftp)://[^\s<>\"]*[^\s<>\".,;:!?)\]}']|\bwww\.[^\s<>\"]*[^\s<>\".,;:!?)\]}']"
+_URL_END = r"[^\s<>\"\u2e80-\uffef]*[^\s<>\"\u2e80-\uffef.,;:!?)\]}']"
+ADDRESS = re.compile(  # ASCII: Han characters may touch an address
+    rf"(?a:\b(?:https?|ftp)://{_URL_END}|\bwww\.{_URL_END}"
     r"|(?<![\w.+-])(?:mailto:)?[A-Za-z0-9_+-]+(?:\.[A-Za-z0-9_+-]+)*@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+"
     rf"|(?<![\w.@-])(?:[A-Za-z0-9_-]+\.)+(?:{either('domain')}|{either('file')})(?![\w.@-]*[A-Za-z0-9_])"
-    r"(?:(?<!\d)/[\w./?=&%#~+-]*[\w/])?"
+    r"(?:(?<!\d)/[\w./?=&%#~+-]*[\w/])?)"
 )
 """URLs, mail addresses, domains and names of files."""
 
@@ -109,6 +110,12 @@ def plain_letters(text: str) -> str:
     text = re.sub("μ(?=[msgFLAWV]\\b)", "µ", text)
     text = re.sub("[½¼¾⅓⅔⅛]", lambda m: f" {unicodedata.normalize('NFKC', m[0])}", text).translate(
         _TYPOGRAPHY
+    )
+    text = _SUPERSCRIPT.sub(
+        lambda m: (
+            m[0] if m[0] in ("²", "³") else "^" + unicodedata.normalize("NFKC", m[0]).replace("\u2212", "-")
+        ),
+        text,
     )
     text = "".join(c if c in _KEPT else unicodedata.normalize("NFKC", c) for c in text)
     text = unicodedata.normalize("NFC", text.translate(_TYPOGRAPHY).replace("…", "."))
@@ -266,7 +273,7 @@ def _dotted_letters(match: re.Match[str]) -> str:
 
 def _abbreviation(match: re.Match[str]) -> str:
     word = match[1].lower()
-    if word not in _ABBREVIATIONS:
+    if word not in _ABBREVIATIONS or match[1].isupper() and word in TERMS["spelled"]:
         return match[0]
     return _ABBREVIATIONS[word] if word in TERMS["title"] else _point(match, _ABBREVIATIONS[word])
 
@@ -299,6 +306,7 @@ _SHORTHAND: list = [
         ("", ADDRESS.pattern, _address),
         ("", r"(?<!\w)[A-Z]:\\[\w\\.-]*\w", _address),
         ("", r"(?<![^\s(\"'`])(?:~|\.{1,2})?/(?:[\w.-]+/)*[\w.-]*\w", _address),
+        ("", r"(?<!\S)\.(?=[a-z]|[A-Z]{2})", " dot "),
         ("", r"(?<![\w@])@(\w+(?:\.\w+)*)",
          lambda m: " at " + re.sub(r"_|(?<=[a-z])(?=[A-Z])", " ", m[1]).replace(".", " dot ")),
         ("", r"(?<![\w#&])#(?=\d+\b)", " number "),
@@ -312,6 +320,8 @@ _SHORTHAND: list = [
         ("i", r"\bi\.\s?e\.,?", "that is"),
         ("i", r"\bet al\.", lambda m: _point(m, "et al")),
         ("i", r"\bph\.\s?d\b\.?", lambda m: _point(m, "p h d")),
+        ("", r"\b([BMD])\.\s?(Sc|Ed|Phil|Eng|Tech|Com|Arch|Litt)\b\.?",
+         lambda m: _point(m, f"{m[1]} " + ("s c" if m[2] == "Sc" else m[2]))),
         ("i", rf"\b({either('before_number')})\.\s?(?=#?\d)", lambda m: TERMS["before_number"][m[1].lower()] + " "),
         ("", rf"\b({either('weekday')})\b(?:\.(?=\s?\w)|(?=,?\s(?:\d|{MONTH.title()}))|"
              rf"(?=\s?[-–]\s?(?:{either('weekday')})))|(?<=[-–])({either('weekday')})\b\.?",
@@ -347,7 +357,8 @@ _SHORTHAND: list = [
         ("", r"\bA\.(?=\W*$)", "ay."),
         # Abbreviations.
         ("", r"\b([A-Za-z]+)\.(?=\W|$)", _abbreviation),
-        ("i", r"\b(mr|mrs|ms|dr|prof|jr|sr|vs|etc)\b(?=\s[A-Z]|\W*$|,)", lambda m: _ABBREVIATIONS[m[1].lower()]),
+        ("i", r"(?<![;/&])\b(mr|mrs|ms|dr|prof|jr|sr|vs|etc)\b(?=\s[A-Z]|\W*$|,)",
+         lambda m: _ABBREVIATIONS[m[1].lower()]),
         ("i", r"\b(vs|etc|approx|dept)\b", lambda m: _ABBREVIATIONS[m[1].lower()]),
         # Signs that are not part of numbers.
         ("", r"(?<=[\w)])\s?±\s?|(?<!\S)±\s?", " plus or minus "),

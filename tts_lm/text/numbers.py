@@ -146,7 +146,7 @@ def _code_before(match: re.Match[str]) -> str:
 
 
 def _time(match: re.Match[str]) -> str:
-    hour, minute, second, half = int(match[1]), match[2], match[3], match[4]
+    hour, minute, second, half = int(match[1]), match[2], (match[3] or "").strip("0") and match[3], match[4]
     if hour > 24:
         return f"{cardinal(str(hour))} {cardinal(minute)}" + (f" {cardinal(second)}" if second else "")
     said = cardinal(str(hour))
@@ -222,6 +222,14 @@ def _power(name: str) -> str:
 
 
 def _fraction(match: re.Match[str]) -> str:
+    if match[4]:
+        first, _, below = match[4].partition("/")
+        unit = plural(_power(first)) if match[1] or int(match[2]) > int(match[3]) else _power(first)
+        return f"{_ratio(match)} {unit}" + (f" per {_power(below)}" if below else "")
+    return _ratio(match)
+
+
+def _ratio(match: re.Match[str]) -> str:
     whole, top, bottom = match[1], int(match[2]), int(match[3])
     if bottom < 2 or bottom > 100 or top == 0:
         return f"{whole or ''} {cardinal(match[2])} over {cardinal(match[3])}"
@@ -299,6 +307,7 @@ _FREE = r"(?<![\w.,:/-])"
 _DAY = r"(0?[1-9]|[12]\d|3[01])"
 _YEAR = r"((?:1[1-9]|20)\d\d)"
 _TO = r"\s?(?:[-–~]|--| - )\s?"
+_TERM = r"(?:\d+(?:\.\d+)?[a-z]?|[a-z]\b)(?:\s?\^\s?-?\d+|[²³])?"
 _HALF = r"(?:\s?(ay|[aApP])\.?\s?[mM]\b)"
 _ENDS = rf"%|‰|°[CF]?|[ap]\.?m\.?|[kKMBx]|{_SIGN}|s|st|nd|rd|th|{MONTH}|[a-zA-Z]{{1,2}}"
 # fmt: off
@@ -306,7 +315,10 @@ _RULES: list[tuple[re.Pattern[str], Callable[[re.Match[str]], str]]] = [
     (re.compile(pattern, re.IGNORECASE if flag == "i" else 0), speak)
     for flag, pattern, speak in (
         # Other ways to group the digits of a number.
-        ("", r"\b(\d{1,3}(?:\.\d{3})*),(\d\d)(?=\s?€)", lambda m: m[1].replace(".", "") + "." + m[2]),
+        ("", rf"(?<![\d.,])(\d{{1,3}}(?:\.\d{{3}})*),(\d\d?)(?=\s?(?:€|{UNIT}))",
+         lambda m: m[1].replace(".", "") + "." + m[2]),
+        ("", r"\b0[xX]([\dA-Fa-f]+)\b",
+         lambda m: "zero x " + " ".join(digits(c) if c.isdecimal() else c for c in m[1])),
         ("", r"(?<=\d)(?: (?=000\b)|'(?=\d{3}\b))", lambda m: ""),
         ("", rf"(?<={_SIGN})(?=\.\d)", lambda m: "0"),
         # Groups of digits: addresses, dates, phone numbers, versions.
@@ -319,6 +331,7 @@ _RULES: list[tuple[re.Pattern[str], Callable[[re.Match[str]], str]]] = [
               r"(\d\d?)/(\d\d?)(?![\w/]|\.\d)",
          lambda m: f"{m[1]} {_slash_date(m, 2)}"),
         ("", rf"{_FREE}(?:\+\d{{1,3}}[ .-]?)(?:\(?\d{{1,5}}\)?[ .-]?){{1,5}}\d{{2,4}}(?![\w-])", _phone),
+        ("", rf"{_FREE}0\d{{2,4}}/\d{{4,8}}(?![\w/-])", _phone),
         ("", rf"{_FREE}0\d{{2,4}}[ -](?:\d{{3,4}}[ -]\d{{3,4}}|\d{{6}})(?![\w-])", _phone),
         ("", rf"{_FREE}(?:1[ .-])?(?:\(\d{{3}}\)\s?|\d{{3}}[ .-])\d{{3}}[ .-]\d{{4}}(?![\w-])", _phone),
         ("", rf"{_FREE}(\d{{3}})-(\d{{4}})(?![\w-])", _seven_digits),
@@ -352,15 +365,18 @@ _RULES: list[tuple[re.Pattern[str], Callable[[re.Match[str]], str]]] = [
         ("", r"(?<=\d)[eE]([+-]?)(\d+)\b", lambda m: f" times ten to the power of {'minus ' * (m[1] == '-')}{m[2]}"),
         # Signs between numbers; the numbers stay digits for the rules below.
         ("", r"(?<=\d)\s?[-–]\s?(?=\d[\d\s+*/-]{0,30}=)", lambda m: " minus "),
+        ("", rf"(?:(?<=[\d²³)])|(?<=\b[a-z])|(?<=\d[a-z]))\s[-–]\s(?={_TERM}(?:\s?[-+*/]\s?{_TERM}){{0,6}}\s?[=<>≤≥])",
+         lambda m: " minus "),
         ("", rf"(?<![A-Za-z\d.-])((?:-)?{_SIGN}?{NUMBER}(?:\s?(?:{_ENDS}))?)(?:[-–~]|\s[-–~]\s|--|–-)(?=-?{_SIGN}?\d)",
          lambda m: f"{m[1]} to "),
         ("", r"(?<=\d)(\s?(?:[mck]?m|in\.?|ft|px))?\s?[x×]\s?(?=\d)",
          lambda m: " times " if "×" in m[0] and not m[1] else f"{m[1] or ''} by "),
-        ("", r"(?<=\d)[xX]\b", lambda m: " times "),
+        ("", r"(?<=\d)[xX]\b(?!\s?(?:[-+=*^²³≤≥<>]|minus\b))", lambda m: " times "),
         ("", r"(?<=\d)\"(?=\s(?:screen|monitor|display|TV|tablet|laptop)\b)", lambda m: "-in."),
         ("", r"(?<=\d)\"\s?[x×]\s?(\d+(?:\.\d+)?)\"", lambda m: f" in. by {m[1]} in."),
         ("", r"(?<=\d)\"(?=\s(?:wide|long|tall|high|thick|deep|by)\b)", lambda m: " in."),
-        ("", r"(?<=\d)\s?\*\s?(?=\d)", lambda m: " times "),
+        ("", r"(?<=\d)\s?\*\s?(?=\d)|(?<=\b[a-z]) \* (?=[a-z\d]\b)", lambda m: " times "),
+        ("", r"(?<=[\d)]) / (?=[\d(])", lambda m: " divided by "),
         ("", r"(?<=\d)\s?−\s?(?=\d)", lambda m: " minus "),
         ("", r"(?<=[\d)])\s?\+\s?(?=[\d(])", lambda m: " plus "),
         ("", r"(?<=\d)\s?\^\s?(?=-?\d)", lambda m: " to the power of "),
@@ -372,11 +388,12 @@ _RULES: list[tuple[re.Pattern[str], Callable[[re.Match[str]], str]]] = [
         ("", rf"(?<![\w.])({NUMBER}){_SCALE}\s?({_SIGN}|(?:{'|'.join(_CODES)})\b)", _money_behind),
         ("", rf"\b({'|'.join(_CODES)})\s?({NUMBER}){_SCALE}(?!\w)", _code_before),
         # Units, scales, ordinals, decades and fractions.
-        ("", r"\b(\d)'\s?(\d\d?)\"", lambda m: f"{cardinal(m[1])} foot {cardinal(m[2])}"),
+        ("", r"\b(\d)'\s?(\d\d?)(?:\"|(?![\w']))", lambda m: f"{cardinal(m[1])} foot {cardinal(m[2])}"),
         ("i", r"(?<!\w)'?\b(\d{0,3}[1-9]0|\d{1,2}00)'s\b", _decade),
         ("", r"(?<!\w)'?\b(\d{2}[1-9]0|[2-9]0|\d{1,2}00)s\b", _decade),
         ("i", r"(?<![\d,])(\d[\d,]{0,20})(?:st|nd|rd|th)\b", lambda m: ordinal(m[1])),
-        ("", r"(?:\b(\d+)\s)?(?<![\d/.])\b(\d{1,2}|100)/(\d{1,3})\b(?![\d/])", _fraction),
+        ("", r"(?:\b(\d+)\s)?(?<![\d/.])\b(\d{1,2}|100)/(\d{1,3})\b(?![\d/])"
+             rf"(?:\s({UNIT})(?:\.(?=,|\s[a-z\d]))?)?", _fraction),
         ("", rf"(?<![\w.])({NUMBER})([\s-]?)({UNIT})(?:\.(?=,|\s[a-z\d]))?", _unit),
         ("", rf"(?<![\w.-])({NUMBER})(?:(?<!\b[245678])K|[kMT])\b(?! [A-Z])",
          lambda m: f"{cardinal(m[1])} {_SCALES[m[0][-1].lower()]}"),

@@ -33,6 +33,7 @@ PHONEMES = (
     ERHUA,
 )
 """The inventory: ARPAbet with stress 0-2 for English, initials and finals with tone 1-5 for Mandarin."""
+_FULL_WIDTH = {code: code - 0xFEE0 for code in (*range(0xFF21, 0xFF3B), *range(0xFF41, 0xFF5B))}  # letters
 MAX_PHONEMES = 160
 """Longest sentence; a longer one is cut."""
 
@@ -56,6 +57,7 @@ def phonemes(text: str, language: str | None = None) -> list[str]:
         raise ValueError(f"unknown language {language!r}; choose from en, zh")
     if not isinstance(text, str):
         raise TypeError(f"expected the text as str, got {type(text).__name__}")
+    text = text.translate(_FULL_WIDTH)
     if language is None:
         language = (
             "zh"
