@@ -52,8 +52,8 @@ _LARGEST_WAV_BYTES = (1 << 32) - 1024  # the size fields have 32 bits
 _BLOCK_SAMPLES = 1 << 16
 # Audio containers that ffmpeg may open. Playlists and the like are left out, because they make it open other files.
 _DEMUXERS = ",".join(
-    "aac ac3 aiff amr ape asf au eac3 flac matroska webm mov mp4 m4a 3gp mp3 mpc mpc8 nistsphere ogg tta voc w64 wav "
-    "wv".split()
+    "aac ac3 aiff amr ape asf au caf eac3 flac matroska webm mov mp4 m4a 3gp mp3 mpc mpc8 nistsphere ogg tta voc w64 "
+    "wav wv".split()
 )
 # Formats that do not store a length. ffmpeg estimates one from the bitrate.
 _NO_LENGTH = ("aac", "ac3", "amr", "eac3", "mpc", "wav")
@@ -342,6 +342,11 @@ class AudioReader:
                 break
             if is_wav(head):
                 return True
+            if head[:4] == b"data" and head[4:8] != bytes(4):
+                raise AudioError(
+                    f"{self.name}: expected one chunk of samples, got another at byte {source.at}; convert it, for "
+                    "example with sox"
+                )
             if re.match(rb"[ -~]{4}", head):
                 size = int.from_bytes(head[4:8], "little" if wav.order == "<" else "big")
                 source.skip(8 + size + size % 2)

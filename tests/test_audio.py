@@ -137,6 +137,7 @@ def odd_files() -> dict[str, tuple[bytes, float, float]]:
         "au of unknown size": (au[:8] + b"\xff" * 4 + au[12:], 3, 0),
         "au that states too little": (au[:8] + struct.pack(">I", 48_000) + au[12:], 3, 0),
         "nist": (stored(a, "NIST"), 3, 0),
+        "caf": (stored(a, "CAF"), 3, 0),
     }  # fmt: skip
 
 
@@ -185,6 +186,7 @@ def cut_files() -> dict[str, bytes]:
         "au": stored(long, "AU")[:-9999],
         "nist": stored(long, "NIST")[:-9999],
         "wav that states half": resized(wav, len(wav) // 4 * 2),
+        "wav with two chunks of samples": wav + wav[36:],
     }
 
 

@@ -339,6 +339,9 @@ def test_tables_of_splits(put: Put, folder: Path) -> None:
         ("other", "a.wav"),
         ("validation", "a.wav"),
     ]
+    (folder / "validation/metadata.csv").unlink()
+    put("validation/metadata.tsv", 'path\tsentence\na.wav\tShe said "hi\n')
+    assert told(list(open_source(folder)))[-1] == ("validation/a.wav", 'She said "hi', "", "", "validation")
     put("train/metadata.jsonl", "{}")
     with pytest.raises(ValueError, match="name the one to read"):
         open_source(folder)
@@ -458,6 +461,18 @@ def test_columns_that_name_a_part_are_honoured(
     expected = expected.mean(axis=1) if channel is None else expected[:, channel]
     assert row.other is None
     np.testing.assert_allclose(sound_of(row).numpy(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("field, columns", [("start", ("offset", "start")), ("end", ("end", "end_time"))])
+def test_two_columns_for_one_part_are_refused(
+    field: str, columns: tuple[str, str], put: Put, folder: Path
+) -> None:
+    put("long.wav")
+    rows = [{"file_name": "long.wav", "text": "T", name: 0.25} for name in columns]
+    put("metadata.jsonl", "\n".join(map(json.dumps, rows)))
+    with pytest.raises(ValueError, match=f"--column {field}={columns[0]}"):
+        open_source(folder)
+    assert len(open_source(folder, columns={field: columns[1]})) == 2
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from ..files import parse_json
 from .rows import ALIASES, FilePart, ListSource, Names, Problem, SourceRow, find_columns, plain_name, read_cut
 
-METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+METADATA = ("metadata.csv", "metadata.tsv", "metadata.jsonl", "metadata.parquet")
 TABLES = (".csv", ".tsv", ".jsonl", ".json")
 # Sound by its suffix. A file that cannot be decoded is a row too, dropped as unreadable.
 SUFFIXES = frozenset(

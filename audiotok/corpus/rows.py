@@ -120,7 +120,7 @@ def find_columns(present: Sequence[str], asked: Mapping[str, str], describe: str
         describe: the name of the source in errors.
 
     Raises:
-        ValueError: a column that was asked for is missing, or none holds the audio.
+        ValueError: a column that was asked for is missing, none holds the audio, or two may say where a row's sound is.
     """
     for name, column in asked.items():
         if column and column not in present:
@@ -129,6 +129,13 @@ def find_columns(present: Sequence[str], asked: Mapping[str, str], describe: str
         name: asked[name] or None if name in asked else next((n for n in usual if n in present), None)
         for name, usual in ALIASES.items()
     }
+    for field in ("start", "end", "channel"):
+        several = [name for name in ALIASES[field] if name in present and field not in asked]
+        if len(several) > 1:
+            raise ValueError(
+                f"{describe}: expected one column for {field}, got {' and '.join(several)}; choose one with --column "
+                f"{field}={several[0]}"
+            )
     if names["audio"] is None:
         usual = " or ".join(ALIASES["audio"][:2])
         raise ValueError(
