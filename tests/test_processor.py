@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -91,6 +92,7 @@ def test_every_form_of_audio(own: AudioTextProcessor, wav: torch.Tensor, tmp_pat
         wav[0],
         array,
         array[None],
+        array.astype(">f4"),
         array.tolist(),
         {"array": array, "sampling_rate": 16_000},
         codes,
@@ -113,6 +115,12 @@ def test_every_form_of_audio(own: AudioTextProcessor, wav: torch.Tensor, tmp_pat
     ):
         assert own.encode_audio(form) == read
     assert len(own.encode_audio(np.zeros(24_000), sampling_rate=24_000)) == 50 * 4
+    columns = datasets.Dataset.from_dict({"text": ["a", "a"], "codes": [codes.tolist()] * 2})
+    assert own(columns["text"], columns["codes"]) == own(["a", "a"], [wav, wav])
+    with pytest.raises(ValueError):
+        own.encode_audio(wav, sampling_rate=0)
+    with pytest.raises(TypeError, match="got int"):
+        own(5)
 
 
 def test_integer_samples_are_not_codes(own: AudioTextProcessor, wav: torch.Tensor) -> None:
@@ -445,3 +453,6 @@ def test_collator(processor: AudioTextProcessor, wav: torch.Tensor) -> None:
             assert batch["labels"][row][keep].tolist() == single["labels"]
         assert batch["labels"][4][batch["attention_mask"][4].bool()].tolist() == [1, 2, 3]
         assert (batch["labels"][batch["attention_mask"] == 0] == -100).all()
+        for row in ({"codes": codes}, {"text": None, "codes": codes}, {"text": "one"}):
+            with pytest.raises(ValueError, match="text and codes or audio"):
+                AudioTextCollator(processor, task)([row])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from pathlib import Path
@@ -220,6 +220,8 @@ class AudioTextProcessor(ProcessorMixin):
         options, rate = self._options(kwargs)
         if text is None and audio is None:
             raise ValueError("expected text, audio or both, got neither")
+        if text is not None and not isinstance(text, Iterable):
+            raise TypeError(f"expected text as str or a list of str, got {type(text).__name__}")
         texts = [text] if text is None or isinstance(text, str) else list(text)
         clips, one_clip = _split_clips(audio)
         single = isinstance(text, str) or (text is None and one_clip)
@@ -529,7 +531,7 @@ class AudioTextProcessor(ProcessorMixin):
                 f"expected a wav [N] or [{channels}, N] with N >= 1, got shape {list(wav.shape)}; a batch is a list of "
                 "wavs"
             )
-        wav = resample(wav, sampling_rate or rate, rate).expand(channels, -1)
+        wav = resample(wav, rate if sampling_rate is None else sampling_rate, rate).expand(channels, -1)
         # Clips are encoded one by one, so that codes do not depend on the batch.
         with torch.no_grad():
             return codec.encode(wav[None].to(codec.device)).audio_codes[0].cpu()
@@ -627,7 +629,12 @@ class AudioTextCollator:
             return {"labels": row["input_ids"], **kept}
         if "messages" in row:
             return self.processor.apply_chat_template(row["messages"], labels=True)
-        audio = row if row.get("codes") is not None else row["audio"]
+        audio = row if row.get("codes") is not None else row.get("audio")
+        if audio is None or not isinstance(row.get("text"), str):
+            raise ValueError(
+                "expected a row with text and codes or audio that are not None, got the columns "
+                f"{', '.join(map(str, row))}"
+            )
         return self.processor(row["text"], audio, self.task, labels=True)
 
 
@@ -662,7 +669,9 @@ def _split_clips(audio: Any) -> tuple[list[Any], bool]:
     """
     if isinstance(audio, Tensor | np.ndarray) and audio.ndim == 3:
         return list(audio), False
-    if not isinstance(audio, list | tuple):
+    if isinstance(audio, Sequence) and not isinstance(audio, str | bytes | bytearray | memoryview):
+        audio = list(audio)  # a column of datasets is a sequence too
+    if not isinstance(audio, list):
         return [audio], True
     depth, inner = 0, audio
     while isinstance(inner, list | tuple) and inner:

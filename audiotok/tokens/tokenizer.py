@@ -553,7 +553,8 @@ def as_codes(codes: Any) -> Tensor:
     if isinstance(codes, Tensor):
         return codes
     try:
-        return torch.from_numpy(np.asarray(codes))
+        array = np.asarray(codes)
+        return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
     except (TypeError, ValueError) as error:
         raise TypeError(f"expected codes [K, T] of integers, got {type(codes).__name__} ({error})") from None
 
