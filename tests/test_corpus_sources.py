@@ -341,7 +341,13 @@ def test_tables_of_splits(put: Put, folder: Path) -> None:
     ]
     (folder / "validation/metadata.csv").unlink()
     put("validation/metadata.tsv", 'path\tsentence\na.wav\tShe said "hi\n')
-    assert told(list(open_source(folder)))[-1] == ("validation/a.wav", 'She said "hi', "", "", "validation")
+    assert row_fields(list(open_source(folder)))[-1] == (
+        "validation/a.wav",
+        'She said "hi',
+        "",
+        "",
+        "validation",
+    )
     put("train/metadata.jsonl", "{}")
     with pytest.raises(ValueError, match="name the one to read"):
         open_source(folder)
