@@ -119,8 +119,9 @@ def _frexp(x: Any) -> tuple[Any, Any]:
     """Mantissa in [0.5, 1) and exponent. Next to a power of two the exponent may be off by one, which changes
     :func:`~.codec.encoder.straight_log2` by rounding only.
     """
-    from onnxscript import opset20 as op
+    import onnxscript
 
+    op: Any = onnxscript.opset20
     exponent = op.Floor(op.Div(op.Log(x), op.Constant(value_float=math.log(2)))) + 1.0
     return x * op.Pow(op.Constant(value_float=2.0), -exponent), op.Cast(exponent, to=6)
 
