@@ -191,7 +191,9 @@ COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); $ask; printf '%s\n' "${COMPREPLY[@]}"
 """
 
 
-@pytest.mark.skipif(shutil.which("bash") is None, reason="bash completes")
+@pytest.mark.skipif(
+    not (shutil.which("bash") and shutil.which("sed")), reason="the completion needs bash and sed"
+)
 @pytest.mark.parametrize(
     ("module", "name"), [("audiotok.cli.main", "audiotok"), ("tts_lm.cli.main", "tts-lm")]
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from tts_lm.cli.main import main
 ADDRESS = "http://127.0.0.1:8000"
 
 
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the page calls curl")
 def test_the_examples_run(tiny_codec, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("clip.wav").write_bytes(clip(2.0))
