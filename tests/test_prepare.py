@@ -128,6 +128,7 @@ def test_datasets_finds_the_splits(
     corpus = PreparedCorpus(tmp_path / "whole")
     for split in ("train", "test"):
         ours = PreparedCorpus(tmp_path / "whole", split)
+        assert set(opened[split]["codes_fingerprint"]) == {corpus.manifest.codes_fingerprint}
         assert opened[split]["id"][:] == ours.column("id") and set(opened[split]["split"][:]) == {split}
         row = opened[split][1]
         assert torch.equal(unpack_codes(row["codes"], row["n_q"]), ours.row(1)["codes"])

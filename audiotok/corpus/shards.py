@@ -39,6 +39,7 @@ SCHEMA = pa.schema(
         ("start_s", pa.float32()),  # seconds cut from the start of the source's clip
         ("level_db", pa.float32()),  # of the speech in the source's clip, dB of full scale
         ("fields", pa.string()),  # the source's other columns, JSON
+        ("codes_fingerprint", pa.string()),  # of the codec, for readers of single rows such as ``datasets``
     ]
 )
 NEEDED = ("id", "frames", "seconds", "codes", "n_q")
@@ -197,13 +198,15 @@ def write_shard(
         "dropped": json.dumps([asdict(drop) for drop in drops]),
     }
     schema = SCHEMA.with_metadata(metadata)
-    repeating: Any = ["speaker", "language", "split"]  # the type stubs of pyarrow accept only a bool
+    marked = [{**row, "codes_fingerprint": binding.get("codes_fingerprint")} for row in rows]
+    # The type stubs of pyarrow accept only a bool.
+    repeating: Any = ["speaker", "language", "split", "codes_fingerprint"]
     with write_aside(path) as aside:
         with pq.ParquetWriter(
             aside, schema, compression="zstd", use_dictionary=repeating, write_page_checksum=True
         ) as writer:
             if rows:  # datasets cannot read a row group of no rows
-                writer.write_table(pa.Table.from_pylist(list(rows), schema=schema), row_group_size=_ROW_GROUP)
+                writer.write_table(pa.Table.from_pylist(marked, schema=schema), row_group_size=_ROW_GROUP)
     return sha256(path)
 
 
