@@ -278,14 +278,24 @@ def test_a_client_that_leaves_frees_its_place(synthesizer, more):
         until(lambda: LEFT in httpx.get(f"{address}/metrics").content)
 
 
-def test_a_stream_whose_client_left_is_closed(served):
-    address, app = served
-    long = "One sentence after another. " * 100
-    asked = {"model": "toy", "voice": "bdl", "input": long, "response_format": "pcm", "stream": True}
-    with httpx.stream("POST", f"{address}/v1/audio/speech", json=asked) as answer:
-        next(answer.iter_raw(1000))
-        assert places(app) == 1
-    until(lambda: places(app) == 0)
+def test_a_stream_whose_client_left_is_closed(synthesizer):
+    first, closed = next(synthesizer.stream(TEXT, "bdl", 0)), threading.Event()
+
+    def endless(*_: Any) -> Any:
+        try:
+            while True:
+                yield first
+        finally:
+            closed.set()
+
+    synthesizer.stream = endless  # type: ignore[method-assign]
+    asked = {"model": "toy", "voice": "bdl", "input": TEXT, "response_format": "pcm", "stream": True}
+    with serving(synthesizer, ServeLimits()) as (address, app):
+        with httpx.stream("POST", f"{address}/v1/audio/speech", json=asked) as answer:
+            next(answer.iter_raw(1000))
+            assert places(app) == 1
+        until(lambda: places(app) == 0)
+        assert closed.wait(30)
 
 
 def test_a_late_answer_is_an_error(synthesizer):
