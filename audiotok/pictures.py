@@ -10,7 +10,6 @@ import numpy as np
 from .files import write_aside
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 FORMATS = (".png", ".svg", ".pdf")
@@ -29,7 +28,6 @@ _PANELS = {
     "pesq_wb": "PESQ-WB ↑",
     "stoi": "STOI ↑",
     "visqol": "ViSQOL, speech mode ↑",
-    "pesq_nb": "PESQ-NB ↑",
     "mel_distance_db": "mel distance, dB ↓",
     "f0_error_cents": "pitch error, cents ↓",
 }
@@ -81,36 +79,36 @@ def draw_clip(
     figure = _figure(11, 5.1 + 1.7 * rows)
     axes = figure.subplots(2 + rows, 1, sharex=True, height_ratios=(1.0, *[1.6] * rows, 1.1))
     figure.suptitle(title, fontsize=11)
-    _draw_wave(axes[0], wav, seconds)
+    # The outline of the waveform: the lowest and the highest sample of each column.
+    edges = np.linspace(0, len(wav), min(1500, len(wav)) + 1).astype(int)[:-1]
+    low, high = np.minimum.reduceat(wav, edges), np.maximum.reduceat(wav, edges)
+    axes[0].fill_between(edges / sampling_rate, low, high, color=_BLUE, linewidth=0.3, step="post")
+    axes[0].axhline(0, color=_GREY, linewidth=0.5)
+    peak = 1.05 * max(0.05, float(np.abs(wav).max()))
+    axes[0].set(xlim=(0, seconds), ylim=(-peak, peak), ylabel="wav")
     images = [_spectrogram_db(sound, sampling_rate) for sound, _ in sounds]
     # Both share one colour scale, so that a loss of level is visible.
     top = images[0].max()
-    place: dict[str, Any] = {
-        "origin": "lower",
-        "aspect": "auto",
-        "extent": (0, seconds, 0, sampling_rate / 2000),
-    }
+    place: dict[str, Any] = {"origin": "lower", "aspect": "auto"}
+    place["extent"] = (0, seconds, 0, sampling_rate / 2000)
     for axis, image, (_, label) in zip(axes[1:], images, sounds, strict=False):
         drawn = axis.imshow(image - top, cmap="magma", vmin=-_RANGE_DB, vmax=0, **place)
         axis.set_ylabel(f"{label}kHz")
     figure.colorbar(drawn, ax=list(axes[1 : 1 + len(sounds)]), label="dB", pad=0.01, fraction=0.03)
     if fewer is not None:
         # Differences below the range of the spectrogram do not count.
-        after, less = (
-            np.maximum(image, top - _RANGE_DB)
-            for image in (images[-1], _spectrogram_db(fewer, sampling_rate))
-        )
-        change = axes[-2].imshow(after - less, cmap="RdBu_r", vmin=-_CHANGE_DB, vmax=_CHANGE_DB, **place)
+        floor = top - _RANGE_DB
+        less = np.maximum(_spectrogram_db(fewer, sampling_rate), floor)
+        change = np.maximum(images[-1], floor) - less
+        drawn = axes[-2].imshow(change, cmap="RdBu_r", vmin=-_CHANGE_DB, vmax=_CHANGE_DB, **place)
         axes[-2].set_ylabel(f"codebook {len(codes) - 1} adds, kHz")
-        figure.colorbar(change, ax=axes[-2], label="dB", pad=0.01, fraction=0.03)
-    codes_image = axes[-1].imshow(
+        figure.colorbar(drawn, ax=axes[-2], label="dB", pad=0.01, fraction=0.03)
+    drawn = axes[-1].imshow(
         np.ma.masked_less(codes, 0), aspect="auto", interpolation="nearest",
         extent=(0, seconds, len(codes) - 0.5, -0.5), cmap="viridis", vmin=0, vmax=codebook_size - 1,
     )  # fmt: skip
-    axes[-1].set_yticks(range(len(codes)))
-    axes[-1].set_ylabel("codebook")
-    axes[-1].set_xlabel("seconds")
-    figure.colorbar(codes_image, ax=axes[-1], label="code", pad=0.01, fraction=0.03)
+    axes[-1].set(yticks=range(len(codes)), ylabel="codebook", xlabel="seconds")
+    figure.colorbar(drawn, ax=axes[-1], label="code", pad=0.01, fraction=0.03)
     _save(figure, path)
 
 
@@ -135,13 +133,24 @@ def draw_rate_distortion(path: str | Path, report: dict[str, Any]) -> None:
     height = -(-len(names) // columns)
     figure = _figure(4.2 * columns, 3.4 * height + 0.5)
     axes = figure.subplots(height, columns, squeeze=False, sharex=True).flatten()
-    figure.suptitle(
-        f"{report['codec']['name']}: {report['rows']} clips, {report['duration_s']:.0f} s, 95 % intervals",
-        fontsize=11,
+    heading = (
+        f"{report['codec']['name']}: {report['rows']} clips, {report['duration_s']:.0f} s, 95 % intervals"
     )
+    figure.suptitle(heading, fontsize=11)
     for axis, name in zip(axes, names, strict=False):
         for kind, (colour, label) in _CURVES.items():
-            _draw_curve(axis, [line for line in lines if line["kind"] == kind], name, colour, label)
+            found = [line for line in lines if line["kind"] == kind and name in line["averages"]]
+            found.sort(key=lambda line: line["bitrate_bps"])
+            if not found:
+                continue
+            mean, low, high = (
+                np.array([line["averages"][name][key] for line in found]) for key in ("mean", "low", "high")
+            )
+            # The mean of a skewed bootstrap may lie outside its interval.
+            errors = np.stack([mean - low, high - mean]).clip(min=0)
+            rates = [line["bitrate_bps"] / 1000 for line in found]
+            style: dict[str, Any] = {"marker": "o", "markersize": 4, "linewidth": 1.4, "capsize": 2}
+            axis.errorbar(rates, mean, yerr=errors, color=colour, label=label, **style)
         axis.set_title(_PANELS[name], fontsize=10)
         axis.grid(color="#e4e4e4", linewidth=0.7)
         axis.set_axisbelow(True)
@@ -158,34 +167,18 @@ def draw_rate_distortion(path: str | Path, report: dict[str, Any]) -> None:
 def _figure(width: float, height: float) -> Figure:
     """An empty figure that draws without a display and without matplotlib's global state."""
     try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             "a picture needs the package 'matplotlib', which is not installed; pip install 'audiotok[plot]'",
             name="matplotlib",
         ) from error
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def _save(figure: Figure, path: str | Path) -> None:
     with write_aside(path) as aside:
         figure.savefig(aside, dpi=140)
-
-
-def _draw_wave(axis: Axes, wav: np.ndarray[Any, Any], seconds: float, columns: int = 1500) -> None:
-    """The outline of a waveform: the lowest and the highest sample of each column."""
-    edges = np.linspace(0, len(wav), min(columns, len(wav)) + 1).astype(int)[:-1]
-    low, high = np.minimum.reduceat(wav, edges), np.maximum.reduceat(wav, edges)
-    times = edges / len(wav) * seconds
-    axis.fill_between(times, low, high, color=_BLUE, linewidth=0.3, step="post")
-    axis.set_xlim(0, seconds)
-    peak = max(0.05, float(np.abs(wav).max()))
-    axis.set_ylim(-1.05 * peak, 1.05 * peak)
-    axis.axhline(0, color=_GREY, linewidth=0.5)
-    axis.set_ylabel("wav")
 
 
 def _spectrogram_db(wav: np.ndarray[Any, Any], sampling_rate: int) -> np.ndarray[Any, Any]:
@@ -195,28 +188,3 @@ def _spectrogram_db(wav: np.ndarray[Any, Any], sampling_rate: int) -> np.ndarray
     frames = np.lib.stride_tricks.sliding_window_view(padded, size)[:: size // 4]
     power = np.abs(np.fft.rfft(frames * np.hanning(size), axis=-1)) ** 2
     return 10 * np.log10(power.T + 1e-10)
-
-
-def _draw_curve(axis: Axes, lines: list[dict[str, Any]], name: str, colour: str, label: str) -> None:
-    """The points of one system and metric, in the order of their bitrates."""
-    points = sorted(
-        (line["bitrate_bps"] / 1000, *(line["averages"][name][key] for key in ("mean", "low", "high")))
-        for line in lines
-        if name in line["averages"]
-    )
-    if not points:
-        return
-    rates, means, lows, highs = (np.array(column) for column in zip(*points, strict=True))
-    # The mean of a skewed bootstrap may lie outside its interval.
-    errors = np.stack([means - lows, highs - means]).clip(min=0)
-    axis.errorbar(
-        rates,
-        means,
-        yerr=errors,
-        color=colour,
-        label=label,
-        marker="o",
-        markersize=4,
-        linewidth=1.4,
-        capsize=2,
-    )

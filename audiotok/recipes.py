@@ -58,7 +58,7 @@ def load_recipe(
             if not isinstance(branch, dict):
                 raise ValueError(f"recipe: {parent} is not a group of settings; remove {override!r}")
         branch[leaf] = _parse(value, override)
-    return _build(kind, tree, "")
+    return kind(**coerce_arguments(kind, tree, ""))
 
 
 def recipe_dict(recipe: Any) -> dict[str, Any]:
@@ -75,13 +75,6 @@ def _parse(text: str | bytes, what: str) -> Any:
         raise ValueError(f"{what}: expected YAML, got {' '.join(str(error).split())}") from None
 
 
-def _build(kind: Any, tree: Any, where: str) -> Any:
-    if not isinstance(tree, dict):
-        raise ValueError(f"recipe: expected settings under {where or 'the top'}, got {tree!r}")
-    hints = typing.get_type_hints(kind)
-    return kind(**_coerce_all(hints, tree, where))
-
-
 def coerce_arguments(function: Callable[..., Any], values: dict[str, Any], where: str) -> dict[str, Any]:
     """Check settings that become keyword arguments of a function or a class.
 
@@ -96,65 +89,47 @@ def coerce_arguments(function: Callable[..., Any], values: dict[str, Any], where
     Raises:
         ValueError: a name is unknown, or a value has the wrong type.
     """
-    called = function.__init__ if isinstance(function, type) else function
-    hints = typing.get_type_hints(called)
-    known = {
-        name: hints.get(name, Any)
+    hints = typing.get_type_hints(function.__init__ if isinstance(function, type) else function)
+    known = [
+        name
         for name, parameter in inspect.signature(function).parameters.items()
         if parameter.kind is not inspect.Parameter.VAR_KEYWORD
-    }
-    return _coerce_all(known, values, where)
-
-
-def _coerce_all(hints: dict[str, Any], values: dict[str, Any], where: str) -> dict[str, Any]:
-    coerced = {}
-    for key, value in values.items():
-        if key not in hints:
-            near = difflib.get_close_matches(str(key), list(hints), n=1, cutoff=0.0)
+    ]
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)
             raise ValueError(f"recipe: unknown key {where}{key}; the nearest is {where}{near[0]}")
-        coerced[key] = _coerce(hints[key], value, f"{where}{key}")
-    return coerced
+    return {key: _coerce(hints.get(key, Any), value, f"{where}{key}") for key, value in values.items()}
 
 
 def _coerce(hint: Any, value: Any, where: str) -> Any:
-    if dataclasses.is_dataclass(hint):
-        return _build(hint, value, f"{where}.")
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        if not isinstance(value, dict):
+            raise ValueError(f"recipe: expected settings under {where}, got {value!r}")
+        return hint(**coerce_arguments(hint, value, f"{where}."))
     origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Literal:
-        if value not in args:
-            raise ValueError(
-                f"recipe: expected {where} to be one of {', '.join(map(str, args))}, got {value!r}"
-            )
-        return value
-    if hint is Any or (value is None and hint is type(None)):
+    if origin is Literal and value not in args:
+        raise ValueError(f"recipe: expected {where} to be one of {', '.join(map(str, args))}, got {value!r}")
+    if hint is Any or origin is Literal or (value is None and hint is type(None)):
         return value
     if origin in (typing.Union, types.UnionType):
         for each in args:
             with suppress(ValueError):
                 return _coerce(each, value, where)
-    if origin is tuple and isinstance(value, list | tuple):
-        return tuple(_coerce(args[0], item, where) for item in value)
-    if origin is list and isinstance(value, list | tuple):
-        return [_coerce(args[0], item, where) for item in value]
+    if origin in (tuple, list) and isinstance(value, list | tuple):
+        return origin(_coerce(args[0], item, where) for item in value)
     if origin is dict and isinstance(value, dict):
         return {str(key): _coerce(args[1], item, f"{where}.{key}") for key, item in value.items()}
     if hint in (bool, str, dict, list) and type(value) is hint:
         return value
     if hint in (int, float) and not isinstance(value, bool):
-        return _number(hint, value, where)
+        number: float | None = None
+        # YAML reads 1e-3 as a string.
+        if isinstance(value, int) or (hint is float and isinstance(value, float | str)):
+            with suppress(ValueError, OverflowError):
+                number = hint(value)
+        if number is not None and 0 <= number < math.inf:
+            return number
+        if number is not None:
+            raise ValueError(f"recipe: expected {where} to be a number of at least 0, got {value!r}")
     raise ValueError(f"recipe: expected {where} to be {getattr(hint, '__name__', hint)}, got {value!r}")
-
-
-def _number(kind: type[int] | type[float], value: Any, where: str) -> int | float:
-    """A finite number >= 0."""
-    number: int | float | None = None
-    if kind is int and isinstance(value, int):
-        number = value
-    elif kind is float and isinstance(value, int | float | str):
-        with suppress(ValueError, OverflowError):
-            number = float(value)  # YAML reads 1e-3 as a string
-    if number is None:
-        raise ValueError(f"recipe: expected {where} to be {kind.__name__}, got {value!r}")
-    if not 0 <= number < math.inf:
-        raise ValueError(f"recipe: expected {where} to be a number of at least 0, got {value!r}")
-    return number

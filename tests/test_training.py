@@ -23,7 +23,6 @@ from audiotok.training.gather import check_apart, gather
 from audiotok.training.losses import pitch_loss
 from audiotok.training.packed import Draw, PackedClips, write_packed
 from audiotok.training.perceptual import Disturbance, Unintelligibility
-from audiotok.training.pitch import track_pitch
 from audiotok.training.recipe import CodecRecipe, load_training_recipe
 from audiotok.training.release import blend_decoder, release
 from audiotok.training.semantic import plan_windows
@@ -206,15 +205,6 @@ def test_gather_reads_a_plain_folder(tmp_path: Path, make_speech: Callable[..., 
     clips = gather(str(tmp_path / "in"), tmp_path / "pack", 16_000, 320, None)
     assert [row["id"] for row in clips.rows] == ["0.flac", "1.flac", "2.flac"]
     assert clips.clip(1).shape == (1, 8000)
-
-
-@pytest.mark.parametrize("f0_hz", [80.0, 140.0, 233.0, 390.0])
-def test_pitch_tracker_finds_the_pitch(f0_hz: float) -> None:
-    time_s = torch.arange(16_000) / 16_000
-    wav = sum(torch.cos(2 * torch.pi * f0_hz * k * time_s) / k for k in range(1, 12)) * 0.1
-    found, voiced = track_pitch(wav[None, None], 320, 16_000, 55.0, 440.0)
-    assert voiced[0, 3:-3].all()
-    torch.testing.assert_close(found[0, 3:-3], torch.full((44,), f0_hz), rtol=0.01, atol=0)
 
 
 def test_pitch_loss_is_least_at_the_tracked_pitch() -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from .common import (
@@ -20,8 +18,6 @@ from .common import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from ..evaluate import Average, CodecReport
 
 _DIGITS = {"stoi": 3, "voicing_error": 3, "si_sdr_db": 1, "f0_error_cents": 0}
@@ -34,9 +30,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="measure a codec's quality, beside Opus",
         allow_abbrev=False,
         description="Encode and decode rows of DIR/metadata.csv and print mean scores with 95 % intervals: PESQ, STOI, "
-        "ViSQOL, SI-SDR, mel distance, pitch. Bitrates are those of codes after entropy coding.".replace(
-            "%", "%%"
-        ),
+        "ViSQOL, SI-SDR, mel distance, pitch. Bitrates are those of codes after entropy coding.",
     )
     add_codec_option(parser)
     parser.add_argument(
@@ -52,8 +46,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="codebooks to decode from (default: all)",
     )  # fmt: skip
     parser.add_argument(
-        "--opus", type=number(float, above=0), nargs="+", default=[], metavar="KBPS",
-        help="compare with Opus at these bitrates (needs opusenc and opusdec)",
+        "--opus", type=number(float, 6, 256), nargs="+", default=[], metavar="KBPS",
+        help="compare with Opus at these bitrates",
     )  # fmt: skip
     parser.add_argument(
         "--loss", type=number(float, 0, 1), nargs="+", default=[], metavar="SHARE",
@@ -62,10 +56,6 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--search", type=number(int, 1, 1000), metavar="STEPS",
         help="also score codes optimised as by `audiotok encode --search`",
-    )  # fmt: skip
-    parser.add_argument(
-        "--baseline", nargs="+", default=[], choices=("identity", "resample"),
-        help="compare with the clip itself, or with the clip at the codec's sampling rate and back",
     )  # fmt: skip
     parser.add_argument("--visqol", action="store_true", help="score ViSQOL (speech mode) too; it is slow")
     parser.add_argument(
@@ -77,12 +67,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="print JSON, clip by clip, instead of the table, or write it to FILE too",
     )  # fmt: skip
     parser.add_argument("--plot", metavar="FILE", help="draw quality over bitrate (.png, .svg, .pdf)")
-    add_overwrite_option(parser, "replace the files of --json and --plot")
+    add_overwrite_option(parser, "the files of --json and --plot")
     add_model_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate, print the table, write the JSON and the picture."""
+    from tqdm import tqdm
+
     from ..evaluate import FAST_METRICS, METRICS, evaluate_codec, read_rows
     from ..pictures import check_picture, draw_rate_distortion
 
@@ -91,18 +83,17 @@ def run(args: argparse.Namespace) -> int:
         check_picture(args.plot)
     rows = read_rows(args.data, None if args.split == "all" else args.split, args.source, args.limit)
     codec = load_chosen_codec(args.codec, args)
-    with _progress(len(rows)) as progress:
+    with tqdm(total=len(rows), unit="clip", file=sys.stderr) as bar:
         report = evaluate_codec(
             codec,
             rows,
             args.n_q,
-            baselines=args.baseline,
             opus_kbps=args.opus,
             losses=args.loss,
             search=args.search,
             metrics=tuple(METRICS) if args.visqol else FAST_METRICS,
             workers=args.workers,
-            progress=progress,
+            progress=lambda *_: bar.update(),
         )
     if args.json == "-":
         print(json.dumps(report.as_dict()))
@@ -127,24 +118,18 @@ def print_table(report: CodecReport) -> None:
     names = list(dict.fromkeys(name for condition in report.conditions for name in condition.averages))
     table = [["", "bit/s", *names]]
     for condition in report.conditions:
-        rate = "" if condition.bitrate_bps is None else f"{condition.bitrate_bps:.0f}"
         cells = [_cell(condition.averages.get(name), _DIGITS.get(name, 2)) for name in names]
-        table.append([condition.name, rate, *cells])
+        table.append([condition.name, f"{condition.bitrate_bps:.0f}", *cells])
     widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
     for head, *cells in table:
-        line = [
-            head.ljust(widths[0]),
-            *(cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)),
-        ]
-        print("  ".join(line))
-    for skip in report.skipped:
-        print(f"{skip['condition']}: skipped ({skip['reason']})")
+        padded = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
+        print("  ".join([head.ljust(widths[0]), *padded]))
     for condition in report.conditions:
-        for name, count in condition.failed.items():
-            first = next(failure for failure in condition.failures if failure["metric"] == name)
+        for name in dict.fromkeys(failure["metric"] for failure in condition.failures):
+            found = [failure for failure in condition.failures if failure["metric"] == name]
             print(
-                f"{condition.name}: {name} failed on {count} of {report.rows} clips, which are left out of its mean "
-                f"(first {first['file']}: {first['reason']})"
+                f"{condition.name}: {name} failed on {len(found)} of {report.rows} clips, which are left out of its "
+                f"mean (first {found[0]['file']}: {found[0]['reason']})"
             )
     print(
         f"perplexity of the codebooks (at most {codec['codebook_size']}) over {report.frames} frames: "
@@ -157,16 +142,3 @@ def _cell(average: Average | None, digits: int) -> str:
     if average is None:
         return "-"
     return f"{average.mean:.{digits}f} [{average.low:.{digits}f} {average.high:.{digits}f}]"
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on stderr."""
-    from tqdm import tqdm
-
-    with tqdm(total=total, unit="clip", file=sys.stderr) as bar:
-
-        def show(done: int, _: int) -> None:
-            bar.update(done - bar.n)
-
-        yield show

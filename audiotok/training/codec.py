@@ -12,11 +12,11 @@ from ..codec.config import CodecConfig
 from ..codec.decoder import DecoderFeatures, PitchFeatures
 from ..codec.model import AudioCodec
 from ..codec.quantizer import perplexity
+from ..metrics import track_pitch
 from .discriminators import MultiResolutionDiscriminator
 from .losses import SpectralLoss, discriminate, discriminator_loss, generator_losses, pitch_loss
 from .packed import Batch
 from .perceptual import Disturbance, Unintelligibility
-from .pitch import track_pitch
 from .recipe import CodecRecipe
 from .trainer import Trainer
 from .validate import validate
