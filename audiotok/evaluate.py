@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .audio import load_audio, resample
+from .bitstream.entropy import LayerCoder, find_model
 from .bitstream.format import ADAPTIVE, LEARNT, MAX_PACKET_FRAMES, PACKET_S
-from .bitstream.layers import LayerCoder, find_model
 from .codec.quantizer import perplexity
 from .codec.streaming import decode_with_losses, random_losses
 from .metrics import METRICS, MetricError, check_libraries

@@ -7,10 +7,9 @@ from audiotok.program import Program
 
 VERBS = {
     "codec": ("codec", "speed of encoding, decoding and one streaming step, compared with other codecs"),
-    "atok": ("atok", "size of .atok files, speed of coding and seeking"),
     "prepare": ("prepare", "speed of preparation, beside the codec alone"),
 }
-PROGRAM = Program("benchmarks", "Speed and size, measured on this machine.", __version__, "benchmarks", VERBS)
+PROGRAM = Program("benchmarks", "Speed, measured on this machine.", __version__, "benchmarks", VERBS)
 
 if __name__ == "__main__":
     sys.exit(PROGRAM.main())

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from audiotok.bitstream import AtokHeader, EntropyModel
-from audiotok.bitstream.entropy import LAG, Steps
+from audiotok.bitstream.entropy import Steps
 from audiotok.bitstream.format import LEARNT
 
 FINGERPRINT = "0123456789abcdef"
@@ -45,19 +45,16 @@ def toy_model(
 def toy_codes(model: EntropyModel, frames: int, packet_frames: int, seed: int = 0) -> Tensor:
     """Codes [K, T] int64 drawn from the model, packet by packet: what it predicts best."""
     rng = np.random.default_rng(seed)
-    packets = []
+    codes = np.zeros((model.n_q, frames), np.int64)
     for start in range(0, frames, packet_frames):
-        length = min(packet_frames, frames - start)
-        codes = np.zeros((1, model.n_q, length), np.int64)
-        steps = Steps(model, 1, model.n_q, length)
-        for step in range(steps.count):
-            books = steps.codebooks
+        steps = Steps(model, 1, model.n_q, min(packet_frames, frames - start))
+        for _ in range(steps.count):
             chances = (steps.freqs()[:, 0].astype(np.float64) + 1) / (1 << 24)
             drawn = np.array([rng.choice(model.codebook_size, p=chance) for chance in chances])
-            codes[0, books, step - LAG * np.array(books)] = drawn
+            for k, code in zip(steps.codebooks, drawn, strict=True):
+                codes[k, start + steps.frame(k)] = code
             steps.see(drawn[:, None])
-        packets.append(codes[0])
-    return torch.from_numpy(np.concatenate(packets, axis=1))
+    return torch.from_numpy(codes)
 
 
 def toy_header(

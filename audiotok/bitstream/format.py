@@ -6,8 +6,8 @@ A frame is ``mark (1 byte), size (varint), body, CRC-32C of all that (4 bytes, l
 from __future__ import annotations
 
 import json
+import re
 import struct
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -17,14 +17,34 @@ RAW, ADAPTIVE, LEARNT = 0, 1, 2
 CODINGS = ("raw", "adaptive", "learnt")
 """How the layers of a file are coded where that makes them smaller. The header stores the index."""
 
+MAGIC = b"ATOK"
+VERSION = 1
+HEADER_MARK, PACKET_MARK, LAST_MARK, TAIL_MARK = 0xA7, 0xB3, 0xB5, 0xC9
+TAIL_SIZE_BYTES = 4
+MAX_CODEBOOKS, MAX_PACKET_FRAMES, MAX_CODEBOOK_SIZE = 64, 1024, 1 << 24
+MAX_HEADER_BYTES = 1 << 20
+PACKET_S = 2.0
+"""Default length of a packet in seconds."""
 
-def raw_bits(codebook_size: int) -> int:
-    """Bits per code of a codebook before entropy coding, at least 1."""
-    return max(1, (codebook_size - 1).bit_length())
+_CRC_BYTES, _VARINT_BYTES = 4, 8
+_UNKNOWN = (1 << 40) - 1
+_SCALES, _METADATA, _SIZES = 1, 2, 4
+_MAX_NUMBER = 1 << 40
+# A scan fails after this many bytes without a packet.
+_PATIENCE_BYTES = 1 << 20
+# Least and largest values of the numbers in a header.
+_RANGES = {
+    "sampling_rate": (1, (1 << 28) - 1),
+    "hop_length": (1, (1 << 28) - 1),
+    "channels": (1, 255),
+    "packet_frames": (1, MAX_PACKET_FRAMES),
+    "coding": (0, len(CODINGS) - 1),
+    "scale_frames": (0, MAX_PACKET_FRAMES),
+}
 
 
-CRC_BYTES = 4
-_VARINT_BYTES = 8
+class AtokError(ValueError):
+    """An ``.atok`` file that cannot be read or written. The message names the file, the fault and the remedy."""
 
 
 class DamageError(ValueError):
@@ -35,9 +55,12 @@ class NeedMoreError(Exception):
     """The bytes are valid but incomplete."""
 
 
-def crc(data: bytes) -> bytes:
-    """CRC-32C (Castagnoli, RFC 3720) of ``data``, 4 bytes, little endian."""
-    return int(google_crc32c.value(data)).to_bytes(CRC_BYTES, "little")
+def raw_bits(codebook_size: int) -> int:
+    """Bits per code of a codebook before entropy coding, at least 1."""
+    return max(1, (codebook_size - 1).bit_length())
+
+
+# ---- fields and frames
 
 
 def varint(value: int) -> bytes:
@@ -54,20 +77,17 @@ def varint(value: int) -> bytes:
 def frame(mark: int, body: bytes) -> bytes:
     """A body as a frame."""
     data = bytes([mark]) + varint(len(body)) + body
-    return data + crc(data)
+    return data + _crc(data)
 
 
-def frame_at(data: bytes | bytearray | memoryview, at: int, mark: int, largest: int) -> tuple[bytes, int]:
-    """Parse the frame that begins at ``at``.
+def frame_at(data: bytes | bytearray, mark: int, largest: int, at: int = 0) -> tuple[bytes, int]:
+    """The body of the frame that begins at ``at``, and the position after the frame.
 
     Args:
         data: bytes.
-        at: position of the mark.
         mark: expected mark.
         largest: largest size of the body in bytes.
-
-    Returns:
-        the body, and the position after the frame.
+        at: position of the mark.
 
     Raises:
         DamageError: the frame is damaged.
@@ -81,22 +101,25 @@ def frame_at(data: bytes | bytearray | memoryview, at: int, mark: int, largest: 
     if size > largest:
         raise DamageError(f"expected at most {largest} bytes, got a size of {size}")
     end = start + size
-    if end + CRC_BYTES > len(data):
+    if end + _CRC_BYTES > len(data):
         raise NeedMoreError
-    if crc(bytes(data[at:end])) != bytes(data[end : end + CRC_BYTES]):
+    if _crc(bytes(data[at:end])) != bytes(data[end : end + _CRC_BYTES]):
         raise DamageError("wrong checksum, these bytes are damaged")
-    return bytes(data[start:end]), end + CRC_BYTES
+    return bytes(data[start:end]), end + _CRC_BYTES
 
 
-def _varint_at(data: bytes | bytearray | memoryview, at: int) -> tuple[int, int]:
+def _crc(data: bytes) -> bytes:
+    return int(google_crc32c.value(data)).to_bytes(_CRC_BYTES, "little")
+
+
+def _varint_at(data: bytes | bytearray, at: int) -> tuple[int, int]:
     """The number that begins at ``at``, and the position after it. Raises as :func:`frame_at`."""
     value = 0
     for i in range(_VARINT_BYTES):
         if at + i >= len(data):
             raise NeedMoreError
-        byte = data[at + i]
-        value |= (byte & 0x7F) << 7 * i
-        if not byte & 0x80:
+        value |= (data[at + i] & 0x7F) << 7 * i
+        if not data[at + i] & 0x80:
             return value, at + i + 1
     raise DamageError("expected a number, got one without an end")
 
@@ -135,23 +158,12 @@ class Cursor:
             raise DamageError(f"expected UTF-8 text ({error})") from None
 
 
-def text(value: str) -> bytes:
-    """A text in the form that :meth:`Cursor.text` reads."""
+def _text(value: str) -> bytes:
     data = value.encode("utf-8")
     return varint(len(data)) + data
 
 
-MAX_CODEBOOKS, MAX_PACKET_FRAMES, MAX_CODEBOOK_SIZE = 64, 1024, 1 << 24
-MAX_HEADER_BYTES = 1 << 20
-PACKET_S = 2.0
-"""Default length of a packet in seconds."""
-
-_UNKNOWN = (1 << 40) - 1
-_SCALES, _METADATA, _SIZES = 1, 2, 4
-
-
-class AtokError(ValueError):
-    """An ``.atok`` file that cannot be read or written. The message names the file, the fault and the remedy."""
+# ---- header, packets and tail
 
 
 @dataclass(frozen=True)
@@ -190,44 +202,28 @@ class AtokHeader:
     metadata: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("sampling_rate", "hop_length", "packet_frames", "channels", "coding", "scale_frames"):
-            if not isinstance(value := getattr(self, name), int):
-                raise AtokError(f"expected {name} of the header to be int, got {value!r}")
-        whole = all(_is_unicode(v) for pair in self.metadata.items() for v in pair)
-        rules = [
-            ("codes_fingerprint", _is_hex(self.codes_fingerprint, 16), "16 hex digits"),
-            ("sampling_rate", 1 <= self.sampling_rate < 1 << 28, "1 to 2^28"),
-            ("hop_length", 1 <= self.hop_length < 1 << 28, "1 to 2^28"),
-            ("channels", 1 <= self.channels <= 255, "1 to 255"),
-            (
-                "codebook_sizes",
-                1 <= len(self.codebook_sizes) <= MAX_CODEBOOKS,
-                f"1 to {MAX_CODEBOOKS} codebooks",
-            ),
-            (
-                "codebook_sizes",
-                all(2 <= v <= MAX_CODEBOOK_SIZE for v in self.codebook_sizes),
-                "sizes of 2 to 2^24",
-            ),
-            ("packet_frames", 1 <= self.packet_frames <= MAX_PACKET_FRAMES, f"1 to {MAX_PACKET_FRAMES}"),
-            ("num_samples", self.num_samples is None or 0 <= self.num_samples < _UNKNOWN, "0 to 2^40 - 2"),
-            ("coding", 0 <= self.coding < len(CODINGS), f"one of {list(range(len(CODINGS)))}"),
-            (
-                "model_fingerprint",
-                _is_hex(self.model_fingerprint, 8 * (self.coding == LEARNT)),
-                "8 hex digits or none",
-            ),
-            ("scale_frames", 0 <= self.scale_frames <= MAX_PACKET_FRAMES, f"0 to {MAX_PACKET_FRAMES}"),
-            ("metadata", whole, "texts by name, in Unicode"),
-            ("codec", _is_unicode(self.codec), "a text in Unicode"),
-        ]
-        for name, holds, rule in rules:
-            if not holds:
-                raise AtokError(f"expected {name} of the header to be {rule}, got {getattr(self, name)!r}")
-        if self.scale_frames and self.packet_frames % self.scale_frames:
-            raise AtokError(
-                f"expected packets of whole scales of {self.scale_frames} frames, got {self.packet_frames} frames"
-            )
+        rules = {}
+        for name, (low, high) in _RANGES.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or not low <= value <= high:
+                rules[name] = f"a number in {low} to {high}"
+        sizes = self.codebook_sizes
+        if not 1 <= len(sizes) <= MAX_CODEBOOKS or not all(2 <= v <= MAX_CODEBOOK_SIZE for v in sizes):
+            rules["codebook_sizes"] = f"1 to {MAX_CODEBOOKS} sizes of 2 to {MAX_CODEBOOK_SIZE}"
+        if self.num_samples is not None and not 0 <= self.num_samples < _UNKNOWN:
+            rules["num_samples"] = "None or 0 to 2^40 - 2"
+        if not re.fullmatch("[0-9a-f]{16}", str(self.codes_fingerprint)):
+            rules["codes_fingerprint"] = "16 hex digits"
+        if not re.fullmatch("[0-9a-f]{8}" if self.coding == LEARNT else "", str(self.model_fingerprint)):
+            rules["model_fingerprint"] = "8 hex digits, or empty without a model"
+        if not all(_is_unicode(value) for pair in self.metadata.items() for value in pair):
+            rules["metadata"] = "Unicode texts by name"
+        if not _is_unicode(self.codec):
+            rules["codec"] = "a Unicode text"
+        if not rules and self.scale_frames and self.packet_frames % self.scale_frames:
+            rules["packet_frames"] = f"a multiple of scale_frames = {self.scale_frames}"
+        for name, rule in rules.items():
+            raise AtokError(f"expected {name} of the header to be {rule}, got {getattr(self, name)!r}")
 
     @property
     def n_q(self) -> int:
@@ -243,6 +239,10 @@ class AtokHeader:
     def bitrate_bps(self) -> float:
         """Bits per second before entropy coding."""
         return sum(map(raw_bits, self.codebook_sizes)) * self.frame_rate
+
+    def scales_of(self, frames: int) -> int:
+        """Number of scales that belong to ``frames`` frames."""
+        return -(-frames // self.scale_frames) if self.scale_frames else 0
 
     def with_n_q(self, n_q: int) -> AtokHeader:
         """The header of the same file with its first ``n_q`` codebooks. AtokError: the file has fewer."""
@@ -262,20 +262,17 @@ class AtokHeader:
         """The body of the header's frame. AtokError: the metadata is too large."""
         uniform = len(set(self.codebook_sizes)) == 1
         flags = _SCALES * bool(self.scale_frames) | _METADATA * bool(self.metadata) | _SIZES * (not uniform)
-        parts = [bytes([flags, self.coding]), bytes.fromhex(self.codes_fingerprint + self.model_fingerprint)]
-        parts += map(
-            varint, (self.sampling_rate, self.channels, self.hop_length, self.packet_frames, self.n_q)
-        )
-        parts += map(varint, self.codebook_sizes[: 1 if uniform else None])
-        parts.append((_UNKNOWN if self.num_samples is None else self.num_samples).to_bytes(5, "little"))
-        parts.append(text(self.codec))
+        numbers = (self.sampling_rate, self.channels, self.hop_length, self.packet_frames, self.n_q)
+        data = bytes([flags, self.coding]) + bytes.fromhex(self.codes_fingerprint + self.model_fingerprint)
+        data += b"".join(map(varint, (*numbers, *self.codebook_sizes[: 1 if uniform else None])))
+        data += (_UNKNOWN if self.num_samples is None else self.num_samples).to_bytes(5, "little")
+        data += _text(self.codec)
         if self.scale_frames:
-            parts.append(varint(self.scale_frames))
+            data += varint(self.scale_frames)
         if self.metadata:
-            parts.append(
-                text(json.dumps(self.metadata, ensure_ascii=False, sort_keys=True, separators=(",", ":")))
+            data += _text(
+                json.dumps(self.metadata, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
             )
-        data = b"".join(parts)
         if len(data) > MAX_HEADER_BYTES:
             raise AtokError(
                 f"expected a header of at most {MAX_HEADER_BYTES} bytes, got {len(data)}; cut its metadata"
@@ -297,39 +294,21 @@ class AtokHeader:
         samples = int.from_bytes(cursor.take(5), "little")
         name = cursor.text()
         scale_frames = cursor.varint() if flags & _SCALES else 0
-        metadata = _metadata(cursor.text()) if flags & _METADATA else {}
+        try:
+            metadata = json.loads(cursor.text()) if flags & _METADATA else {}
+        except (ValueError, RecursionError) as error:
+            raise DamageError(f"expected metadata as JSON ({error})") from None
+        if not isinstance(metadata, dict):
+            raise DamageError(f"expected metadata by name, got {type(metadata).__name__}")
         return cls(
             name, fingerprint, rate, hop, sizes, packet_frames, channels,
             None if samples == _UNKNOWN else samples, coding, model, scale_frames, metadata,
         )  # fmt: skip
 
 
-def _metadata(value: str) -> dict[str, str]:
-    try:
-        metadata = json.loads(value)
-    except (ValueError, RecursionError) as error:
-        raise DamageError(f"expected metadata as JSON ({error})") from None
-    if not isinstance(metadata, dict):
-        raise DamageError(f"expected metadata by name, got {type(metadata).__name__}")
-    return metadata
-
-
 def _is_unicode(value: str) -> bool:
     """Whether the value is a text that can be stored as UTF-8. Some file names cannot."""
     return isinstance(value, str) and value == value.encode("utf-8", "replace").decode("utf-8")
-
-
-def _is_hex(value: str, digits: int) -> bool:
-    return isinstance(value, str) and len(value) == digits and set(value) <= set("0123456789abcdef")
-
-
-MAGIC = b"ATOK"
-VERSION = 1
-HEADER_MARK, PACKET_MARK, LAST_MARK, TAIL_MARK = 0xA7, 0xB3, 0xB5, 0xC9
-TAIL_SIZE_BYTES = 4
-# A scan fails after this many bytes without a packet.
-_PATIENCE_BYTES = 1 << 20
-_MAX_NUMBER = 1 << 40
 
 
 @dataclass(frozen=True)
@@ -339,7 +318,7 @@ class Packet:
     Attributes:
         number: its position; the first frame is ``number * header.packet_frames``.
         frames: T.
-        layers: one per codebook, see :mod:`~audiotok.bitstream.layers`.
+        layers: one per codebook, see :class:`~audiotok.bitstream.entropy.LayerCoder`.
         scales: one per ``header.scale_frames`` frames, rounded up.
         trim: padding samples at the end, in the last packet of a pipe, whose header cannot state the length.
     """
@@ -349,10 +328,6 @@ class Packet:
     layers: tuple[bytes, ...]
     scales: tuple[float, ...] = ()
     trim: int = 0
-
-    def with_n_q(self, n_q: int) -> Packet:
-        """The packet's first ``n_q`` codebooks."""
-        return replace(self, layers=self.layers[:n_q])
 
     def to_bytes(self) -> bytes:
         """The packet as a frame."""
@@ -386,13 +361,8 @@ class Tail:
 
     def to_bytes(self) -> bytes:
         """The tail as a frame, and the size of that frame."""
-        parts = [
-            self.header.to_bytes(),
-            varint(self.frames),
-            varint(len(self.sizes)),
-            *map(varint, self.sizes),
-        ]
-        data = frame(TAIL_MARK, b"".join(parts))
+        numbers = (self.frames, len(self.sizes), *self.sizes)
+        data = frame(TAIL_MARK, self.header.to_bytes() + b"".join(map(varint, numbers)))
         return data + len(data).to_bytes(TAIL_SIZE_BYTES, "little")
 
     @classmethod
@@ -414,10 +384,7 @@ def head_bytes(header: AtokHeader) -> bytes:
 
 
 def read_head(data: bytes | bytearray) -> tuple[AtokHeader, int]:
-    """Parse the beginning of a file.
-
-    Returns:
-        the header, and the position after it.
+    """The header at the beginning of a file, and the position after it.
 
     Raises:
         AtokError: this is not an ``.atok`` file, or one of another version.
@@ -436,19 +403,17 @@ def read_head(data: bytes | bytearray) -> tuple[AtokHeader, int]:
             f"expected version {VERSION} of the .atok format, got {data[len(MAGIC)]}; read it with the version of "
             "audiotok that wrote it"
         )
-    body, end = frame_at(data, len(MAGIC) + 1, HEADER_MARK, MAX_HEADER_BYTES)
+    body, end = frame_at(data, HEADER_MARK, MAX_HEADER_BYTES, len(MAGIC) + 1)
     return AtokHeader.from_bytes(Cursor(body)), end
 
 
-def largest_packet(header: AtokHeader) -> int:
-    """Largest size of a packet's body in bytes: no layer is larger than a raw one."""
-    raw = sum(-(-header.packet_frames * raw_bits(size) // 8) + 3 for size in header.codebook_sizes)
-    scales = -(-header.packet_frames // header.scale_frames) if header.scale_frames else 0
-    return 16 + 4 * scales + raw
-
-
-def parse_packet(header: AtokHeader, body: bytes, mark: int = PACKET_MARK) -> Packet:
-    """Parse the body of a packet's frame. DamageError: it is not a packet of this file."""
+def read_packet(header: AtokHeader, data: bytes | bytearray) -> tuple[Packet, int]:
+    """The packet whose frame ``data`` begins with, and the position after it. Raises as :func:`frame_at`."""
+    # No layer is larger than a raw one.
+    largest = 16 + 4 * header.scales_of(header.packet_frames)
+    largest += sum(-(-header.packet_frames * raw_bits(size) // 8) + 3 for size in header.codebook_sizes)
+    mark = LAST_MARK if data[:1] == bytes([LAST_MARK]) else PACKET_MARK
+    body, end = frame_at(data, mark, largest)
     cursor = Cursor(body)
     number, frames = cursor.varint(), cursor.varint()
     if number >= _MAX_NUMBER or not 1 <= frames <= header.packet_frames:
@@ -458,18 +423,11 @@ def parse_packet(header: AtokHeader, body: bytes, mark: int = PACKET_MARK) -> Pa
     trim = cursor.varint() if mark == LAST_MARK else 0
     if trim >= header.hop_length:
         raise DamageError(f"expected less than a frame of padding, got {trim} samples")
-    count = -(-frames // header.scale_frames) if header.scale_frames else 0
+    count = header.scales_of(frames)
     scales = struct.unpack(f"<{count}f", cursor.take(4 * count))
     sizes = [cursor.varint() for _ in range(header.n_q - 1)]
     layers = [cursor.take(size) for size in sizes]
-    return Packet(number, frames, (*layers, cursor.take(cursor.left)), scales, trim)
-
-
-def packet_at(header: AtokHeader, data: bytes | bytearray, at: int) -> tuple[Packet, int]:
-    """The packet whose frame begins at ``at``, and the position after it. Raises as :func:`frame_at`."""
-    mark = LAST_MARK if data[at : at + 1] == bytes([LAST_MARK]) else PACKET_MARK
-    body, end = frame_at(data, at, mark, largest_packet(header))
-    return parse_packet(header, body, mark), end
+    return Packet(number, frames, (*layers, cursor.take(cursor.left)), scales, trim), end
 
 
 class PacketScanner:
@@ -500,9 +458,17 @@ class PacketScanner:
             AtokError: the stream does not begin with a header, or a megabyte contained no packet.
         """
         self._held += data
-        if self.header is None and not self._read_head():
-            return []
-        return self._scan(more=True)
+        if self.header is None:
+            try:
+                self.header, end = read_head(self._held)
+            except NeedMoreError:
+                return []
+            except DamageError as error:
+                raise AtokError(
+                    f"the header is damaged ({error}); a file may hold a copy, a pipe cannot"
+                ) from None
+            self._drop(end, damaged=False)
+        return self._scan(self.header, more=True)
 
     def finish(self) -> list[Found]:
         """End the stream and return the remaining packets. AtokError: there was no header."""
@@ -511,31 +477,20 @@ class PacketScanner:
                 f"expected an .atok stream as 'audiotok encode - -' writes it, got {len(self._held)} bytes without a "
                 "header; check the program that writes to the pipe"
             )
-        return self._scan(more=False)
+        return self._scan(self.header, more=False)
 
-    def _read_head(self) -> bool:
-        try:
-            self.header, end = read_head(self._held)
-        except NeedMoreError:
-            return False
-        except DamageError as error:
-            raise AtokError(
-                f"the header is damaged ({error}); a file may hold a copy, a pipe cannot"
-            ) from None
-        self._drop(end, damaged=False)
-        return True
-
-    def _scan(self, more: bool) -> list[Found]:
+    def _scan(self, header: AtokHeader, more: bool) -> list[Found]:
         """Parse packets. With ``more``, bytes may follow, and an incomplete frame is kept."""
-        assert self.header is not None
         found = []
         while self._held and self.tail is None:
             try:
                 if self._held[0] == TAIL_MARK:
-                    body, end = frame_at(self._held, 0, TAIL_MARK, self._largest_tail())
+                    # The largest size limits the wait for damaged bytes that look like a tail.
+                    largest = len(header.to_bytes()) + 32 + 4 * (self._next + 64 + self.damaged_bytes)
+                    body, end = frame_at(self._held, TAIL_MARK, largest)
                     self.tail, self.tail_end = Tail.from_body(body), self._at + end
                 else:
-                    packet, end = packet_at(self.header, self._held, 0)
+                    packet, end = read_packet(header, self._held)
                     found.append(Found(self._at, end, packet))
                     self._next = max(self._next, packet.number + 1)
                     self.packets += 1
@@ -547,11 +502,6 @@ class PacketScanner:
             except (DamageError, AtokError):
                 self._to_next_mark()
         return found
-
-    def _largest_tail(self) -> int:
-        """Largest size of the tail. It limits the wait for damaged bytes that look like a tail."""
-        assert self.header is not None
-        return len(self.header.to_bytes()) + 32 + 4 * (self._next + 64 + self.damaged_bytes)
 
     def _to_next_mark(self) -> None:
         places = [at for mark in (PACKET_MARK, LAST_MARK, TAIL_MARK) if (at := self._held.find(mark, 1)) > 0]
@@ -565,12 +515,3 @@ class PacketScanner:
         del self._held[:count]
         self._at += count
         self.damaged_bytes += count * damaged
-
-
-def index_of(sizes: Sequence[int], start: int) -> list[int]:
-    """Sizes of packets -> the position of each, the first at ``start``."""
-    places, at = [], start
-    for size in sizes:
-        places.append(at)
-        at += size
-    return places

@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
-from types import TracebackType
+from typing import Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .entropy import EntropyModel
+from .entropy import EntropyModel, LayerError, coder_of
 from .format import (
     MAGIC,
     MAX_HEADER_BYTES,
@@ -27,11 +28,9 @@ from .format import (
     PacketScanner,
     Tail,
     frame_at,
-    index_of,
-    packet_at,
     read_head,
+    read_packet,
 )
-from .layers import LayerError, coder_of
 
 _BLOCK_BYTES = 1 << 16
 _HEAD_GUESS = 1 << 12
@@ -96,12 +95,10 @@ class AtokReader:
             self._file.close()
             raise
 
-    def __enter__(self) -> AtokReader:
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -112,9 +109,9 @@ class AtokReader:
     def duration_s(self) -> float:
         """Length of the sound in seconds, or of the frames if the number of samples is not known."""
         samples = self.header.num_samples
-        return (
-            self.frames * self.header.hop_length if samples is None else samples
-        ) / self.header.sampling_rate
+        if samples is None:
+            samples = self.frames * self.header.hop_length
+        return samples / self.header.sampling_rate
 
     def read(self, start_s: float = 0.0, stop_s: float | None = None, n_q: int | None = None) -> Excerpt:
         """The codes of a time range.
@@ -148,7 +145,7 @@ class AtokReader:
         present = torch.zeros(codes.shape[1], dtype=torch.bool)
         each = self.header.scale_frames
         scales = torch.full(((last - first) * size // each,), 0.1) if each else None  # as the codec
-        for packet, values in self._decoded(first, last, stop, kept):
+        for packet, values in self._decoded(first, last, kept):
             at = (packet.number - first) * size
             codes[:, at : at + values.shape[1]] = torch.from_numpy(values)
             present[at : at + values.shape[1]] = True
@@ -167,7 +164,7 @@ class AtokReader:
 
     def packets(self) -> Iterator[Packet]:
         """Every whole packet; damaged ones are left out and reported in ``damage``."""
-        for number in range(len(self._places)):
+        for number in range(len(self._sizes)):
             packet = self._packet(number)
             if packet is not None:
                 yield packet
@@ -178,31 +175,26 @@ class AtokReader:
             pass
         return self.damage
 
-    def _decoded(self, first: int, last: int, stop: int, n_q: int) -> list[tuple[Packet, np.ndarray]]:
-        """The whole packets ``first`` to ``last`` (excluded), with their codes up to frame ``stop`` of the file."""
+    def _decoded(self, first: int, last: int, n_q: int) -> Iterator[tuple[Packet, np.ndarray]]:
+        """The whole packets ``first`` to ``last`` (excluded), with their codes."""
         if self._coder is None:
             self._coder = coder_of(self.header, self._model, str(self.path))
         packets = [packet for number in range(first, last) if (packet := self._packet(number)) is not None]
-        codes = self._coder.decode(
-            [(packet.frames, packet.layers[:n_q]) for packet in packets],
-            [min(packet.frames, stop - packet.number * self.header.packet_frames) for packet in packets],
-        )
-        good = []
+        codes = self._coder.decode([(packet.frames, packet.layers[:n_q]) for packet in packets])
         for packet, values in zip(packets, codes, strict=True):
             if isinstance(values, LayerError):
-                self._note(f"packet {packet.number} ({self._span(packet.number)}): {values}")
+                self._note_packet(packet.number, f": {values}")
             else:
-                good.append((packet, values))
-        return good
+                yield packet, values
 
     def _packet(self, number: int) -> Packet | None:
-        place, size = self._places[number], self._sizes[number]
+        size = self._sizes[number]
         if size == 0:
-            self._note(f"packet {number} ({self._span(number)}) is missing")
+            self._note_packet(number, " is missing")
             return None
-        self._file.seek(place)
+        self._file.seek(self._places[number])
         try:
-            packet, end = packet_at(self.header, self._take(size), 0)
+            packet, end = read_packet(self.header, self._take(size))
             if packet.number != number or end != size:
                 raise DamageError(f"expected packet {number}, got {packet.number}")
             frames = min(self.header.packet_frames, self.frames - number * self.header.packet_frames)
@@ -210,13 +202,12 @@ class AtokReader:
                 raise DamageError(f"expected {frames} frames, got {packet.frames}")
             return packet
         except (DamageError, NeedMoreError) as error:
-            reason = str(error) or "it ends too early"
-            self._note(f"packet {number} ({self._span(number)}): {reason}")
+            self._note_packet(number, f": {str(error) or 'it ends too early'}")
             return None
 
-    def _span(self, number: int) -> str:
+    def _note_packet(self, number: int, words: str) -> None:
         length = self.header.packet_frames / self.header.frame_rate
-        return f"{number * length:.2f} to {(number + 1) * length:.2f} s"
+        self._note(f"packet {number} ({number * length:.2f} to {(number + 1) * length:.2f} s){words}")
 
     def _note(self, words: str) -> None:
         if words not in self.damage:
@@ -231,17 +222,21 @@ class AtokReader:
                 f"{self.path}: expected a header and a copy of it, got those of {header.codec!r} and "
                 f"{tail.header.codec!r} that differ; the file was joined from two files"
             )
-        if tail is not None and (start is None or start + sum(tail.sizes) == tail_at):
-            start = tail_at - sum(tail.sizes) if start is None else start
+        if tail is not None and start in (None, tail_at - sum(tail.sizes)):
             self.header, self.frames, self._sizes = tail.header, tail.frames, list(tail.sizes)
-            self._places = index_of(self._sizes, start)
+            self._places = list(accumulate(self._sizes, initial=tail_at - sum(tail.sizes)))
         elif start is None:
             raise AtokError(
                 f"{self.path}: expected packets between header and index, got too few bytes; copy it again"
             )
         else:
             self._scan(header, start)
-        self._note_end()
+        if self.header.num_samples is not None:
+            seconds = self.frames / self.header.frame_rate
+            expected = -(-self.header.num_samples // self.header.hop_length)
+            if self.frames < expected:
+                whole = expected / self.header.frame_rate
+                self._note(f"the end is missing from {seconds:.2f} s on, of {whole:.2f} s")
         if self.frames * self.header.n_q > _DENSEST * self._size:
             raise AtokError(
                 f"{self.path}: expected at most {_DENSEST} codes a byte, got {self.frames} frames x {self.header.n_q} "
@@ -260,8 +255,7 @@ class AtokReader:
             return None, 0
         self._file.seek(at)
         try:
-            body, _ = frame_at(self._file.read(size), 0, TAIL_MARK, size)
-            tail = Tail.from_body(body)
+            tail = Tail.from_body(frame_at(self._file.read(size), TAIL_MARK, size)[0])
         except (DamageError, NeedMoreError, AtokError):
             return None, 0
         return (tail, at) if at >= sum(tail.sizes) else (None, 0)
@@ -309,29 +303,16 @@ class AtokReader:
         self.header = header
         if scanner.damaged_bytes:
             self._note(f"{scanner.damaged_bytes} bytes belong to no whole packet")
-        if scanner.tail_end is not None:
-            self._note_tail_size(start + scanner.tail_end)
+        if scanner.tail_end is not None:  # only the size of the index should follow
+            over = self._size - start - scanner.tail_end - TAIL_SIZE_BYTES
+            if over < 0:
+                self._note(f"{-over} bytes are missing at the end")
+            else:
+                self._note(f"{over} bytes too many at the end" if over else "the last 4 bytes are damaged")
 
     def _take(self, count: int) -> bytes:
         """At most ``count`` of the next bytes, without allocating more than the file has."""
         return self._file.read(min(count, self._size))
-
-    def _note_tail_size(self, tail_end: int) -> None:
-        """Report faults after a complete index that ends at ``tail_end``. Only its size should follow."""
-        over = self._size - tail_end - TAIL_SIZE_BYTES
-        if over < 0:
-            self._note(f"{-over} bytes are missing at the end")
-        else:
-            self._note(f"{over} bytes too many at the end" if over else "the last 4 bytes are damaged")
-
-    def _note_end(self) -> None:
-        """Report missing frames at the end if the length is known."""
-        if self.header.num_samples is None:
-            return
-        expected = -(-self.header.num_samples // self.header.hop_length)
-        if self.frames < expected:
-            rate = self.header.frame_rate
-            self._note(f"the end is missing from {self.frames / rate:.2f} s on, of {expected / rate:.2f} s")
 
 
 def is_atok(path: str | Path) -> bool:

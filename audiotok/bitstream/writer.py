@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from ..files import write_aside
-from .entropy import EntropyModel
+from .entropy import EntropyModel, coder_of
 from .format import AtokError, AtokHeader, Packet, Tail, head_bytes
-from .layers import coder_of
 from .reader import AtokReader
 
 SUFFIX = ".atok"
@@ -29,6 +28,7 @@ class AtokWriter:
         model: for LEARNT coding; None searches the shipped ones.
 
     Attributes:
+        frames: frames so far.
         layer_bytes: bytes of layers written so far, without their framing.
 
     Raises:
@@ -41,16 +41,10 @@ class AtokWriter:
         self._codes = np.zeros((header.n_q, 0), np.int64)
         self._scales: list[float] = []
         self._sizes: list[int] = []
-        self._frames = 0
-        self.layer_bytes = 0
+        self.frames = self.layer_bytes = 0
         self._end: int | None = None
         self._start = file.tell() if file.seekable() else None
         file.write(head_bytes(header))
-
-    @property
-    def frames(self) -> int:
-        """Frames so far."""
-        return self._frames
 
     def write(self, codes: Tensor, scales: Sequence[float] = ()) -> None:
         """Add codes and write the packets that they complete.
@@ -63,7 +57,7 @@ class AtokWriter:
             AtokError: codes are not [K, t] or out of range.
         """
         values = self._checked(codes)
-        self._frames += values.shape[1]
+        self.frames += values.shape[1]
         self._codes = np.concatenate([self._codes, values], axis=1)
         self._scales += map(float, scales)
         size = self.header.packet_frames
@@ -83,9 +77,8 @@ class AtokWriter:
         Raises:
             AtokError: the number of scales does not fit the frames, or codes as in :meth:`write`.
         """
-        if codes is not None and self._start is None and num_samples is not None:
-            self._end = num_samples
         if codes is not None:
+            self._end = num_samples if self._start is None else None
             self.write(codes)
         if self._codes.shape[1]:
             self._put([self._codes])
@@ -94,7 +87,7 @@ class AtokWriter:
                 f"expected one scale for {self.header.scale_frames} frames, got {len(self._scales)} more"
             )
         header = self.header if num_samples is None else replace(self.header, num_samples=num_samples)
-        self._file.write(Tail(header, self._frames, tuple(self._sizes)).to_bytes())
+        self._file.write(Tail(header, self.frames, tuple(self._sizes)).to_bytes())
         if self._start is not None and header != self.header:
             end = self._file.tell()
             self._file.seek(self._start)
@@ -104,30 +97,23 @@ class AtokWriter:
 
     def _put(self, pieces: list[np.ndarray]) -> None:
         """Code and write packets."""
+        header = self.header
         for codes, layers in zip(pieces, self._coder.encode(pieces), strict=True):
             number, frames = len(self._sizes), codes.shape[1]
-            packet = Packet(
-                number, frames, tuple(layers), self._take_scales(frames), self._trim(number, frames)
-            )
-            data = packet.to_bytes()
+            count = header.scales_of(frames)
+            scales, self._scales = tuple(self._scales[:count]), self._scales[count:]
+            if len(scales) < count:
+                raise AtokError(
+                    f"expected one scale for {header.scale_frames} frames, got {len(scales)} for {frames}"
+                )
+            trim = 0
+            if self._end is not None and number * header.packet_frames + frames == self.frames:
+                trim = max(0, self.frames * header.hop_length - self._end)
+            data = Packet(number, frames, tuple(layers), scales, trim).to_bytes()
             self._file.write(data)
             self._sizes.append(len(data))
             self.layer_bytes += sum(map(len, layers))
         self._file.flush()
-
-    def _trim(self, number: int, frames: int) -> int:
-        """Padding samples at the end of the last packet, if the header could not state the length."""
-        if self._end is None or number * self.header.packet_frames + frames < self._frames:
-            return 0
-        return max(0, self._frames * self.header.hop_length - self._end)
-
-    def _take_scales(self, frames: int) -> tuple[float, ...]:
-        each = self.header.scale_frames
-        count = -(-frames // each) if each else 0
-        if count > len(self._scales):
-            raise AtokError(f"expected one scale for {each} frames, got {len(self._scales)} for {frames}")
-        taken, self._scales = self._scales[:count], self._scales[count:]
-        return tuple(taken)
 
     def _checked(self, codes: Tensor) -> np.ndarray:
         if not isinstance(codes, Tensor):
@@ -145,7 +131,7 @@ class AtokWriter:
             k, t = bad[0]
             raise AtokError(
                 f"expected codes in [0, {self.header.codebook_sizes[k]}), got {values[k, t]} in codebook {k}, frame "
-                f"{self._frames + t}"
+                f"{self.frames + t}"
             )
         return values
 
@@ -195,7 +181,7 @@ def truncate(source: str | Path, target: str | Path, n_q: int) -> list[str]:
         file.write(head_bytes(header))
         sizes: list[int] = []
         for packet in reader.packets():
-            data = packet.with_n_q(n_q).to_bytes()
+            data = replace(packet, layers=packet.layers[:n_q]).to_bytes()
             sizes += [0] * (packet.number - len(sizes))
             sizes.append(len(data))
             file.write(data)
