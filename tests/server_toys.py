@@ -1,4 +1,4 @@
-"""A server of tiny random parts on a port of this machine, for the tests of it."""
+"""A server of tiny random parts on a port of this machine."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import copy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,8 @@ import av
 import numpy as np
 import soundfile
 import uvicorn
-from conftest import speech_like
+from conftest import build_tiny_codec, speech_like
+from lm_toys import toy_synthesizer
 from openai import OpenAI
 
 from tts_lm import Synthesizer
@@ -23,7 +26,17 @@ from tts_lm.server.run import server_config
 from tts_lm.server.scheduler import ServeLimits
 from tts_lm.server.security import Access
 
-TEXT = "Hello there, dear friend. And one more sentence."
+TEXT = "Hello there. And you."
+
+
+@cache
+def _toy() -> Synthesizer:
+    return toy_synthesizer(build_tiny_codec())
+
+
+def toy() -> Synthesizer:
+    """A synthesizer whose methods a test may replace. All share their models."""
+    return copy(_toy())
 
 
 @contextmanager
@@ -83,20 +96,18 @@ def heard(data: bytes) -> tuple[np.ndarray, int, str]:
         [stream] = file.streams.audio
         comment = (file.metadata | stream.metadata).get("comment", "")
         if stream.codec.name == "aac":  # which soundfile does not read
-            return (
-                np.concatenate([frame.to_ndarray()[0] for frame in file.decode(stream)]),
-                stream.rate,
-                comment,
-            )
+            frames = [frame.to_ndarray()[0] for frame in file.decode(stream)]
+            return np.concatenate(frames), stream.rate, comment
     with soundfile.SoundFile(io.BytesIO(data)) as sound:
         return sound.read(dtype="float32"), sound.samplerate, comment
 
 
 class Slow:
-    """Blocks the batches of a synthesizer until they are released, and counts them."""
+    """Blocks the batches of a synthesizer until they are released, and keeps the seeds of each."""
 
     def __init__(self, synthesizer: Synthesizer) -> None:
-        self.go, self.batches, self.inside = threading.Event(), [], threading.Event()
+        self.go, self.inside = threading.Event(), threading.Event()
+        self.batches: list[list[int]] = []
         speak = synthesizer.speak
 
         def waiting(sentences: Any, *rest: Any, **more: Any) -> Any:

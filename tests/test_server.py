@@ -5,56 +5,59 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
+import shlex
+import shutil
+import signal
+import socket
 import struct
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 pytest.importorskip("fastapi", reason="the server is an extra")
 pytest.importorskip("openai", reason="the server is tested through its client")
 
 import openai
-from conftest import build_tiny_codec
-from lm_toys import toy_synthesizer
-from server_toys import TEXT, Slow, client, clip, heard, places, serving, until
+from pages import ROOT, read_blocks
+from server_toys import TEXT, Slow, client, clip, heard, places, serving, toy, until
 
 from tts_lm import Synthesizer
+from tts_lm.cli.main import main
 from tts_lm.server.scheduler import ServeLimits
 
 httpx = pytest.importorskip("httpx2", reason="it comes with openai")
 LEFT = b'tts_lm_request_seconds_count{route="/v1/audio/speech",status="499"} 1.0'
 CONSENT = "the speaker, a colleague, agreed in writing"
+ASKED = {"model": "toy", "voice": "bdl", "input": TEXT, "response_format": "wav"}
 
 
 @pytest.fixture
-def synthesizer(tiny_codec) -> Synthesizer:
-    return toy_synthesizer(tiny_codec)
+def synthesizer() -> Synthesizer:
+    return toy()
 
 
 @pytest.fixture(scope="module")
-def shared() -> Synthesizer:
-    return toy_synthesizer(build_tiny_codec())
-
-
-@pytest.fixture(scope="module")
-def served(shared) -> Iterator[tuple[str, Any]]:
-    with serving(shared, ServeLimits(queue=8)) as found:
+def served() -> Iterator[tuple[str, Any]]:
+    with serving(toy(), ServeLimits(queue=8)) as found:
         yield found
 
 
 def ask(address: str, **more: Any) -> Any:
-    asked = {"model": "toy", "voice": "bdl", "input": TEXT, "response_format": "wav"} | more
     with client(address) as caller:
-        return caller.audio.speech.create(**asked)
+        return caller.audio.speech.create(**ASKED | more)
 
 
 def post(address: str, asked: dict[str, Any]) -> httpx.Response:
-    asked = {"model": "toy", "voice": "bdl", "input": "Hello.", "response_format": "wav"} | asked
-    return httpx.post(f"{address}/v1/audio/speech", json=asked, timeout=60)
+    return httpx.post(f"{address}/v1/audio/speech", json=ASKED | {"input": "Hi."} | asked, timeout=60)
 
 
 def error_of(answer: httpx.Response) -> dict[str, Any]:
@@ -64,9 +67,9 @@ def error_of(answer: httpx.Response) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("form", ["wav", "flac", "mp3", "opus", "aac", "pcm"])
-def test_the_client_gets_what_say_returns(served, shared, form):
+def test_the_client_gets_what_say_returns(served, synthesizer, form):
     address, app = served
-    whole = shared.say(TEXT, "bdl", 7)
+    whole = synthesizer.say(TEXT, "bdl", 7)
     answer = ask(address, response_format=form, extra_body={"seed": 7})
     tag = answer.response.headers["x-generated"]
     assert tag.startswith("Generated speech, not a recording") and "voice bdl" in tag
@@ -79,16 +82,16 @@ def test_the_client_gets_what_say_returns(served, shared, form):
         assert abs(len(wav) - len(whole.wav)) <= (1 if form in ("wav", "flac") else 2_500)
         if form in ("wav", "flac"):
             assert np.abs(wav - whole.wav.numpy()).max() < 1e-4
-    again = ask(address, response_format=form, extra_body={"seed": 7}).content
-    assert len(again) == len(answer.content) and (form == "opus" or again == answer.content)
+        if form == "wav":
+            assert ask(address, extra_body={"seed": 7}).content == answer.content
     assert places(app) == 0
 
 
 @pytest.mark.parametrize("form", ["pcm", "wav", "mp3", "opus", "aac"])
-def test_the_client_gets_a_stream_in_pieces(served, shared, form):
+def test_the_client_gets_a_stream_in_pieces(served, synthesizer, form):
     address, _ = served
-    whole = torch.cat([chunk.wav for chunk in shared.stream(TEXT, "bdl", 3)])
-    asked = {"model": "tts-1", "voice": {"id": "bdl"}, "input": TEXT, "response_format": form}
+    whole = torch.cat([chunk.wav for chunk in synthesizer.stream(TEXT, "bdl", 3)])
+    asked = ASKED | {"model": "tts-1", "voice": {"id": "bdl"}, "response_format": form}
     more = {"extra_body": {"stream": True, "seed": 3}}
     with client(address) as caller:
         with caller.audio.speech.with_streaming_response.create(**asked, **more) as answer:
@@ -106,21 +109,18 @@ def test_the_client_gets_a_stream_in_pieces(served, shared, form):
 
 
 @pytest.mark.parametrize("more", [{}, {"stream": True}])
-def test_a_wav_has_the_plain_header_of_44_bytes(served, shared, more):
-    address, _ = served
-    data = post(address, more).content
+def test_a_wav_has_the_plain_header_of_44_bytes(served, more):
+    data = post(served[0], more).content
     assert data[:4] == b"RIFF" and data[8:16] == b"WAVEfmt " and data[36:40] == b"data"
     samples = np.frombuffer(data[44 : 44 + 2 * 100], "<i2") / 32768
     wav = heard(data)[0]
     assert np.abs(samples - wav[:100]).max() < 1e-4
-    size = struct.unpack("<I", data[40:44])[0]
-    assert size in (2 * len(wav), 0xFFFFFFFF)
+    assert struct.unpack("<I", data[40:44])[0] in (2 * len(wav), 0xFFFFFFFF)
 
 
 @pytest.mark.parametrize("more", [{}, {"response_format": "flac"}, {"speed": 2.0}])
-def test_events_are_those_of_openai(served, shared, more):
-    address, _ = served
-    answer = ask(address, stream_format="sse", **more)
+def test_events_are_those_of_openai(served, synthesizer, more):
+    answer = ask(served[0], stream_format="sse", **more)
     assert answer.response.headers["content-type"].startswith("text/event-stream")
     *deltas, done = [json.loads(line[6:]) for line in answer.content.decode().split("\n\n") if line]
     assert {event["type"] for event in deltas} == {"speech.audio.delta"}
@@ -128,10 +128,13 @@ def test_events_are_those_of_openai(served, shared, more):
     assert done["usage"]["total_tokens"] == done["usage"]["input_tokens"] + done["usage"]["output_tokens"]
     wav, _, _ = heard(b"".join(base64.b64decode(event["audio"]) for event in deltas))
     if more:  # these need the whole speech, which is then sent at once
-        whole = shared.say(TEXT, "bdl", 0).wav
+        whole = synthesizer.say(TEXT, "bdl", 0).wav
         assert len(deltas) == 1 and abs(len(wav) - len(whole) / more.get("speed", 1)) <= 2
     else:
-        assert len(wav) == sum(len(chunk.wav) for chunk in shared.stream(TEXT, "bdl", 0))
+        assert len(wav) == sum(len(chunk.wav) for chunk in synthesizer.stream(TEXT, "bdl", 0))
+
+
+NULLS = dict.fromkeys(("speed", "instructions", "stream_format", "seed"))
 
 
 @pytest.mark.parametrize(
@@ -139,38 +142,30 @@ def test_events_are_those_of_openai(served, shared, more):
     [
         ({"instructions": "whisper"}, "instructions"),
         ({"voice": "marin"}, "voice"),
-        ({"voice": "cedar"}, "voice"),
-        ({"voice": {"id": "alloy"}}, "voice"),
+        ({"voice": {"id": "Cedar"}}, "voice"),
         ({"model": "tts-1-hd"}, "model"),
-        ({"model": "gpt-4o-mini-tts"}, "model"),
         (
             {"model": "gpt-4o-mini-tts-2025-12-15", "instructions": "cheerful", "voice": "nova"},
             "instructions, model, voice",
         ),
         ({"language": "en", "colour\r\nX-A: b": [1], "": 1}, "language, colour??X-A??b, ?"),
-        ({"": 1}, "?"),
-        (
-            {
-                "speed": None,
-                "instructions": None,
-                "stream_format": None,
-                "seed": None,
-                "response_format": "wav",
-            },
-            None,
-        ),
-        ({"voice": {"id": "bdl", "object": "audio.voice"}}, None),
+        (NULLS, None),
+        ({"voice": {"id": "BDL", "object": "audio.voice"}}, None),
+        ({"input": "A List<String>, if a<b and b>c, <b>bold</b>"}, None),
     ],
 )
 def test_what_cannot_be_honoured_is_ignored_and_named(served, asked, ignored):
-    address, _ = served
-    answer = post(address, asked)
+    answer = post(served[0], asked)
     assert answer.status_code == 200 and heard(answer.content)[0].size
     assert answer.headers.get("x-ignored-fields") == ignored
 
 
+def test_openais_voices_are_the_models_first_voice(served):
+    sounds = [heard(post(served[0], {"voice": name}).content)[0] for name in ("Kathleen", "bdl", "alloy")]
+    assert np.array_equal(sounds[0], sounds[2]) and not np.array_equal(sounds[0], sounds[1])
+
+
 def test_any_json_is_answered(served):
-    address, _ = served
     kind = {"Content-Type": "application/json"}
     fields = rb'"model": "toy", "voice": "bdl", "response_format": "wav"'
     for body in (
@@ -181,31 +176,8 @@ def test_any_json_is_answered(served):
         rb'{"input": "a", "speed": "\ud800", %b}' % fields,
         rb'{"input": {"\ud800": 1}, %b}' % fields,
     ):
-        answer = httpx.post(f"{address}/v1/audio/speech", content=body, headers=kind, timeout=60)
+        answer = httpx.post(f"{served[0]}/v1/audio/speech", content=body, headers=kind, timeout=60)
         assert answer.status_code in (200, 400), body
-
-
-def test_openais_voices_are_the_models_first_voice(served):
-    address, _ = served
-    sounds = {name: post(address, {"voice": name}).content for name in ("kathleen", "bdl", "alloy")}
-    sounds = {name: heard(data)[0].tobytes() for name, data in sounds.items()}
-    assert sounds["alloy"] == sounds["kathleen"] != sounds["bdl"]
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "A List<String> here.",
-        "if a<b and b>c then d",
-        "5 < 6 and 7 > 3",
-        "I <3 you",
-        "<b>bold</b> text",
-        "vector<voice>",
-    ],
-)
-def test_text_with_angle_brackets_is_spoken(served, text):
-    address, _ = served
-    assert heard(post(address, {"input": text}).content)[0].size
 
 
 @pytest.mark.parametrize(
@@ -228,7 +200,6 @@ def test_text_with_angle_brackets_is_spoken(served, text):
         ({"speed": "1.0"}, 400, "speed"),
         ({"speed": True}, 400, "speed"),
         ({"stream": "yes"}, 400, "stream"),
-        ({"seed": "7"}, 400, "seed"),
         ({"seed": 1 << 63}, 400, "seed"),
     ],
 )
@@ -243,12 +214,7 @@ def test_a_full_queue_says_when_to_come_back(synthesizer):
     slow = Slow(synthesizer)
     with serving(synthesizer, ServeLimits(queue=2)) as (address, app):
         answers: list[bytes] = []
-        threads = [
-            threading.Thread(
-                target=lambda seed=seed: answers.append(ask(address, extra_body={"seed": seed}).content)
-            )
-            for seed in range(2)
-        ]
+        threads = [threading.Thread(target=lambda: answers.append(ask(address).content)) for _ in range(2)]
         [thread.start() for thread in threads]
         until(lambda: places(app) == 2)
         with pytest.raises(openai.RateLimitError) as caught:
@@ -268,9 +234,11 @@ def test_a_client_that_leaves_frees_its_place(synthesizer, more):
         other = threading.Thread(target=ask, args=(address,))
         other.start()
         assert slow.inside.wait(30)
-        asked = {"model": "toy", "voice": "bdl", "input": TEXT, "response_format": "pcm", **more}
-        with pytest.raises(httpx.TimeoutException):
-            httpx.post(f"{address}/v1/audio/speech", json=asked, timeout=0.3)
+        body = json.dumps(ASKED | more).encode()
+        head = f"Host: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2]))) as line:
+            line.sendall(f"POST /v1/audio/speech HTTP/1.1\r\n{head}".encode() + body)
+            until(lambda: places(app) == 2)
         until(lambda: places(app) == 1)
         slow.go.set()
         other.join()
@@ -289,7 +257,7 @@ def test_a_stream_whose_client_left_is_closed(synthesizer):
             closed.set()
 
     synthesizer.stream = endless  # type: ignore[method-assign]
-    asked = {"model": "toy", "voice": "bdl", "input": TEXT, "response_format": "pcm", "stream": True}
+    asked = ASKED | {"response_format": "pcm", "stream": True}
     with serving(synthesizer, ServeLimits()) as (address, app):
         with httpx.stream("POST", f"{address}/v1/audio/speech", json=asked) as answer:
             next(answer.iter_raw(1000))
@@ -298,32 +266,24 @@ def test_a_stream_whose_client_left_is_closed(synthesizer):
         assert closed.wait(30)
 
 
-def test_a_late_answer_is_an_error(synthesizer):
-    slow = Slow(synthesizer)
-    with serving(synthesizer, ServeLimits(timeout_seconds=0.3)) as (address, app):
-        with pytest.raises(openai.InternalServerError) as caught:
-            ask(address)
-        assert caught.value.status_code == 503 and caught.value.code == "timeout" and places(app) == 0
-        slow.go.set()
-
-
-@pytest.mark.parametrize("events", [False, True])
-def test_a_late_stream_breaks_off(synthesizer, capsys, events):
-    first, over = next(synthesizer.stream(TEXT, "bdl", 0)), threading.Event()
+@pytest.mark.parametrize("more", [{}, {"stream": True}, {"stream_format": "sse"}])
+def test_a_late_answer_is_an_error(synthesizer, capsys, more):
+    first, over, slow = next(synthesizer.stream(TEXT, "bdl", 0)), threading.Event(), Slow(synthesizer)
 
     def stalled(*_: Any) -> Any:
         yield first
         assert over.wait(30)
 
     synthesizer.stream = stalled  # type: ignore[method-assign]
-    asked = {"response_format": "pcm", "stream": True} | ({"stream_format": "sse"} if events else {})
-    with serving(synthesizer, ServeLimits(timeout_seconds=2.0)) as (address, app):
+    with serving(synthesizer, ServeLimits(timeout_seconds=0.5)) as (address, app):
         try:
-            last = json.loads(post(address, asked).text.strip().rpartition("data: ")[2])
-            assert events and last["type"] == "error" and last["error"]["code"] == "timeout"
-        except httpx.RemoteProtocolError:  # no client takes a part for the whole
-            pass
+            answer = post(address, {"response_format": "pcm", **more})
+            error = json.loads(answer.text.strip().rpartition("data: ")[2])
+            assert error["error"]["code"] == "timeout" and answer.status_code in (200, 503)
+        except httpx.RemoteProtocolError:  # a stream breaks off, and no client takes a part for the whole
+            assert more
         over.set()
+        slow.go.set()
         until(lambda: places(app) == 0)
     assert "Traceback" not in capsys.readouterr().err
 
@@ -342,8 +302,6 @@ def test_voices_are_added_with_consent_and_removed(served):
         assert add(name=name).status_code == 400
     assert error_of(add(text="words\x00"))["param"] == "text"
     noise = io.BytesIO()
-    import soundfile
-
     soundfile.write(noise, 0.1 * np.random.default_rng(0).standard_normal(32_000), 16_000, format="WAV")
     for data in (noise.getvalue(), b"no sound"):
         refused = add(data)
@@ -356,7 +314,7 @@ def test_voices_are_added_with_consent_and_removed(served):
         listed = httpx.get(address + path).json()
         assert [voice["id"] for voice in listed["data"]] == ["kathleen", "bdl", "anna"]
         assert {voice["id"]: voice["name"] for voice in listed["voices"]}["anna"] == "anna"
-    assert heard(ask(address, voice="anna").content)[0].size
+    assert heard(ask(address, voice="Anna").content)[0].size
     assert httpx.delete(f"{address}/v1/voices/anna").json()["deleted"] is True
     assert httpx.delete(f"{address}/v1/voices/anna").status_code == 404
     assert httpx.delete(f"{address}/v1/voices/bdl").status_code == 404
@@ -385,7 +343,13 @@ def test_the_openapi_document_lists_the_routes_and_errors(served):
         answer = httpx.get(f"{address}{path}")
         assert answer.status_code == status and error_of(answer)
     assert httpx.put(f"{address}/v1/audio/speech").headers["allow"] == "POST"
-    assert httpx.head(f"{address}/health").status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/health", "/metrics", "/v1/models", "/v1/models/toy", "/v1/voices"])
+def test_head_is_get_without_a_body(served, path):
+    answer = httpx.head(f"{served[0]}{path}")
+    assert answer.status_code == 200 and answer.content == b"" and answer.headers["content-type"]
+    assert httpx.head(f"{served[0]}{path}x").status_code == 404
 
 
 def test_a_fault_of_the_server_shows_no_details(synthesizer):
@@ -411,3 +375,44 @@ def test_a_server_that_stops_finishes_what_it_has_begun(synthesizer):
         threading.Timer(0.3, slow.go.set).start()
     thread.join()
     assert heard(answers[0])[0].size
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the page calls curl")
+def test_the_examples_of_the_page_run(served, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("clip.wav").write_bytes(clip(2.0))
+    names: dict[str, object] = {"__name__": "__main__"}
+    with serving(toy(), model="tts-lm") as (address, _):
+        for block in read_blocks(ROOT / "docs/how-to/serve.md"):
+            text = block.text.replace("http://127.0.0.1:8000", address)
+            if block.language == "python":
+                exec(compile("\n" * (block.line - 1) + text, block.page, "exec"), names)
+            elif block.language == "sh":
+                subprocess.run(shlex.split(text), check=True, timeout=60)
+        names["server"].close()  # type: ignore[attr-defined]
+    printed = capsys.readouterr().out
+    assert "Generated speech" in printed and "'id': 'anna'" in printed
+    assert heard(Path("morning.mp3").read_bytes())[0].size and heard(Path("morning.wav").read_bytes())[0].size
+    assert Path("morning.pcm").stat().st_size > 1000
+
+
+def test_the_program_serves_and_stops(tmp_path):
+    toy().save_pretrained(tmp_path / "toy-model")
+    command = [sys.executable, "-m", "tts_lm.cli.main", "serve", "--model", str(tmp_path / "toy-model")]
+    command += ["--port", "0", "--cors-origin", "https://app.example/"]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    try:
+        assert server.stdout is not None
+        address = server.stdout.readline().strip()
+        assert re.fullmatch(r"http://127\.0\.0\.1:\d+", address)
+        asked = {"model": "toy-model", "voice": "bdl", "input": "Hello there.", "response_format": "flac"}
+        site = {"Origin": "https://app.example"}
+        answer = httpx.post(f"{address}/v1/audio/speech", json=asked, headers=site, timeout=60)
+        assert heard(answer.content)[0].size and answer.headers["access-control-allow-origin"]
+        assert httpx.get(f"{address}/health", headers={"Host": "evil.example"}).status_code == 403
+        assert main(["serve", "--port", address.rpartition(":")[2]]) == 1  # the port is in use
+    finally:
+        server.send_signal(signal.SIGTERM)
+        _, said = server.communicate(timeout=60)
+    assert server.returncode == 0 and said == "tts-lm: stopped\n"
+    assert main(["serve", "--port", "0", "--cors-origin", "app.example"]) == 1

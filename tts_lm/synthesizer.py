@@ -41,7 +41,7 @@ from .speech import (
     whole_answer,
 )
 from .text import character_ids
-from .voices import PROMPT_SECONDS, Voice, clone_voice, load_voices, save_voices, voice_gain
+from .voices import PROMPT_SECONDS, Voice, clone_voice, find_voice, load_voices, save_voices, voice_gain
 
 
 class Synthesizer:
@@ -353,9 +353,10 @@ class Synthesizer:
                     f"{list(voice.codes.shape)} up to {int(voice.codes.max())}; make it with clone_voice()"
                 )
             return voice
-        if not isinstance(voice, str) or voice not in self.voices:
+        found = find_voice(self.voices, voice) if isinstance(voice, str) else None
+        if found is None:
             raise ValueError(f"unknown voice {voice!r}; choose from {', '.join(self.voices)}")
-        return self.voices[voice]
+        return found
 
     def _codes_of_silence(self) -> frozenset[int]:
         """Codes of codebook 0 for two seconds of silence, used to stop a generation that produces only silence."""

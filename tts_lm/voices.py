@@ -249,6 +249,11 @@ def _load_voice(path: Path, n_q: int | None, codebook_size: int | None) -> Voice
     return Voice(name, index, codes, card, str(card.pop("prompt_text", "")))
 
 
+def find_voice(voices: Mapping[str, Voice], name: str) -> Voice | None:
+    """The voice of this name in any case, or None."""
+    return voices.get(name) or {known.lower(): voice for known, voice in voices.items()}.get(name.lower())
+
+
 class VoiceStore:
     """The voices of a server: those of the model (``own``) and at most ``limit`` added by clients.
 
@@ -280,8 +285,8 @@ class VoiceStore:
         return [*self._own.values(), *self.added.values()]
 
     def find(self, name: str) -> Voice | None:
-        """The voice of this name, or None."""
-        return self._own.get(name) or self.added.get(name)
+        """The voice of this name in any case, or None."""
+        return find_voice(self._own, name) or find_voice(self.added, name)
 
     def add(self, voice: Voice) -> None:
         """Add a voice and write it to disk.
@@ -301,8 +306,10 @@ class VoiceStore:
 
     def remove(self, name: str) -> bool:
         """Remove an added voice. Returns False if there is no such voice."""
-        if name not in self.added:
+        voice = find_voice(self.added, name)
+        if voice is None:
             return False
+        name = voice.name
         if self._folder is not None:
             (self._folder / f"{name}.json").unlink(missing_ok=True)
             (self._folder / f"{name}.safetensors").unlink(missing_ok=True)

@@ -1,22 +1,15 @@
-"""Options and progress shared by the commands."""
+"""Options, progress and text input shared by the commands."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from audiotok import program
-
-KNOWN_ERRORS = program.KNOWN_ERRORS
-add_model_options = program.add_model_options
-add_overwrite_option = program.add_overwrite_option
-check_reports = program.check_reports
-one_line = program.one_line
-pick_device = program.pick_device
-write_report = program.write_report
+STDIN = ("-", "/dev/stdin")
 
 
 @contextmanager
@@ -33,12 +26,17 @@ def progress_bar(unit: str) -> Iterator[Callable[[int, int], None]]:
         yield update
 
 
+def add_model_option(parser: argparse.ArgumentParser) -> None:
+    """--model."""
+    help_text = "a shipped model or a folder (default: the shipped default)"
+    parser.add_argument("--model", metavar="NAME", help=help_text)
+
+
 def add_speaking_options(parser: argparse.ArgumentParser) -> None:
     """--model, --voice and --seed."""
-    add = parser.add_argument
-    add("--model", metavar="NAME", help="a shipped model or a folder (default: the shipped default)")
-    add("--voice", metavar="V", help="a voice of `tts-lm voices` (default: the first)")
-    add("--seed", type=int, default=0, help="seed of the sampling noise (default: 0)")
+    add_model_option(parser)
+    parser.add_argument("--voice", metavar="V", help="a voice of `tts-lm voices` (default: the first)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the sampling noise (default: 0)")
 
 
 def add_sampling_options(parser: argparse.ArgumentParser) -> None:
@@ -55,3 +53,33 @@ def sampling_settings(args: argparse.Namespace) -> dict[str, Any]:
     """The sampling options that were given, as fields of ``Sampling``."""
     names = ("temperature", "top_p", "ratio", "best_of", "n_q")
     return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+
+
+def read_stdin() -> str:
+    """Read standard input as text. Raises ValueError if it is not UTF-8."""
+    if sys.stdin.isatty():
+        print("tts-lm: reading the text from the terminal; end it with Ctrl-D", file=sys.stderr)
+    return decode(sys.stdin.buffer.read(), "standard input")
+
+
+def decode(data: bytes, name: object) -> str:
+    """Decode UTF-8 with or without a byte order mark. ValueError names ``name`` and the first wrong byte."""
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        wrong = f"got byte {data[error.start]:#x} at {error.start}"
+        raise ValueError(f"{name}: expected UTF-8 text, {wrong}; save it as UTF-8") from None
+
+
+@contextmanager
+def show_warnings() -> Iterator[None]:
+    """Print every UserWarning as one line on stderr."""
+
+    def show(message: Warning | str, category: type[Warning], *_: object) -> None:
+        if issubclass(category, UserWarning):
+            print(f"tts-lm: {message}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", UserWarning)
+        warnings.showwarning = show
+        yield

@@ -9,7 +9,7 @@ import tempfile
 
 from audiotok import program, threads
 
-from .common import add_model_options, pick_device
+from .common import add_model_option
 
 _CONNECTIONS = 256  # a browser opens six
 
@@ -25,26 +25,31 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         allow_abbrev=False,
     )
     add, port = parser.add_argument, program.number(int, 0, 65_535)
-    add("--model", metavar="NAME", help="a shipped model or a folder (default: the shipped default)")
+    add_model_option(parser)
     add("--port", type=port, default=7860, help="0 takes a free one (default: %(default)s)")
     add("--host", default="127.0.0.1", help="0.0.0.0 opens it to other machines (default: %(default)s)")
-    add_model_options(parser)
+    program.add_model_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Serve until interrupted and print the address."""
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     with tempfile.TemporaryDirectory() as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder  # uploads and results are deleted with the process
-        from ..server.demo import Page, build_app, import_gradio
-
-        import_gradio()  # before the model is loaded, which takes longer
-        from ..server.run import listen, local_names, run_server, server_config
+        try:
+            from ..server.demo import Page, build_app
+        except ModuleNotFoundError as error:
+            message = f"the demo needs the package {error.name!r}; pip install 'audiotok[demo]'"
+            raise ModuleNotFoundError(message, name=error.name) from error
+        from ..server.run import keep_few_shapes, listen, local_names, run_server, server_config
         from ..synthesizer import Synthesizer
 
+        keep_few_shapes()
         with listen(args.host, args.port) as listener, threads(1):
-            synthesizer = Synthesizer.from_pretrained(args.model, pick_device(args.device), args.dtype)
+            device = program.pick_device(args.device)
             hosts = local_names(listener, args.host)
-            app = build_app(Page(synthesizer), hosts)
+            app = build_app(Page(Synthesizer.from_pretrained(args.model, device, args.dtype)), hosts)
             if hosts is None:
                 print(f"tts-lm: anyone who can reach {args.host} can use this page", file=sys.stderr)
             run_server(server_config(app, _CONNECTIONS), listener)

@@ -16,7 +16,6 @@ VERBS = {
     "bundle": ("bundle", "AR model, NAR model, codec and voices -> the folder of a TTS model"),
     "serve": ("serve", "an HTTP server for OpenAI's clients"),
     "eval": ("eval", "error rate, naturalness and speed of the speech"),
-    "bench": ("bench", "measure speed and latency"),
 }
 PROGRAM = program.Program(
     "tts-lm",

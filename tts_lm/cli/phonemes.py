@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from .say import STDIN, read_stdin, show_warnings
+from . import common
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -22,15 +22,14 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         choices=("en", "zh"),
         help="language of numbers and signs (default: zh where the text has a Han character, else en)",
     )
-    parser.set_defaults(parser=parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print one sentence a line."""
     from ..text import phonemes, split_phonemes
 
-    text = read_stdin() if args.text in STDIN else args.text
-    with show_warnings():
+    text = common.read_stdin() if args.text in common.STDIN else args.text
+    with common.show_warnings():
         for sentence in split_phonemes(phonemes(text, args.language)):
             print(" ".join(sentence))
     return 0

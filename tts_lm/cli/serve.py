@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from typing import Any
 
-from audiotok import program
+from audiotok import program, threads
 
-from .common import add_model_options, pick_device
+from .common import add_model_option
 
 KEY_VARIABLE = "TTS_LM_API_KEY"
 SLOW_CONNECTIONS = 64  # in addition to those of the queue
@@ -25,70 +24,54 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         f"when it is ready. {KEY_VARIABLE} or --api-key sets the key that clients must send.",
         allow_abbrev=False,
     )
-    add = parser.add_argument
-    add("--model", metavar="NAME", help="a shipped model or a folder (default: the shipped default)")
+    add, port = parser.add_argument, program.number(int, least=0, most=65535)
+    add_model_option(parser)
     add("--host", default="127.0.0.1", help="address to listen at (default: %(default)s)")
-    port = program.number(int, least=0, most=65535)
     add("--port", type=port, default=8000, metavar="N", help="0 takes a free one (default: %(default)s)")
     add("--api-key", metavar="KEY", help="key that clients must send; other users can read it in ps")
-    add(
-        "--cors-origin",
-        action="append",
-        default=[],
-        metavar="SITE",
-        help="site whose pages may use the server, such as https://example.org, or * for all; can be repeated",
-    )
+    site = "site whose pages may use the server, such as https://example.org, or * for all; can be repeated"
+    add("--cors-origin", action="append", default=[], metavar="SITE", help=site)
     add("--voices-dir", metavar="DIR", help="folder for voices that clients add (default: in memory)")
     add("--queue", type=whole, default=64, metavar="N", help="requests that may wait (default: %(default)s)")
     add("--batch", type=whole, default=8, metavar="N", help="sentences per batch (default: %(default)s)")
     add("--timeout", type=positive, default=120.0, metavar="S", help="of a request (default: %(default)s)")
     add("--letters", type=whole, default=4096, metavar="N", help="of a request's text (default: %(default)s)")
     add("--threads", type=whole, default=1, metavar="N", help="CPU threads (default: %(default)s)")
-    add_model_options(parser)
+    program.add_model_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Serve until a signal."""
     try:
-        import fastapi  # noqa: F401
-        import prometheus_client  # noqa: F401
         import python_multipart  # noqa: F401
-        import uvicorn  # noqa: F401
+
+        from ..server.app import create_app
     except ImportError as error:
         raise ImportError(f"{error}; install the extra 'serve': pip install 'audiotok[serve]'") from None
+    from ..folder import find_checkpoint
     from ..server.run import keep_few_shapes, listen, local_names, run_server, server_config
+    from ..server.scheduler import ServeLimits
     from ..server.security import Access, site_of
+    from ..synthesizer import Synthesizer
 
     keep_few_shapes()
     key = args.api_key or os.environ.get(KEY_VARIABLE) or None
     origins = tuple(site if site == "*" else site_of(site) for site in args.cors_origin)
-    with listen(args.host, args.port) as listener:
+    name = "tts-lm" if args.model is None else find_checkpoint(args.model).resolve().name
+    limits = ServeLimits(
+        queue=args.queue, batch=args.batch, text_letters=args.letters, timeout_seconds=args.timeout
+    )
+    with listen(args.host, args.port) as listener, threads(args.threads):
         hosts = local_names(listener, args.host)
-        app = _app(args, Access(key, hosts if key is None else None, origins))
+        device = program.pick_device(args.device)
+        synthesizer = Synthesizer.from_pretrained(args.model, device, args.dtype)
+        access = Access(key, hosts if key is None else None, origins)
+        app = create_app(synthesizer, limits, name, access, args.voices_dir)
         if key is None and hosts is None:
-            print(
-                f"tts-lm: anyone who can reach {args.host} can use this server; set {KEY_VARIABLE}",
-                file=sys.stderr,
-            )
+            message = f"anyone who can reach {args.host} can use this server; set {KEY_VARIABLE}"
+            print(f"tts-lm: {message}", file=sys.stderr)
         try:
             run_server(server_config(app, args.queue + SLOW_CONNECTIONS, args.timeout), listener)
         except (KeyboardInterrupt, program.Terminated):
             print("tts-lm: stopped", file=sys.stderr)
     return 0
-
-
-def _app(args: argparse.Namespace, access: Any) -> Any:
-    import torch
-
-    from ..folder import find_checkpoint
-    from ..server.app import create_app
-    from ..server.scheduler import ServeLimits
-    from ..synthesizer import Synthesizer
-
-    torch.set_num_threads(args.threads)
-    synthesizer = Synthesizer.from_pretrained(args.model, pick_device(args.device), args.dtype)
-    limits = ServeLimits(
-        queue=args.queue, batch=args.batch, text_letters=args.letters, timeout_seconds=args.timeout
-    )
-    name = "tts-lm" if args.model is None else find_checkpoint(args.model).resolve().name
-    return create_app(synthesizer, limits, name, access, args.voices_dir)

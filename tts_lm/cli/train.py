@@ -14,33 +14,17 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "resume.",
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "recipe",
-        metavar="RECIPE",
-        help="a YAML file or a shipped recipe: ar, nar, reranker, ar-tiny, nar-tiny, reranker-tiny",
-    )
-    parser.add_argument(
-        "--data", nargs="+", required=True, metavar="DIR", help="folders of `audiotok prepare`"
-    )
-    parser.add_argument(
-        "--out", required=True, metavar="DIR", help="the run's folder; the model is in DIR/model"
-    )
-    parser.add_argument(
-        "--alignments", nargs="*", default=[], metavar="FILE", help="phoneme times, JSON lines"
-    )
-    parser.add_argument(
-        "--codec", metavar="NAME", help="the corpora's codec: a new NAR model starts from its codewords"
-    )
-    parser.add_argument("--init", metavar="NAME", help="continue from a shipped model or a folder")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a value of the recipe"
-    )
-    parser.add_argument(
-        "--device", default="auto", help="cpu or auto; `accelerate launch` places more than one"
-    )
-    parser.add_argument(
-        "--dtype", choices=("float32", "bfloat16"), help="compute precision (default: the recipe's)"
-    )
+    add = parser.add_argument
+    shipped = "ar, nar, reranker, ar-tiny, nar-tiny, reranker-tiny"
+    add("recipe", metavar="RECIPE", help=f"a YAML file or a shipped recipe: {shipped}")
+    add("--data", nargs="+", required=True, metavar="DIR", help="folders of `audiotok prepare`")
+    add("--out", required=True, metavar="DIR", help="the run's folder; the model is in DIR/model")
+    add("--alignments", nargs="*", default=[], metavar="FILE", help="phoneme times, JSON lines")
+    add("--codec", metavar="NAME", help="the corpora's codec: a new NAR model starts from its codewords")
+    add("--init", metavar="NAME", help="continue from a shipped model or a folder")
+    add("--set", action="append", default=[], metavar="KEY=VALUE", help="change a value of the recipe")
+    add("--device", default="auto", help="cpu or auto; `accelerate launch` places more than one")
+    add("--dtype", choices=("float32", "bfloat16"), help="compute precision (default: the recipe's)")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -7,6 +7,8 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+from .common import add_model_option
+
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Add the command."""
@@ -16,22 +18,16 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         description="List the voices of a model with their sources; the first is the default. --add keeps a new one.",
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "--model", metavar="NAME", help="a shipped model or a folder (default: the shipped default)"
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON, one object per line")
-    parser.add_argument(
-        "--add",
-        metavar="CLIP",
-        help="add the voice of a clip of 1 to 8 s (3 to 5 s work best) to the model folder --model",
-    )
-    parser.add_argument("--name", metavar="V", help="with --add: name of the voice")
-    parser.add_argument("--text", metavar="TEXT", help="with --add: exact transcript of the clip")
-    parser.add_argument(
-        "--consent", metavar="TEXT", help="with --add: how the speaker agreed to the use of the voice"
-    )
-    parser.add_argument("--license", metavar="TEXT", help="with --add: license of the clip")
-    parser.add_argument("--attribution", metavar="TEXT", help="with --add: speaker and source of the clip")
+    add_model_option(parser)
+    add = parser.add_argument
+    add("--json", action="store_true", help="print JSON, one object per line")
+    clip = "add the voice of a clip of 1 to 8 s (3 to 5 s work best) to the model folder --model"
+    add("--add", metavar="CLIP", help=clip)
+    add("--name", metavar="V", help="with --add: name of the voice")
+    add("--text", metavar="TEXT", help="with --add: exact transcript of the clip")
+    add("--consent", metavar="TEXT", help="with --add: how the speaker agreed to the use of the voice")
+    add("--license", metavar="TEXT", help="with --add: license of the clip")
+    add("--attribution", metavar="TEXT", help="with --add: speaker and source of the clip")
     parser.set_defaults(parser=parser)
 
 
@@ -40,9 +36,10 @@ def run(args: argparse.Namespace) -> int:
     from ..folder import find_checkpoint
     from ..voices import load_voices
 
+    folder = find_checkpoint(args.model)
     if args.add:
-        _add(args)
-    for voice in load_voices(find_checkpoint(args.model) / "voices").values():
+        _add(args, folder)
+    for voice in load_voices(folder / "voices").values():
         card = {"name": voice.name, "frames": voice.codes.shape[1], **voice.card}
         if args.json:
             print(json.dumps(card))
@@ -54,16 +51,15 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _add(args: argparse.Namespace) -> None:
+def _add(args: argparse.Namespace, folder: Path) -> None:
     from audiotok import load_audio
 
-    from ..folder import CHECKPOINTS, find_checkpoint
+    from ..folder import CHECKPOINTS
     from ..synthesizer import Synthesizer
     from ..voices import add_voice, voice_name
 
     if not (args.model and args.name and args.text and args.consent):
         args.parser.error("expected --add CLIP --model DIR --name V --text TEXT --consent TEXT")
-    folder = find_checkpoint(args.model)
     if CHECKPOINTS in folder.resolve().parents:
         raise ValueError(f"{folder} is part of the package; copy it and name the copy with --model")
     synthesizer = Synthesizer.from_pretrained(folder)

@@ -8,8 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from fastapi import Depends, FastAPI
-from fastapi.security import HTTPBearer
+from fastapi import FastAPI
 
 from audiotok import __version__
 
@@ -18,7 +17,6 @@ from ..voices import VoiceStore
 from . import routes
 from .errors import install_handlers
 from .metrics import Metrics, MetricsMiddleware
-from .run import keep_few_shapes
 from .scheduler import Scheduler, ServeLimits
 from .security import Access, protect
 
@@ -30,19 +28,16 @@ def create_app(
     access: Access | None = None,
     voices_folder: str | Path | None = None,
 ) -> FastAPI:
-    """Create the server.
+    """Create the server, which needs ``synthesizer`` for itself.
 
     Args:
-        synthesizer: used by this app only.
-        limits: limits of requests; None uses the defaults.
-        model: name of the model.
-        access: access rules; None allows everyone. The body limits are set from ``limits``.
+        model: name of the model in the API.
+        access: access rules; None allows everyone. The body limit is set from ``limits``.
         voices_folder: folder for added voices; None keeps them in memory.
 
     Raises:
         ValueError: a voice in the folder is damaged or belongs to another codec.
     """
-    keep_few_shapes()
     limits, config = limits or ServeLimits(), synthesizer.codec.config
     store = VoiceStore(synthesizer.voices, limits.voices, voices_folder, config.n_q, config.codebook_size)
     scheduler = Scheduler(synthesizer, limits, lambda sentences: metrics.batch.observe(sentences))
@@ -65,13 +60,12 @@ def create_app(
     )
     app.state.server = routes.Server(synthesizer, scheduler, store, limits, metrics, model)
     install_handlers(app)
-    access = replace(
-        access or Access(), json_bytes=12 * limits.text_letters + (1 << 20), upload_bytes=limits.upload_bytes
+    app.include_router(routes.router)
+    body_bytes = max(limits.upload_bytes, 12 * limits.text_letters)  # JSON may take 12 bytes for a character
+    protect(
+        app,
+        replace(access or Access(), body_bytes=body_bytes),
+        (routes.TAG_HEADER, routes.IGNORED_HEADER, routes.REASON_HEADER, "Retry-After"),
     )
-    # AccessMiddleware checks the key; this documents it.
-    key = [Depends(HTTPBearer(auto_error=False))] if access.api_key is not None else []
-    app.include_router(routes.router, dependencies=key)
-    app.include_router(routes.open_router)
-    protect(app, access, (routes.TAG_HEADER, routes.IGNORED_HEADER, routes.REASON_HEADER, "Retry-After"))
     app.add_middleware(MetricsMiddleware, metrics=metrics)
     return app

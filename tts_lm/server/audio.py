@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
-from typing import Any, BinaryIO, Literal
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal
 
 import av
 import numpy as np
@@ -12,7 +14,7 @@ import soxr
 import torch
 from torch import Tensor
 
-from audiotok import AudioError, audio_blocks, resample, wav_head
+from audiotok import AudioError, audio_blocks, wav_head
 
 from ..speech import pcm16
 
@@ -36,10 +38,14 @@ _CODINGS = {  # container, codec, bits a second
     "flac": ("flac", "flac", None),
 }
 _MP3_RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
-_RATES = {"mp3": _MP3_RATES, "aac": _MP3_RATES, "opus": (8_000, 12_000, 16_000, 24_000, 48_000)}
+_RATES = {
+    "mp3": _MP3_RATES,
+    "aac": _MP3_RATES,
+    "opus": (8_000, 12_000, 16_000, 24_000, 48_000),
+    "pcm": (PCM_RATE_HZ,),
+}
 # no mp3 header that is completed at the end; Ogg pages of 0.2 s
 _STREAM_OPTIONS = {"mp3": {"write_xing": "0"}, "opus": {"page_duration": "200000"}}
-_MAGIC = (b"RIFF", b"fLaC", b"OggS", b"ID3")
 
 
 def encode(wav: Tensor, sampling_rate: int, form: SoundFormat, tag: str) -> bytes:
@@ -51,19 +57,15 @@ def encode(wav: Tensor, sampling_rate: int, form: SoundFormat, tag: str) -> byte
         form: the format; ``pcm`` is 16-bit little-endian mono at 24 kHz without a header.
         tag: provenance tag of :func:`tts_lm.speech.provenance_tag`.
     """
-    rate = _rate_of(form, sampling_rate)
-    wav = resample(wav[None], sampling_rate, rate)[0]
-    if form == "pcm":
-        return pcm16(wav)
     out = io.BytesIO()
     if form == "wav":
-        with soundfile.SoundFile(out, "w", rate, 1, "PCM_16", format="WAV") as file:
+        with soundfile.SoundFile(out, "w", sampling_rate, 1, "PCM_16", format="WAV") as file:
             file.write(wav.numpy())
             file.comment = tag  # after the samples, which then begin at byte 44
     else:
-        packed = _Packed(out, form, rate, tag)
-        packed.write(wav)
-        packed.close()
+        encoder = StreamEncoder(sampling_rate, form, tag, out)
+        encoder.push(wav)
+        encoder.close()
     return out.getvalue()
 
 
@@ -76,62 +78,47 @@ class StreamEncoder:
         sampling_rate: in Hz.
         form: as for :func:`encode`, except ``flac``, whose header contains the length.
         tag: as for :func:`encode`.
+        sink: a seekable file for the bytes; None returns them piece by piece.
     """
 
-    def __init__(self, sampling_rate: int, form: SoundFormat, tag: str) -> None:
-        rate = _rate_of(form, sampling_rate)
-        self._resampler = soxr.ResampleStream(sampling_rate, rate, 1) if sampling_rate != rate else None
-        self._sink = _Sink()
-        self._file = None if form in ("wav", "pcm") else _Packed(self._sink, form, rate, tag)
+    def __init__(
+        self, sampling_rate: int, form: SoundFormat, tag: str, sink: io.BytesIO | None = None
+    ) -> None:
+        rates = _RATES.get(form, (sampling_rate,))
+        self._rate = next((rate for rate in rates if rate >= sampling_rate), rates[-1])
+        self._resampler = soxr.ResampleStream(sampling_rate, self._rate, 1)
+        self._sink: Any = sink or _Sink()
+        self._file: Any = None
         if form == "wav":
-            self._sink.write(wav_head(rate))
+            self._sink.write(wav_head(self._rate))
+        elif form != "pcm":
+            container, codec, bitrate = _CODINGS[form]
+            options = _STREAM_OPTIONS.get(form, {}) if sink is None else {}
+            self._file = av.open(self._sink, "w", format=container, options=options)
+            self._stream: Any = self._file.add_stream(codec, rate=self._rate, layout="mono")
+            if bitrate:
+                self._stream.bit_rate = bitrate
+            for metadata in (self._file.metadata, self._stream.metadata):  # Ogg has it in the stream
+                metadata["comment"] = tag
 
-    def push(self, wav: Tensor) -> bytes:
+    def push(self, wav: Tensor, is_last: bool = False) -> bytes:
         """Add samples [n] float32 and return the bytes that are ready."""
-        return self._write(wav)
+        samples = self._resampler.resample_chunk(wav.numpy(), last=is_last).clip(-1.0, 1.0)
+        if self._file is None:
+            self._sink.write(pcm16(torch.from_numpy(samples)))
+        elif len(samples):
+            frame = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
+            frame.rate = self._rate
+            self._file.mux(self._stream.encode(frame))
+        return self._sink.take() if isinstance(self._sink, _Sink) else b""
 
     def close(self) -> bytes:
         """Return the rest of the file."""
-        return self._write(torch.zeros(0), is_last=True)
-
-    def _write(self, wav: Tensor, is_last: bool = False) -> bytes:
-        if self._resampler is not None:
-            samples = self._resampler.resample_chunk(wav.numpy(), last=is_last)
-            wav = torch.from_numpy(samples).clamp_(-1.0, 1.0)
-        if self._file is None:
-            self._sink.write(pcm16(wav))
-        else:
-            self._file.write(wav)
-            if is_last:
-                self._file.close()
-        return self._sink.take()
-
-
-class _Packed:
-    """A compressed file that is written to ``sink``, which is a stream unless it can seek."""
-
-    def __init__(self, sink: Any, form: str, rate: int, tag: str) -> None:
-        container, codec, bitrate = _CODINGS[form]
-        options = {} if hasattr(sink, "seek") else _STREAM_OPTIONS.get(form, {})
-        self._file = av.open(sink, "w", format=container, options=options)
-        self._stream = self._file.add_stream(codec, rate=rate, layout="mono")
-        if bitrate:
-            self._stream.bit_rate = bitrate
-        for metadata in (self._file.metadata, self._stream.metadata):  # Ogg has it in the stream
-            metadata["comment"] = tag
-        self._rate = rate
-
-    def write(self, wav: Tensor) -> None:
-        """Add samples [n] float32."""
-        if len(wav):
-            frame = av.AudioFrame.from_ndarray(wav[None].numpy(), format="fltp", layout="mono")
-            frame.rate = self._rate
-            self._file.mux(self._stream.encode(frame))
-
-    def close(self) -> None:
-        """Write the rest."""
-        self._file.mux(self._stream.encode(None))
-        self._file.close()
+        rest = self.push(torch.zeros(0), is_last=True)
+        if self._file is not None:
+            self._file.mux(self._stream.encode(None))
+            self._file.close()
+        return rest + self._sink.take() if isinstance(self._sink, _Sink) else b""
 
 
 class _Sink:
@@ -174,53 +161,38 @@ def change_speed(wav: Tensor, sampling_rate: int, speed: float) -> Tensor:
     return torch.from_numpy(out[0]).clamp_(-1.0, 1.0)
 
 
-def _rate_of(form: SoundFormat, sampling_rate: int) -> int:
-    if form == "pcm":
-        return PCM_RATE_HZ
-    rates = _RATES.get(form, (sampling_rate,))
-    return next((rate for rate in rates if rate >= sampling_rate), rates[-1])
-
-
-def read_clip(file: BinaryIO, longest_s: float, sampling_rate: int) -> Tensor:
-    """Read an uploaded WAV, FLAC, Ogg or MP3 file; decoding stops at the limit, regardless of the header.
+def read_clip(source: str | bytes, longest_s: float, sampling_rate: int, cut: bool = False) -> Tensor:
+    """Read an uploaded clip. Decoding stops at the limit, regardless of the header.
 
     Args:
-        file: file at its beginning, of limited size.
+        source: a path, or the bytes of a sound file.
         longest_s: longest clip in seconds.
         sampling_rate: rate in Hz of the result.
+        cut: return the start of a longer clip.
 
     Returns:
         wav [1, N] float32 in [-1, 1], the mean of the channels.
 
     Raises:
-        AudioError: the file has another format, is damaged or too long, or has too many channels or an unusual rate.
+        AudioError: the file is no sound, damaged or too long, or has too many channels or an unusual rate.
     """
-    data = file.read()
-    if not data.startswith(_MAGIC) and not (len(data) > 1 and data[0] == 0xFF and data[1] & 0xE0 == 0xE0):
-        raise AudioError("expected a WAV, FLAC, Ogg or MP3 file; convert it first")
+    stored, name = "stdin", "the clip"
+    if isinstance(source, str):
+        stored, name = source, Path(source).name
+    with suppress(soundfile.LibsndfileError, OverflowError):
+        file = source if isinstance(source, str) else io.BytesIO(source)
+        with soundfile.SoundFile(file) as sound:
+            channels, rate_hz = sound.channels, sound.samplerate
+        if channels > MAX_CHANNELS or not MIN_RATE_HZ <= rate_hz <= MAX_RATE_HZ:
+            raise AudioError(
+                f"{name}: expected 1 to {MAX_CHANNELS} channels at {MIN_RATE_HZ} to {MAX_RATE_HZ} Hz, got "
+                f"{channels} at {rate_hz} Hz; resample it"
+            )
     try:
-        with soundfile.SoundFile(io.BytesIO(data)) as sound:
-            check_shape(sound.channels, sound.samplerate)
-    except (soundfile.LibsndfileError, OverflowError):
-        raise AudioError("the WAV, FLAC, Ogg or MP3 file is damaged; convert it again") from None
-    try:
-        blocks = audio_blocks(data, sampling_rate, longest_s)
+        blocks = audio_blocks(source, sampling_rate, longest_s)
         wav = next(blocks)
-        if next(blocks, None) is not None:
+        if not cut and next(blocks, None) is not None:
             raise AudioError(f"the clip is longer than {longest_s:g} s; cut it")
-        return wav
     except AudioError as error:
-        raise AudioError(str(error).replace("stdin", "the clip")) from None
-
-
-def check_shape(channels: int, rate_hz: int) -> None:
-    """Reject audio that needs much more memory than its file.
-
-    Raises:
-        AudioError: it has too many channels, or an unusual rate.
-    """
-    if not 1 <= channels <= MAX_CHANNELS or not MIN_RATE_HZ <= rate_hz <= MAX_RATE_HZ:
-        raise AudioError(
-            f"expected 1 to {MAX_CHANNELS} channels at {MIN_RATE_HZ} to {MAX_RATE_HZ} Hz, got {channels} at "
-            f"{rate_hz} Hz; resample it"
-        )
+        raise AudioError(str(error).replace(stored, name)) from None
+    return wav

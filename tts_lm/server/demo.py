@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import html
 import logging
-import os
 import secrets
 import tempfile
 import threading
@@ -19,18 +18,18 @@ from pathlib import Path
 from queue import Empty, Queue
 from typing import Any
 
-import numpy as np
-import soundfile
+import gradio
 import torch
+from fastapi import FastAPI, HTTPException
+from fastapi.responses import StreamingResponse
 from torch import Tensor
 
-from audiotok import audio_blocks, pictures, program, save_audio, wav_head
+from audiotok import pictures, program, save_audio, wav_head
 
 from ..speech import PAUSE_SECONDS, SpeechChunk, pcm16, provenance_tag
 from ..synthesizer import Synthesizer
 from ..voices import Voice
-from .audio import check_shape
-from .run import keep_few_shapes
+from .audio import read_clip
 from .security import Access, protect
 
 CLIP_SECONDS = 15.0
@@ -39,11 +38,8 @@ _KEPT_STREAMS = 16
 _STREAM_TIMEOUT_S = 120.0
 _LOG = logging.getLogger("tts_lm.demo")
 _PLAYER = Path(__file__).with_name("demo_player.js")
-_UPLOAD = "16mb"
 _KEEP_S = 3600
 _WAITING = 16  # visitors in the queue
-_EXAMPLE = "The garden is quiet this morning."
-_CONSENT = "The speaker of this clip agreed to the use of the voice."
 
 Pieces = Queue[bytes | None]
 """Pieces of a streamed wav; None ends it."""
@@ -57,24 +53,13 @@ def read_pieces(pieces: Pieces) -> Iterator[bytes]:
 
 
 class Page:
-    """Functions of the page. The models serve one visitor at a time.
-
-    Args:
-        synthesizer: the pipeline, whose codec is used in the second tab.
-    """
+    """Functions of the page. The models of ``synthesizer`` serve one visitor at a time."""
 
     def __init__(self, synthesizer: Synthesizer) -> None:
-        self._synthesizer = synthesizer
-        self._codec = synthesizer.codec
+        self.synthesizer = synthesizer
+        self._codec, self._config = synthesizer.codec, synthesizer.codec.config
         self._models = threading.Lock()
         self._streams: dict[str, Pieces] = {}
-        self.n_q: int = self._codec.config.n_q
-
-    @property
-    def voices(self) -> list[tuple[str, str]]:
-        """Descriptions and names of the voices, the default first."""
-        voices = self._synthesizer.voices.items()
-        return [(f"{name}: {voice.card.get('description', 'a voice')}", name) for name, voice in voices]
 
     def open_stream(self) -> tuple[str, Pieces]:
         """Open a stream with a random name. Only the newest 16 are kept."""
@@ -95,15 +80,15 @@ class Page:
             ValueError: the clip has no transcript or consent, or cannot be used.
         """
         if clip is None:
-            return self._synthesizer.voice(name)
+            return self.synthesizer.voice(name)
         if not consent:
             raise ValueError("the speaker's consent is missing; tick the box, or remove the clip")
         if not words.strip():
             raise ValueError("the transcript of the clip is missing; write down its exact words")
-        rate = self._codec.config.sampling_rate
-        wav = read_start(clip, rate)
+        rate = self._config.sampling_rate
+        wav = read_clip(clip, CLIP_SECONDS, rate, cut=True)
         with self._models:
-            return self._synthesizer.clone_voice(wav, rate, words)
+            return self.synthesizer.clone_voice(wav, rate, words)
 
     def speak(
         self, text: str, voice: Voice, seed: int, live: Pieces, wav_path: Path, picture_path: Path
@@ -117,12 +102,12 @@ class Page:
             ValueError: nothing in the text can be spoken, or it is too long.
         """
         chunks: list[SpeechChunk] = []
-        rate, samples = self._codec.config.sampling_rate, 0
+        rate, samples = self._config.sampling_rate, 0
         try:
             if len(text) > TEXT_LETTERS:
                 raise ValueError(f"the text may have {TEXT_LETTERS} letters, got {len(text)}; shorten it")
             with self._models:
-                for chunk in self._synthesizer.stream(text, voice, seed):
+                for chunk in self.synthesizer.stream(text, voice, seed):
                     live.put((b"" if chunks else wav_head(rate)) + pcm16(chunk.wav))
                     chunks.append(chunk)
                     samples += len(chunk.wav)
@@ -133,8 +118,8 @@ class Page:
         if not len(wav):
             raise ValueError("the model stopped before the first sound; try another seed")
         save_audio(wav_path, wav, rate, provenance_tag(text, voice.name, {"seed": seed}))
-        rows, hop = max(len(chunk.codes) for chunk in chunks), self._codec.config.hop_length
-        pause = torch.full((rows, int(PAUSE_SECONDS * rate) // hop), -1)
+        rows = max(len(chunk.codes) for chunk in chunks)
+        pause = torch.full((rows, int(PAUSE_SECONDS * rate) // self._config.hop_length), -1)
         codes = [
             chunk.codes if chunk.codes.numel() else pause
             for chunk in chunks
@@ -143,10 +128,8 @@ class Page:
         shown = text if len(text) < 80 else f"{text[:77]}..."
         self._draw(picture_path, wav, None, torch.cat(codes, dim=1), f"{voice.name}: {shown}")
         bad = [chunk.finish_reason for chunk in chunks if chunk.finish_reason not in (None, "eos")]
-        yield (
-            samples / rate,
-            f"ended by {bad[0]}, not by itself; another seed may do better" if bad else "ended by itself",
-        )
+        ended = f"ended by {bad[0]}, not by itself; another seed may do better" if bad else "ended by itself"
+        yield samples / rate, ended
 
     def show(self, path: str, n_q: int, wav_path: Path, picture_path: Path) -> None:
         """Encode the start of an audio file, and write the reconstruction from ``n_q`` codebooks and a picture.
@@ -154,85 +137,28 @@ class Page:
         Raises:
             ValueError: the file is not audio.
         """
-        codec, config = self._codec, self._codec.config
-        wav = read_start(path, config.sampling_rate)
+        codec, config = self._codec, self._config
+        wav = read_clip(path, CLIP_SECONDS, config.sampling_rate, cut=True)
         with self._models, torch.inference_mode():
-            codes = codec.encode(codec.spread(wav[None])).audio_codes
-
-            def decode(n_q: int) -> Tensor:
-                audio = codec.decode(codes[:, :n_q], num_samples=wav.shape[-1]).audio_values
-                return audio[0].float().mean(dim=0, keepdim=True).cpu()
-
-            decoded, fewer = decode(n_q), decode(n_q - 1)[0] if n_q > 1 else None
+            codes = codec.encode(codec.spread(wav[None])).audio_codes[:, :n_q]
+            audio = codec.decode(codes, num_samples=wav.shape[-1]).audio_values
+            decoded = audio[0].float().mean(dim=0, keepdim=True).cpu()
         save_audio(wav_path, decoded, config.sampling_rate, "Coded speech")
         title = (
             f"{Path(path).name}: {n_q} x {config.codebook_size} at {config.frame_rate:g} Hz, "
-            f"{config.bitrate_bps * n_q / self.n_q / 1000:g} kbit/s"
+            f"{config.bitrate_bps * n_q / config.n_q / 1000:g} kbit/s"
         )
-        self._draw(picture_path, wav[0], decoded[0], codes[0, :n_q].cpu(), title, fewer)
+        self._draw(picture_path, wav[0], decoded[0], codes[0].cpu(), title)
 
-    def _draw(
-        self,
-        path: Path,
-        wav: Tensor,
-        decoded: Tensor | None,
-        codes: Tensor,
-        title: str,
-        fewer: Tensor | None = None,
-    ) -> None:
-        config = self._codec.config
-        after, less = (None if one is None else np.asarray(one) for one in (decoded, fewer))
-        sizes = config.sampling_rate, config.codebook_size
+    def _draw(self, path: Path, wav: Tensor, decoded: Tensor | None, codes: Tensor, title: str) -> None:
+        after = None if decoded is None else decoded.numpy()
+        sizes = self._config.sampling_rate, self._config.codebook_size
         plain = title.replace("$", r"\$")  # matplotlib parses dollar signs as formulas
-        pictures.draw_clip(path, np.asarray(wav), after, np.asarray(codes), *sizes, plain, less)
-
-
-def read_start(path: str, sampling_rate: int) -> Tensor:
-    """The first ``CLIP_SECONDS`` of an uploaded audio file: [1, N] float32 at ``sampling_rate`` Hz.
-
-    Raises:
-        ValueError: the file is not audio. The message has the name of the file without its path.
-    """
-    try:
-        blocks = audio_blocks(path, sampling_rate, CLIP_SECONDS)
-        with suppress(soundfile.LibsndfileError), soundfile.SoundFile(path) as sound:
-            check_shape(sound.channels, sound.samplerate)
-        return next(blocks)
-    except ValueError as error:
-        raise ValueError(str(error).replace(path, Path(path).name)) from None
-
-
-def import_gradio() -> Any:
-    """Import gradio without its analytics.
-
-    Raises:
-        ModuleNotFoundError: gradio is missing.
-    """
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when it is imported
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    try:
-        import gradio  # pyright: ignore[reportMissingImports]
-    except ModuleNotFoundError as error:
-        message = f"the demo needs the package {error.name!r}; pip install 'audiotok[demo]'"
-        raise ModuleNotFoundError(message, name=error.name) from error
-    return gradio
+        pictures.draw_clip(path, wav.numpy(), after, codes.numpy(), *sizes, plain)
 
 
 def build_app(page: Page, hosts: tuple[str, ...] | None = None) -> Any:
-    """The page as a FastAPI app.
-
-    Args:
-        page: functions of the page.
-        hosts: allowed names in the Host header; None allows all.
-
-    Raises:
-        ModuleNotFoundError: gradio or matplotlib is missing.
-    """
-    gradio = import_gradio()
-    from fastapi import FastAPI, HTTPException
-    from fastapi.responses import StreamingResponse
-
-    keep_few_shapes()
+    """The page as a FastAPI app. ``hosts`` are the allowed names in the Host header; None allows all."""
     app = FastAPI(openapi_url=None)
     protect(app, Access(hosts=hosts))
 
@@ -250,9 +176,9 @@ def build_app(page: Page, hosts: tuple[str, ...] | None = None) -> Any:
             "# audiotok\nText-to-speech, and the codec with fewer codebooks. Everything runs on this machine."
         )
         with gradio.Tab("Speak"):
-            _speak_tab(gradio, page)
+            _speak_tab(page)
         with gradio.Tab("Codebooks"):
-            _codebooks_tab(gradio, page)
+            _codebooks_tab(page)
     blocks.has_launched = True  # otherwise a mounted page accepts any path of this machine as an upload
     blocks.queue(max_size=_WAITING, default_concurrency_limit=1)
     return gradio.mount_gradio_app(
@@ -263,31 +189,33 @@ def build_app(page: Page, hosts: tuple[str, ...] | None = None) -> Any:
         head=f"<script>{_PLAYER.read_text(encoding='utf-8')}</script>",
         footer_links=[],
         show_error=False,
-        max_file_size=_UPLOAD,
+        max_file_size="16mb",
         ssr_mode=False,
         enable_monitoring=False,
         pwa=False,
     )
 
 
-def _speak_tab(gradio: Any, page: Page) -> None:
-    text = gradio.Textbox(_EXAMPLE, label="Text", lines=3, max_length=TEXT_LETTERS, elem_id="text")
+def _speak_tab(page: Page) -> None:
+    example, voices = "The garden is quiet this morning.", page.synthesizer.voices.items()
+    text = gradio.Textbox(example, label="Text", lines=3, max_length=TEXT_LETTERS, elem_id="text")
     with gradio.Row():
-        voices = page.voices
-        voice = gradio.Dropdown(voices, value=voices[0][1], label="Voice", elem_id="voice")
+        known = [(f"{name}: {voice.card.get('description', 'a voice')}", name) for name, voice in voices]
+        voice = gradio.Dropdown(known, value=known[0][1], label="Voice", elem_id="voice")
         seed = gradio.Number(0, label="Seed of the sampling noise", precision=0, elem_id="seed")
     with gradio.Accordion("A voice of your own", open=False):
         gradio.Markdown(
             "1 to 8 seconds of one speaker; 3 to 5 work best. Expect a similar voice, not the same one."
         )
-        clip = _audio_input(gradio, "Clip", "clip")
+        clip = _audio_input("Clip", "clip")
         words = gradio.Textbox(label="Exact transcript of the clip", elem_id="words")
-        consent = gradio.Checkbox(label=_CONSENT, elem_id="consent")
+        agreed = "The speaker of this clip agreed to the use of the voice."
+        consent = gradio.Checkbox(label=agreed, elem_id="consent")
     button = gradio.Button("Speak", variant="primary", elem_id="speak")
     player = gradio.HTML(elem_id="live")
     status = gradio.Markdown(elem_id="spoken")
-    audio = _audio_output(gradio, "Whole speech", "speech")
-    picture = _picture(gradio, "Waveform, spectrogram, codes", "speech-picture")
+    audio = _audio_output("Whole speech", "speech")
+    picture = _picture("Waveform, spectrogram, codes", "speech-picture")
 
     def speak(
         text: str, voice: str, seed: float, clip: str | None, words: str, consent: bool
@@ -299,34 +227,33 @@ def _speak_tab(gradio: Any, page: Page) -> None:
         with tempfile.TemporaryDirectory() as folder:
             wav, drawn = Path(folder) / "speech.wav", Path(folder) / "speech.png"
             for seconds, ended in page.speak(text or "", chosen, int(seed or 0), live, wav, drawn):
-                so_far = f"{seconds:.1f} s so far"
-                if not first:
-                    first = time.monotonic() - began
-                    yield element, so_far, None, None
-                elif not ended:
-                    yield gradio.skip(), so_far, None, None
-                else:
+                if ended:
                     summary = (
                         f"{seconds:.1f} s of speech in {time.monotonic() - began:.1f} s, the first after "
                         f"{first:.1f} s; {ended}. Generated speech, not a recording. The file has a provenance tag."
                     )
                     yield gradio.skip(), summary, str(wav), str(drawn)
+                else:
+                    files = (gradio.skip(), gradio.skip()) if first else (None, None)
+                    yield gradio.skip() if first else element, f"{seconds:.1f} s so far", *files
+                    first = first or time.monotonic() - began
 
     inputs = [text, voice, seed, clip, words, consent]
     outputs = [player, status, audio, picture]
-    button.click(_with_messages(gradio, speak), inputs, outputs, api_name="speak", show_progress="minimal")
+    button.click(_with_messages(speak), inputs, outputs, api_name="speak", show_progress="minimal")
 
 
-def _codebooks_tab(gradio: Any, page: Page) -> None:
+def _codebooks_tab(page: Page) -> None:
     gradio.Markdown(
         "Each codebook codes the residual of those before it. Upload a clip and move the slider to hear what the first "
         f"codebooks keep. The first {CLIP_SECONDS:g} s are used."
     )
     with gradio.Row():
-        source = _audio_input(gradio, "A clip of speech", "source")
-        decoded = _audio_output(gradio, "After the codec", "decoded")
-    n_q = gradio.Slider(1, page.n_q, value=page.n_q, step=1, label="Codebooks", elem_id="n-q")
-    picture = _picture(gradio, "Before and after", "clip-picture")
+        source = _audio_input("A clip of speech", "source")
+        decoded = _audio_output("After the codec", "decoded")
+    most = page.synthesizer.codec.config.n_q
+    n_q = gradio.Slider(1, most, value=most, step=1, label="Codebooks", elem_id="n-q")
+    picture = _picture("Before and after", "clip-picture")
 
     def show(path: str | None, n_q: float) -> Iterator[tuple[Any, ...]]:
         if path is None:
@@ -337,24 +264,16 @@ def _codebooks_tab(gradio: Any, page: Page) -> None:
             page.show(path, int(n_q), wav, drawn)
             yield str(wav), str(drawn)
 
+    run = _with_messages(show)
     for control in (source, n_q):
-        control.change(
-            _with_messages(gradio, show),
-            [source, n_q],
-            [decoded, picture],
-            api_visibility="private",
-            trigger_mode="always_last",
-        )
+        outputs = [decoded, picture]
+        control.change(run, [source, n_q], outputs, api_visibility="private", trigger_mode="always_last")
 
 
-def _audio_input(gradio: Any, label: str, name: str) -> Any:
+def _audio_input(label: str, name: str) -> Any:
+    sources = ["upload", "microphone"]
     audio = gradio.Audio(
-        label=label,
-        sources=["upload", "microphone"],
-        type="filepath",
-        elem_id=name,
-        editable=False,
-        buttons=["download"],
+        label=label, sources=sources, type="filepath", elem_id=name, editable=False, buttons=["download"]
     )
     keep = audio.async_move_resource_to_block_cache
 
@@ -367,16 +286,16 @@ def _audio_input(gradio: Any, label: str, name: str) -> Any:
     return audio
 
 
-def _audio_output(gradio: Any, label: str, name: str) -> Any:
+def _audio_output(label: str, name: str) -> Any:
     return gradio.Audio(label=label, type="filepath", interactive=False, elem_id=name, buttons=["download"])
 
 
-def _picture(gradio: Any, label: str, name: str) -> Any:
+def _picture(label: str, name: str) -> Any:
     buttons = ["download", "fullscreen"]  # the default has a button that uploads the picture
     return gradio.Image(label=label, type="filepath", interactive=False, elem_id=name, buttons=buttons)
 
 
-def _with_messages(gradio: Any, work: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
+def _with_messages(work: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
     """Wrap ``work`` so that its errors become messages on the page. Unexpected errors are shown without details."""
 
     @wraps(work)

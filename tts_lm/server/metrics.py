@@ -5,40 +5,33 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-_SIZES = (1, 2, 4, 8, 16, 32)
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
 
 class Metrics:
-    """Counters of one server. Labels never contain client input.
-
-    Args:
-        queue: returns the number of waiting and running requests.
-    """
+    """Counters of one server. Labels never contain client input. ``queue`` returns the length of the queue."""
 
     def __init__(self, queue: Callable[[], int]) -> None:
-        to = self._registry = CollectorRegistry()
+        to = self.registry = CollectorRegistry()
         self.requests = Histogram(
             "tts_lm_request_seconds", "Time to the end", ["route", "status"], buckets=_SECONDS, registry=to
         )
         self.first_sound = Histogram(
             "tts_lm_first_sound_seconds", "Time to the first audio of a stream", buckets=_SECONDS, registry=to
         )
-        self.batch = Histogram("tts_lm_batch", "Sentences in one batch", buckets=_SIZES, registry=to)
+        self.batch = Histogram(
+            "tts_lm_batch", "Sentences in one batch", buckets=(1, 2, 4, 8, 16, 32), registry=to
+        )
         self.spoken = Counter("tts_lm_speech_seconds", "Speech made, in seconds", registry=to)
         Gauge("tts_lm_queue", "Requests that wait or run", registry=to).set_function(queue)
         ProcessCollector(registry=to)
 
-    def text(self) -> bytes:
-        """All counters."""
-        return generate_latest(self._registry)
-
 
 class MetricsMiddleware:
-    """Counts requests by route and status. Status 499 means that the client disconnected."""
+    """Counts requests by route and status (499: the client disconnected). HEAD is routed as GET."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app, self._metrics = app, metrics
@@ -52,6 +45,8 @@ class MetricsMiddleware:
             status = message.get("status", status)
             await send(message)
 
+        if scope.get("method") == "HEAD":  # uvicorn keeps its own scope, and sends no body
+            scope = {**scope, "method": "GET"}
         await self._app(scope, receive, watched)
         if scope["type"] == "http":
             route = getattr(scope.get("route"), "path", "other")

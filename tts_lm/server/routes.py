@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter, Depends, File, Form, Request, UploadFile
 from fastapi.responses import Response, StreamingResponse
+from prometheus_client import generate_latest
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 from starlette.types import Receive, Scope, Send
@@ -37,14 +38,13 @@ _NAME = re.compile(rf"[a-z0-9][a-z0-9_-]{{0,{_NAME_LETTERS - 1}}}")
 _SSML = re.compile(
     r"<\?xml|</?speak\b[^<>]*>|<(?:audio|break|emphasis|lang|mark|phoneme|prosody|say-as|sub|voice)(?:\s+[\w:-]+\s*=|\s*/>)"
 )
+_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f\ud800-\udfff]")
 _SSE = "text/event-stream"
 _SOUND = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in MEDIA_TYPES.values()}
 _LOG = logging.getLogger("tts_lm.server")
 _T = TypeVar("_T")
 _ERRORS: dict[int | str, dict[str, Any]] = {"default": {"description": "error: message, type, param, code"}}
 router = APIRouter(responses=_ERRORS)
-open_router = APIRouter(responses=_ERRORS)
-"""Routes that need no key."""
 
 
 @dataclass
@@ -61,21 +61,25 @@ class Server:
     uploads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
     """Held while an uploaded clip is decoded."""
 
+    @property
+    def rate(self) -> int:
+        """Sampling rate in Hz."""
+        return self.synthesizer.codec.config.sampling_rate
+
     def check_model(self, name: str) -> bool:
         """True for the model that is served, False for OpenAI's names; raises ApiError for others."""
         if name != self.model and not _OTHER_MODELS.fullmatch(name):
             raise ApiError(404, f"unknown model; choose {self.model!r}", "model", "model_not_found")
         return name == self.model
 
-    def voice(self, name: str) -> Voice:
-        """The voice of this name, or the first for OpenAI's names; raises ApiError for others."""
-        voice = self.voices.find(name)
-        if voice is None and name in _OTHER_VOICES:
-            return self.synthesizer.voice()
-        if voice is None:
-            names = ", ".join(voice.name for voice in self.voices.all())
-            raise ApiError(400, f"unknown voice; choose from {names}", "voice", "voice_not_found")
-        return voice
+    def voice(self, name: str) -> tuple[Voice, bool]:
+        """The voice of this name and True, or the first and False for OpenAI's names; raises ApiError for others."""
+        if voice := self.voices.find(name):
+            return voice, True
+        if name.lower() in _OTHER_VOICES:
+            return self.synthesizer.voice(), False
+        names = ", ".join(voice.name for voice in self.voices.all())
+        raise ApiError(400, f"unknown voice; choose from {names}", "voice", "voice_not_found")
 
 
 def _server(request: Request) -> Server:
@@ -125,12 +129,7 @@ class SpeechRequest(BaseModel):
     )
     response_format: SoundFormat = Field("mp3", description="pcm is 16-bit little-endian mono at 24 kHz")
     speed: float = Field(
-        1.0,
-        ge=0.25,
-        le=4.0,
-        allow_inf_nan=False,
-        strict=True,
-        description="speed factor; the pitch does not change",
+        1.0, ge=0.25, le=4.0, allow_inf_nan=False, strict=True, description="changes no pitch"
     )
     stream: bool = Field(False, strict=True, description="send audio while it is generated")
     stream_format: Literal["audio", "sse"] | None = Field(None, description="implies stream")
@@ -142,16 +141,12 @@ class SpeechRequest(BaseModel):
     def _drop_nulls(cls, given: Any) -> Any:
         return {k: v for k, v in given.items() if v is not None} if isinstance(given, dict) else given
 
-    def ignored(self) -> list[str]:
-        """Fields without effect."""
-        return [*(self.model_extra or ()), *(["instructions"] if self.instructions else [])]
-
 
 def check_text(text: str) -> str:
     """Return the text. Raises ValueError if it contains SSML or control characters."""
     if tag := _SSML.search(text):
         raise ValueError(f"expected plain text, got SSML at character {tag.start()}; remove the tags")
-    if any(ord(c) < 32 and c not in "\t\n\r\f\v" or 0xD800 <= ord(c) < 0xE000 or ord(c) == 127 for c in text):
+    if _CONTROL.search(text):
         raise ValueError("expected plain text, got control characters; remove them")
     return text
 
@@ -164,34 +159,31 @@ def check_text(text: str) -> str:
 )
 async def speech(asked: SpeechRequest, request: Request, server: Served) -> Response:
     """Synthesize a text."""
-    ignored = asked.ignored()
-    if not server.check_model(asked.model):
-        ignored.append("model")
-    letters = server.limits.text_letters
+    is_model, letters = server.check_model(asked.model), server.limits.text_letters
     if len(asked.input) > letters:
         message = f"the input may have {letters} characters, got {len(asked.input)}; send it in parts"
         raise ApiError(400, message, "input", "string_above_max_length")
     with client_errors("input"):
         check_text(asked.input)
-    voice = server.voice(asked.voice)
-    if voice.name != asked.voice:
-        ignored.append("voice")
+    voice, is_voice = server.voice(asked.voice)
     settings = {"model": server.model, "seed": asked.seed, "speed": asked.speed}
     headers = {TAG_HEADER: provenance_tag(asked.input, voice.name, settings)}
+    without_effect = {"instructions": asked.instructions, "model": not is_model, "voice": not is_voice}
+    ignored = [*(asked.model_extra or ()), *(name for name, is_so in without_effect.items() if is_so)]
     if ignored:
         names = dict.fromkeys(re.sub(r"[^\w.-]", "?", name or "?", flags=re.ASCII)[:40] for name in ignored)
         headers[IGNORED_HEADER] = ", ".join(list(names)[:20])
-    if not (asked.stream or asked.stream_format):
-        body, _ = await _whole(asked, request, server, voice, headers)
-        return Response(body, headers=headers, media_type=MEDIA_TYPES[asked.response_format])
-    if asked.speed != 1 or asked.response_format == "flac":  # both need the whole speech
-        pieces = _one_piece(*await _whole(asked, request, server, voice, headers))
-    else:
+    kind, is_sse = MEDIA_TYPES[asked.response_format], asked.stream_format == "sse"
+    is_streamed = asked.stream or asked.stream_format is not None
+    if is_streamed and asked.speed == 1 and asked.response_format != "flac":
         pieces = await _stream(asked, request, server, voice, headers[TAG_HEADER])
-    is_sse = asked.stream_format == "sse"
-    kind = _SSE if is_sse else MEDIA_TYPES[asked.response_format]
+    else:
+        whole, frames = await _whole(asked, request, server, voice, headers)
+        if not is_streamed:
+            return Response(whole, headers=headers, media_type=kind)
+        pieces = _one_piece(whole, frames)
     body = _events(pieces, len(asked.input)) if is_sse else _bytes(pieces)
-    return _StreamedSpeech(body, headers, kind, server.limits.timeout_seconds)
+    return _StreamedSpeech(body, headers, _SSE if is_sse else kind, server.limits.timeout_seconds)
 
 
 Pieces = AsyncGenerator[tuple[bytes, int], None]
@@ -201,16 +193,16 @@ Pieces = AsyncGenerator[tuple[bytes, int], None]
 async def _whole(
     asked: SpeechRequest, request: Request, server: Server, voice: Voice, headers: dict[str, str]
 ) -> tuple[bytes, int]:
-    """The encoded speech and its number of frames."""
+    """The encoded speech and its number of frames. Adds the finish reason to the headers."""
     with client_errors("input"):
         said = await _unless_client_leaves(request, server.scheduler.say(asked.input, voice, asked.seed))
     headers[REASON_HEADER] = said.finish_reason
+    server.metrics.spoken.inc(said.seconds)
 
     def pack() -> bytes:
         wav = change_speed(said.wav, said.sampling_rate, asked.speed)
         return encode(wav, said.sampling_rate, asked.response_format, headers[TAG_HEADER])
 
-    server.metrics.spoken.inc(said.seconds)
     return await asyncio.to_thread(pack), said.codes.shape[1]
 
 
@@ -221,7 +213,7 @@ async def _one_piece(body: bytes, frames: int) -> Pieces:
 async def _stream(asked: SpeechRequest, request: Request, server: Server, voice: Voice, tag: str) -> Pieces:
     """Encoded pieces of a stream. Waits for the first chunk, so that an earlier error has its own status."""
     began = time.monotonic()
-    encoder = StreamEncoder(server.synthesizer.codec.config.sampling_rate, asked.response_format, tag)
+    encoder = StreamEncoder(server.rate, asked.response_format, tag)
     chunks = server.scheduler.stream(asked.input, voice, asked.seed)
     with client_errors("input"):
         first = await _unless_client_leaves(request, anext(chunks))
@@ -292,28 +284,23 @@ class _StreamedSpeech(StreamingResponse):
 # Models and voices
 
 
-def _model(server: Server) -> dict[str, Any]:
-    return {"id": server.model, "object": "model", "created": server.created, "owned_by": "tts-lm"}
-
-
 @router.get("/v1/models", tags=["models"])
 async def models(server: Served) -> dict[str, Any]:
     """The model that is served."""
-    return {"object": "list", "data": [_model(server)]}
+    return {"object": "list", "data": [await one_model(server.model, server)]}
 
 
 @router.get("/v1/models/{model}", tags=["models"])
 async def one_model(model: str, server: Served) -> dict[str, Any]:
     """One model."""
     server.check_model(model)
-    return _model(server)
+    return {"id": server.model, "object": "model", "created": server.created, "owned_by": "tts-lm"}
 
 
 def _card(voice: Voice, added: bool) -> dict[str, Any]:
     """The JSON of a voice. ``added`` tells whether a client added it."""
-    facts = {
-        key: str(voice.card.get(key, "")) for key in ("description", "license", "attribution", "consent")
-    }
+    names = ("description", "license", "attribution", "consent")
+    facts = {name: str(voice.card.get(name, "")) for name in names}
     return {"id": voice.name, "name": voice.name, "object": "audio.voice", **facts, "added": added}
 
 
@@ -330,7 +317,6 @@ _Line = Annotated[str, Form(max_length=_FIELD_LETTERS)]
 
 @router.post("/v1/voices", status_code=201, tags=["voices"])
 async def add_voice(
-    request: Request,
     server: Served,
     file: Annotated[UploadFile, File(description="1 to 8 s of speech: WAV, FLAC, Ogg or MP3")],
     name: Annotated[str, Form(max_length=_NAME_LETTERS, description="a-z, 0-9, _ and -")],
@@ -341,9 +327,8 @@ async def add_voice(
 ) -> dict[str, Any]:
     """Clone the voice of a clip, with its speaker's consent."""
     if not _NAME.fullmatch(name):
-        raise ApiError(
-            400, f"expected up to {_NAME_LETTERS} of a-z, 0-9, _ and -, a letter or digit first", "name"
-        )
+        message = f"expected up to {_NAME_LETTERS} of a-z, 0-9, _ and -, a letter or digit first"
+        raise ApiError(400, message, "name")
     card: dict[str, str] = {}
     fields = {"text": text, "consent": consent, "license": license, "attribution": attribution}
     for key, value in fields.items():
@@ -353,18 +338,17 @@ async def add_voice(
     if len(card.get("consent", "")) < _SHORTEST_CONSENT:
         message = "say in a few words how the speaker agreed to the use of the voice"
         raise ApiError(400, message, "consent", "consent_required")
-    rate = server.synthesizer.codec.config.sampling_rate
-    async with server.uploads:
-        with client_errors("file"):
-            wav = await asyncio.to_thread(read_clip, file.file, server.limits.clip_seconds, rate)
 
     def clone() -> Voice:
-        voice = server.synthesizer.clone_voice(wav, rate, text, name)
+        voice = server.synthesizer.clone_voice(wav, server.rate, text, name)
         voice = replace(voice, card=voice.card | card)
         server.voices.add(voice)
         return voice
 
     with client_errors("file"):
+        async with server.uploads:
+            limits, data = server.limits, await file.read()
+            wav = await asyncio.to_thread(read_clip, data, limits.clip_seconds, server.rate)
         return _card(await server.scheduler.call(clone), True)
 
 
@@ -381,8 +365,7 @@ async def remove_voice(name: str, server: Served) -> dict[str, Any]:
 # Server
 
 
-@open_router.head("/health", include_in_schema=False)
-@open_router.get("/health", tags=["server"])
+@router.get("/health", tags=["server"])
 async def health(server: Served) -> dict[str, Any]:
     """Whether the server accepts requests."""
     if not server.scheduler.alive:
@@ -395,4 +378,5 @@ async def health(server: Served) -> dict[str, Any]:
 )
 async def metrics(server: Served) -> Response:
     """Counters, for Prometheus."""
-    return Response(server.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+    text = generate_latest(server.metrics.registry)
+    return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -11,25 +11,23 @@ from typing import Any
 import uvicorn
 
 LOCAL_NAMES = ("127.0.0.1", "::1", "localhost")
-HEAD_BYTES = 16 << 10
-"""Largest request header in bytes."""
-IDLE_SECONDS = 10
-"""Idle time of a connection between requests, in seconds."""
-# oneDNN caches code for the last 1024 shapes. 200 sentences of different lengths took 300 MB.
-_KEPT_SHAPES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "32", "LRU_CACHE_CAPACITY": "32"}
+HEAD_BYTES = 16 << 10  # of a request
+IDLE_SECONDS = 10  # of a connection between requests
 
 
 def keep_few_shapes() -> None:
-    """Limit the cache of oneDNN. Must be called before the first inference."""
-    for name, value in _KEPT_SHAPES.items():
-        os.environ.setdefault(name, value)
+    """Limit the cache of oneDNN, whose code for 200 sentences of different lengths took 300 MB.
+
+    Must be called before the first inference.
+    """
+    for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+        os.environ.setdefault(name, "32")
 
 
 def server_config(app: Any, connections: int | None = None, timeout_s: float = 1.0) -> uvicorn.Config:
-    """Configure uvicorn for an app.
+    """Configure uvicorn for an ASGI app.
 
     Args:
-        app: an ASGI app.
         connections: largest number of simultaneous connections, beyond which uvicorn returns 503; None: no limit.
         timeout_s: time in seconds to finish running responses when the server stops.
     """
@@ -50,12 +48,7 @@ def server_config(app: Any, connections: int | None = None, timeout_s: float = 1
 
 
 def run_server(config: uvicorn.Config, listener: socket.socket) -> None:
-    """Serve until a signal. Prints the address to stdout when the server is ready.
-
-    Args:
-        config: result of :func:`server_config`.
-        listener: result of :func:`listen`.
-    """
+    """Serve on a socket of :func:`listen` until a signal. Prints the address to stdout when the server is ready."""
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
 
     class Announcing(uvicorn.Server):
@@ -68,11 +61,7 @@ def run_server(config: uvicorn.Config, listener: socket.socket) -> None:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Open a listening socket, so that a port in use is reported before a model is loaded.
-
-    Args:
-        host: a name or an address of this machine.
-        port: 0 takes a free one.
+    """Open a listening socket, so that a port in use is reported before a model is loaded. Port 0 takes a free one.
 
     Raises:
         OSError: the host is not an address of this machine, or the port is in use.
@@ -86,9 +75,8 @@ def listen(host: str, port: int) -> socket.socket:
         family = socket.AF_INET if socket.AF_INET in found else socket.AF_INET6
         return socket.create_server(found[family][:2], family=family, backlog=128)
     except OSError as error:
-        raise OSError(
-            f"cannot listen at {host}, port {port}: {error.strerror}; choose another --port or --host"
-        ) from None
+        message = f"cannot listen at {host}, port {port}: {error.strerror}; choose another --port or --host"
+        raise OSError(message) from None
 
 
 def address_of(listener: socket.socket) -> str:
@@ -98,11 +86,6 @@ def address_of(listener: socket.socket) -> str:
 
 
 def local_names(listener: socket.socket, host: str) -> tuple[str, ...] | None:
-    """Host names of a loopback socket; None if other machines can reach it.
-
-    Args:
-        listener: result of :func:`listen`.
-        host: host that it was opened with.
-    """
+    """Names of a loopback socket that was opened with ``host``; None if other machines can reach it."""
     address = listener.getsockname()[0].partition("%")[0]
     return (*LOCAL_NAMES, address, host.lower()) if ip_address(address).is_loopback else None

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import threading
 import time
 import warnings
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -26,29 +25,21 @@ from ..voices import Voice
 # Without it they form two groups that alternate.
 _GATHER_SECONDS = 0.03
 _CHUNKS_AHEAD = 4  # chunks generated ahead of the client of a stream
-_LONGEST_RETRY_SECONDS = 60
 _LOG = logging.getLogger("tts_lm.server")
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
 class ServeLimits:
-    """Limits of requests. Raises ValueError for a value that is not positive."""
+    """Largest values of requests. Raises ValueError for a value that is not positive."""
 
-    queue: int = 64
-    """Largest number of waiting and running requests."""
-    batch: int = 8
-    """Largest number of sentences per batch."""
-    text_letters: int = 4096
-    """Largest number of characters of a text."""
+    queue: int = 64  # waiting and running requests
+    batch: int = 8  # sentences per batch
+    text_letters: int = 4096  # characters of a text
     upload_bytes: int = 8 << 20
-    """Largest body of an upload in bytes."""
-    clip_seconds: float = 18.0
-    """Longest uploaded clip in seconds, with silence at its ends."""
-    voices: int = 32
-    """Largest number of voices added by clients."""
-    timeout_seconds: float = 120.0
-    """Longest time in seconds from a request to its response or to the end of its stream."""
+    clip_seconds: float = 18.0  # of an uploaded clip, with silence at its ends
+    voices: int = 32  # added by clients
+    timeout_seconds: float = 120.0  # from a request to its response or to the end of its stream
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -59,45 +50,36 @@ class ServeLimits:
 class QueueFull(RuntimeError):
     """The queue is full."""
 
-    def __init__(self, retry_after_s: int) -> None:
-        super().__init__(f"the queue is full; try again in {retry_after_s} s")
-        self.retry_after_s = retry_after_s
-
 
 class Stopped(RuntimeError):
     """The server is stopping."""
 
-    def __init__(self) -> None:
-        super().__init__("the server is stopping; try again later")
-
 
 @dataclass(eq=False)
 class _Job:
-    """A place in the queue."""
+    """A place in the queue. ``work`` is the function of a call."""
 
+    work: Callable[[], Any] | None = None
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
-    future: asyncio.Future[Any] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    results: asyncio.Queue[Any] = field(default_factory=asyncio.Queue)
     is_done: bool = False
 
-    def finish(self, value: Any = None, error: BaseException | None = None) -> None:
-        """Deliver the result, from any thread."""
-        self.is_done = True
-
-        def deliver() -> None:
-            if self.future.done():
-                return
-            if error is None:
-                self.future.set_result(value)
-            else:
-                self.future.set_exception(error)
-
+    def put(self, result: Any) -> None:
+        """Deliver a result or an exception, from any thread."""
         with suppress(RuntimeError):  # the loop is closed
-            self.loop.call_soon_threadsafe(deliver)
+            self.loop.call_soon_threadsafe(self.results.put_nowait, result)
 
+    def finish(self, result: Any) -> None:
+        """Deliver the last result, None at the end of a stream."""
+        self.is_done = True
+        self.put(result)
 
-@dataclass(eq=False)
-class _Call(_Job):
-    work: Callable[[], Any] = lambda: None
+    async def get(self) -> Any:
+        """The next result. Raises it if it is an exception."""
+        result = await self.results.get()
+        if isinstance(result, BaseException):
+            raise result
+        return result
 
 
 @dataclass(eq=False)
@@ -114,16 +96,8 @@ class _Text(_Job):
 @dataclass(eq=False)
 class _Stream(_Text):
     chunks: Iterator[SpeechChunk] | None = None
-    items: asyncio.Queue[SpeechChunk | BaseException | None] = field(default_factory=asyncio.Queue)
     ahead: int = 0
     """Generated chunks that were not taken yet."""
-
-    def finish(self, value: Any = None, error: BaseException | None = None) -> None:
-        """Deliver a chunk (``value``), an error or, with neither, the end, from any thread."""
-        self.ahead += 1
-        self.is_done = value is None
-        with suppress(RuntimeError):
-            self.loop.call_soon_threadsafe(self.items.put_nowait, error or value)
 
 
 class Scheduler:
@@ -143,7 +117,6 @@ class Scheduler:
         self._changed = threading.Condition()
         self._stopping = False
         self._turns = 0
-        self._turn_seconds = 1.0  # of recent turns
         self._answered = False  # a client got a response since the last turn and may send another request
         self._thread = threading.Thread(target=self._work, name="tts-lm-scheduler", daemon=True)
 
@@ -168,7 +141,7 @@ class Scheduler:
             self._changed.notify()
         self._thread.join(timeout_s)
         for job in list(self._jobs):
-            job.finish(error=Stopped())
+            job.finish(Stopped())
 
     async def say(self, text: str, voice: Voice, seed: int) -> Speech:
         """Synthesize a text.
@@ -182,51 +155,45 @@ class Scheduler:
 
     async def call(self, work: Callable[[], _T]) -> _T:
         """Run a function that uses the models on the thread. Raises what :meth:`say` and ``work`` raise."""
-        return await self._result(_Call(work=work))
+        return await self._result(_Job(work=work))
 
     async def stream(self, text: str, voice: Voice, seed: int) -> AsyncGenerator[SpeechChunk, None]:
         """Synthesize a text as a stream. Raises what :meth:`say` raises; close the generator to cancel."""
         job = _Stream(text=text, voice=voice, seed=seed)
         deadline = job.loop.time() + self._limits.timeout_seconds
-        self._enter(job)
-        try:
+        with self._place(job):
             while True:
                 async with asyncio.timeout_at(deadline):
-                    item = await job.items.get()
-                if isinstance(item, BaseException):
-                    raise item
-                if item is None:
+                    chunk = await job.get()
+                if chunk is None:
                     return
                 with self._changed:
                     job.ahead -= 1
                     self._changed.notify()
-                yield item
-        finally:
-            self._leave(job)
+                yield chunk
 
     async def _result(self, job: _Job) -> Any:
-        self._enter(job)
-        try:
+        with self._place(job):
             async with asyncio.timeout(self._limits.timeout_seconds):
-                return await job.future
-        finally:
-            self._leave(job)
+                return await job.get()
 
-    def _enter(self, job: _Job) -> None:
+    @contextmanager
+    def _place(self, job: _Job) -> Iterator[None]:
         with self._changed:
             if self._stopping:
                 raise Stopped
             if len(self._jobs) >= self._limits.queue:
-                raise QueueFull(min(_LONGEST_RETRY_SECONDS, math.ceil(self._turn_seconds)))
+                raise QueueFull
             if isinstance(job, _Text):
                 job.last_turn = self._turns
             self._jobs.append(job)
             self._changed.notify()
-
-    def _leave(self, job: _Job) -> None:
-        with self._changed:
-            job.is_done = True
-            self._jobs.remove(job)
+        try:
+            yield
+        finally:
+            with self._changed:
+                job.is_done = True
+                self._jobs.remove(job)
 
     def _work(self) -> None:
         """Body of the thread."""
@@ -241,9 +208,7 @@ class Scheduler:
                 is_urgent = any(isinstance(job, _Stream) for job in self._jobs)
             if gather and not is_urgent:
                 time.sleep(_GATHER_SECONDS)
-            began = time.monotonic()
             self._turn()
-            self._turn_seconds += 0.2 * (time.monotonic() - began - self._turn_seconds)
 
     def _runnable(self) -> list[_Job]:
         """Jobs that can be worked on now."""
@@ -261,29 +226,31 @@ class Scheduler:
         texts = []
         for job in jobs:
             try:
-                if isinstance(job, _Stream):
-                    job.finish(self._next_chunk(job))
-                elif isinstance(job, _Call):
-                    job.finish(job.work())
-                elif isinstance(job, _Text):
-                    if job.sentences is None:
-                        job.sentences = self._quietly(self._synthesizer.plan, job)
-                    texts.append(job)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # about characters that are not spoken
+                    if isinstance(job, _Stream):
+                        self._stream_chunk(job)
+                    elif isinstance(job, _Text):
+                        if job.sentences is None:
+                            job.sentences = self._synthesizer.plan(job.text, job.voice, job.seed)
+                        texts.append(job)
+                    elif job.work is not None:
+                        job.finish(job.work())
             except Exception as error:
-                job.finish(error=error)
+                job.finish(error)
         if texts:
             self._synthesize(share(texts, self._limits.batch))
 
-    def _next_chunk(self, job: _Stream) -> SpeechChunk | None:
+    def _stream_chunk(self, job: _Stream) -> None:
         if job.chunks is None:
-            job.chunks = self._quietly(self._synthesizer.stream, job)
-        return next(job.chunks, None)
-
-    @staticmethod
-    def _quietly(method: Callable[..., _T], job: _Text) -> _T:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about characters that are not spoken
-            return method(job.text, job.voice, job.seed)
+            job.chunks = self._synthesizer.stream(job.text, job.voice, job.seed)
+        chunk = next(job.chunks, None)
+        if chunk is None:
+            job.finish(None)
+        else:
+            with self._changed:
+                job.ahead += 1
+            job.put(chunk)
 
     def _synthesize(self, picked: Sequence[tuple[_Text, Sentence]]) -> None:
         """Synthesize one batch. If it fails, each sentence is tried alone, so that other requests succeed."""
@@ -292,7 +259,7 @@ class Scheduler:
         except Exception as error:
             if len(picked) == 1:
                 _LOG.exception("a sentence could not be synthesized")
-                picked[0][0].finish(error=RuntimeError(f"the model failed: {error}"))
+                picked[0][0].finish(RuntimeError(f"the model failed: {error}"))
                 return
             for one in picked:
                 if not one[0].is_done:
@@ -303,15 +270,12 @@ class Scheduler:
             job.said.append(one)
             job.last_turn = self._turns
             if not job.is_done and len(job.said) == len(job.sentences or ()):
-                self._finish_text(job)
-
-    def _finish_text(self, job: _Text) -> None:
-        self._answered = True
-        try:
-            job.finish(self._synthesizer.join(job.said))
-        except Exception as error:
-            _LOG.exception("a speech could not be decoded")
-            job.finish(error=RuntimeError(f"the codec failed: {error}"))
+                self._answered = True
+                try:
+                    job.finish(self._synthesizer.join(job.said))
+                except Exception as error:
+                    _LOG.exception("a speech could not be decoded")
+                    job.finish(RuntimeError(f"the codec failed: {error}"))
 
 
 def share(texts: Sequence[_Text], limit: int) -> list[tuple[_Text, Sentence]]:

@@ -9,7 +9,6 @@ from ipaddress import AddressValueError, IPv6Address
 from typing import Any
 
 from starlette.datastructures import Headers
-from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -31,10 +30,8 @@ class Access:
     """Allowed names in the Host header, against DNS rebinding; None allows all."""
     cors_origins: tuple[str, ...] = ()
     """Sites whose pages may use the server, such as ``https://example.org``, or ``*`` for all."""
-    json_bytes: int | None = None
-    """Largest body in bytes, except uploads; None: no limit."""
-    upload_bytes: int | None = None
-    """Largest upload (multipart) in bytes."""
+    body_bytes: int | None = None
+    """Largest body in bytes; None: no limit."""
 
 
 def protect(app: Any, access: Access, exposed_headers: tuple[str, ...] = ()) -> None:
@@ -61,43 +58,40 @@ class AccessMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        try:
-            headers = Headers(scope=scope)
-            self._check(headers, scope["path"])
-            receive = self._bounded(headers, receive)
-        except ApiError as error:
-            await error.response()(scope, receive, send)
-            return
+        if scope["type"] == "http":
+            try:
+                headers = Headers(scope=scope)
+                self._check(headers, scope["path"])
+                receive = self._bounded(headers, receive)
+            except ApiError as error:
+                await error.response()(scope, receive, send)
+                return
         await self._app(scope, receive, send)
 
     def _check(self, headers: Headers, path: str) -> None:
         access, host, origin = self._access, headers.get("host"), headers.get("origin")
         name = None if host is None else host_name(host)
-        if (name is None) and (host is not None or access.hosts is not None):
+        if name is None and (host is not None or access.hosts is not None):
             raise ApiError(400, "the Host header is malformed")
         if access.hosts is not None and name not in access.hosts:
             raise ApiError(403, "the name in the Host header is not allowed; see --host")
         site = _ORIGIN.fullmatch(origin or "")
         if origin not in (None, "null") and (site is None or host_name(site[1]) is None):
             raise ApiError(400, "the Origin header is malformed")
-        own = origin is None or (site is not None and site[1] == host)
-        if access.api_key is None and not (own or {origin, "*"} & set(access.cors_origins)):
-            raise ApiError(
-                403, "pages of other sites may not use this server; see --cors-origin, or set an API key"
-            )
-        if access.api_key is not None and path not in OPEN_PATHS:
+        if access.api_key is None:
+            own = origin is None or (site is not None and site[1] == host)
+            if not own and not {origin, "*"} & set(access.cors_origins):
+                raise ApiError(403, "pages of other sites may not use this server; see --cors-origin")
+        elif path not in OPEN_PATHS:
             scheme, _, given = headers.get("authorization", "").partition(" ")
             right = hmac.compare_digest(given.strip().encode("latin-1"), access.api_key.encode())
             if scheme.lower() != "bearer" or not right:
-                raise ApiError(401, "expected 'Authorization: Bearer KEY' with the key of this server")
+                message = "expected 'Authorization: Bearer KEY' with the key of this server"
+                raise ApiError(401, message, headers={"WWW-Authenticate": "Bearer"})
 
     def _bounded(self, headers: Headers, receive: Receive) -> Receive:
         """``receive`` with a limit on the body, with or without a Content-Length."""
-        is_upload = headers.get("content-type", "").startswith("multipart/")
-        limit = self._access.upload_bytes if is_upload else self._access.json_bytes
+        limit = self._access.body_bytes
         if limit is None:
             return receive
         message = f"the body is larger than {limit} bytes; send less"
@@ -111,7 +105,7 @@ class AccessMiddleware:
             part = await receive()
             size += len(part.get("body", b""))
             if size > limit:
-                raise HTTPException(413, message)
+                raise ApiError(413, message)
             return part
 
         return bounded
@@ -123,10 +117,8 @@ def host_name(authority: str) -> str | None:
     if match is None:
         return None
     name = match[1].lower()
-    if not name.startswith("["):
-        return name
     try:
-        return str(IPv6Address(name[1:-1]))
+        return str(IPv6Address(name[1:-1])) if name.startswith("[") else name
     except AddressValueError:
         return None
 

@@ -144,7 +144,7 @@ def _refusal(text: str, foreign: int) -> str:
         reason = "the text is empty"
     elif foreign:
         name = next(unicodedata.name(c, "unknown") for c in text if c.isalpha() and c.lower() not in ALPHABET)
-        reason = f"it is in another script ({name.split()[0].title()})"
+        reason = f"it is in another script ({name.split()[0].title().replace('Cjk', 'CJK')})"
     elif any(unicodedata.category(c) == "So" for c in text):
         reason = "it holds only emoji and signs"
     else:
