@@ -129,7 +129,7 @@ def test_bodies_have_a_limit_with_and_without_a_length():
         for body in (text, (piece for piece in (text[:100], text[100:]))):
             assert httpx.post(f"{address}/v1/audio/speech", content=body, headers=kind).status_code == 413
         huge = b'{"speed": 1' + b"0" * 5_000 + b"}"
-        for body in (b"{", b"[" * 500_000, huge, b"\xff", b'"\\ud800"', b"[1]", b"null"):
+        for body in (b"{", b"[" * 40_000, huge, b"\xff", b'"\\ud800"', b"[1]", b"null"):
             answer = httpx.post(f"{address}/v1/audio/speech", content=body, headers=kind)
             assert answer.status_code == 400 and answer.json()["error"]["message"]
 

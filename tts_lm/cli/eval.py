@@ -91,8 +91,8 @@ def run(args: argparse.Namespace) -> int:
     voices = list(synthesizer.voices) if args.voices == ["all"] else args.voices or [args.voice]
     for voice in voices:
         synthesizer.voice(voice)  # raises for an unknown name before anything is generated
-    changed = sampling_settings(args)
-    synthesizer.sampling = replace(synthesizer.sampling, **changed)
+    if changed := sampling_settings(args):
+        synthesizer.sampling = replace(synthesizer.sampling, **changed)
 
     def cloned(index: int) -> Voice:
         line = listed[index]
