@@ -119,11 +119,9 @@ def run(args: argparse.Namespace) -> int:
                         **scored,
                     )
                 )
-        for name, codec in (("through codec", synthesizer.codec), ("recordings", None)):
-            if recordings:
-                outcomes.append(
-                    evaluate.evaluate_recordings(recordings, codec, name=name, metrics=own, **scored)
-                )
+        for name in ("through codec", "recordings") if recordings else ():
+            codec = synthesizer.codec if name == "through codec" else None
+            outcomes.append(evaluate.evaluate_recordings(recordings, codec, name=name, metrics=own, **scored))
     rated = [outcome for outcome in outcomes if outcome.error_rate is not None]
     gaps = {
         f"{first.name} - {second.name}": evaluate.difference(first, second)
