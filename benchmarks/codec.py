@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from transformers import DacConfig, DacModel, EncodecConfig, EncodecModel, MimiConfig, MimiModel
 
 from audiotok.cli.common import (
     add_codec_option,
@@ -27,7 +28,17 @@ from audiotok.cli.common import (
 )
 from audiotok.machine import threads
 
-Tasks = dict[str, Callable[[], object]]
+BASELINES: dict[str, tuple[str, int, Callable[[], Any], dict[str, Any]]] = {
+    "encodec": ("encodec 24 kHz 6 kbps", 24_000, lambda: EncodecModel(EncodecConfig()), {"bandwidth": 6.0}),
+    "mimi": ("mimi 24 kHz 1.1 kbps", 24_000, lambda: MimiModel(MimiConfig()), {"num_quantizers": 8}),
+    "dac": (
+        "dac 16 kHz 6 kbps",
+        16_000,
+        lambda: DacModel(DacConfig(downsampling_ratios=[2, 4, 5, 8], n_codebooks=12)),
+        {},
+    ),
+}
+"""Name -> label, sampling rate, model with random weights, and arguments of its ``encode``."""
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -40,12 +51,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     add_codec_option(parser)
     parser.add_argument(
-        "--against",
-        nargs="+",
-        default=(),
-        choices=tuple(BASELINES),
+        "--against", nargs="+", default=(), choices=tuple(BASELINES),
         help="transformers' codecs with random weights",
-    )
+    )  # fmt: skip
     parser.add_argument(
         "--seconds", type=number(float, 0.1, 3600), default=10.0, help="of noise (default: 10)"
     )
@@ -64,9 +72,12 @@ def run(args: argparse.Namespace) -> int:
     with threads(args.threads):
         codec = load_chosen_codec(args.codec, args)
         report = measure(codec, args.against, seconds=args.seconds, repeats=args.repeats)
+    cpuinfo = Path("/proc/cpuinfo")
+    names = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines() if cpuinfo.is_file() else []
+    names = [line.partition(":")[2].strip() for line in names if line.startswith("model name")]
     report["machine"] = {
         "device": str(codec.device), "dtype": args.dtype, "threads": args.threads, "cores": os.cpu_count(),
-        "processor": _processor(), "torch": torch.__version__,
+        "processor": names[0] if names else platform.machine(), "torch": torch.__version__,
     }  # fmt: skip
     if args.json == "-":
         print(json.dumps(report))
@@ -77,6 +88,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+@torch.inference_mode()
 def measure(
     codec: Any, against: Sequence[str] = (), seconds: float = 10.0, repeats: int = 5
 ) -> dict[str, Any]:
@@ -92,35 +104,35 @@ def measure(
         "rows": for each codec its name, parameters, "encode" and "decode" in times real time, by medians; and
         "streaming_step_ms": medians of one frame, None for a codec that does not stream; "algorithmic_latency_ms".
     """
-    rate = codec.config.sampling_rate
+    wav = _noise(seconds, codec.config.sampling_rate).to(codec.device)
+    codes = codec.encode(wav).audio_codes
     models = {"audiotok": codec}
-    tasks = {}
-    with torch.inference_mode():
-        wav = _noise(seconds, rate).to(codec.device)
-        codes = codec.encode(wav).audio_codes
-        tasks["audiotok"] = {
-            "encode": lambda: codec.encode(wav),
-            "decode": lambda: codec.decode(codes, num_samples=wav.shape[-1]),
-        }
+    tasks: dict[tuple[str, str], Callable[[], object]] = {
+        ("audiotok", "encode"): lambda: codec.encode(wav),
+        ("audiotok", "decode"): lambda: codec.decode(codes, num_samples=wav.shape[-1]),
+    }
     for name in against:
-        label, models_rate, model, tasks_of = BASELINES[name]()
-        models[label] = _ready(model).to(codec.device)
-        with torch.inference_mode():
-            tasks[label] = tasks_of(_noise(seconds, models_rate).to(codec.device))
-    times: dict[tuple[str, str], list[float]] = {}
-    with torch.inference_mode():
-        for turn in range(repeats + 1):
-            for name, pair in tasks.items():
-                for verb, task in pair.items():
-                    taken_s = _timed(task, codec.device)
-                    if turn:
-                        times.setdefault((name, verb), []).append(taken_s)
-        step = _streaming_step_ms(codec)
+        label, rate, build, options = BASELINES[name]
+        with torch.inference_mode(False):  # where inference tensors would not be parameters
+            model = models[label] = _ready(build()).to(codec.device)
+        noise = _noise(seconds, rate).to(codec.device)
+        out = model.encode(noise, **options)
+        scales = {"audio_scales": out.audio_scales} if name == "encodec" else {}
+        tasks[label, "encode"] = lambda model=model, noise=noise, o=options: model.encode(noise, **o)
+        tasks[label, "decode"] = lambda model=model, codes=out.audio_codes, s=scales: model.decode(
+            audio_codes=codes, **s
+        )
+    times: dict[tuple[str, str], list[float]] = {key: [] for key in tasks}
+    for _ in range(repeats + 1):
+        for key, task in tasks.items():
+            times[key].append(_timed(task, codec.device))
+    speeds = {key: seconds / statistics.median(each[1:]) for key, each in times.items()}
     rows = [
         {
             "name": name,
             "parameters": sum(weight.numel() for weight in model.parameters()),
-            **{verb: seconds / statistics.median(times[name, verb]) for verb in ("encode", "decode")},
+            "encode": speeds[name, "encode"],
+            "decode": speeds[name, "decode"],
         }
         for name, model in models.items()
     ]
@@ -128,7 +140,7 @@ def measure(
         "seconds": seconds,
         "repeats": repeats,
         "rows": rows,
-        "streaming_step_ms": step,
+        "streaming_step_ms": _streaming_step_ms(codec) if codec.streams else None,
         "algorithmic_latency_ms": codec.algorithmic_latency_ms,
         "frame_ms": 1000.0 / codec.config.frame_rate,
     }
@@ -152,53 +164,7 @@ def print_table(report: dict[str, Any]) -> None:
         )
 
 
-def _encodec() -> tuple[str, int, nn.Module, Callable[[Tensor], Tasks]]:
-    """EnCodec 24 kHz at 6 kbit/s (arXiv:2210.13438): 75 Hz x 8 x 1024."""
-    from transformers import EncodecConfig, EncodecModel
-
-    model: Any = EncodecModel(EncodecConfig())
-
-    def tasks(wav: Tensor) -> Tasks:
-        def encode() -> Any:
-            return model.encode(wav, torch.ones_like(wav[:, 0], dtype=torch.bool), bandwidth=6.0)
-
-        out = encode()
-        return {"encode": encode, "decode": lambda: model.decode(out.audio_codes, out.audio_scales)}
-
-    return "encodec 24 kHz 6 kbps", model.config.sampling_rate, model, tasks
-
-
-def _mimi() -> tuple[str, int, nn.Module, Callable[[Tensor], Tasks]]:
-    """Mimi 24 kHz at 1.1 kbit/s (arXiv:2410.00037): 12.5 Hz x 8 x 2048."""
-    from transformers import MimiConfig, MimiModel
-
-    model: Any = MimiModel(MimiConfig())
-
-    def tasks(wav: Tensor) -> Tasks:
-        codes = model.encode(wav, num_quantizers=8).audio_codes
-        return {"encode": lambda: model.encode(wav, num_quantizers=8), "decode": lambda: model.decode(codes)}
-
-    return "mimi 24 kHz 1.1 kbps", model.config.sampling_rate, model, tasks
-
-
-def _dac() -> tuple[str, int, nn.Module, Callable[[Tensor], Tasks]]:
-    """DAC 16 kHz at 6 kbit/s (arXiv:2306.06546): 50 Hz x 12 x 1024."""
-    from transformers import DacConfig, DacModel
-
-    model: Any = DacModel(DacConfig(downsampling_ratios=[2, 4, 5, 8], n_codebooks=12))
-
-    def tasks(wav: Tensor) -> Tasks:
-        codes = model.encode(wav).audio_codes
-        return {"encode": lambda: model.encode(wav), "decode": lambda: model.decode(audio_codes=codes)}
-
-    return "dac 16 kHz 6 kbps", model.config.sampling_rate, model, tasks
-
-
-BASELINES = {"encodec": _encodec, "mimi": _mimi, "dac": _dac}
-"""Name -> function that returns label, sampling rate, model and its tasks for a wav [1, 1, N]."""
-
-
-def _ready(model: nn.Module) -> nn.Module:
+def _ready(model: nn.Module) -> Any:
     """In eval mode, codebooks filled (they are zeros without a checkpoint), weight norm folded into the weights."""
     for name, buffer in model.named_buffers():
         if name.endswith(("codebook.embed", "codebook.embed_sum")):
@@ -207,15 +173,6 @@ def _ready(model: nn.Module) -> nn.Module:
         if parametrize.is_parametrized(module, "weight"):
             parametrize.remove_parametrizations(module, "weight")
     return model.eval()
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def _noise(seconds: float, sampling_rate: int) -> Tensor:
@@ -230,17 +187,13 @@ def _timed(task: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def _streaming_step_ms(codec: Any, steps: int = 100, warm_up: int = 10) -> dict[str, float] | None:
-    """Median milliseconds of one frame in streaming sessions; None for a codec that does not stream."""
-    if not codec.streams:
-        return None
+def _streaming_step_ms(codec: Any, steps: int = 100, warm_up: int = 10) -> dict[str, float]:
+    """Median milliseconds of one frame in streaming sessions."""
     encoder, decoder = codec.streaming_encoder(), codec.streaming_decoder()
     hop = codec.config.hop_length
-    wav = _noise((steps + warm_up) * hop / codec.config.sampling_rate, codec.config.sampling_rate).to(
-        codec.device
-    )
+    wav = _noise((steps + warm_up) * hop / codec.config.sampling_rate, codec.config.sampling_rate)
     times: dict[str, list[float]] = {"encode": [], "decode": []}
-    for chunk in wav.split(hop, dim=-1):
+    for chunk in wav.to(codec.device).split(hop, dim=-1):
         codes: list[Any] = []
         times["encode"].append(_timed(lambda c=chunk, out=codes: out.append(encoder.push(c)), codec.device))
         times["decode"].append(_timed(lambda out=codes: decoder.push(out[0]), codec.device))

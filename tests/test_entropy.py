@@ -188,7 +188,7 @@ def test_same_bytes_whatever_computes_them():
 
 def test_what_is_trained_is_what_codes():
     """The network's forward pass, rounded as it trains, gives the exported model's counts exactly."""
-    from audiotok.training.entropy_net import EntropyNet
+    from audiotok.training.entropy import EntropyNet
 
     torch.manual_seed(0)
     net = EntropyNet(3, 32, 8, 12, 8, (1, 2))

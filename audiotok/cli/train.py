@@ -51,36 +51,34 @@ def run(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from ..codec.pretrained import load_codec
+    from ..program import pick_device
     from ..recipes import recipe_dict
-    from ..training.gather import check_apart, gather
+    from ..training.packed import check_apart, gather
     from ..training.recipe import EntropyRecipe, SeanetRecipe, load_training_recipe
 
     recipe = load_training_recipe(args.recipe, args.set)
+    out = Path(args.out)
     if args.print_config:
         print(json.dumps(recipe_dict(recipe), indent=2))
         return 0
     if isinstance(recipe, EntropyRecipe):
-        return _train_entropy(args, recipe)
-    config: Any
-    family: type[Any]
-    trainer: type[Any]
-    if isinstance(recipe, SeanetRecipe):
-        from ..codec.seanet import SeanetCodec
-        from ..training.seanet import SeanetTrainer
+        from ..corpus import PreparedCorpus
+        from ..training.entropy import EntropyTrainer
 
-        config, family, trainer = recipe.config(), SeanetCodec, SeanetTrainer
-    else:
-        from ..codec.config import CodecConfig
-        from ..codec.model import AudioCodec
-        from ..training.codec import CodecTrainer
-
-        config, family, trainer = CodecConfig(**recipe.model), AudioCodec, CodecTrainer
+        codec = load_codec(args.init)
+        PreparedCorpus(args.data).check(codec)
+        EntropyTrainer(recipe, args.data, out, codec.quantizer.codebooks, pick_device(args.device)).run()
+        print((out / "metrics.json").read_text(encoding="utf-8").strip())
+        return 0
+    config: Any = recipe.config()
     init = load_codec(args.init) if args.init else None
     if init is not None:
-        if not isinstance(init, family):
-            raise ValueError(f"expected --init to name a {family.__name__}, got a {type(init).__name__}")
+        if not isinstance(init.config, type(config)):
+            raise ValueError(
+                f"expected --init to name a codec like {args.recipe}, got a {type(init).__name__}"
+            )
         config = init.config
-    packed = Path(args.out) / "packed"
+    packed = out / "packed"
     packed.mkdir(parents=True, exist_ok=True)
     train = gather(args.data, packed / "train", config.sampling_rate, config.hop_length, args.split)
     source, split = (args.validation, None) if args.validation else (args.data, "validation")
@@ -89,22 +87,10 @@ def run(args: argparse.Namespace) -> int:
     print(f"{len(train)} training clips, {len(validation)} validation clips", file=sys.stderr)
     if args.pack_only:
         return 0
-    trainer(recipe, train, validation, args.out, init, args.device, args.dtype).run()
-    print(Path(args.out) / "codec")
-    return 0
-
-
-def _train_entropy(args: argparse.Namespace, recipe: Any) -> int:
-    """Train the entropy model of the codec that --data was prepared with; prints its metrics as JSON."""
-    from pathlib import Path
-
-    from ..codec.pretrained import load_codec
-    from ..corpus import PreparedCorpus
-    from ..program import pick_device
-    from ..training.entropy import EntropyTrainer
-
-    codec = load_codec(args.init)
-    PreparedCorpus(args.data).check(codec)
-    EntropyTrainer(recipe, args.data, args.out, codec.quantizer.codebooks, pick_device(args.device)).run()
-    print((Path(args.out) / "metrics.json").read_text(encoding="utf-8").strip())
+    if isinstance(recipe, SeanetRecipe):
+        from ..training.seanet import SeanetTrainer as trainer
+    else:
+        from ..training.codec import CodecTrainer as trainer
+    trainer(recipe, train, validation, out, init, args.device, args.dtype).run()
+    print(out / "codec")
     return 0

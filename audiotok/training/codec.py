@@ -8,8 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..codec.config import CodecConfig
-from ..codec.decoder import DecoderFeatures, PitchFeatures
 from ..codec.model import AudioCodec
 from ..codec.quantizer import perplexity
 from ..metrics import track_pitch
@@ -18,8 +16,7 @@ from .losses import SpectralLoss, discriminate, discriminator_loss, generator_lo
 from .packed import Batch
 from .perceptual import Disturbance, Unintelligibility
 from .recipe import CodecRecipe
-from .trainer import Trainer
-from .validate import validate
+from .trainer import Trainer, TrainingModel
 
 
 class SemanticProbe(nn.Module):
@@ -51,27 +48,21 @@ class SemanticProbe(nn.Module):
         return (distance * spoken).sum() / spoken.sum().clamp_min(1)
 
 
-class TrainingModel(nn.Module):
-    """The codec with the additional modules of training.
+class CodecTrainingModel(TrainingModel):
+    """The codec with the additional modules of training; arguments as in :class:`.trainer.TrainingModel`."""
 
-    Args:
-        codec: the codec.
-        recipe: weights of the losses and the stages.
-    """
+    recipe: CodecRecipe
 
     def __init__(self, codec: AudioCodec, recipe: CodecRecipe) -> None:
-        super().__init__()
-        self.codec = codec
-        self.recipe = recipe
+        super().__init__(codec, recipe)
         if recipe.semantic > 0:
             self.semantic = SemanticProbe(codec.config.semantic_dim or codec.config.codebook_dim)
-        self.spectral = SpectralLoss(codec.config.sampling_rate)
         rate = codec.config.sampling_rate
+        self.spectral = SpectralLoss(rate)
         self.disturbance = Disturbance(rate) if recipe.disturbance > 0 else None
         self.unintelligibility = Unintelligibility(rate) if recipe.unintelligibility > 0 else None
-        self.quantizing = False
 
-    def train(self, mode: bool = True) -> TrainingModel:
+    def train(self, mode: bool = True) -> CodecTrainingModel:
         """As in ``nn.Module``, but a frozen encoder and quantiser stay in evaluation mode."""
         super().train(mode)
         if self.recipe.freeze_codes:
@@ -79,23 +70,16 @@ class TrainingModel(nn.Module):
             self.codec.quantizer.eval()
         return self
 
-    def levels(self, batch: int, step: int, device: torch.device) -> Tensor:
-        """Quantizer dropout: [B] int64, levels that each crop uses; a function of (seed, step)."""
-        generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + step)
-        n_q = self.codec.config.n_q
-        some = torch.randint(1, n_q + 1, (batch,), generator=generator)
-        full = torch.rand(batch, generator=generator) < self.recipe.full_levels_share
-        return torch.where(full, n_q, some).to(device)
-
     def forward(self, batch: Batch, step: int) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """Losses by path, the decoded wav [B, 1, N] and the codes [B, K, T]."""
         codec, recipe = self.codec, self.recipe
+        device = batch.wav.device
         # Codes are defined in float32, so encoder and quantiser do not use mixed precision.
-        with torch.autocast(batch.wav.device.type, enabled=False):
+        with torch.autocast(device.type, enabled=False):
             latents = codec.encoder(batch.wav)
         losses: dict[str, Tensor] = {}
         if self.quantizing:
-            quantized = codec.quantizer(latents, self.levels(len(batch.wav), step, latents.device))
+            quantized = codec.quantizer(latents, self.levels(len(batch.wav), step).to(device))
             latents, first, codes = quantized.quantized, quantized.first, quantized.codes
             losses["vq/commitment"] = quantized.commitment * recipe.commitment
         else:
@@ -105,12 +89,24 @@ class TrainingModel(nn.Module):
         if recipe.semantic > 0 and not recipe.freeze_codes and batch.features is not None:
             distance = self.semantic(first, batch.features, batch.spoken)
             losses["semantic/cosine"] = distance * recipe.semantic
-        decoder = codec.decoder
+        decoder, config = codec.decoder, codec.config
         features = decoder.features(latents)
         # An error of half a pitch class is audible, so pitch and synthesis stay in float32.
-        with torch.autocast(batch.wav.device.type, enabled=False):
+        with torch.autocast(device.type, enabled=False):
             pitch = decoder.pitch(latents)
-            wav = self._render(features, pitch, batch.wav, step, losses)
+            f0_hz, voiced = track_pitch(
+                batch.wav, config.hop_length, config.sampling_rate, config.f0_min_hz, config.f0_max_hz
+            )
+            f0_loss, voicing_loss = pitch_loss(
+                pitch.f0_logits, pitch.voiced_logit, decoder.pitch.grid_hz, f0_hz, voiced
+            )
+            losses["pitch/f0"] = f0_loss * recipe.pitch
+            losses["pitch/voicing"] = voicing_loss * recipe.voicing
+            with torch.no_grad():
+                if step >= recipe.own_pitch_from:
+                    f0_hz, voiced = decoder.pitch.choose(pitch)
+                pulses, noise, _ = decoder.excite(f0_hz, voiced)
+            wav = decoder.render(features, pulses, noise)
             losses["spectral/log_l1"] = self.spectral(wav, batch.wav) * recipe.spectral
             if self.disturbance is not None:
                 losses["perceptual/disturbance"] = self.disturbance(wav, batch.wav) * recipe.disturbance
@@ -118,30 +114,6 @@ class TrainingModel(nn.Module):
                 lost = self.unintelligibility(wav, batch.wav)
                 losses["perceptual/unintelligibility"] = lost * recipe.unintelligibility
         return losses, wav, codes
-
-    def _render(
-        self,
-        features: DecoderFeatures,
-        pitch: PitchFeatures,
-        target: Tensor,
-        step: int,
-        losses: dict[str, Tensor],
-    ) -> Tensor:
-        """Decode with the tracked pitch or the decoder's own; adds the pitch losses to ``losses``."""
-        decoder, config = self.codec.decoder, self.codec.config
-        f0_hz, voiced = track_pitch(
-            target, config.hop_length, config.sampling_rate, config.f0_min_hz, config.f0_max_hz
-        )
-        f0_loss, voicing_loss = pitch_loss(
-            pitch.f0_logits, pitch.voiced_logit, decoder.pitch.grid_hz, f0_hz, voiced
-        )
-        losses["pitch/f0"] = f0_loss * self.recipe.pitch
-        losses["pitch/voicing"] = voicing_loss * self.recipe.voicing
-        with torch.no_grad():
-            if step >= self.recipe.own_pitch_from:
-                f0_hz, voiced = decoder.pitch.choose(pitch)
-            pulses, noise, _ = decoder.excite(f0_hz, voiced)
-        return decoder.render(features, pulses, noise)
 
 
 class CodecTrainer(Trainer):
@@ -151,29 +123,28 @@ class CodecTrainer(Trainer):
 
     def _build(
         self, init: AudioCodec | None
-    ) -> tuple[nn.Module, nn.Module, torch.optim.Optimizer, torch.optim.Optimizer]:
+    ) -> tuple[TrainingModel, nn.Module, torch.optim.Optimizer, torch.optim.Optimizer]:
         recipe = self.recipe
-        codec = init or AudioCodec(CodecConfig(**recipe.model))
-        codec.quantizer.decay = recipe.codebook_decay
-        model = TrainingModel(codec, recipe)
-        model.quantizing = init is not None
+        codec = init or AudioCodec(recipe.config())
+        model = CodecTrainingModel(codec, recipe)
         if recipe.freeze_codes:
             for part in (codec.encoder, codec.quantizer):
                 part.requires_grad_(False)
         rate = codec.config.sampling_rate / 16_000
-        discriminator = MultiResolutionDiscriminator(
-            tuple(round(n_fft * rate) for n_fft in (1024, 512, 256)),
-            recipe.discriminator_channels,
-            log_magnitude=True,
-        )
+        windows = tuple(round(n_fft * rate) for n_fft in (1024, 512, 256))
+        channels = recipe.discriminator_channels
+        discriminator = MultiResolutionDiscriminator(windows, channels, log_magnitude=True)
         trained = [p for p in model.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=recipe.lr, betas=(0.8, 0.99), weight_decay=0.01, fused=True)
         against = torch.optim.AdamW(discriminator.parameters(), lr=recipe.lr, betas=(0.8, 0.99))
         return model, discriminator, optimizer, against
 
+    def _latents(self, crops: Tensor, step: int) -> Tensor:
+        return self.codec.encoder(crops.to(self.accelerator.device))
+
     def _train_step(self) -> dict[str, Any]:
         recipe = self.recipe
-        batch = self._crops(self.step, recipe.batch)
+        batch = self._crops(recipe.batch).to(self.accelerator.device)
         losses, wav, codes = self.model(batch, self.step)
         opposing: Tensor | None = None
         if self.step >= recipe.adversarial_from:
@@ -191,35 +162,6 @@ class CodecTrainer(Trainer):
             values["adv/discriminator"] = self.update_discriminator(opposing)
         if self.step % recipe.log_every == recipe.log_every - 1:
             # Measured on one batch, so the number of frames is a limit; the evaluation uses whole clips.
-            size = self.training_model.codec.config.codebook_size
             for k in range(codes.shape[1]):
-                values[f"vq/batch_perplexity_{k}"] = perplexity(codes[:, k], size)
+                values[f"vq/batch_perplexity_{k}"] = perplexity(codes[:, k], self.codec.config.codebook_size)
         return values
-
-    def _crops(self, step: int, size: int, seed_offset: int = 0) -> Batch:
-        rank = self.accelerator.process_index
-        recipe = self.recipe
-        seed = recipe.seed + seed_offset + 7919 * rank
-        batch = self.train_clips.crops(seed, step, size, recipe.crop_frames, recipe.draw)
-        return batch.to(self.accelerator.device)
-
-    def _start_codebooks(self) -> None:
-        codec = self.training_model.codec
-        rank_batches = range(0, self.recipe.kmeans_crops, 32)
-        latents = []
-        for first in rank_batches:
-            crops = self.train_clips.crops(
-                self.recipe.seed + 1, first, 32, self.recipe.crop_frames, self.recipe.draw
-            )
-            encoded = codec.encoder(crops.wav.to(self.accelerator.device))
-            latents.append(encoded.transpose(1, 2).reshape(-1, encoded.shape[1]))
-        codec.quantizer.init_from(torch.cat(latents), seed=self.recipe.seed)
-
-    def _start_averages(self) -> None:
-        # Share of the frames that quantizer dropout leaves to a level, averaged over levels.
-        share = (1 + self.recipe.full_levels_share) / 2
-        frames = self.recipe.batch * self.recipe.crop_frames * self.accelerator.num_processes
-        self.training_model.codec.quantizer.start_averages(frames * share)
-
-    def _validate(self) -> dict[str, float]:
-        return validate(self.training_model.codec, self.validation_clips, self.recipe.eval_clips)

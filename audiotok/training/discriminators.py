@@ -12,7 +12,22 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 
-class STFTDiscriminator(nn.Module):
+class Discriminator(nn.Module):
+    """Convolutions with leaky ReLUs, and a last one without, which gives the logits."""
+
+    layers: nn.ModuleList
+    logits: nn.Module
+
+    def features(self, x: Tensor) -> list[Tensor]:
+        """Features of each layer, then the logits."""
+        found = []
+        for layer in self.layers:
+            x = F.leaky_relu(layer(x), 0.2)
+            found.append(x)
+        return [*found, self.logits(x)]
+
+
+class STFTDiscriminator(Discriminator):
     """Convolutions over one spectrogram.
 
     Args:
@@ -29,48 +44,53 @@ class STFTDiscriminator(nn.Module):
         self, n_fft: int, channels: int, audio_channels: int = 1, log_magnitude: bool = False
     ) -> None:
         super().__init__()
-        self.n_fft = n_fft
-        self.log_magnitude = log_magnitude
+        self.n_fft, self.log_magnitude = n_fft, log_magnitude
         self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
         inputs = audio_channels if log_magnitude else 2 * audio_channels
-        shapes = [(inputs, (3, 9), (1, 1), (1, 1))]
-        shapes += [(channels, (3, 9), (1, 2), (dilation, 1)) for dilation in (1, 2, 4)]
-        self.layers = nn.ModuleList(
-            [
-                weight_norm(
-                    nn.Conv2d(
-                        inputs,
-                        channels,
-                        kernel,
-                        stride,
-                        dilation=dilation,
-                        padding=(dilation[0], kernel[1] // 2),
-                    )
-                )
-                for inputs, kernel, stride, dilation in shapes
-            ]
-        )
+        layers = [nn.Conv2d(inputs, channels, (3, 9), padding=(1, 4))]
+        for dilation in (1, 2, 4):
+            layers.append(
+                nn.Conv2d(channels, channels, (3, 9), (1, 2), padding=(dilation, 4), dilation=(dilation, 1))
+            )
+        self.layers = nn.ModuleList([weight_norm(layer) for layer in layers])
         self.logits = weight_norm(nn.Conv2d(channels, 1, (3, 3), padding=(1, 1)))
 
     def forward(self, wav: Tensor) -> list[Tensor]:
         """[B, C, N] -> features of each layer, then the logits, [B, 1, frames, bins']."""
+        hop = self.n_fft // 4
         spectrum = torch.stft(
-            wav.flatten(0, 1),
-            self.n_fft,
-            self.n_fft // 4,
-            window=self.window,
-            normalized=True,
-            return_complex=True,
+            wav.flatten(0, 1), self.n_fft, hop, window=self.window, normalized=True, return_complex=True
         ).unflatten(0, wav.shape[:2])
         if self.log_magnitude:
-            x = torch.log(torch.sqrt(spectrum.real.square() + spectrum.imag.square() + 1e-6)).transpose(2, 3)
+            x = torch.log(torch.sqrt(spectrum.real.square() + spectrum.imag.square() + 1e-6))
         else:
-            x = torch.cat([spectrum.real, spectrum.imag], dim=1).transpose(2, 3)
-        features = []
-        for layer in self.layers:
-            x = F.leaky_relu(layer(x), 0.2)
-            features.append(x)
-        return [*features, self.logits(x)]
+            x = torch.cat([spectrum.real, spectrum.imag], dim=1)
+        return self.features(x.transpose(2, 3))
+
+
+class WaveDiscriminator(Discriminator):
+    """Strided grouped convolutions over the waveform.
+
+    Args:
+        rate: the waveform is downsampled by this factor first, by averages.
+        channels: of the first layer; each of four strides of 4 has up to four times as many, 16 times at most.
+        audio_channels: of the waveform.
+    """
+
+    def __init__(self, rate: int, channels: int, audio_channels: int = 1) -> None:
+        super().__init__()
+        self.rate = rate
+        widths = [channels * min(4**level, 16) for level in range(5)]
+        layers = [nn.Conv1d(audio_channels, channels, 15, padding=7)]
+        for before, after in zip(widths, widths[1:], strict=False):
+            layers.append(nn.Conv1d(before, after, 41, stride=4, groups=max(1, before // 4), padding=20))
+        layers.append(nn.Conv1d(widths[-1], widths[-1], 5, padding=2))
+        self.layers = nn.ModuleList([weight_norm(layer) for layer in layers])
+        self.logits = weight_norm(nn.Conv1d(widths[-1], 1, 3, padding=1))
+
+    def forward(self, wav: Tensor) -> list[Tensor]:
+        """[B, C, N] -> features of each layer, then the logits, [B, 1, n]."""
+        return self.features(F.avg_pool1d(wav, self.rate) if self.rate > 1 else wav)
 
 
 class MultiResolutionDiscriminator(nn.Module):
@@ -101,33 +121,3 @@ class MultiResolutionDiscriminator(nn.Module):
     def forward(self, wav: Tensor) -> list[list[Tensor]]:
         """[B, C, N] -> features and logits per resolution and rate."""
         return [part(wav) for part in self.parts]
-
-
-class WaveDiscriminator(nn.Module):
-    """Strided grouped convolutions over the waveform.
-
-    Args:
-        rate: the waveform is downsampled by this factor first, by averages.
-        channels: of the first layer; each of four strides of 4 has up to four times as many, 16 times at most.
-        audio_channels: of the waveform.
-    """
-
-    def __init__(self, rate: int, channels: int, audio_channels: int = 1) -> None:
-        super().__init__()
-        self.rate = rate
-        widths = [channels * min(4**level, 16) for level in range(5)]
-        layers = [nn.Conv1d(audio_channels, channels, 15, padding=7)]
-        for before, after in zip(widths, widths[1:], strict=False):
-            layers.append(nn.Conv1d(before, after, 41, stride=4, groups=max(1, before // 4), padding=20))
-        layers.append(nn.Conv1d(widths[-1], widths[-1], 5, padding=2))
-        self.layers = nn.ModuleList([weight_norm(layer) for layer in layers])
-        self.logits = weight_norm(nn.Conv1d(widths[-1], 1, 3, padding=1))
-
-    def forward(self, wav: Tensor) -> list[Tensor]:
-        """[B, C, N] -> features of each layer, then the logits, [B, 1, n]."""
-        x = F.avg_pool1d(wav, self.rate) if self.rate > 1 else wav
-        features = []
-        for layer in self.layers:
-            x = F.leaky_relu(layer(x), 0.2)
-            features.append(x)
-        return [*features, self.logits(x)]

@@ -1,14 +1,15 @@
 """Packed clips: a corpus in two memory-mapped files.
 
 ``NAME.safetensors`` holds ``pcm`` (int16, all clips end to end) and ``offsets`` (int64 [clips + 1], samples);
-``NAME.jsonl`` holds a row of text fields per clip.
+``NAME.jsonl`` holds a row of text fields per clip. Reading a pack needs numpy and torch only.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -18,9 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..files import write_aside
+from ..files import write_aside, write_json
 
 _HEADER = 512  # bytes reserved before the samples of a pack
+_SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3"}
 
 
 @dataclass
@@ -233,3 +235,82 @@ def write_packed(stem: str | Path, clips: Iterable[tuple[dict[str, Any], np.ndar
         file.seek(0)
         file.write((_HEADER - 8).to_bytes(8, "little") + json.dumps(header).encode().ljust(_HEADER - 8))
     return len(offsets) - 1
+
+
+def is_pack(path: str | Path) -> bool:
+    """Whether ``path`` is a pack of clips."""
+    return Path(path).with_suffix(".safetensors").is_file() and Path(path).with_suffix(".jsonl").is_file()
+
+
+def gather(source: str, stem: Path, sampling_rate: int, hop_length: int, split: str | None) -> PackedClips:
+    """Open packed clips, or pack the source first.
+
+    Args:
+        source: a pack; a folder of audio with or without metadata; a metadata file; a ``datasets`` name.
+        stem: path of the new pack; an existing pack of the same source is reused.
+        sampling_rate: Hz of the clips.
+        hop_length: samples per frame.
+        split: rows to take; None takes all. Rows without a split belong to the split train.
+
+    Raises:
+        FileNotFoundError: the source does not exist.
+        ValueError: the source holds no readable audio, or an existing pack has another source.
+    """
+    if is_pack(source):
+        return PackedClips(source, hop_length)
+    origin = {"source": source, "split": split, "sampling_rate": sampling_rate}
+    record = stem.with_suffix(".origin.json")
+    if not is_pack(stem):
+        write_json(record, origin)
+        if not write_packed(stem, _clips(source, sampling_rate, split)):
+            of = f" of the split {split}; give --split or --validation" if split else ""
+            raise ValueError(f"{source}: expected readable audio{of}, found none")
+    elif record.is_file():
+        found = json.loads(record.read_text(encoding="utf-8"))
+        # Packs of earlier versions also name their alignments.
+        if {key: found.get(key) for key in origin} != origin:
+            raise ValueError(
+                f"{stem} was packed from {found}, not from {origin}; choose another --out, or remove it"
+            )
+    return PackedClips(stem, hop_length)
+
+
+def check_apart(train: PackedClips, validation: PackedClips) -> None:
+    """Check that no clip is in both packs.
+
+    Raises:
+        ValueError: a clip is in both packs.
+    """
+    trained = {row["id"]: index for index, row in enumerate(train.rows)}
+    # Different clips may have the same name, so the samples are compared too.
+    both = [
+        row["id"]
+        for index, row in enumerate(validation.rows)
+        if row["id"] in trained and torch.equal(train.clip(trained[row["id"]]), validation.clip(index))
+    ]
+    if both:
+        raise ValueError(
+            f"{len(both)} validation clips are also training clips, {min(both)} among them; choose another --split or "
+            "--validation"
+        )
+
+
+def _clips(source: str, sampling_rate: int, split: str | None) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
+    from ..audio import resample
+    from ..corpus import SourceRow, open_source, read_row
+
+    folder = Path(source)
+    rows: Iterable[SourceRow] = ()
+    if not folder.is_dir() or any(folder.glob("metadata.*")) or any(folder.rglob("*.parquet")):
+        rows = open_source(source, split=split)
+    elif split in (None, "train"):
+        files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
+        rows = (SourceRow(str(path.relative_to(folder)), str(path), split="train") for path in files)
+    for row in rows:
+        try:
+            wav = resample(*read_row(row), sampling_rate)[0]
+        except (ValueError, OSError) as error:
+            print(f"left out: {row.id}: {error}", file=sys.stderr)
+            continue
+        fields = {"id": row.id, "text": row.text, "speaker": row.speaker, "language": row.language}
+        yield fields, wav.numpy()

@@ -21,80 +21,48 @@ _POSITIVE = (
 
 
 @dataclass(frozen=True)
-class CodecRecipe:
-    """Recipe of the default codec."""
+class BaseRecipe:
+    """Settings that all codecs have."""
 
+    # arguments of the codec's configuration that differ from its defaults
     model: dict[str, Any] = field(default_factory=dict)
-    """Arguments of CodecConfig that differ from its defaults."""
-    seed: int = 0
-    """Seed of weights, crops and dropout."""
-    steps: int = 20_000
-    """Optimiser steps."""
-    max_minutes: float = 0.0
-    """Maximum training time, not counting interruptions; 0 sets no limit."""
-    batch: int = 16
-    """Crops per step and process."""
-    crop_frames: int = 50
-    """Frames per crop."""
-    max_gain_db: float = 6.0
-    """Crops are made louder or quieter by up to this."""
+    seed: int = 0  # seed of weights, crops, noise and dropout
+    steps: int = 20_000  # optimiser steps
+    max_minutes: float = 0.0  # maximum training time, not counting interruptions; 0 sets no limit
+    batch: int = 16  # crops per step and process
+    crop_frames: int = 50  # frames per crop; ignored by a codec with segments, whose crops are one segment
+    max_gain_db: float = 6.0  # crops are made louder or quieter by up to this
+    # share of crops that are low-passed at a random frequency from 4 kHz to half the sampling rate
     lowpass_share: float = 0.0
-    """Share of crops that are low-passed at a random frequency from 4 kHz to half the sampling rate."""
+    # share of crops that get white or low-passed noise, 15 to 45 dB below the speech
     noise_share: float = 0.0
-    """Share of crops that get white or low-passed noise, 15 to 45 dB below the speech."""
+    # 0 draws clips by their length; 0.5 draws speakers by the square root of their total length
     speaker_power: float = 0.0
-    """0 draws clips by their length; 0.5 draws speakers by the square root of their total length."""
-    draw_weights: dict[str, Any] = field(default_factory=dict)
-    """Clips whose id begins with a key are drawn this many times as often."""
-    lr: float = 6e-4
-    """Peak learning rate; linear warm-up, then cosine down to a twentieth."""
-    warmup_steps: int = 300
-    """Steps of the warm-up."""
+    # clips whose id begins with a key are drawn this many times as often
+    draw_weights: dict[str, float] = field(default_factory=dict)
+    lr: float = 6e-4  # peak learning rate; linear warm-up, then cosine down to a twentieth
+    warmup_steps: int = 300  # steps of the warm-up
+    # step at which k-means initialises the codebooks; before it the latents are not quantised
     quantize_from: int = 1500
-    """Step at which k-means initialises the codebooks; before it the latents are not quantised."""
-    kmeans_crops: int = 2400
-    """Crops whose latents initialise the codebooks."""
-    codebook_decay: float = 0.99
-    """Decay of the EMA codebooks."""
-    full_levels_share: float = 0.5
-    """Share of crops that use all levels; the others use a random number (quantizer dropout)."""
-    own_pitch_from: int = 6000
-    """Step from which the decoder is excited by its own pitch instead of the tracked one."""
+    kmeans_crops: int = 2400  # crops whose latents initialise the codebooks
+    codebook_decay: float = 0.99  # decay of the EMA codebooks
+    # numbers of codebooks to draw from for each crop (quantizer dropout); empty means any number
+    levels: tuple[int, ...] = ()
+    full_levels_share: float = 0.5  # share of crops that always use all levels
+    # step at which the discriminators start; a value beyond `steps` disables them
     adversarial_from: int = 1_000_000_000
-    """Step at which the discriminators start; a value beyond `steps` disables them."""
-    discriminator_warmup: int = 0
-    """Steps of the discriminators before the codec uses their losses."""
-    freeze_codes: bool = False
-    """Train only the decoder; codes do not change."""
-    spectral: float = 1.0
-    """Weight of the log-spectral loss."""
-    disturbance: float = 0.0
-    """Weight of the PESQ disturbance."""
-    unintelligibility: float = 0.0
-    """Weight of 1 - STOI."""
-    commitment: float = 0.25
-    """Weight of the commitment loss."""
-    pitch: float = 0.1
-    """Weight of the pitch classes' cross-entropy."""
-    voicing: float = 0.2
-    """Weight of the voicing decision's cross-entropy."""
-    semantic: float = 0.0
-    """Weight of the distance between codebook 0 and the features of a speech recogniser's encoder; 0 disables it. It
-    requires packed clips with features."""
-    adversarial: float = 0.1
-    """Weight of the hinge loss."""
-    feature: float = 0.5
-    """Weight of feature matching."""
-    discriminator_channels: int = 16
-    """Width of the discriminators."""
-    log_every: int = 50
-    """Steps between lines of the log."""
-    eval_every: int = 2000
-    """Steps between evaluations on validation clips."""
-    eval_clips: int = 12
-    """Validation clips per evaluation."""
-    save_every_s: float = 180.0
-    """Seconds between checkpoints."""
+    discriminator_warmup: int = 0  # steps of the discriminators before the codec uses their losses
+    discriminator_channels: int = 16  # width of the discriminators
+    spectral: float = 1.0  # weight of the spectral loss
+    disturbance: float = 0.0  # weight of the PESQ disturbance
+    unintelligibility: float = 0.0  # weight of 1 - STOI
+    commitment: float = 0.25  # weight of the commitment loss
+    adversarial: float = 0.1  # weight of the hinge loss
+    feature: float = 0.5  # weight of feature matching
+    log_every: int = 50  # steps between lines of the log
+    eval_every: int = 2000  # steps between evaluations on validation clips
+    eval_clips: int = 12  # validation clips per evaluation
+    save_every_s: float = 180.0  # seconds between checkpoints
 
     @property
     def draw(self) -> Draw:
@@ -107,89 +75,54 @@ class CodecRecipe:
         for name in _POSITIVE:
             if not getattr(self, name) > 0:
                 raise ValueError(f"recipe: expected {name} above 0, got {getattr(self, name)}")
-        object.__setattr__(self, "model", coerce_arguments(CodecConfig, self.model, "model."))
 
 
 @dataclass(frozen=True)
-class SeanetRecipe:
-    """Recipe of a SoundStream or EnCodec."""
+class CodecRecipe(BaseRecipe):
+    """Recipe of the default codec."""
 
-    preset: str = "soundstream"
-    """Preset of the codec: soundstream, encodec-24k or encodec-48k."""
-    model: dict[str, Any] = field(default_factory=dict)
-    """Arguments of SeanetConfig that differ from the preset's."""
-    seed: int = 0
-    """Seed of weights, crops, noise and dropout."""
-    steps: int = 100_000
-    """Optimiser steps."""
-    max_minutes: float = 0.0
-    """Maximum training time, not counting interruptions; 0 sets no limit."""
-    batch: int = 16
-    """Crops per step and process."""
-    crop_frames: int = 75
-    """Frames per crop; ignored by a codec with segments, whose crops are one segment."""
-    max_gain_db: float = 6.0
-    """Crops are made louder or quieter by up to this."""
-    lr: float = 3e-4
-    """Peak learning rate; linear warm-up, then cosine down to a twentieth."""
-    warmup_steps: int = 100
-    """Steps of the warm-up."""
-    quantize_from: int = 0
-    """Step at which k-means initialises the codebooks; before it the latents are not quantised."""
-    kmeans_crops: int = 512
-    """Crops whose latents initialise the codebooks."""
-    codebook_decay: float = 0.99
-    """Decay of the EMA codebooks."""
-    levels: tuple[int, ...] = ()
-    """Numbers of codebooks to draw from for each crop (quantizer dropout); empty means any number."""
-    full_levels_share: float = 0.0
-    """Share of crops that always use all levels."""
-    adversarial_from: int = 0
-    """Step from which the decoder is trained against the discriminators."""
-    discriminator_lead: int = 300
-    """Steps of the discriminators before that."""
-    discriminator_share: float = 1.0
-    """Share of the steps in which the discriminators train (2/3 for EnCodec)."""
-    discriminator_windows: tuple[int, ...] = (1024,)
-    """Windows of the STFT discriminators, in samples."""
-    discriminator_rates: tuple[int, ...] = (1, 2, 4)
-    """Downsampling factors of the waveform discriminators; none for EnCodec."""
-    discriminator_channels: int = 16
-    """Width of the discriminators."""
-    balance: bool = False
-    """Weigh the losses' gradients (EnCodec's balancer) instead of the losses."""
-    balancer_decay: float = 0.9
-    """Decay of the balancer's moving averages. The paper's 0.999 reacts to changed gradients after a thousand steps."""
-    wave: float = 0.0
-    """Weight of the L1 distance of the waveforms."""
-    spectral: float = 1.0
-    """Weight of the multi-scale spectral loss."""
-    smallest_window: int = 64
-    """Shortest window in samples; each next one is twice as long, up to 2048."""
-    disturbance: float = 0.0
-    """Weight of the PESQ disturbance."""
-    unintelligibility: float = 0.0
-    """Weight of 1 - STOI."""
-    adversarial: float = 1.0
-    """Weight of the hinge loss."""
-    feature: float = 100.0
-    """Weight of feature matching."""
-    commitment: float = 1.0
-    """Weight of the commitment loss, which is not balanced."""
-    noise: bool = True
-    """Add noise to the input; a codec that denoises learns to remove it in flagged frames."""
-    denoise_share: float = 0.4
-    """Share of crops to denoise as a whole, at most 0.8; in a fifth of the crops the flag changes within the crop."""
-    log_every: int = 20
-    """Steps between lines of the log."""
-    eval_every: int = 500
-    """Steps between evaluations on validation clips."""
-    eval_clips: int = 8
-    """Validation clips per evaluation."""
-    save_every_s: float = 120.0
-    """Seconds between checkpoints."""
+    # step from which the decoder is excited by its own pitch instead of the tracked one
+    own_pitch_from: int = 6000
+    freeze_codes: bool = False  # train only the decoder; codes do not change
+    pitch: float = 0.1  # weight of the pitch classes' cross-entropy
+    voicing: float = 0.2  # weight of the voicing decision's cross-entropy
+    # weight of the distance between codebook 0 and the features of a speech recogniser's encoder; 0 disables
+    # it. It requires packed clips with features
+    semantic: float = 0.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "model", coerce_arguments(CodecConfig, self.model, "model."))
+
+    def config(self) -> CodecConfig:
+        """The codec's configuration."""
+        return CodecConfig(**self.model)
+
+
+@dataclass(frozen=True)
+class SeanetRecipe(BaseRecipe):
+    """Recipe of a SoundStream or EnCodec."""
+
+    preset: str = "soundstream"  # preset of the codec: soundstream, encodec-24k or encodec-48k
+    full_levels_share: float = 0.0
+    discriminator_share: float = 1.0  # share of the steps in which the discriminators train (2/3 for EnCodec)
+    discriminator_windows: tuple[int, ...] = (1024,)  # windows of the STFT discriminators, in samples
+    # downsampling factors of the waveform discriminators; none for EnCodec
+    discriminator_rates: tuple[int, ...] = (1, 2, 4)
+    balance: bool = False  # weigh the losses' gradients (EnCodec's balancer) instead of the losses
+    # decay of the balancer's moving averages. The paper's 0.999 reacts to changed gradients after a thousand
+    # steps
+    balancer_decay: float = 0.9
+    wave: float = 0.0  # weight of the L1 distance of the waveforms
+    # shortest window of the spectral loss in samples; each next one is twice as long, up to 2048
+    smallest_window: int = 64
+    noise: bool = True  # add noise to the input; a codec that denoises learns to remove it in flagged frames
+    # share of crops to denoise as a whole, at most 0.8; in a fifth of the crops the flag changes within the
+    # crop
+    denoise_share: float = 0.4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 <= self.denoise_share <= 0.8:
             raise ValueError(f"recipe: expected denoise_share in [0, 0.8], got {self.denoise_share}")
         self.config()
@@ -203,38 +136,23 @@ class SeanetRecipe:
 class EntropyRecipe:
     """Recipe of the entropy model of a codec."""
 
-    task: Literal["entropy"] = "entropy"
-    """Distinguishes the recipe from those of codecs."""
-    seed: int = 0
-    """Seed of weights and packets."""
-    steps: int = 5000
-    """Optimiser steps."""
-    batch: int = 16
-    """Packets per step."""
-    packet_frames: int = 100
-    """Frames of a packet, as in files."""
+    task: Literal["entropy"] = "entropy"  # distinguishes the recipe from those of codecs
+    seed: int = 0  # seed of weights and packets
+    steps: int = 5000  # optimiser steps
+    batch: int = 16  # packets per step
+    packet_frames: int = 100  # frames of a packet, as in files
+    # 0 draws packets by the length of the rows, 1 draws every speaker equally often
     speaker_balance: float = 0.5
-    """0 draws packets by the length of the rows, 1 draws every speaker equally often."""
-    width: int = 32
-    """Width of the code embeddings."""
-    hidden: int = 64
-    """Width of the two hidden layers."""
-    out_width: int = 48
-    """Width of the output vectors, which are compared with those of the codes."""
-    taps: tuple[int, ...] = field(default=(1, 2, 4, 8))
-    """Past frames at which the first hidden layer is read."""
-    lr: float = 3e-3
-    """Peak learning rate; linear warm-up, then cosine down to a fiftieth."""
-    warmup_steps: int = 50
-    """Steps of the warm-up."""
-    weight_decay: float = 0.01
-    """Of AdamW."""
-    log_every: int = 50
-    """Steps between lines of the log."""
-    save_every_s: float = 60.0
-    """Seconds between checkpoints."""
-    eval_clips: int = 60
-    """Clips of 10 s of the validation split that are coded at the end."""
+    width: int = 32  # width of the code embeddings
+    hidden: int = 64  # width of the two hidden layers
+    out_width: int = 48  # width of the output vectors, which are compared with those of the codes
+    taps: tuple[int, ...] = field(default=(1, 2, 4, 8))  # past frames at which the first hidden layer is read
+    lr: float = 3e-3  # peak learning rate; linear warm-up, then cosine down to a fiftieth
+    warmup_steps: int = 50  # steps of the warm-up
+    weight_decay: float = 0.01  # of AdamW
+    log_every: int = 50  # steps between lines of the log
+    save_every_s: float = 60.0  # seconds between checkpoints
+    eval_clips: int = 60  # clips of 10 s of the validation split that are coded at the end
 
 
 def load_training_recipe(

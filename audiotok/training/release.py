@@ -79,7 +79,7 @@ def refine_codebooks(codec: AudioCodec, clips: PackedClips, crops: int, max_gain
 
 
 def blend_decoder(codec: AudioCodec, other: AudioCodec, share: float) -> None:
-    """Interpolate the weights of a fine-tuned decoder and its base (WiSE-FT, Wortsman et al., arXiv:2109.01903).
+    """Average the weights of a fine-tuned decoder and its base (WiSE-FT, Wortsman et al., arXiv:2109.01903).
 
     Args:
         codec: changed in place.
@@ -93,8 +93,7 @@ def blend_decoder(codec: AudioCodec, other: AudioCodec, share: float) -> None:
         raise ValueError(f"expected a share from 0 to 1, got {share}")
     if codec.codes_fingerprint != other.codes_fingerprint:
         raise ValueError(
-            f"expected two decoders of the same codes, got codes {codec.codes_fingerprint} and "
-            f"{other.codes_fingerprint}; blend a decoder with the one it was fine-tuned from"
+            f"expected decoders of the same codes, got {codec.codes_fingerprint} and {other.codes_fingerprint}"
         )
     with torch.no_grad():
         for ours, theirs in zip(codec.decoder.parameters(), other.decoder.parameters(), strict=True):
@@ -104,30 +103,28 @@ def blend_decoder(codec: AudioCodec, other: AudioCodec, share: float) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Release a codec; prints its codes_fingerprint."""
     parser = argparse.ArgumentParser(prog="python -m audiotok.training.release", description=__doc__)
-    parser.add_argument("codec", help="folder of a trained codec")
+    parser.add_argument("codec", type=Path, help="folder of a trained codec")
     parser.add_argument("out", help="folder to write")
-    parser.add_argument("--recipe", help="recipe.json of the run, kept in the provenance")
+    parser.add_argument("--recipe", type=Path, help="recipe.json of the run, kept in the provenance")
     parser.add_argument("--note", action="append", default=[], metavar="KEY=TEXT", help="more provenance")
     parser.add_argument("--refine", metavar="PACK", help="packed clips that refine the codebooks")
+    parser.add_argument("--refine-crops", type=int, default=20_000, help="seconds of them (default: 20000)")
     parser.add_argument(
-        "--refine-crops", type=int, default=20_000, help="seconds of these clips (default: 20000)"
+        "--blend",
+        type=Path,
+        metavar="CODEC",
+        help="codec with the same codes, to average its decoder's weights",
     )
-    parser.add_argument(
-        "--blend", metavar="CODEC", help="codec with the same codes whose decoder weights are mixed in"
-    )
-    parser.add_argument(
-        "--blend-share", type=float, default=0.4, help="share of the other codec (default: 0.4)"
-    )
+    parser.add_argument("--blend-share", type=float, default=0.4, help="share of that codec (default: 0.4)")
     args = parser.parse_args(argv)
     provenance: dict[str, Any] = dict(note.split("=", 1) for note in args.note)
     if args.recipe:
-        provenance["recipe"] = json.loads(Path(args.recipe).read_text(encoding="utf-8"))
-    codec = load_codec(Path(args.codec).resolve())
+        provenance["recipe"] = json.loads(args.recipe.read_text(encoding="utf-8"))
+    codec = load_codec(args.codec.resolve())
     if args.refine:
-        clips = PackedClips(args.refine, codec.config.hop_length)
-        refine_codebooks(codec, clips, args.refine_crops)
+        refine_codebooks(codec, PackedClips(args.refine, codec.config.hop_length), args.refine_crops)
     if args.blend:
-        blend_decoder(codec, load_codec(Path(args.blend).resolve()), args.blend_share)
+        blend_decoder(codec, load_codec(args.blend.resolve()), args.blend_share)
     print(release(codec, args.out, provenance).codes_fingerprint)
     return 0
 

@@ -14,43 +14,22 @@ from ..codec.seanet import SeanetCodec
 from .discriminators import MultiResolutionDiscriminator
 from .losses import MultiScaleSpectralLoss, discriminate, discriminator_loss, generator_losses
 from .noise import NoisyBatch, noisy_batch
-from .packed import Draw
 from .perceptual import Disturbance, Unintelligibility
 from .recipe import SeanetRecipe
-from .trainer import Trainer
-from .validate import validate_seanet
+from .trainer import Trainer, TrainingModel
 
-_VOICES = 8  # step offset of other crops, which become babble
+_VOICES = 8  # other crops, which become babble
 
 
-class SeanetTrainingModel(nn.Module):
-    """The codec in training.
+class SeanetTrainingModel(TrainingModel):
+    """The codec in training; arguments as in :class:`.trainer.TrainingModel`."""
 
-    Args:
-        codec: the codec.
-        recipe: the recipe.
-    """
-
-    def __init__(self, codec: SeanetCodec, recipe: SeanetRecipe) -> None:
-        super().__init__()
-        self.codec, self.recipe = codec, recipe
-        self.quantizing = False
-
-    def levels(self, batch: int, step: int) -> Tensor:
-        """Quantizer dropout: [B] int64, codebooks that each crop uses."""
-        generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + step)
-        n_q = self.codec.config.n_q
-        choices = torch.tensor([k for k in self.recipe.levels if k <= n_q] or range(1, n_q + 1))
-        drawn = choices[torch.randint(len(choices), (batch,), generator=generator)]
-        full = torch.rand(batch, generator=generator) < self.recipe.full_levels_share
-        return torch.where(full, n_q, drawn)
+    codec: SeanetCodec
 
     def forward(self, batch: NoisyBatch, step: int) -> tuple[Tensor, Tensor, Tensor]:
         """A batch of crops [B, C, N] -> decoded [B, C, N], the commitment loss and the codes [B, K, T]."""
         codec, wav = self.codec, batch.wav
-        scale = wav.new_ones(len(wav), 1, 1)
-        if codec.has_scale:
-            scale = wav.mean(1, keepdim=True).square().mean(-1, keepdim=True).sqrt() + 1e-8
+        scale = _scale(codec, wav)
         # Codes are defined in float32, so encoder and quantiser do not use mixed precision.
         with torch.autocast(wav.device.type, enabled=False):
             latents = codec.encoder(wav / scale, wanted=batch.wanted)
@@ -61,6 +40,13 @@ class SeanetTrainingModel(nn.Module):
                 latents, codes, commitment = out.quantized, out.codes, out.commitment
         decoded = codec.decoder(latents)[..., : wav.shape[-1]].float() * scale
         return decoded, commitment, codes
+
+
+def _scale(codec: SeanetCodec, wav: Tensor) -> Tensor:
+    """Level of wavs [B, C, N], by which a codec with scales divides them: [B, 1, 1]."""
+    if not codec.has_scale:
+        return wav.new_ones(len(wav), 1, 1)
+    return wav.mean(1, keepdim=True).square().mean(-1, keepdim=True).sqrt() + 1e-8
 
 
 class SeanetLosses(nn.Module):
@@ -125,32 +111,22 @@ def make_batch(
     """
     config = codec.config
     if config.denoises and recipe.noise:
-        seed = recipe.seed
-        return noisy_batch(
-            crops,
-            voices,
-            config.hop_length,
-            config.sampling_rate,
-            seed,
-            step,
-            wanted_share=recipe.denoise_share,
-        )
+        rate, seed = config.sampling_rate, recipe.seed
+        share = recipe.denoise_share
+        return noisy_batch(crops, voices, config.hop_length, rate, seed, step, wanted_share=share)
     wanted = torch.zeros(len(crops), codec.frames(crops.shape[-1]), dtype=torch.bool)
     if config.audio_channels == 2:
-        crops = _panned(crops, np.random.default_rng((recipe.seed, step, 2)))
+        # Mono crops are placed at random positions; half of them are mixed with another crop.
+        rng = np.random.default_rng((recipe.seed, step, 2))
+        side = torch.from_numpy(rng.uniform(0, np.pi / 2, (2, len(crops), 1, 1))).float()
+        left, right = torch.cos(side), torch.sin(side)
+        placed, other = (
+            torch.cat([left[i] * x, right[i] * x], 1) for i, x in enumerate((crops, crops.roll(1, 0)))
+        )
+        beside = torch.from_numpy(rng.random((len(crops), 1, 1)) < 0.5).float() if len(crops) > 1 else 0.0
+        crops = placed + beside * other
+        crops = crops / crops.abs().amax((1, 2), keepdim=True).clamp_min(1.0)
     return NoisyBatch(crops, crops, wanted)
-
-
-def _panned(crops: Tensor, rng: np.random.Generator) -> Tensor:
-    """Mono crops [B, 1, N] as stereo [B, 2, N] at random positions; half of them are mixed with another crop."""
-    side = torch.from_numpy(rng.uniform(0, np.pi / 2, (2, len(crops), 1, 1))).float()
-    placed = [
-        torch.cat([torch.cos(a) * x, torch.sin(a) * x], 1)
-        for a, x in zip(side, (crops, crops.roll(1, 0)), strict=True)
-    ]
-    beside = torch.from_numpy(rng.random((len(crops), 1, 1)) < 0.5).float() if len(crops) > 1 else 0.0
-    mix = placed[0] + beside * placed[1]
-    return mix / mix.abs().amax((1, 2), keepdim=True).clamp_min(1.0)
 
 
 class Balancer:
@@ -228,12 +204,10 @@ class SeanetTrainer(Trainer):
 
     def _build(
         self, init: SeanetCodec | None
-    ) -> tuple[nn.Module, nn.Module, torch.optim.Optimizer, torch.optim.Optimizer]:
+    ) -> tuple[TrainingModel, nn.Module, torch.optim.Optimizer, torch.optim.Optimizer]:
         recipe = self.recipe
         codec = init or SeanetCodec(recipe.config())
-        codec.quantizer.decay = recipe.codebook_decay
         model = SeanetTrainingModel(codec, recipe)
-        model.quantizing = init is not None
         discriminator = MultiResolutionDiscriminator(
             recipe.discriminator_windows,
             recipe.discriminator_channels,
@@ -257,70 +231,35 @@ class SeanetTrainer(Trainer):
         super().restore(state)
         self.balancer.load_state_dict(state["balancer"])
 
-    @property
-    def codec(self) -> SeanetCodec:
-        """The codec as it is now."""
-        return self.training_model.codec
+    def _latents(self, crops: Tensor, step: int) -> Tensor:
+        batch = make_batch(crops, crops, self.codec, self.recipe, step)
+        wav, wanted = (x.to(self.accelerator.device) for x in (batch.wav, batch.wanted))
+        return self.codec.encoder(wav / _scale(self.codec, wav), wanted=wanted)
 
     def _train_step(self) -> dict[str, Any]:
-        recipe = self.recipe
-        batch = self._batch(self.step)
+        recipe, device = self.recipe, self.accelerator.device
+        crops = self._crops(recipe.batch).wav
+        voices = self._crops(_VOICES, seed_offset=1_000_003).wav if self.codec.config.denoises else crops
+        batch = make_batch(crops, voices, self.codec, recipe, self.step)
+        batch = NoisyBatch(batch.wav.to(device), batch.target.to(device), batch.wanted.to(device))
         decoded, commitment, _ = self.model(batch, self.step)
         leaf = decoded.detach().requires_grad_()
         plain = self.accelerator.unwrap_model(self.discriminator)
-        losses = self.losses(leaf, batch.target, plain if self.step >= recipe.adversarial_from else None)
+        adversarial = self.step >= recipe.adversarial_from + recipe.discriminator_warmup
+        losses = self.losses(leaf, batch.target, plain if adversarial else None)
         gradient = self.balancer.gradient(losses, leaf)
         self.optimizer.zero_grad()
-        roots: list[tuple[Tensor, Tensor | None]] = [(decoded, gradient)]
         if self.training_model.quantizing:
-            roots.append((commitment * recipe.commitment, None))
-        torch.autograd.backward([root for root, _ in roots], [grad for _, grad in roots])
+            torch.autograd.backward([decoded, commitment * recipe.commitment], [gradient, None])
+        else:
+            decoded.backward(gradient)
         values: dict[str, Any] = {key: value.detach() for key, value in losses.items()}
         values["train/gradient_norm"] = self.update(self.optimizer, self.model.parameters(), 1.0)
         values["vq/commitment"] = commitment.detach()
         values |= {f"share/{key}": share for key, share in self.balancer.shares.items()}
         # A function of the seed and the step, so that all ranks decide equally.
         drawn = np.random.default_rng((recipe.seed, self.step, 1)).random() < recipe.discriminator_share
-        if self.step >= recipe.adversarial_from - recipe.discriminator_lead and drawn:
+        if self.step >= recipe.adversarial_from and drawn:
             loss = discriminator_loss(*discriminate(self.discriminator, decoded, batch.target))
             values["adv/discriminator"] = self.update_discriminator(loss)
         return values
-
-    def _crops(self, step: int, size: int, seed_offset: int = 0) -> Tensor:
-        recipe, codec = self.recipe, self.codec
-        frames = recipe.crop_frames
-        if codec.segment_samples is not None:
-            frames = codec.segment_samples // codec.config.hop_length
-        seed = recipe.seed + seed_offset + 7919 * self.accelerator.process_index
-        return self.train_clips.crops(seed, step, size, frames, Draw(recipe.max_gain_db)).wav
-
-    def _batch(self, step: int) -> NoisyBatch:
-        crops = self._crops(step, self.recipe.batch)
-        voices = self._crops(step, _VOICES, seed_offset=1_000_003) if self.codec.config.denoises else crops
-        batch = make_batch(crops, voices, self.codec, self.recipe, step)
-        device = self.accelerator.device
-        return NoisyBatch(batch.wav.to(device), batch.target.to(device), batch.wanted.to(device))
-
-    def _start_codebooks(self) -> None:
-        codec, latents, size = self.codec, [], 16
-        for first in range(0, self.recipe.kmeans_crops, size):
-            seed = self.recipe.seed + 1
-            frames = self._crops(0, 1).shape[-1] // codec.config.hop_length
-            crops = self.train_clips.crops(seed, first, size, frames, Draw(self.recipe.max_gain_db)).wav
-            batch = make_batch(crops, crops, codec, self.recipe, first)
-            wav = batch.wav.to(self.accelerator.device)
-            if codec.has_scale:
-                wav = wav / (wav.mean(1, keepdim=True).square().mean(-1, keepdim=True).sqrt() + 1e-8)
-            encoded = codec.encoder(wav, wanted=batch.wanted.to(wav.device))
-            latents.append(encoded.transpose(1, 2).flatten(0, 1))
-        codec.quantizer.init_from(torch.cat(latents), seed=self.recipe.seed)
-
-    def _start_averages(self) -> None:
-        recipe = self.recipe
-        levels = [self.training_model.levels(64, step) for step in range(16)]
-        share = float(torch.cat(levels).float().mean()) / self.codec.config.n_q
-        frames = recipe.batch * self._crops(0, 1).shape[-1] // self.codec.config.hop_length
-        self.codec.quantizer.start_averages(frames * share * self.accelerator.num_processes)
-
-    def _validate(self) -> dict[str, float]:
-        return validate_seanet(self.codec, self.validation_clips, self.recipe.eval_clips)

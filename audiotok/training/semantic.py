@@ -95,8 +95,8 @@ def reduce_features(
     """
     means = np.zeros((_FRAMES, raw.shape[1]), dtype=np.float64)
     counts = np.bincount(positions, minlength=_FRAMES)
-    for first in range(0, len(raw), 1 << 17):
-        part = slice(first, first + (1 << 17))
+    parts = [slice(first, first + (1 << 17)) for first in range(0, len(raw), 1 << 17)]
+    for part in parts:
         np.add.at(means, positions[part], raw[part].astype(np.float32))
     means /= np.maximum(counts, 1)[:, None]
     pick = np.sort(np.random.default_rng(seed).permutation(len(raw))[:_SAMPLE])
@@ -105,8 +105,7 @@ def reduce_features(
     order = np.argsort(values)[::-1][:width]
     basis = vectors[:, order] / np.sqrt(values[order].mean())
     out = np.empty((len(raw), width), dtype=np.float16)
-    for first in range(0, len(raw), 1 << 17):
-        part = slice(first, first + (1 << 17))
+    for part in parts:
         out[part] = (raw[part].astype(np.float32) - means[positions[part]]) @ basis
     return out, np.cumsum(values[order]) / values.sum()
 
@@ -115,9 +114,7 @@ def main(argv: list[str] | None = None) -> int:
     """Write the features of a pack."""
     parser = argparse.ArgumentParser(prog="python -m audiotok.training.semantic", description=__doc__)
     parser.add_argument("pack", help="packed clips of a codec with 50 frames a second")
-    parser.add_argument(
-        "--whisper", required=True, metavar="NAME", help="a Whisper model: a folder or a hub id"
-    )
+    parser.add_argument("--whisper", required=True, metavar="NAME", help="a Whisper model, folder or hub id")
     parser.add_argument("--hop-length", type=int, default=480, help="samples per frame (default: 480)")
     parser.add_argument("--width", type=int, default=128, help="principal components to keep (default: 128)")
     parser.add_argument("--workers", type=int, default=2)
@@ -127,23 +124,21 @@ def main(argv: list[str] | None = None) -> int:
     windows = plan_windows([part.stop - part.start for part in ranges])
     positions = np.zeros(clips.frames, dtype=np.int32)
     stem = Path(args.pack).with_suffix("")
+    start = (args.pack, args.hop_length, args.whisper)
     with (
         tempfile.TemporaryFile(dir=stem.parent) as file,
-        ProcessPoolExecutor(
-            args.workers, initializer=_start, initargs=(args.pack, args.hop_length, args.whisper)
-        ) as pool,
+        ProcessPoolExecutor(args.workers, initializer=_start, initargs=start) as pool,
     ):
         raw: np.ndarray | None = None
-        for done, (pieces, encoded) in enumerate(
-            zip(windows, pool.map(encode_window, windows, chunksize=4), strict=True), 1
-        ):
+        results = pool.map(encode_window, windows, chunksize=4)
+        for done, (pieces, encoded) in enumerate(zip(windows, results, strict=True), 1):
             if raw is None:
                 raw = np.memmap(file, np.float16, "w+", shape=(clips.frames, encoded.shape[1]))
             for clip, first, place in pieces:
-                start = ranges[clip].start + first
-                size = min(_FRAMES - place, ranges[clip].stop - start)
-                raw[start : start + size] = encoded[place : place + size]
-                positions[start : start + size] = np.arange(place, place + size)
+                at = ranges[clip].start + first
+                size = min(_FRAMES - place, ranges[clip].stop - at)
+                raw[at : at + size] = encoded[place : place + size]
+                positions[at : at + size] = np.arange(place, place + size)
             if done % 50 == 0 or done == len(windows):
                 print(f"{done}/{len(windows)} windows", file=sys.stderr, flush=True)
         assert raw is not None

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from ..files import write_json
 from ..recipes import recipe_dict
 from ..state import load_state, save_state
-from .packed import PackedClips
+from .packed import Batch, PackedClips
+from .validate import validate
 
 STATE = "state.safetensors"
 
@@ -98,6 +99,8 @@ class TrainingLoop(ABC):
         self.accelerator = Accelerator(
             cpu=device == "cpu",
             mixed_precision="bf16" if dtype == "bfloat16" else "no",
+            log_with="tensorboard",
+            project_dir=self.out,
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=find_unused)],
         )
         set_seed(recipe.seed)
@@ -144,52 +147,45 @@ class TrainingLoop(ABC):
         Raises:
             NonFiniteError: a loss or a gradient became NaN or infinite, on any rank.
         """
-        log = None
-        if self.accelerator.is_main_process:
+        plan, main = self.plan, self.accelerator.is_main_process
+        if main:
             write_json(self.out / "recipe.json", recipe_dict(self.recipe))
-            log = _Log(self.out)
-        try:
-            self._run(log)
-        finally:
-            if log is not None:
-                log.close()
-        self.accelerator.wait_for_everyone()
-
-    def _run(self, log: _Log | None) -> None:
-        plan = self.plan
+            self.accelerator.init_trackers("tensorboard")
         sums: dict[str, list[float]] = defaultdict(list)
-        before, began = self.seconds, time.monotonic()
+        first, before, began = self.step, self.seconds, time.monotonic()
         saved = lap = began
-        first, laps = self.step, 0
-        while self.spent < 1.0:
-            rate = plan.rate(self.spent)
-            for optimizer in self.optimizers:
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
-            torch.manual_seed(self.recipe.seed * 1_000_003 + self.step)
-            values = {key: float(value) for key, value in self.train_step().items()}
-            self.step, laps = self.step + 1, laps + 1
-            self._agree(values, before + time.monotonic() - began)
-            for key, value in values.items():
-                sums[key].append(value)
-            done = self.spent >= 1.0
-            if self.step == first + 2 and log is not None:
-                self._tell_pace((self.seconds - before) / 2)
-            if self.step % plan.log_every == 0:
-                means = {key: sum(each) / len(each) for key, each in sums.items()}
-                now = time.monotonic()
-                self._report(log, means | {"train/lr": rate, "train/steps_per_s": laps / (now - lap)})
-                sums, lap, laps = defaultdict(list), now, 0
-            # Only rank 0 saves and evaluates, so its clock may decide.
-            save = done or time.monotonic() - saved > plan.save_s
-            if log is not None and save:
+        try:
+            while self.spent < 1.0:
+                rate = plan.rate(self.spent)
+                for optimizer in self.optimizers:
+                    for group in optimizer.param_groups:
+                        group["lr"] = rate
+                torch.manual_seed(self.recipe.seed * 1_000_003 + self.step)
+                values = {key: float(value) for key, value in self.train_step().items()}
+                self.step += 1
+                self._agree(values, before + time.monotonic() - began)
+                for key, value in values.items():
+                    sums[key].append(value)
+                done = self.spent >= 1.0
+                if self.step % plan.log_every == 0:
+                    now, steps = time.monotonic(), min(plan.log_every, self.step - first)
+                    means = {key: sum(each) / len(each) for key, each in sums.items()}
+                    self._report(means | {"train/lr": rate, "train/steps_per_s": steps / (now - lap)})
+                    sums, lap = defaultdict(list), now
+                # Only rank 0 saves and evaluates, so its clock may decide.
+                save = done or time.monotonic() - saved > plan.save_s
+                if main and save:
+                    self.save()
+                if main and (save if not plan.eval_every else done or not self.step % plan.eval_every):
+                    self._report(self.evaluate())
+                if save:
+                    saved = time.monotonic()
+            if main and self.step == first:  # a finished run may have been killed before its export
                 self.save()
-            if log is not None and (save if not plan.eval_every else done or not self.step % plan.eval_every):
-                self._report(log, self.evaluate())
-            if save:
-                saved = time.monotonic()
-        if log is not None and self.step == first:  # a finished run may have been killed before its export
-            self.save()
+        finally:
+            for tracker in self.accelerator.trackers:
+                tracker.finish()
+        self.accelerator.wait_for_everyone()
 
     def save(self) -> None:
         """Write a checkpoint and the model for inference."""
@@ -217,7 +213,7 @@ class TrainingLoop(ABC):
         self.accelerator.print(f"{self.out}: resumed at step {self.step}", file=sys.stderr, flush=True)
 
     def _agree(self, values: dict[str, float], seconds: float) -> None:
-        """Broadcast the clock of rank 0, and stop all ranks if one has a non-finite value."""
+        """Take the clock of rank 0, and stop all ranks if one has a non-finite value."""
         bad = [key for key, value in values.items() if not math.isfinite(value)]
         clock = seconds if self.accelerator.is_main_process else 0.0
         shared = torch.tensor([clock, float(bool(bad))], device=self.accelerator.device)
@@ -225,31 +221,52 @@ class TrainingLoop(ABC):
             torch.distributed.all_reduce(shared, torch.distributed.ReduceOp.MAX)
         self.seconds = float(shared[0])
         if shared[1]:
-            what = (
-                ", ".join(f"{key} is {values[key]}" for key in bad[:3])
-                or "a loss on another rank is not finite"
-            )
+            what = ", ".join(f"{key} is {values[key]}" for key in bad[:3]) or "not finite on another rank"
             kept = (
-                f"step {self._saved} is kept in {self.out}"
-                if self._saved >= 0
-                else "there is no checkpoint yet"
+                "there is no checkpoint" if self._saved < 0 else f"step {self._saved} is kept in {self.out}"
             )
             raise NonFiniteError(
                 f"step {self.step}: {what}; {kept}; lower the learning rate and start it again"
             )
 
-    def _tell_pace(self, step_s: float) -> None:
-        left = [(self.plan.steps - self.step) * step_s] if self.plan.steps else []
-        left += [60 * self.plan.minutes - self.seconds] if self.plan.minutes else []
-        line = f"{step_s:.2f} s a step, {max(min(left), 0) / 60:.0f} min left"
-        print(f"{line}, a log line every {self.plan.log_every} steps", file=sys.stderr, flush=True)
-
-    def _report(self, log: _Log | None, values: dict[str, float]) -> None:
-        if log is None or not values:
+    def _report(self, values: dict[str, float]) -> None:
+        """Write values to the log, to TensorBoard and to stderr, on the main process."""
+        if not self.accelerator.is_main_process or not values:
             return
-        log.write(self.step, {"minutes": self.seconds / 60} | values)
+        rounded = {key: round(value, 6) for key, value in {"minutes": self.seconds / 60, **values}.items()}
+        with (self.out / "log.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": self.step, **rounded}) + "\n")
+        self.accelerator.log(values, step=self.step)
         shown = " ".join(f"{key} {value:.4g}" for key, value in values.items())
-        print(f"[{100 * min(self.spent, 1.0):5.1f} %] step {self.step}: {shown}", file=sys.stderr, flush=True)
+        left = f", {self.seconds / 60 * (1 / self.spent - 1):.0f} min left" if self.spent < 1.0 else ""
+        print(
+            f"[{100 * min(self.spent, 1.0):5.1f} %{left}] step {self.step}: {shown}",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+class TrainingModel(nn.Module):
+    """A codec in training.
+
+    Args:
+        codec: the codec.
+        recipe: the recipe.
+    """
+
+    def __init__(self, codec: Any, recipe: Any) -> None:
+        super().__init__()
+        self.codec, self.recipe = codec, recipe
+        self.quantizing = False
+
+    def levels(self, batch: int, step: int) -> Tensor:
+        """Quantizer dropout: [B] int64, codebooks that each crop uses; a function of the seed and the step."""
+        generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + step)
+        n_q = self.codec.config.n_q
+        choices = torch.tensor([k for k in self.recipe.levels if k <= n_q] or range(1, n_q + 1))
+        drawn = choices[torch.randint(len(choices), (batch,), generator=generator)]
+        full = torch.rand(batch, generator=generator) < self.recipe.full_levels_share
+        return torch.where(full, n_q, drawn)
 
 
 class Trainer(TrainingLoop):
@@ -291,13 +308,17 @@ class Trainer(TrainingLoop):
             self.accelerator.prepare(*self._build(init))
         )
         self.optimizers = [self.optimizer, self.discriminator_optimizer]
+        self.codec.quantizer.decay = recipe.codebook_decay
         self.model.train()
         if init is not None:
+            self.training_model.quantizing = True
             self._start_averages()
         self.resume()
 
     @abstractmethod
-    def _build(self, init: Any) -> tuple[nn.Module, nn.Module, torch.optim.Optimizer, torch.optim.Optimizer]:
+    def _build(
+        self, init: Any
+    ) -> tuple[TrainingModel, nn.Module, torch.optim.Optimizer, torch.optim.Optimizer]:
         """The codec with its losses, the discriminators, and an optimiser for each."""
 
     @abstractmethod
@@ -305,30 +326,52 @@ class Trainer(TrainingLoop):
         """Take one step; returns losses by path for the log."""
 
     @abstractmethod
-    def _start_codebooks(self) -> None:
-        """k-means on the latents of many crops, equal in every process."""
-
-    @abstractmethod
-    def _start_averages(self) -> None:
-        """Initialise the averages of the EMA codebooks with the number of frames per step and level."""
-
-    @abstractmethod
-    def _validate(self) -> dict[str, float]:
-        """Metrics of the codec on held-out clips, by path."""
+    def _latents(self, crops: Tensor, step: int) -> Tensor:
+        """Latents [B, D, T] of crops [B, 1, N] on the CPU, for k-means."""
 
     @property
     def training_model(self) -> Any:
         """The model without accelerate's wrapper."""
         return self.accelerator.unwrap_model(self.model)
 
+    @property
+    def codec(self) -> Any:
+        """The codec as it is now."""
+        return self.training_model.codec
+
     def train_step(self) -> dict[str, Any]:
-        """Take one step; at ``quantize_from`` the codebooks are initialised first."""
-        if self.step >= self.recipe.quantize_from and not self.training_model.quantizing:
+        """Take one step; at ``quantize_from`` the codebooks are initialised first, by k-means on many crops."""
+        recipe = self.recipe
+        if self.step >= recipe.quantize_from and not self.training_model.quantizing:
+            latents = []
             with torch.no_grad():
-                self._start_codebooks()
+                for first in range(0, recipe.kmeans_crops, 32):
+                    # Equal in every process.
+                    crops = self.train_clips.crops(recipe.seed + 1, first, 32, self._frames, recipe.draw)
+                    encoded = self._latents(crops.wav, first)
+                    latents.append(encoded.transpose(1, 2).flatten(0, 1))
+                self.codec.quantizer.init_from(torch.cat(latents), seed=recipe.seed)
             self._start_averages()
             self.training_model.quantizing = True
         return self._train_step()
+
+    def _start_averages(self) -> None:
+        """Initialise the averages of the EMA codebooks with the number of frames per step and level."""
+        levels = torch.cat([self.training_model.levels(64, step) for step in range(16)])
+        share = float(levels.float().mean()) / self.codec.config.n_q
+        frames = self.recipe.batch * self._frames * self.accelerator.num_processes
+        self.codec.quantizer.start_averages(frames * share)
+
+    @property
+    def _frames(self) -> int:
+        """Frames of a crop."""
+        segment = getattr(self.codec, "segment_samples", None)
+        return self.recipe.crop_frames if segment is None else segment // self.codec.config.hop_length
+
+    def _crops(self, size: int, seed_offset: int = 0) -> Batch:
+        """Crops of this rank and step, on the CPU."""
+        seed = self.recipe.seed + seed_offset + 7919 * self.accelerator.process_index
+        return self.train_clips.crops(seed, self.step, size, self._frames, self.recipe.draw)
 
     def update_discriminator(self, loss: Tensor) -> Tensor:
         """Backward and step of the discriminators; returns the loss."""
@@ -342,17 +385,16 @@ class Trainer(TrainingLoop):
         if not self.training_model.quantizing:
             return {}
         self.training_model.eval()
-        values = self._validate()
+        values = validate(self.codec, self.validation_clips, self.recipe.eval_clips)
         self.training_model.train()
         return values
 
     def state(self) -> dict[str, Any]:
         """Both models, both optimisers, and the averages of the codebooks."""
-        model, quantizer = self.training_model, self.training_model.codec.quantizer
         return {
-            "quantizing": model.quantizing,
-            "model": model.state_dict(),
-            "averages": {name: getattr(quantizer, name) for name in _averages(quantizer)},
+            "quantizing": self.training_model.quantizing,
+            "model": self.training_model.state_dict(),
+            "averages": self._averages(),
             "discriminator": self.accelerator.unwrap_model(self.discriminator).state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "discriminator_optimizer": self.discriminator_optimizer.state_dict(),
@@ -360,46 +402,20 @@ class Trainer(TrainingLoop):
 
     def restore(self, state: dict[str, Any]) -> None:
         """Restore a checkpoint."""
-        model, quantizer = self.training_model, self.training_model.codec.quantizer
-        model.load_state_dict(state["model"])
-        model.quantizing = state["quantizing"]
-        for name in _averages(quantizer):
-            getattr(quantizer, name).copy_(state["averages"][name])
+        self.training_model.load_state_dict(state["model"])
+        self.training_model.quantizing = state["quantizing"]
+        for name, value in self._averages().items():
+            value.copy_(state["averages"][name])
         self.accelerator.unwrap_model(self.discriminator).load_state_dict(state["discriminator"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.discriminator_optimizer.load_state_dict(state["discriminator_optimizer"])
 
     def export(self) -> None:
         """Write the codec into ``out/codec``."""
-        self.training_model.codec.save_pretrained(self.out / "codec")
+        self.codec.save_pretrained(self.out / "codec")
 
-
-def _averages(quantizer: nn.Module) -> list[str]:
-    """The moving averages, which are not part of released weights."""
-    return [name for name, _ in quantizer.named_buffers() if name not in quantizer.state_dict()]
-
-
-class _Log:
-    """Writer of ``log.jsonl`` and, if TensorBoard is installed, of its event files."""
-
-    def __init__(self, out: Path) -> None:
-        self._file = (out / "log.jsonl").open("a", encoding="utf-8")
-        self._board: Any = None
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            return
-        self._board = SummaryWriter(str(out / "tensorboard"))
-
-    def write(self, step: int, values: dict[str, float]) -> None:
-        rounded = {key: round(value, 6) for key, value in values.items()}
-        self._file.write(json.dumps({"step": step, **rounded}) + "\n")
-        self._file.flush()
-        if self._board is not None:
-            for key, value in values.items():
-                self._board.add_scalar(key, value, step)
-
-    def close(self) -> None:
-        self._file.close()
-        if self._board is not None:
-            self._board.close()
+    def _averages(self) -> dict[str, Tensor]:
+        """The moving averages of the codebooks, which are not part of released weights."""
+        quantizer = self.codec.quantizer
+        kept = quantizer.state_dict()
+        return {name: value for name, value in quantizer.named_buffers() if name not in kept}

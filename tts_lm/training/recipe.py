@@ -29,104 +29,75 @@ _SHARES |= {"dropout", "attention_dropout", "token_noise"}
 class ModelRecipe:
     """Size of the transformer."""
 
-    hidden_size: int = 256
-    """D, width of the residual stream."""
-    layers: int = 6
-    """Transformer blocks."""
-    heads: int = 4
-    """Number of attention heads, which must divide D."""
-    intermediate_size: int = 768
-    """Width inside the feed-forward blocks."""
+    hidden_size: int = 256  # D, width of the residual stream
+    layers: int = 6  # transformer blocks
+    heads: int = 4  # number of attention heads, which must divide D
+    intermediate_size: int = 768  # width inside the feed-forward blocks
 
 
 @dataclass(frozen=True)
 class DataRecipe:
     """Selection, sampling and augmentation of the rows."""
 
-    batch_tokens: int = 3072
-    """Padded ids in a batch (text and audio together)."""
-    max_seconds: float = 16.0
-    """Longer clips are left out, because a cut clip has no end."""
-    curriculum_epochs: float = 1.0
-    """Epochs at the start in which batches run from short clips to long ones."""
-    drop_punctuation: float = 0.3
-    """Share of rows without punctuation, for input without punctuation."""
-    spell: float = 0.08
-    """Share of known words written in letters, for words that are not in the lexicon."""
+    batch_tokens: int = 3072  # padded ids in a batch (text and audio together)
+    max_seconds: float = 16.0  # longer clips are left out, because a cut clip has no end
+    curriculum_epochs: float = 1.0  # epochs at the start in which batches run from short clips to long ones
+    drop_punctuation: float = 0.3  # share of rows without punctuation, for input without punctuation
+    spell: float = 0.08  # share of known words written in letters, for words that are not in the lexicon
+    # repetitions of the rows of a voice in an epoch, by voice name. Other voices use ``other_weight``
     weights: dict[str, float] = field(default_factory=dict)
-    """Repetitions of the rows of a voice in an epoch, by voice name. Other voices use ``other_weight``."""
-    other_weight: float = 1.0
-    """Repetitions of the rows of voices that are not in ``weights``."""
+    other_weight: float = 1.0  # repetitions of the rows of voices that are not in ``weights``
+    # AR: share of rows that follow another clip of their speaker and its transcript, as for a cloned voice
     prompted: float = 0.0
-    """AR: share of rows that follow another clip of their speaker and its transcript, as for a cloned voice."""
-    level_power: float = 0.5
-    """NAR: level k is trained with probability proportional to k^-power."""
-    prompt_frames: int = 125
-    """NAR: largest number of frames of the voice prompt."""
+    level_power: float = 0.5  # NAR: level k is trained with probability proportional to k^-power
+    prompt_frames: int = 125  # NAR: largest number of frames of the voice prompt
 
 
 @dataclass(frozen=True)
 class OptimRecipe:
     """AdamW, warm-up and cosine, moving average."""
 
-    lr: float = 2e-3
-    """Peak learning rate."""
-    min_lr: float = 0.02
-    """Learning rate at the end of the budget, as a share of ``lr``."""
-    warmup: float = 0.03
-    """Share of the budget for the warm-up."""
-    weight_decay: float = 0.05
-    """Weight decay of matrices."""
-    betas: tuple[float, float] = (0.9, 0.98)
-    """AdamW's."""
-    grad_clip: float = 1.0
-    """Largest gradient norm."""
-    ema: float = 0.998
-    """Decay of the exported moving average."""
-    dropout: float = 0.1
-    """Dropout of the residual branches, and of the embeddings of the AR model."""
-    attention_dropout: float = 0.1
-    """AR: dropout of the attention weights."""
+    lr: float = 2e-3  # peak learning rate
+    min_lr: float = 0.02  # learning rate at the end of the budget, as a share of ``lr``
+    warmup: float = 0.03  # share of the budget for the warm-up
+    weight_decay: float = 0.05  # weight decay of matrices
+    betas: tuple[float, float] = (0.9, 0.98)  # adamW's
+    grad_clip: float = 1.0  # largest gradient norm
+    ema: float = 0.998  # decay of the exported moving average
+    dropout: float = 0.1  # dropout of the residual branches, and of the embeddings of the AR model
+    attention_dropout: float = 0.1  # AR: dropout of the attention weights
+    # share of input codes replaced by random ones, for robustness to sampling errors
     token_noise: float = 0.0
-    """Share of input codes replaced by random ones, for robustness to sampling errors."""
 
 
 @dataclass(frozen=True)
 class AttentionRecipe:
     """Supervision of some attention heads of the AR model, which attend to the phoneme of the next frame."""
 
-    layers: tuple[int, ...] = (1, 3)
-    """Indices of the supervised blocks."""
-    heads: int = 1
-    """Number of supervised heads per block."""
-    width: int = 0
-    """Characters on either side of the target that count as correct. 0 is best with phonemes."""
-    weight: float = 0.5
-    """Weight of the attention loss; 0 turns it off."""
+    layers: tuple[int, ...] = (1, 3)  # indices of the supervised blocks
+    heads: int = 1  # number of supervised heads per block
+    width: int = 0  # characters on either side of the target that count as correct. 0 is best with phonemes
+    weight: float = 0.5  # weight of the attention loss; 0 turns it off
 
 
 @dataclass(frozen=True)
 class Recipe:
     """One training run."""
 
-    kind: Literal["ar", "nar", "reranker"] = "ar"
-    """Model to train."""
+    kind: Literal["ar", "nar", "reranker"] = "ar"  # model to train
     model: ModelRecipe = ModelRecipe()
     data: DataRecipe = DataRecipe()
     optim: OptimRecipe = OptimRecipe()
     attention: AttentionRecipe = AttentionRecipe()
-    seed: int = 0
-    """Seed of the weights, order, augmentation and dropout."""
+    seed: int = 0  # seed of the weights, order, augmentation and dropout
+    # precision of matrix products in training (autocast); weights are float32
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    """Precision of matrix products in training (autocast); weights are float32."""
+    # largest number of steps; 0 = no limit. The earlier of this and ``max_minutes`` ends the run
     max_steps: int = 0
-    """Largest number of steps; 0 = no limit. The earlier of this and ``max_minutes`` ends the run."""
+    # largest training time, without interruptions; 0 = no limit. The learning rate follows this budget
     max_minutes: float = 35.0
-    """Largest training time, without interruptions; 0 = no limit. The learning rate follows this budget."""
-    log_every: int = 20
-    """Steps between log lines."""
-    save_minutes: float = 3.0
-    """Minutes between checkpoints, each with held-out losses."""
+    log_every: int = 20  # steps between log lines
+    save_minutes: float = 3.0  # minutes between checkpoints, each with held-out losses
 
 
 def load_lm_recipe(name_or_path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Recipe:
