@@ -7,7 +7,6 @@ from audiotok.program import Program
 
 VERBS = {
     "codec": ("codec", "speed of encoding, decoding and one streaming step, compared with other codecs"),
-    "prepare": ("prepare", "speed of preparation, beside the codec alone"),
     "tts": ("tts", "speed and latency of text-to-speech"),
 }
 PROGRAM = Program("benchmarks", "Speed, measured on this machine.", __version__, "benchmarks", VERBS)

@@ -15,7 +15,6 @@ VERBS = {
     "truncate": ("truncate", "code files -> smaller code files, without encoding again"),
     "verify": ("verify", "check code files and prepared corpora"),
     "prepare": ("prepare", "a speech data set -> token shards"),
-    "merge": ("merge", "join the parts of a preparation"),
     "listen": ("listen", "a page with random rows of a prepared corpus"),
     "train": ("train", "train a codec, or continue training one"),
     "export": ("export", "a codec as ONNX files"),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .checks import Limits, Shaping, read_row
-    from .preparation import Progress, dry_run, merge, prepare
+    from .preparation import Progress, dry_run, prepare
     from .reader import Batch, PreparedCorpus
     from .reports import listen, report, report_text
     from .rows import Source, SourceRow
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _NAMES = {
     "checks": ("Limits", "Shaping", "read_row"),
-    "preparation": ("Progress", "dry_run", "merge", "prepare"),
+    "preparation": ("Progress", "dry_run", "prepare"),
     "reader": ("Batch", "PreparedCorpus"),
     "reports": ("listen", "report", "report_text"),
     "rows": ("Source", "SourceRow"),
@@ -41,7 +41,6 @@ __all__ = [
     "SourceRow",
     "dry_run",
     "listen",
-    "merge",
     "open_source",
     "prepare",
     "read_row",

@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -64,16 +64,13 @@ class Drop:
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits that a row must satisfy.
+    """Limits that a row must satisfy; ValueError if they leave no room.
 
     Attributes:
         min_s, max_s: seconds of sound.
         need_text: whether it must have text; then also its letters and digits must fit its seconds:
         min_letters_per_s, max_letters_per_s: of sound, with :data:`SPARE_LETTERS` to spare.
         max_clipped: share of samples that may be cut off at full scale.
-
-    Raises:
-        ValueError: the limits leave no room.
     """
 
     min_s: float = 0.1
@@ -87,24 +84,19 @@ class Limits:
         for name in ("s", "letters_per_s"):
             least, most = getattr(self, f"min_{name}"), getattr(self, f"max_{name}")
             if not 0 <= least <= most < math.inf:
-                raise ValueError(
-                    f"expected 0 <= min_{name} <= max_{name}, both finite, got {least} and {most}"
-                )
+                raise ValueError(f"expected 0 <= min_{name} <= max_{name} < inf, got {least} and {most}")
         if not 0 <= self.max_clipped <= 1:
             raise ValueError(f"expected max_clipped in [0, 1], got {self.max_clipped}")
 
 
 @dataclass(frozen=True)
 class Shaping:
-    """Processing of every clip before it is encoded.
+    """Processing of every clip before it is encoded; ValueError if a value is out of range.
 
     Attributes:
         trim: cut the silence at both ends down to ``edge_s``. Audio within 40 dB of the loudest 10 ms is never cut.
         level_db: bring the clip's speech to this level by one gain (see :func:`speech_level_db`); None leaves it.
         edge_s: seconds of silence that stay at each end.
-
-    Raises:
-        ValueError: the level is not below 0 dB, or the edge is negative or infinite.
     """
 
     trim: bool = False
@@ -137,10 +129,12 @@ class Sound:
 
 def inspect(row: SourceRow, limits: Limits) -> float | Drop:
     """Check a row without decoding its sound. Returns its seconds by the header, which may be wrong, or the fault."""
-    problem = row.problem or (("no_text", "") if limits.need_text and not row.text else None)
-    if problem is None and row.audio is None:
+    problem = row.problem
+    if problem is None and limits.need_text and not row.text:
+        problem = ("no_text", "")
+    elif problem is None and row.audio is None:
         problem = ("missing_file", "the row holds no sound")
-    if problem is None and isinstance(row.audio, str) and not os.path.isfile(row.audio):
+    elif problem is None and isinstance(row.audio, str) and not os.path.isfile(row.audio):
         problem = ("missing_file", os.path.basename(row.audio))
     if problem is not None:
         reason, detail = problem
@@ -157,38 +151,25 @@ def inspect(row: SourceRow, limits: Limits) -> float | Drop:
 
 
 def decode(row: SourceRow, limits: Limits, sampling_rate: int | None, shaping: Shaping) -> Sound | Drop:
-    """Decode a row that passed :func:`inspect`, check its samples, resample it and shape it.
-
-    Args:
-        row: the row.
-        limits: limits that it must satisfy.
-        sampling_rate: the rate to resample to, in Hz; None keeps the file's own.
-        shaping: trimming and level.
+    """Decode a row that passed :func:`inspect`, check it, resample it to ``sampling_rate`` (None: not) and shape it.
 
     Returns:
         the sound, or the reason why there is none.
     """
 
-    def drop(reason: str, detail: str) -> Drop:
-        return Drop(row.index, row.id, reason, detail)
-
     try:
         wav, rate, fault = _read(row, limits.max_s)
     except (OSError, ValueError) as error:
-        return drop("unreadable", _reason(error, row))
+        return Drop(row.index, row.id, "unreadable", _reason(error, row))
     seconds = len(wav) / rate
-    if (
-        fault := fault
-        or _length_fault(seconds, limits)
-        or _text_fault(row.text, seconds, limits)
-        or _sample_fault(wav, limits)
-    ):
-        return drop(*fault)
+    fault = fault or _length_fault(seconds, limits) or _text_fault(row.text, seconds, limits)
+    if fault := fault or _sample_fault(wav, limits):
+        return Drop(row.index, row.id, *fault)
     samples = torch.from_numpy(wav).clamp_(-1, 1).unsqueeze(0)
-    rate, sound_rate = sampling_rate or rate, rate
-    sound = shape(resample(samples, sound_rate, rate), rate, shaping)
-    if fault := _length_fault(sound.wav.shape[1] / rate, limits):
-        return drop(fault[0], f"{fault[1]} without its silent ends")
+    wanted = sampling_rate or rate
+    sound = shape(resample(samples, rate, wanted), wanted, shaping)
+    if fault := _length_fault(sound.wav.shape[1] / wanted, limits):
+        return Drop(row.index, row.id, fault[0], f"{fault[1]} without its silent ends")
     return sound
 
 
@@ -228,12 +209,11 @@ def _read(row: SourceRow, max_s: float) -> tuple[np.ndarray, int, tuple[str, str
         stop_s = min(cut.end_s or math.inf, cut.start_s + max_s + 1 / rate)
         wav = _samples(sound, cut.start_s, stop_s, cut.channel)
     read_s = len(wav) / rate
-    if (
-        cut.length_s is not None
-        and abs(read_s - cut.length_s) > OVERSHOOT_S
-        and min(read_s, cut.length_s) <= max_s
-    ):
-        fault = f"the table states {cut.length_s:g} s, the file has {'more' if read_s > max_s else f'{read_s:.3f} s'}"
+    stated_s = read_s if cut.length_s is None else cut.length_s
+    if abs(read_s - stated_s) > OVERSHOOT_S and min(read_s, stated_s) <= max_s:
+        fault = (
+            f"the table states {stated_s:g} s, the file has {'more' if read_s > max_s else f'{read_s:.3f} s'}"
+        )
         return wav, rate, ("bad_span", f"{fault}; a part of a file needs a column offset too")
     lacking_s = 0.0 if cut.end_s is None else stop_s - cut.start_s - read_s
     if lacking_s <= OVERSHOOT_S and (len(wav) or not cut.start_s):
@@ -307,21 +287,12 @@ def _reason(error: Exception, row: SourceRow) -> str:
 
 
 def shape(wav: Tensor, sampling_rate: int, shaping: Shaping) -> Sound:
-    """Cut the silent ends of a clip and adjust its level, as ``shaping`` specifies.
-
-    Args:
-        wav: [1, N] float32, N >= 1, not silent.
-        sampling_rate: in Hz.
-        shaping: trimming and level.
-
-    Returns:
-        the clip, at most as long as before.
-    """
+    """Cut the silent ends of a clip, wav [1, N] float32 with N >= 1, and adjust its level."""
     powers = frame_powers(wav[0].numpy(), sampling_rate)
     level_db = speech_level_db(powers)
     start = 0
     if shaping.trim:
-        hop = _frame(sampling_rate)
+        hop = max(1, round(_FRAME_S * sampling_rate))
         loud = np.flatnonzero(powers >= powers.max() * 10 ** (-SPEECH_BELOW_DB / 10))
         edge = round(shaping.edge_s * sampling_rate)
         start = max(0, int(loud[0]) * hop - edge)
@@ -335,7 +306,7 @@ def shape(wav: Tensor, sampling_rate: int, shaping: Shaping) -> Sound:
 
 def frame_powers(wav: np.ndarray, sampling_rate: int) -> np.ndarray:
     """Mean square of every 10 ms of samples [N]: [ceil(N / 10 ms)] float64; the last may be of fewer samples."""
-    edges = np.arange(0, len(wav), _frame(sampling_rate))
+    edges = np.arange(0, len(wav), max(1, round(_FRAME_S * sampling_rate)))
     sums = np.add.reduceat(np.square(wav, dtype=np.float64), edges)
     return sums / np.diff(np.append(edges, len(wav)))
 
@@ -346,20 +317,11 @@ def speech_level_db(powers: np.ndarray) -> float:
     return 10 * math.log10(max(float(loud.mean()), 1e-12))
 
 
-def _frame(sampling_rate: int) -> int:
-    return max(1, round(_FRAME_S * sampling_rate))
-
-
 # ---- dropped.jsonl
 
 
 def read_dropped(out: str | Path) -> list[Drop]:
-    """The dropped rows of a preparation, in the order of the source.
-
-    Raises:
-        FileNotFoundError: there is no ``dropped.jsonl``.
-        ValueError: it is damaged.
-    """
+    """The dropped rows of a preparation. FileNotFoundError if there is no file, ValueError if it is damaged."""
     path = Path(out) / DROPPED
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; run `audiotok prepare` again to restore it")
@@ -378,18 +340,16 @@ def write_dropped(out: str | Path, drops: Iterable[Drop]) -> None:
 
 
 def parse_drop(values: Any) -> Drop:
-    """A dropped row from its JSON object.
-
-    Raises:
-        ValueError: the object is not a dropped row.
-    """
-    kinds = {field.name: int if field.name == "row" else str for field in fields(Drop)}
+    """A dropped row from its JSON object; ValueError if it is none."""
+    try:
+        drop = Drop(**values)
+    except TypeError:
+        drop = None
     if (
-        not isinstance(values, dict)
-        or set(values) != set(kinds)
-        or not all(isinstance(values[name], kind) for name, kind in kinds.items())
-        or values["row"] < 0
-        or values["reason"] not in REASONS
+        drop is None
+        or [type(value) for value in asdict(drop).values()] != [int, str, str, str]
+        or drop.row < 0
+        or drop.reason not in REASONS
     ):
         raise ValueError(f"expected a row with its reason, got {str(values)[:80]}")
-    return Drop(**values)
+    return drop

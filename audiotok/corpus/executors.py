@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import multiprocessing
 import os
@@ -14,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from functools import partial
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -25,7 +25,6 @@ from ..machine import threads
 ENGINES = ("local", "ray")
 # Consecutive deaths of processes without a finished task, after which the task is taken to be the cause.
 DEATHS = 3
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _worker: Callable[[Any], Any] | None = None
 _ray_worker: tuple[Any, Callable[[Any], Any]] | None = None
 
@@ -67,9 +66,7 @@ def run_tasks(
     if engine not in ENGINES:
         raise ValueError(f"expected an engine of {', '.join(ENGINES)}, got {engine!r}")
     if workers < (engine == "local"):
-        raise ValueError(
-            f"expected at least one worker (on Ray also 0, for all of the cluster), got {workers}"
-        )
+        raise ValueError(f"expected at least one worker (on Ray also 0, for all of it), got {workers}")
     if engine == "ray":
         yield from _on_ray(make, job, tasks, workers, address, device)
     elif workers > 1:
@@ -83,11 +80,13 @@ def run_tasks(
 def _in_processes(make: Make, job: Any, tasks: Iterable[Any], workers: int) -> Iterator[tuple[Any, Any]]:
     # A forked copy of a process that has used CUDA can hang. Elsewhere fork saves seconds of imports.
     method = "fork" if sys.platform == "linux" and not torch.cuda.is_initialized() else "spawn"
+    context = multiprocessing.get_context(method)
+    start_pool = partial(ProcessPoolExecutor, workers, context, initializer=_start, initargs=(make, job))
     waiting, remaining = deque[Any](), iter(tasks)
     under_way: dict[Future[Any], Any] = {}
     deaths = 0
     with threads(1):
-        pool = _start_pool(make, job, workers, method)
+        pool = start_pool()
         try:
             while True:
                 try:
@@ -97,7 +96,6 @@ def _in_processes(make: Make, job: Any, tasks: Iterable[Any], workers: int) -> I
                         with _without_main():
                             future = pool.submit(_run, waiting[0])  # fails where a process died
                         under_way[future] = waiting.popleft()
-
                     if not under_way:
                         return
                     for future in wait(under_way, return_when=FIRST_COMPLETED).done:
@@ -114,14 +112,9 @@ def _in_processes(make: Make, job: Any, tasks: Iterable[Any], workers: int) -> I
                             "finished shards are kept; run the command again, with fewer workers if memory is short"
                         ) from None
                     pool.shutdown(cancel_futures=True)
-                    pool = _start_pool(make, job, workers, method)
+                    pool = start_pool()
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def _start_pool(make: Make, job: Any, workers: int, method: str) -> ProcessPoolExecutor:
-    context = multiprocessing.get_context(method)
-    return ProcessPoolExecutor(workers, context, initializer=_start, initargs=(make, job))
 
 
 @contextmanager
@@ -145,11 +138,6 @@ def _start(make: Make, job: Any) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_die_with_parent, daemon=True).start()
     torch.set_num_threads(1)
-    if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
-        # Batch sizes vary. Without this setting, memory is returned and fetched again page by page, which
-        # makes glibc a tenth slower.
-        mallopt(_M_MMAP_THRESHOLD, 1 << 30)
-        mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
     _worker = make(job)
 
 

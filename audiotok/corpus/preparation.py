@@ -1,4 +1,4 @@
-"""Prepares a corpus: plans and makes its shards, and writes manifest, index, report and card."""
+"""Prepares a corpus: plans and makes its shards, and writes manifest, report and card."""
 
 from __future__ import annotations
 
@@ -8,41 +8,35 @@ import json
 import math
 import os
 import pickle
-import shutil
-import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
 from ..codec.pretrained import load_codec
-from ..files import write_aside
 from .checks import DROPPED, Drop, Limits, Shaping, write_dropped
-from .executors import ENGINES, run_tasks
-from .reports import CARD, REPORT_FILES, Tally, describe, write_card, write_report
+from .executors import run_tasks
+from .reports import CARD, REPORT_FILES, Tally, write_card, write_report
 from .rows import Source, printable
 from .shards import (
+    CODEC_KINDS,
     CODES_DTYPE,
     FORMAT_VERSION,
-    INDEX,
     MANIFEST,
     Manifest,
     sha256,
     shard_facts,
     shard_name,
-    write_index,
 )
-from .sources import StreamSource, open_source
-from .tasks import Job, Row, ShardMaker, Survey, Task, listed_tasks, streamed_tasks, survey
+from .sources import open_source
+from .tasks import Job, Row, ShardMaker, Survey, Task, survey
 
 if TYPE_CHECKING:
     from ..codec.model import AudioCodec
@@ -50,38 +44,28 @@ if TYPE_CHECKING:
 PLAN = ".plan.json"
 """The manifest of a preparation that is under way; nothing is counted in it."""
 
-CODEC_FIELDS = ("name", "n_q", "codebook_size", "hop_length", "sampling_rate")
-_FOLDERS = ("shards", "dry-run", ".spool")
+_FOLDERS = ("shards", "dry-run")
 # Left by a kill in the middle of a write: the names that write_aside gives to our files.
-_HALF_WRITTEN = (
-    ".manifest.*.json",
-    ".dropped.*.jsonl",
-    ".index.*.arrow",
-    ".report.*",
-    ".README.*.md",
-    "..plan.*.json",
-)
+_HALF_WRITTEN = (".manifest.*.json", ".dropped.*.jsonl", ".report.*", ".README.*.md", "..plan.*.json")
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Progress of a run. ``stage`` is "encode" or "check"; seconds are of sound, ``elapsed_s`` is time.
+    """Progress of a run: ``rows`` of ``rows_total`` are done.
 
-    ``rows`` of ``rows_total`` are done; a stream's total is None.
+    ``stage`` is "encode" or "check"; ``seconds`` are of sound, ``elapsed_s`` is time.
     """
 
     stage: str
     rows: int
-    rows_total: int | None
+    rows_total: int
     seconds: float
     elapsed_s: float
 
     @property
     def remaining_s(self) -> float:
         """Estimated seconds until the stage is done; NaN where that is not known."""
-        if not self.rows or self.rows_total is None:
-            return math.nan
-        return self.elapsed_s * (self.rows_total - self.rows) / self.rows
+        return self.elapsed_s * (self.rows_total - self.rows) / self.rows if self.rows else math.nan
 
 
 def prepare(
@@ -109,7 +93,7 @@ def prepare(
 
     Run again after a stop, it skips the shards that are there and makes the rest; the files are the same as if it
     had not been stopped. Several processes may work in one folder, each with its ``part``: the process that finds all
-    shards done writes the manifest. Under ``torchrun`` or ``accelerate launch`` each process takes its own part.
+    shards done writes the manifest.
 
     Args:
         source: an argument of :func:`~audiotok.corpus.open_source`, or its result.
@@ -141,19 +125,15 @@ def prepare(
         ValueError: the source cannot be read, an option is out of range, or ``out`` holds something else.
         OSError: ``out`` cannot be written, or a worker died again and again.
     """
-    _check(rows_per_shard, batch_s, engine, part)
-    part, device = _launched(part, device)
+    if part is not None and not 1 <= part[0] <= part[1]:
+        raise ValueError(f"expected a part i of n with 1 <= i <= n, got {part[0]} of {part[1]}")
     model = codec if isinstance(codec, torch.nn.Module) else load_codec(codec, device=device or "cpu")
-    device = device or str(model.device)
     limits, shaping = limits or Limits(), shaping or Shaping()
     opening |= {"split": split, "columns": dict(columns or {})}
-    _refuse_inside(source, out)
-    opened = _opened(source, opening)
+    opened, size = _open(source, out, opening, rows_per_shard, batch_s)
     bound = _binding(model, n_q)
     folder = _output_folder(out)
-    stream = isinstance(opened, StreamSource)
-    found = None if stream else survey(opened)
-    size = rows_per_shard or _rows_per_shard(0 if stream else len(opened))
+    found = survey(opened)
     # The location of the files and options that were not given do not change the result.
     options = {key: value for key, value in opening.items() if value and key != "audio_root"}
     options |= {**asdict(limits), **asdict(shaping), "rows_per_shard": size, "batch_s": batch_s}
@@ -161,27 +141,17 @@ def prepare(
     if (whole := _begin(folder, plan)) is not None:
         return whole
     first, step = (part[0] - 1, part[1]) if part else (0, 1)
-
-    def wanted(number: int, name: str) -> bool:
-        return number % step == first and shard_facts(folder / "shards" / name, plan.plan) is None
-
-    counts: Counter[str] = Counter()
-    spool = folder / ".spool"
-    if found is None:
-        tasks, total = streamed_tasks(opened, size, wanted, spool, counts), None
-    else:
-        listed = [task for number, task in enumerate(listed_tasks(found, size)) if wanted(number, task.name)]
-        tasks, total = iter(listed), sum(len(task.indices) for task in listed)
+    shards = folder / "shards"
+    tasks = [
+        t for t in list(found.tasks(size))[first::step] if shard_facts(shards / t.name, plan.plan) is None
+    ]
     # The codec goes to the CPU, because a worker need not see the device that this process uses.
     pickled = pickle.dumps(copy.deepcopy(model).cpu())
     bound |= {"plan": plan.plan}
-    job = Job(None if stream else opened, limits, shaping, batch_s, pickled, device, bound, folder / "shards")
-    for _ in _run(job, tasks, workers, engine, address, "encode", total, progress):
+    job = Job(opened, limits, shaping, batch_s, pickled, device or str(model.device), bound, shards)
+    for _ in _run(job, tasks, "encode", progress, workers=workers, engine=engine, address=address):
         pass
-    if stream:
-        plan = replace(plan, splits=dict(counts), source_rows=sum(counts.values()))
-        plan.save(folder, PLAN)
-    return finish(folder, plan)
+    return _finish(folder, plan)
 
 
 def dry_run(
@@ -206,116 +176,58 @@ def dry_run(
     Returns:
         the counts, as :func:`~audiotok.corpus.report` gives them.
     """
-    _check(rows_per_shard, batch_s, engine, None)
-    if out is not None:
-        _refuse_inside(source, out)
-    opened = _opened(source, opening)
-    tally, drops, counts = Tally(), list[Drop](), Counter[str]()
-    with ExitStack() as stack:
-        folder = None if out is None else _output_folder(out) / "dry-run"
-        if folder is not None:
-            folder.mkdir(exist_ok=True)
-        spool = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=folder)))
-        if isinstance(opened, StreamSource):
-            size = rows_per_shard or _rows_per_shard(0)
-            listed, total = None, None
-            tasks = streamed_tasks(opened, size, lambda *_: True, spool, counts)
-        else:
-            listed, total = opened, len(opened)
-            tasks = listed_tasks(survey(opened), rows_per_shard or _rows_per_shard(total))
-        job = Job(listed, limits or Limits(), shaping or Shaping(), batch_s)
-        for rows in _run(job, tasks, workers, engine, address, "check", total, progress):
-            kept = [row for row in rows if not isinstance(row, Drop)]
-            drops += [row for row in rows if isinstance(row, Drop)]
-            names = ("text", "speaker", "language", "split", "seconds", "level_db")
-            tally.add({name: [row[name] for row in kept] for name in names} | {"frames": [0] * len(kept)})
-    source_rows = sum(counts.values()) if total is None else total
-    counted = describe(tally.result(), opened.describe, source_rows, Counter(drop.reason for drop in drops))
+    opened, size = _open(source, out, opening, rows_per_shard, batch_s)
+    folder = None if out is None else _output_folder(out) / "dry-run"
+    tally, drops = Tally(), list[Drop]()
+    job = Job(opened, limits or Limits(), shaping or Shaping(), batch_s)
+    tasks = list(survey(opened).tasks(size))
+    for rows in _run(job, tasks, "check", progress, workers=workers, engine=engine, address=address):
+        kept = [row for row in rows if not isinstance(row, Drop)]
+        drops += [row for row in rows if isinstance(row, Drop)]
+        names = ("text", "speaker", "language", "split", "seconds", "level_db")
+        tally.add({name: [row[name] for row in kept] for name in names} | {"frames": [0] * len(kept)})
+    counted = tally.result(opened.describe, len(opened), Counter(drop.reason for drop in drops), None)
     if folder is not None:
+        folder.mkdir(exist_ok=True)
         write_report(folder, counted)
         write_dropped(folder, sorted(drops, key=lambda drop: drop.row))
     return counted
 
 
+def _open(
+    source: Any,
+    out: str | Path | None,
+    opening: Mapping[str, Any],
+    rows_per_shard: int | None,
+    batch_s: float,
+) -> tuple[Source, int]:
+    """The rows of a source, and how many of them make a shard."""
+    if (rows_per_shard is not None and rows_per_shard < 1) or not 0 < batch_s < math.inf:
+        raise ValueError(
+            f"expected rows_per_shard >= 1 and a finite batch_s > 0, got {rows_per_shard} and {batch_s}"
+        )
+    if isinstance(source, str | Path) and Path(source).is_dir() and out:
+        # In the next run the output would be read as part of the source. Links that lead to themselves are refused
+        # further on.
+        if Path(os.path.realpath(out)).is_relative_to(os.path.realpath(source)):
+            raise ValueError(f"{out}: expected a folder outside of the source {source}; choose another")
+    is_open = hasattr(source, "describe") and hasattr(source, "__iter__")
+    opened: Any = source if is_open else open_source(source, **opening)
+    # Small corpora are cut into about 32 shards, so that several workers can share them.
+    return opened, rows_per_shard or min(1024, max(64, -(-len(opened) // 32)))
+
+
 def _run(
-    job: Job,
-    tasks: Iterable[Task],
-    workers: int,
-    engine: str,
-    address: str,
-    stage: str,
-    total: int | None,
-    progress: Callable[[Progress], None] | None,
+    job: Job, tasks: Iterable[Task], stage: str, progress: Callable[[Progress], None] | None, **engine: Any
 ) -> Iterator[list[Row]]:
     """Run tasks, report the progress of each, and yield the rows that it returned."""
-    rows, seconds, began = 0, 0.0, time.monotonic()
-    settings: dict[str, Any] = {
-        "workers": workers,
-        "engine": engine,
-        "address": address,
-        "device": job.device,
-    }
-    for task, (task_s, made) in run_tasks(ShardMaker, job, tasks, **settings):
+    tasks = list(tasks)
+    rows, seconds, total, began = 0, 0.0, sum(len(task.indices) for task in tasks), time.monotonic()
+    for task, (task_s, made) in run_tasks(ShardMaker, job, tasks, device=job.device, **engine):
         rows, seconds = rows + len(task.indices), seconds + task_s
-        if task.spool is not None:
-            task.spool.path.unlink(missing_ok=True)
         if progress is not None:
             progress(Progress(stage, rows, total, seconds, time.monotonic() - began))
         yield made
-
-
-def merge(parts: Sequence[str | Path], out: str | Path) -> Manifest:
-    """Join parts of a preparation that were made in separate folders (``--shard 1/4`` and so on).
-
-    Args:
-        parts: their folders.
-        out: the folder of the whole; new, empty, or an earlier merge that was stopped.
-
-    Returns:
-        The manifest of the whole: the same files as if it had not been split.
-
-    Raises:
-        FileNotFoundError: a folder holds no part.
-        ValueError: there is no part, they are not of one plan, some are missing or damaged, or ``out`` is among them.
-        OSError: ``out`` cannot be written.
-    """
-    if not parts:
-        raise ValueError("expected at least one part to merge, got none")
-    folders, plans = [Path(part) for part in parts], list[Manifest]()
-    for part in folders:
-        whole, piece = Path(os.path.realpath(out)), Path(os.path.realpath(part))
-        if str(out) and (whole.is_relative_to(piece) or piece.is_relative_to(whole)):
-            raise ValueError(f"{out}: expected a folder apart from the part {part}; choose another")
-        name = next((name for name in (PLAN, MANIFEST) if (part / name).is_file()), None)
-        if name is None:
-            raise FileNotFoundError(f"{part}: expected a part made with --shard I/N, found none in it")
-        plans.append(Manifest.load(part, name))
-        if plans[-1].plan != plans[0].plan:
-            raise ValueError(
-                f"{part}: expected a part of the same source, codec and options as {parts[0]}; "
-                f"{plans[0].differences(plans[-1])}"
-            )
-    plan = max(plans, key=lambda plan: plan.source_rows)
-    plan = replace(plan, rows=0, hours=0.0, dropped={}, shards=[])
-    target = _output_folder(out)
-    if (done := _begin(target, plan)) is not None:
-        return done
-    for name in _expected(plan):
-        if shard_facts(target / "shards" / name, plan.plan) is not None:
-            continue
-        having = (part / "shards" / name for part in folders)
-        path = next((path for path in having if shard_facts(path, plan.plan) is not None), None)
-        if path is None:
-            raise ValueError(
-                f"{out}: the shard {name} is in none of the parts; finish them, then merge again"
-            )
-        with write_aside(target / "shards" / name) as aside:
-            aside.unlink()
-            try:
-                os.link(path, aside)
-            except OSError:
-                shutil.copyfile(path, aside)
-    return finish(target, plan)
 
 
 # ---- the folder
@@ -332,12 +244,8 @@ def _output_folder(out: str | Path) -> Path:
         )
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     for name in names & {*_FOLDERS, MANIFEST, PLAN}:
-        path = folder / name
-        if not (path.is_dir() if name in _FOLDERS else path.is_file()):
-            kind = "folder" if name in _FOLDERS else "file"
-            raise ValueError(
-                f"{path}: expected a {kind} of a preparation, got something else; choose another folder"
-            )
+        if (folder / name).is_dir() != (name in _FOLDERS):
+            raise ValueError(f"{folder / name}: not of a preparation; choose another folder")
     # Other files, such as alignments, may be in the folder of a preparation.
     ours = {path.name for pattern in _HALF_WRITTEN for path in folder.glob(pattern)}
     if not names & {MANIFEST, PLAN} and (strange := sorted(names - ours - {"dry-run"})):
@@ -363,39 +271,26 @@ def _begin(folder: Path, plan: Manifest) -> Manifest | None:
                 f"{folder}: holds a preparation with another source, codec or options "
                 f"({held.differences(plan)}); choose another folder, or delete this one"
             )
-        if name == MANIFEST:
-            beside = all((folder / other).is_file() for other in (INDEX, DROPPED, CARD, *REPORT_FILES))
-            names = _expected(held)
-            if beside and all(
-                shard_facts(folder / "shards" / shard, plan.plan) is not None for shard in names
-            ):
+        if name == MANIFEST and all((folder / other).is_file() for other in (DROPPED, CARD, *REPORT_FILES)):
+            shards = (shard_facts(folder / "shards" / shard, plan.plan) for shard in _expected(plan))
+            if all(facts is not None for facts in shards):
                 if plan.licence in ("", held.licence):
                     return held
-                return finish(folder, replace(held, licence=plan.licence))
+                return _finish(folder, replace(held, licence=plan.licence))
     plan.save(folder, PLAN)
     (folder / "shards").mkdir(exist_ok=True)
     (folder / MANIFEST).unlink(missing_ok=True)
     return None
 
 
-def _expected(plan: Manifest) -> Iterator[str]:
+def _expected(plan: Manifest) -> list[str]:
     """The names of all shards, in order."""
-    size = plan.options.get("rows_per_shard")
-    if (
-        not isinstance(size, int)
-        or size < 1
-        or not all(isinstance(rows, int) for rows in plan.splits.values())
-    ):
-        raise ValueError("the plan does not state the rows of a shard; prepare again into another folder")
-    return (shard_name(group, n) for group, rows in plan.splits.items() for n in range(-(-rows // size)))
+    size = plan.options["rows_per_shard"]
+    return [shard_name(group, n) for group, rows in plan.splits.items() for n in range(-(-rows // size))]
 
 
-def finish(folder: Path, plan: Manifest) -> Manifest:
-    """Write index, ``dropped.jsonl``, report, card and manifest if all shards are there.
-
-    Args:
-        folder: of the preparation.
-        plan: its manifest, with the number of the source's rows.
+def _finish(folder: Path, plan: Manifest) -> Manifest:
+    """Write ``dropped.jsonl``, report, card and manifest if all shards are there.
 
     Returns:
         The manifest; of a preparation that is not whole, with the rows that are there, and nothing is written.
@@ -404,13 +299,11 @@ def finish(folder: Path, plan: Manifest) -> Manifest:
         ValueError: a shard is damaged.
         OSError: a file cannot be written.
     """
-    names = list(_expected(plan))
-    facts = [shard_facts(folder / "shards" / name, plan.plan) for name in names]
-    if any(fact is None for fact in facts):
-        return replace(plan, rows=sum(fact[0] for fact in facts if fact))
-    tally, drops = Tally(), list[Drop]()
-    frames, splits, shards = list[np.ndarray](), list[str | None](), []
-    for name, fact in zip(names, facts, strict=True):
+    facts = {name: shard_facts(folder / "shards" / name, plan.plan) for name in _expected(plan)}
+    if None in facts.values():
+        return replace(plan, rows=sum(fact[0] for fact in facts.values() if fact))
+    tally, drops, shards = Tally(), list[Drop](), list[dict[str, Any]]()
+    for name, fact in facts.items():
         path = folder / "shards" / name
         try:
             # All columns, because their checksums show whether the shard is as it was written.
@@ -421,8 +314,6 @@ def finish(folder: Path, plan: Manifest) -> Manifest:
             ) from None
         columns = table.to_pydict()
         tally.add(columns)
-        frames.append(np.array(columns["frames"], np.int32))
-        splits += columns["split"]
         drops += fact[1] if fact else []
         seconds = float(sum(columns["seconds"]))
         shards.append({"file": name, "rows": table.num_rows, "seconds": seconds, "sha256": sha256(path)})
@@ -434,80 +325,28 @@ def finish(folder: Path, plan: Manifest) -> Manifest:
         dropped=dict(sorted(reasons.items())),
         shards=shards,
     )
-    write_index(folder, frames, splits)
     write_dropped(folder, sorted(drops, key=lambda drop: drop.row))
-    write_report(folder, describe(tally.result(), plan.source, plan.source_rows, reasons, manifest))
+    write_report(folder, tally.result(plan.source, plan.source_rows, reasons, manifest))
     write_card(folder, manifest)
     manifest.save(folder)
-    (folder / PLAN).unlink(missing_ok=True)
-    shutil.rmtree(folder / ".spool", ignore_errors=True)
     left = [path for pattern in _HALF_WRITTEN for path in folder.glob(pattern)]
-    for path in [*left, *(folder / "shards").glob(".*-[0-9]*.parquet")]:
+    for path in [folder / PLAN, *left, *(folder / "shards").glob(".*-[0-9]*.parquet")]:
         path.unlink(missing_ok=True)
     return manifest
 
 
-# ---- inputs of a run
-
-
-def _check(rows_per_shard: int | None, batch_s: float, engine: str, part: tuple[int, int] | None) -> None:
-    if (rows_per_shard is not None and rows_per_shard < 1) or not 0 < batch_s < math.inf:
-        raise ValueError(
-            f"expected rows_per_shard >= 1 and a finite batch_s > 0, got {rows_per_shard} and {batch_s}"
-        )
-    if engine not in ENGINES:
-        raise ValueError(f"expected an engine of {', '.join(ENGINES)}, got {engine!r}")
-    if part is not None and not 1 <= part[0] <= part[1]:
-        raise ValueError(f"expected a part i of n with 1 <= i <= n, got {part[0]} of {part[1]}")
-
-
-def _rows_per_shard(rows: int) -> int:
-    """Small corpora are cut into about 32 shards, so that several workers can share them."""
-    return min(1024, max(64, -(-rows // 32))) if rows else 1024
-
-
-def _refuse_inside(source: Any, out: str | Path) -> None:
-    """Refuse an output inside the source, which would be read as part of the source in the next run."""
-    if not isinstance(source, str | Path) or not Path(source).is_dir() or not str(out):
-        return
-    # realpath takes links that lead to themselves: they are refused further on.
-    whole, written = Path(os.path.realpath(source)), Path(os.path.realpath(out))
-    if written.is_relative_to(whole):
-        raise ValueError(f"{out}: expected a folder outside of the source {source}; choose another")
-
-
-def _launched(part: tuple[int, int] | None, device: str | None) -> tuple[tuple[int, int] | None, str | None]:
-    """The part and the device of this process if ``torchrun`` or ``accelerate launch`` started it among others.
-
-    They set all three variables. ``WORLD_SIZE`` alone is left over from something else.
-    """
-    if part is not None or not {"WORLD_SIZE", "RANK", "LOCAL_RANK"} <= set(os.environ):
-        return part, device
-    rank, processes = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    if processes == 1 or not 0 <= rank < processes:
-        return part, device
-    return (rank + 1, processes), f"cuda:{os.environ['LOCAL_RANK']}" if device == "cuda" else device
-
-
-def _opened(source: Any, opening: Mapping[str, Any]) -> Any:
-    is_open = hasattr(source, "describe") and hasattr(source, "__iter__")
-    return source if is_open else open_source(source, **opening)
+# ---- the plan
 
 
 def _plan(
-    bound: Mapping[str, Any], options: dict[str, Any], source: str, licence: str, found: Survey | None
+    bound: Mapping[str, Any], options: dict[str, Any], source: str, licence: str, found: Survey
 ) -> Manifest:
     """A manifest in which nothing is counted yet."""
-    settings = {
-        "bound": dict(bound),
-        "options": options,
-        "source": source,
-        "listed": found.digest if found else "",
-    }
-    groups = {name: len(indices) for name, indices in found.groups.items()} if found else {}
+    settings = {"bound": dict(bound), "options": options, "source": source, "listed": found.digest}
+    groups = {name: len(indices) for name, indices in found.groups.items()}
     return Manifest(
         codes_fingerprint=bound["codes_fingerprint"],
-        codec={key: bound[key] for key in CODEC_FIELDS},
+        codec={key: bound[key] for key in CODEC_KINDS},
         source=source,
         options=options,
         plan=hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest(),

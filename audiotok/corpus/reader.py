@@ -14,9 +14,8 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from .shards import NEEDED, SCHEMA, Manifest, check_shard, read_index, unpack_codes
+from .shards import NEEDED, SCHEMA, Manifest, check_shard, unpack_codes
 
-_OPEN_GROUPS = 64
 # Shards whose rows are shuffled together: enough for similar lengths, few enough to read within a second.
 _POOL_SHARDS = 8
 
@@ -59,10 +58,13 @@ class PreparedCorpus:
         self._starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         self._frames: np.ndarray | None = None
         self._index = np.arange(self._starts[-1])
-        self._groups: OrderedDict[tuple[int, int], pa.Table] = OrderedDict()
-        self._handles: OrderedDict[int, tuple[pq.ParquetFile, np.ndarray]] = OrderedDict()
+        self._tables: OrderedDict[int, pa.Table] = OrderedDict()
         if split is not None:
-            self._index = self._of_split(split)
+            splits = np.array(self._whole("split"), dtype=object)
+            self._index = np.flatnonzero(splits == split)
+            if not len(self._index):
+                have = ", ".join(sorted(set(splits) - {None})) or "no rows"
+                raise ValueError(f"{self.path}: expected rows of split {split!r}, it has {have}")
 
     def __len__(self) -> int:
         return len(self._index)
@@ -80,9 +82,8 @@ class PreparedCorpus:
         if not -len(self) <= index < len(self):
             raise IndexError(f"expected a row below {len(self)}, got {index}")
         at = int(self._index[index])
-        shard = self._shard_of(at)
-        table, first = self._group(shard, at - int(self._starts[shard]))
-        values = table.slice(first, 1).to_pylist()[0]
+        shard = int(np.searchsorted(self._starts, at, side="right")) - 1
+        values = self._table(shard).slice(at - int(self._starts[shard]), 1).to_pylist()[0]
         try:
             if empty := [name for name in NEEDED if values[name] is None]:
                 raise ValueError(f"no {' and '.join(empty)}")
@@ -109,14 +110,10 @@ class PreparedCorpus:
 
     @property
     def frames(self) -> np.ndarray:
-        """Length of every row in frames, [rows] int32, from the index: no shard is opened."""
+        """Length of every row in frames, [rows] int32. The codes are not read."""
         if self._frames is None:
-            index = read_index(self.path, int(self._starts[-1]))
-            frames = (
-                index["frames"].to_numpy() if index is not None else np.array(self._whole("frames"), np.int32)
-            )
-            self._frames = frames
-        return self._frames[self._index]
+            self._frames = np.array(self._whole("frames"), np.int32)[self._index]
+        return self._frames
 
     def batches(
         self,
@@ -131,7 +128,7 @@ class PreparedCorpus:
         """One epoch of shuffled batches of similar lengths.
 
         Shards are taken in a random order, a few at a time. Their rows are cut by length into batches, which are then
-        shuffled. The batches follow from the index, ``seed``, ``epoch`` and ``readers``, so that ``first`` skips
+        shuffled. The batches follow from the lengths, ``seed``, ``epoch`` and ``readers``, so that ``first`` skips
         without reading.
 
         Args:
@@ -213,49 +210,23 @@ class PreparedCorpus:
             place[:, : code.shape[1]] = code
         return Batch(padded, lengths, rows)
 
-    def _of_split(self, split: str) -> np.ndarray:
-        """Numbers of the rows of a split."""
-        index = read_index(self.path, int(self._starts[-1]))
-        if index is not None:
-            column = index["split"].combine_chunks()
-            names = column.dictionary.to_pylist()
-            chosen = np.asarray(column.indices) == (names.index(split) if split in names else -1)
-        else:
-            values = self._whole("split")
-            names, chosen = set(values), np.array(values, dtype=object) == split
-        if not chosen.any():
-            have = ", ".join(sorted(names)) or "no rows"
-            raise ValueError(f"{self.path}: expected rows of split {split!r}, it has {have}")
-        return np.flatnonzero(chosen)
-
     def _whole(self, name: str) -> list[Any]:
-        return [v for file in self._files for v in pq.read_table(file, columns=[name]).column(0).to_pylist()]
+        """A column of all rows of the shards."""
+        return [v for file in self._files for v in pq.ParquetFile(file).read([name]).column(0).to_pylist()]
 
-    def _shard_of(self, at: int) -> int:
-        return int(np.searchsorted(self._starts, at, side="right")) - 1
-
-    def _group(self, shard: int, row: int) -> tuple[pa.Table, int]:
-        """The row group that holds a row of a shard, and the row's place in it; the latest ones are kept."""
-        if shard not in self._handles:
-            file = pq.ParquetFile(self._files[shard])
-            sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
-            self._handles[shard] = file, np.concatenate([[0], np.cumsum(sizes)])
-            if len(self._handles) > 2 * _POOL_SHARDS:
-                self._handles.popitem(last=False)[1][0].close()
-        file, starts = self._handles[shard]
-        group = int(np.searchsorted(starts, row, side="right")) - 1
-        if (shard, group) in self._groups:
-            self._groups.move_to_end((shard, group))
-        else:
+    def _table(self, shard: int) -> pa.Table:
+        """The rows of a shard; the latest ones are kept."""
+        if shard not in self._tables:
             try:
-                self._groups[shard, group] = file.read_row_group(group)
+                self._tables[shard] = pq.read_table(self._files[shard])
             except (pa.ArrowException, OSError) as error:
                 raise ValueError(
                     f"{self._files[shard]}: damaged ({error}); run `audiotok prepare` again to restore it"
                 ) from None
-            if len(self._groups) > _OPEN_GROUPS:
-                self._groups.popitem(last=False)
-        return self._groups[shard, group], row - int(starts[group])
+            if len(self._tables) > 2 * _POOL_SHARDS:
+                self._tables.popitem(last=False)
+        self._tables.move_to_end(shard)
+        return self._tables[shard]
 
 
 def _pack(rows: np.ndarray, frames: np.ndarray, frames_per_batch: int) -> Iterator[np.ndarray]:

@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import soundfile
 import torch
 
-from ..files import write_aside, write_json
+from ..files import parse_json, write_aside, write_json
 from ..program import duration
-from .checks import REASONS, read_dropped
-from .shards import CODES_DTYPE, Manifest, check_shard
+from .checks import REASONS
+from .shards import CODES_DTYPE, Manifest
 
 if TYPE_CHECKING:
     from ..codec.model import AudioCodec
@@ -27,26 +26,23 @@ if TYPE_CHECKING:
 
 REPORT_FILES = ("report.json", "report.html")
 CARD = "README.md"
-_COLUMNS = ("text", "speaker", "language", "split", "frames", "seconds", "level_db")
-# Name -> first edge, width of a bin, bins; values beyond an end are counted in the bin at that end.
-_HISTOGRAMS = {"seconds": (0.0, 0.5, 60), "level_db": (-60.0, 2.0, 30), "characters_per_s": (0.0, 1.0, 40)}
-_TITLES = {
-    "seconds": "Length of a clip, s",
-    "level_db": "Level of its speech, dB of full scale",
-    "characters_per_s": "Characters a second",
+# Name -> title, first edge, width of a bin, bins; values beyond an end are counted in the bin at that end.
+_HISTOGRAMS = {
+    "seconds": ("Length of a clip, s", 0.0, 0.5, 60),
+    "level_db": ("Level of its speech, dB of full scale", -60.0, 2.0, 30),
+    "characters_per_s": ("Characters a second", 0.0, 1.0, 40),
 }
 _NAMES_SHOWN = 20
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60em; margin: 2em auto; padding: 0 1em; color: #222 }
 table { border-collapse: collapse; margin: 1em 0 }
-th, td { text-align: left; padding: .15em 1.2em .15em 0; vertical-align: top }
+td { text-align: left; padding: .15em 1.2em .15em 0; vertical-align: top }
 audio { width: 100%; margin: .4em 0 }
 canvas { width: 100%; image-rendering: pixelated; display: block }
 section { border-top: 1px solid #ccc; padding: 1em 0 }
 .small { color: #666; font-size: 13px }
 .bars { display: flex; align-items: flex-end; height: 120px; border-bottom: 1px solid #999 }
 .bars i { flex: 1; margin-right: 1px; background: #2a5d9f }
-td i { display: inline-block; height: .7em; background: #c8641b }
 """
 # Draws the codes of each row: time to the right, codebook 0 at the top, a colour for each value.
 _DRAW_CODES = """<script>
@@ -67,54 +63,58 @@ class Tally:
     """Incremental counts of rows in constant memory, except for the names of speakers."""
 
     def __init__(self) -> None:
-        self._rows = self._frames = self._characters = 0
-        self._seconds = 0.0
+        self._totals = Counter[str]()
         self._hours: dict[str, Counter[str]] = {name: Counter() for name in ("split", "language", "speaker")}
-        self._counts = {name: np.zeros(bins, dtype=np.int64) for name, (_, _, bins) in _HISTOGRAMS.items()}
+        self._counts = {name: np.zeros(shape[-1], dtype=np.int64) for name, shape in _HISTOGRAMS.items()}
 
     def add(self, columns: Mapping[str, Sequence[Any]]) -> None:
         """Count rows, given as columns of a shard; levels may be missing."""
         seconds = np.array(columns["seconds"], dtype=np.float64)
         characters = np.array([len(text or "") for text in columns["text"]], dtype=np.float64)
-        self._rows += len(seconds)
-        self._frames += sum(columns["frames"])
-        self._characters += int(characters.sum())
-        self._seconds += float(seconds.sum())
+        self._totals.update(rows=len(seconds), frames=sum(columns["frames"]))
+        self._totals["characters"] += characters.sum()
+        self._totals["seconds"] += seconds.sum()
         for name, counter in self._hours.items():
             for value, length in zip(columns[name], seconds, strict=True):
                 counter[value or ""] += length / 3600
-        self._count("seconds", seconds)
-        levels = columns.get("level_db") or []
-        self._count("level_db", np.array([level for level in levels if level is not None]))
         with_text = (characters > 0) & (seconds > 0)
-        self._count("characters_per_s", characters[with_text] / seconds[with_text])
+        levels = [level for level in columns["level_db"] if level is not None]
+        drawn = {"seconds": seconds, "level_db": levels}
+        for name, values in (
+            drawn | {"characters_per_s": characters[with_text] / seconds[with_text]}
+        ).items():
+            _, start, step, bins = _HISTOGRAMS[name]
+            places = np.clip(np.floor((np.array(values) - start) / step), 0, bins - 1).astype(np.int64)
+            self._counts[name] += np.bincount(places, minlength=bins)
 
-    def result(self) -> dict[str, Any]:
-        """The counts as JSON values."""
-        hours = {
-            f"{name}s": {key: round(value, 4) for key, value in sorted(counter.items())}
-            for name, counter in self._hours.items()
+    def result(
+        self, source: str, source_rows: int, drops: Counter[str], manifest: Manifest | None
+    ) -> dict[str, Any]:
+        """The counts as JSON values, with those of the source; ``manifest`` is None for a dry run."""
+        seconds = self._totals["seconds"]
+        described: dict[str, Any] = {
+            "source": source,
+            "source_rows": source_rows,
+            "rows": self._totals["rows"],
+            "hours": round(float(seconds) / 3600, 4),
+            "frames": self._totals["frames"],
+            "characters_per_s": round(float(self._totals["characters"] / seconds), 2) if seconds else 0.0,
         }
-        return {
-            "rows": self._rows,
-            "hours": round(self._seconds / 3600, 4),
-            "frames": self._frames,
-            "characters_per_s": round(self._characters / self._seconds, 2) if self._seconds else 0.0,
-            **hours,
-            "histograms": {
-                name: {"start": start, "step": step, "counts": self._counts[name].tolist()}
-                for name, (start, step, _) in _HISTOGRAMS.items()
-            },
+        for name, counter in self._hours.items():
+            described[f"{name}s"] = {key: round(float(value), 4) for key, value in sorted(counter.items())}
+        described["histograms"] = {
+            name: {"start": start, "step": step, "counts": self._counts[name].tolist()}
+            for name, (_, start, step, _) in _HISTOGRAMS.items()
         }
-
-    def _count(self, name: str, values: np.ndarray) -> None:
-        start, step, bins = _HISTOGRAMS[name]
-        places = np.clip(np.floor((values - start) / step), 0, bins - 1).astype(np.int64)
-        self._counts[name] += np.bincount(places, minlength=bins)
+        described["dropped"] = dict(sorted(drops.items()))
+        if manifest is not None:
+            described |= {"licence": manifest.licence, "shards": len(manifest.shards)}
+            described |= {"codec": manifest.codec, "codes_fingerprint": manifest.codes_fingerprint}
+        return described
 
 
 def report(path: str | Path) -> dict[str, Any]:
-    """Count rows, hours, speakers and dropped rows of a prepared corpus.
+    """The counts of a prepared corpus, from its ``report.json``.
 
     Args:
         path: a folder written by :func:`~audiotok.corpus.prepare`.
@@ -124,48 +124,26 @@ def report(path: str | Path) -> dict[str, Any]:
         codec.
 
     Raises:
-        FileNotFoundError, ValueError: the folder is not a prepared corpus, or rows are unaccounted for.
+        FileNotFoundError, ValueError: the folder is not a prepared corpus, or its report is damaged.
     """
-    folder, manifest = Path(path), Manifest.load(path)
-    reasons = Counter(drop.reason for drop in read_dropped(path))
-    tally = Tally()
-    for shard in manifest.shards:
-        file = folder / "shards" / shard["file"]
-        check_shard(file, shard["rows"], manifest.codes_fingerprint)
-        there = [name for name in _COLUMNS if name in pq.read_schema(file).names]
-        tally.add(pq.read_table(file, columns=there).to_pydict())
-    counts = tally.result()
-    if counts["rows"] + sum(reasons.values()) != manifest.source_rows:
-        raise ValueError(
-            f"{folder}: expected {manifest.source_rows} rows in shards or dropped, got {counts['rows']} and "
-            f"{sum(reasons.values())}; prepare again"
-        )
-    return {"out": str(path)} | describe(counts, manifest.source, manifest.source_rows, reasons, manifest)
-
-
-def describe(
-    counts: Mapping[str, Any],
-    source: str,
-    source_rows: int,
-    reasons: Mapping[str, int],
-    manifest: Manifest | None = None,
-) -> dict[str, Any]:
-    """Counts of a tally with their source; ``manifest`` is None for a dry run."""
-    described = {
-        "source": source,
-        "source_rows": source_rows,
-        **counts,
-        "dropped": dict(sorted(reasons.items())),
-    }
-    if manifest is not None:
-        described |= {"licence": manifest.licence, "shards": len(manifest.shards)}
-        described |= {"codec": manifest.codec, "codes_fingerprint": manifest.codes_fingerprint}
-    return described
+    file = Path(path) / REPORT_FILES[0]
+    manifest = Manifest.load(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: no such file; run `audiotok prepare` again to restore it")
+    try:
+        counts = parse_json(file.read_bytes())
+        if (
+            counts["rows"] != manifest.rows
+            or sum(counts["dropped"].values()) + manifest.rows != manifest.source_rows
+        ):
+            raise ValueError(f"expected {manifest.rows} of {manifest.source_rows} rows")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{file}: damaged ({error}); delete it and run `audiotok prepare` again") from None
+    return {"out": str(path)} | counts
 
 
 def report_text(counts: Mapping[str, Any]) -> str:
     """The result of :func:`report` as text."""
-    dropped = sum(counts["dropped"].values())
     name = f"{counts['out']}: " if "out" in counts else ""
     head = f"{name}{counts['rows']} of {counts['source_rows']} rows, {duration(counts['hours'])}"
     if "codec" in counts:
@@ -174,8 +152,8 @@ def report_text(counts: Mapping[str, Any]) -> str:
     splits = ", ".join(f"{name or '-'} {duration(hours)}" for name, hours in counts["splits"].items())
     speakers = f"speakers: {len(counts['speakers'])}, {counts['characters_per_s']} characters a second"
     lines = [head, f"splits: {splits}", speakers]
-    if dropped:
-        lines.append(f"dropped: {dropped}, listed in dropped.jsonl")
+    if counts["dropped"]:
+        lines.append(f"dropped: {sum(counts['dropped'].values())}, listed in dropped.jsonl")
         lines += [
             f"  {number:6d} {reason}: {REASONS[reason]}" for reason, number in counts["dropped"].items()
         ]
@@ -195,18 +173,24 @@ def write_report(folder: Path, counts: Mapping[str, Any]) -> None:
     }
     if "codec" in counts:
         codec = counts["codec"]
-        facts["codec"] = (
-            f"{codec['name']}, {codec['n_q']} x {codec['codebook_size']}, {counts['codes_fingerprint']}"
-        )
-    body = _table(("", ""), facts.items())
-    body += "".join(
-        _histogram(name, drawn) for name, drawn in counts["histograms"].items() if any(drawn["counts"])
-    )
+        size = f"{codec['n_q']} x {codec['codebook_size']}"
+        facts["codec"] = f"{codec['name']}, {size}, {counts['codes_fingerprint']}"
+    body = _table(facts.items())
+    for name, drawn in counts["histograms"].items():
+        if most := max(drawn["counts"]):
+            start, step = drawn["start"], drawn["step"]
+            bars = "".join(
+                f'<i style="height:{100 * n / most:.1f}%" title="from {start + step * at:g}: {n} rows"></i>'
+                for at, n in enumerate(drawn["counts"])
+            )
+            ends = f"{start:g} to {start + step * len(drawn['counts']):g}, at most {most} rows in a bar"
+            body += f'<h2>{_HISTOGRAMS[name][0]}</h2><div class="bars">{bars}</div><div class="small">{ends}</div>\n'
     for name in ("splits", "speakers", "languages"):
-        body += f"<h2>Hours of {name}</h2>" + _bars(counts[name])
+        largest = sorted(counts[name].items(), key=lambda pair: (-pair[1], pair[0]))[:_NAMES_SHOWN]
+        body += f"<h2>Hours of {name}</h2>" + _table((name or "-", f"{hours:g}") for name, hours in largest)
     if counts["dropped"]:
-        reasons = [(name, number, REASONS[name]) for name, number in counts["dropped"].items()]
-        body += "<h2>Left out</h2>" + _table(("reason", "rows", "that is"), reasons)
+        body += "<h2>Left out</h2>"
+        body += _table((name, number, REASONS[name]) for name, number in counts["dropped"].items())
     title = f"{counts['source']}: {counts['rows']} rows, {duration(counts['hours'])}"
     _write_text(folder / REPORT_FILES[1], _page(title, body))
 
@@ -217,30 +201,25 @@ def write_card(folder: Path, manifest: Manifest) -> None:
     groups = dict.fromkeys(shard["file"].rpartition("-")[0] for shard in manifest.shards if shard["rows"])
     files = "".join(f"  - split: {json.dumps(name)}\n    path: shards/{name}-*.parquet\n" for name in groups)
     dropped = sum(manifest.dropped.values())
-    lines = [
-        "---",
-        "configs:",
-        "- config_name: default",
-        f"  data_files:\n{files}---",
-        "",
-        f"# {_one_line(manifest.source)}, as codes of {codec['name']}",
-        "",
-        f"{manifest.rows} clips, {manifest.hours:.2f} hours, prepared with `audiotok prepare`; {dropped} rows of the "
-        "source were left out (`dropped.jsonl`).",
-        f"Licence of the source: {_one_line(manifest.licence) or 'not stated'}.",
-        "",
-        f"Codec `{codec['name']}`, `codes_fingerprint` {manifest.codes_fingerprint}: {codec['n_q']} codebooks of "
-        f"{codec['codebook_size']} codes, {codec['sampling_rate'] / codec['hop_length']:g} frames a second.",
-        "A row's codes [K, T] are little-endian int16 in C order: "
-        f'`numpy.frombuffer(row["codes"], "{CODES_DTYPE}").reshape(row["n_q"], -1)`.',
-        "",
-    ]
-    _write_text(folder / CARD, "\n".join(lines))
+    source, licence = (" ".join(text.split()) for text in (manifest.source, manifest.licence))
+    card = f"""---
+configs:
+- config_name: default
+  data_files:
+{files}---
 
+# {source}, as codes of {codec["name"]}
 
-def _one_line(text: str) -> str:
-    """Collapse the white space of a text, so that it is one line of Markdown."""
-    return " ".join(text.split())
+{manifest.rows} clips, {manifest.hours:.2f} hours, prepared with `audiotok prepare`; {dropped} rows of the source were \
+left out (`dropped.jsonl`).
+Licence of the source: {licence or "not stated"}.
+
+Codec `{codec["name"]}`, `codes_fingerprint` {manifest.codes_fingerprint}: {codec["n_q"]} codebooks of \
+{codec["codebook_size"]} codes, {codec["sampling_rate"] / codec["hop_length"]:g} frames a second.
+A row's codes [K, T] are little-endian int16 in C order: \
+`numpy.frombuffer(row["codes"], "{CODES_DTYPE}").reshape(row["n_q"], -1)`.
+"""
+    _write_text(folder / CARD, card)
 
 
 def listen(
@@ -355,29 +334,6 @@ def _page(title: str, body: str) -> str:
     )
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    top = "".join(f"<th>{html.escape(name)}</th>" for name in head)
+def _table(rows: Iterable[Sequence[Any]]) -> str:
     lines = ("".join(f"<td>{html.escape(str(value))}</td>" for value in row) for row in rows)
-    return f"<table><tr>{top}</tr>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>\n"
-
-
-def _histogram(name: str, drawn: Mapping[str, Any]) -> str:
-    start, step, counts = drawn["start"], drawn["step"], drawn["counts"]
-    bars = "".join(
-        f'<i style="height:{100 * n / max(counts):.1f}%" title="from {start + step * at:g}: {n} rows"></i>'
-        for at, n in enumerate(counts)
-    )
-    ends = f"{start:g} to {start + step * len(counts):g}, at most {max(counts)} rows in a bar"
-    return f'<h2>{_TITLES[name]}</h2><div class="bars">{bars}</div><div class="small">{ends}</div>\n'
-
-
-def _bars(values: Mapping[str, float]) -> str:
-    """The largest values, largest first."""
-    largest = sorted(values.items(), key=lambda pair: (-pair[1], pair[0]))[:_NAMES_SHOWN]
-    most = max((value for _, value in largest), default=1.0) or 1.0
-    lines = "".join(
-        f"<tr><td>{html.escape(name or '-')}</td>"
-        f'<td><i style="width:{300 * value / most:.0f}px"></i> {value:g}</td></tr>'
-        for name, value in largest
-    )
-    return f"<table>{lines}</table>\n"
+    return f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>\n"

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 Problem = tuple[str, str] | None
 """The reason and the detail of a row that cannot be used."""
 
-_S = ("", "_s", "_sec", "_seconds", "_ms")
+_UNITS = ("", "_s", "_sec", "_seconds", "_ms")
 # Usual column names of each field in public corpora, best first.
 ALIASES: dict[str, tuple[str, ...]] = {
     "id": ("id", "utterance_id", "segment_id"),
@@ -24,12 +24,11 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "speaker": ("speaker_id", "speaker", "client_id", "speaker_name"),
     "language": ("language", "locale", "lang"),
     "split": ("split",),
-    "start": tuple(n + s for n in ("offset", "start", "start_time", "begin_time", "begin") for s in _S),
-    "end": tuple(name + suffix for name in ("end", "end_time", "stop") for suffix in _S),
-    "duration": tuple("duration" + suffix for suffix in _S),
+    "start": tuple(n + u for n in ("offset", "start", "start_time", "begin_time", "begin") for u in _UNITS),
+    "end": tuple(name + unit for name in ("end", "end_time", "stop") for unit in _UNITS),
+    "duration": tuple("duration" + unit for unit in _UNITS),
     "channel": ("channel", "channel_id"),
 }
-FIELDS = tuple(ALIASES)
 _CHANNELS = {"a": 0, "left": 0, "l": 0, "b": 1, "right": 1, "r": 1}
 
 
@@ -122,26 +121,26 @@ def find_columns(present: Sequence[str], asked: Mapping[str, str], describe: str
     Raises:
         ValueError: a column that was asked for is missing, none holds the audio, or two may say where a row's sound is.
     """
-    for name, column in asked.items():
-        if column and column not in present:
-            raise ValueError(f"{describe}: expected a column {column!r} for {name}, got {', '.join(present)}")
-    names = {
-        name: asked[name] or None if name in asked else next((n for n in usual if n in present), None)
-        for name, usual in ALIASES.items()
-    }
-    for field in ("start", "end", "channel"):
-        several = [name for name in ALIASES[field] if name in present and field not in asked]
-        if len(several) > 1:
+    columns = ", ".join(present)
+    found: dict[str, str | None] = {}
+    for field, usual in ALIASES.items():
+        named = [name for name in usual if name in present]
+        if field in asked:
+            named = [asked[field]] if asked[field] else []
+            if named and named[0] not in present:
+                raise ValueError(f"{describe}: expected a column {named[0]!r} for {field}, got {columns}")
+        elif len(named) > 1 and field in ("start", "end", "channel"):
             raise ValueError(
-                f"{describe}: expected one column for {field}, got {' and '.join(several)}; choose one with --column "
-                f"{field}={several[0]}"
+                f"{describe}: expected one column for {field}, got {' and '.join(named)}; choose one with --column "
+                f"{field}={named[0]}"
             )
-    if names["audio"] is None:
+        found[field] = next(iter(named), None)
+    if found["audio"] is None:
         usual = " or ".join(ALIASES["audio"][:2])
         raise ValueError(
-            f"{describe}: expected a column {usual}, got {', '.join(present)}; name it with --column audio=NAME"
+            f"{describe}: expected a column {usual}, got {columns}; name it with --column audio=NAME"
         )
-    return names
+    return found
 
 
 def read_cut(row: Mapping[str, Any], names: Mapping[str, str | None]) -> tuple[Cut | None, Problem]:
@@ -154,46 +153,40 @@ def read_cut(row: Mapping[str, Any], names: Mapping[str, str | None]) -> tuple[C
     Returns:
         The part, None where the row names none; and the problem if a value makes no sense.
     """
-    times: dict[str, float | None] = {}
-    for name in ("start", "end", "duration"):
-        column = names.get(name) or ""
-        value = row.get(column)
-        try:
-            number = None if value is None or str(value).strip() == "" else float(value)
-        except (TypeError, ValueError):
-            detail = f"{column}: {value!r} is no number; if it is no time in the file, pass --column {name}="
-            return None, ("bad_span", detail)
-        if number == -1 and name != "start":  # Kaldi's mark for the end of the recording
-            number = None
-        times[name] = number / 1000 if number is not None and column.endswith("_ms") else number
-    start, end, duration = times["start"], times["end"], times["duration"]
+    try:
+        start, end, duration, channel = (
+            _number(row, names, field) for field in ("start", "end", "duration", "channel")
+        )
+    except ValueError as error:
+        return None, ("bad_span", str(error))
     has_span = bool(names.get("start") or names.get("end"))
     begin = start or 0.0
     if end is None and duration is not None and has_span:
         end = begin + duration
     if not (0 <= begin < math.inf and (end is None or begin < end < math.inf)):
         return None, ("bad_span", f"from {begin:g} s to {'the end' if end is None else f'{end:g} s'}")
-    channel, problem = _channel(row.get(names.get("channel") or ""), names.get("channel") or "")
-    if problem:
-        return None, problem
-    cut = Cut(begin, end, channel, None if has_span else duration)
+    cut = Cut(begin, end, None if channel is None else int(channel), None if has_span else duration)
     return (None if cut == Cut() else cut), None
 
 
-def _channel(value: Any, column: str) -> tuple[int | None, Problem]:
+def _number(row: Mapping[str, Any], names: Mapping[str, str | None], field: str) -> float | None:
+    """Seconds, or a channel; None where the row states none. ValueError if it is neither."""
+    column = names.get(field) or ""
+    value = row.get(column)
     text = "" if value is None else str(value).strip().lower()
-    if text in ("", "-1"):
-        return None, None
-    if text in _CHANNELS:
-        return _CHANNELS[text], None
+    if text == "":
+        return None
     try:
-        number = float(text)
+        number = float(_CHANNELS.get(text, text) if field == "channel" else text)
     except ValueError:
-        number = -1.0
-    if number < 0 or number != int(number):
-        detail = f"{column}: {value!r} is no number; if it is no channel of the file, pass --column channel="
-        return None, ("bad_span", detail)
-    return int(number), None
+        number = math.nan
+    if number == -1 and field != "start":  # Kaldi's mark for the end of the recording, and for all channels
+        return None
+    if math.isnan(number) or (field == "channel" and not (number >= 0 and number.is_integer())):
+        raise ValueError(
+            f"{column}: {value!r} is no {field}; if the column means something else, pass --column {field}="
+        )
+    return number / 1000 if column.endswith("_ms") else number
 
 
 def printable(text: str) -> str:
@@ -237,11 +230,6 @@ class Names:
             if (stored := self.stored(self.root / relative)) is not None:
                 return os.path.relpath(stored, self.root), None
         return first, None
-
-    def has(self, name: str) -> bool:
-        """Whether there is a file that :meth:`find` may find."""
-        file, problem = self.find(name)
-        return problem is None and os.path.lexists(self.root / file)
 
     def stored(self, path: Path) -> Path | None:
         """The path as the file system spells it; None if there is no such file."""
@@ -305,8 +293,8 @@ def _checked(row: SourceRow, index: int, names: Names) -> SourceRow:
     part = row.audio if isinstance(row.audio, FilePart) else None
     name = part.path if part else str(row.audio or "")
     file, problem = names.find(name)
+    given = row.other if isinstance(row.other, dict) else {}
     try:
-        given = row.other if isinstance(row.other, dict) else {}
         other = {key: value for key, value in given.items() if value not in (None, "")}
         row.other = json.dumps(other, ensure_ascii=False, default=str) if other else None
     except RecursionError:
@@ -314,18 +302,21 @@ def _checked(row: SourceRow, index: int, names: Names) -> SourceRow:
     own = file if os.path.isabs(name) else name  # an id does not depend on the location of the corpus
     row.id = row.id or _default_id(own, row.cut) or f"{index:08d}"
     row.text = " ".join(row.text.split())
-    texts = ("id", "text", "speaker", "language", "split", "other")
+    row.split, row.index = row.split or "train", index
+    wrong = []
+    for field in ("id", "text", "speaker", "language", "split", "other"):
+        value = getattr(row, field)
+        if value is not None and printable(value) != value:
+            wrong.append(field)
+            setattr(row, field, printable(value))
     if file != printable(file):
         problem = ("bad_name", name)
-    elif problem is None and (wrong := [n for n in texts if printable(v := getattr(row, n) or "") != v]):
+    elif problem is None and wrong:
         problem = ("bad_row", f"not Unicode: {', '.join(wrong)}")
-    for key in texts[:-1] if row.other is None else texts:
-        setattr(row, key, printable(getattr(row, key)))
-    row.split, row.index = row.split or "train", index
-    row.problem = row.problem or problem
-    row.problem = row.problem and (row.problem[0], printable(row.problem[1]))
     path = None if not file or problem else str(names.root / file)
     row.audio = FilePart(path, part.offset, part.size) if path and part else path
+    problem = row.problem or problem
+    row.problem = problem and (problem[0], printable(problem[1]))
     return row
 
 

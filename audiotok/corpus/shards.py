@@ -1,4 +1,4 @@
-"""A prepared corpus on disk: Parquet shards of codes, an index of their lengths, and a manifest."""
+"""A prepared corpus on disk: Parquet shards of codes, and a manifest."""
 
 from __future__ import annotations
 
@@ -20,8 +20,7 @@ from .checks import Drop, parse_drop
 
 CODES_DTYPE = "<i2"
 FORMAT_VERSION = 2
-_READABLE = (1, 2)  # 1 had fewer columns and no index
-INDEX = "index.arrow"
+_READABLE = (1, 2)  # 1 had fewer columns
 MANIFEST = "manifest.json"
 SCHEMA = pa.schema(
     [
@@ -46,21 +45,12 @@ NEEDED = ("id", "frames", "seconds", "codes", "n_q")
 """Columns that every shard has had since format 1, and that are not empty in any row."""
 
 _ROW_GROUP = 256
-_KINDS: dict[str, Any] = {
-    "codes_fingerprint": str,
-    "codec": dict,
-    "source": str,
-    "options": dict,
-    "plan": str,
-    "licence": str,
-    "versions": dict,
-    "source_rows": int,
-    "splits": dict,
-    "rows": int,
-    "hours": int | float,
-    "dropped": dict,
-    "shards": list,
-}
+# Values of a manifest, of its codec and of its shards -> their types.
+_KINDS: dict[str, Any] = dict.fromkeys(("codes_fingerprint", "source", "plan", "licence"), str)
+_KINDS |= dict.fromkeys(("codec", "options", "versions", "splits", "dropped"), dict)
+_KINDS |= {"source_rows": int, "rows": int, "hours": int | float, "shards": list}
+CODEC_KINDS = {"name": str, "n_q": int, "codebook_size": int, "hop_length": int, "sampling_rate": int}
+_SHARD_KINDS = {"file": str, "rows": int, "sha256": str}
 
 
 def pack_codes(codes: torch.Tensor) -> bytes:
@@ -118,7 +108,14 @@ class Manifest:
             if version not in _READABLE:
                 raise ValueError(f"expected format_version {' or '.join(map(str, _READABLE))}, got {version}")
             manifest = cls(**values)
-            manifest._check()
+            _expect(asdict(manifest), _KINDS)
+            _expect(manifest.codec, CODEC_KINDS)
+            _expect(manifest.dropped, dict.fromkeys(manifest.dropped, int))
+            for shard in manifest.shards:
+                _expect(shard, _SHARD_KINDS)
+                float(shard.get("seconds", 0.0))
+                if not re.fullmatch(r"(\w+-)?\d{5,}\.parquet", shard["file"]):
+                    raise ValueError(f"expected the name of a shard, got {shard['file']!r}")
             return manifest
         except (ValueError, TypeError, AttributeError) as error:
             raise ValueError(
@@ -137,36 +134,21 @@ class Manifest:
             }
             for manifest in (self, asked)
         )
-        pairs = {name: (_said(old.get(name)), _said(new.get(name))) for name in {**old, **new}}
-        changed = [f"{name} was {was}, is {now} now" for name, (was, now) in pairs.items() if was != now]
+        said = [
+            {name: json.dumps(value, ensure_ascii=False) for name, value in of.items()} for of in (old, new)
+        ]
+        pairs = [(name, *(of.get(name, "not given") for of in said)) for name in {**old, **new}]
+        changed = [f"{name} was {was}, is {now} now" for name, was, now in pairs if was != now]
         unseen = "the source lists other rows or sizes of files, or another version of audiotok began it"
         return "; ".join(changed) or unseen
 
-    def _check(self) -> None:
-        """ValueError where a value is of another kind than :meth:`save` writes."""
-        for name, kind in _KINDS.items():
-            if not isinstance(value := getattr(self, name), kind):
-                raise ValueError(f"expected another {name}, got {str(value)[:40]!r}")
-        numbers = [self.codec.get(name) for name in ("n_q", "codebook_size", "hop_length", "sampling_rate")]
-        if not isinstance(self.codec.get("name"), str) or not all(
-            isinstance(n, int) and n > 0 for n in numbers
-        ):
-            raise ValueError(f"expected a codec with its numbers, got {str(self.codec)[:80]}")
-        if not all(isinstance(count, int) for count in self.dropped.values()):
-            raise ValueError("expected dropped rows counted by reason")
-        for shard in self.shards:
-            if (
-                not isinstance(shard, dict)
-                or not re.fullmatch(r"(\w+-)?\d{5,}\.parquet", str(shard.get("file")))
-                or not isinstance(shard.get("rows"), int)
-                or not isinstance(shard.get("sha256"), str)
-                or not isinstance(shard.get("seconds", 0.0), int | float)
-            ):
-                raise ValueError(f"expected shards with file, rows and hash, got {str(shard)[:80]}")
 
-
-def _said(value: Any) -> str:
-    return "not given" if value is None else json.dumps(value, ensure_ascii=False)
+def _expect(values: Any, kinds: Mapping[str, Any]) -> None:
+    """Check the types of values. ValueError if one is missing, or of another type, or no positive size of a codec."""
+    for name, kind in kinds.items():
+        value = values.get(name)
+        if not isinstance(value, kind) or (kinds is CODEC_KINDS and kind is int and value < 1):
+            raise ValueError(f"expected another {name}, got {str(value)[:40]!r}")
 
 
 def group_of(split: str) -> str:
@@ -228,35 +210,6 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_index(folder: Path, frames: Sequence[np.ndarray], splits: Sequence[str | None]) -> None:
-    """Write the lengths and splits of all rows, so that a reader can plan its batches without the shards."""
-    lengths = pa.array(np.concatenate([np.zeros(0, np.int32), *frames]), pa.int32())
-    names = pa.array([split or "" for split in splits], pa.string()).dictionary_encode()
-    schema = pa.schema([("frames", pa.int32()), ("split", pa.dictionary(pa.int32(), pa.string()))])
-    with write_aside(folder / INDEX) as aside:
-        with pa.OSFile(str(aside), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-            writer.write_table(pa.Table.from_arrays([lengths, names], schema=schema))
-
-
-def read_index(folder: Path, rows: int) -> pa.Table | None:
-    """The table that :func:`write_index` wrote, columns frames and split; None if there is no such file (format 1).
-
-    Raises:
-        ValueError: it is damaged, or has another number of rows.
-    """
-    path = folder / INDEX
-    if not path.is_file():
-        return None
-    try:
-        with pa.memory_map(str(path)) as source:
-            index = pa.ipc.open_file(source).read_all()
-        if index.num_rows != rows or index.column_names != ["frames", "split"]:
-            raise ValueError(f"expected frames and splits of {rows} rows, got {index.num_rows}")
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise ValueError(f"{path}: damaged ({error}); run `audiotok prepare` again to restore it") from None
-    return index
-
-
 def check_shard(file: Path, rows: int, fingerprint: str) -> None:
     """Refuse a shard that differs from the manifest; only its last bytes are read.
 
@@ -268,22 +221,17 @@ def check_shard(file: Path, rows: int, fingerprint: str) -> None:
         raise FileNotFoundError(f"{file}: this shard is missing; run `audiotok prepare` again to restore it")
     try:
         metadata = pq.read_metadata(file)
-        bound = parse_json((metadata.metadata or {}).get(b"audiotok", b"{}"))
-        if not isinstance(bound, dict):
-            raise ValueError("bound to nothing")
-    except (pa.ArrowException, OSError, ValueError) as error:
+        bound = parse_json((metadata.metadata or {}).get(b"audiotok", b"{}")).get("codes_fingerprint")
+        there = metadata.schema.to_arrow_schema()
+        for name in NEEDED:
+            if name not in there.names or there.field(name).type != SCHEMA.field(name).type:
+                raise ValueError(f"expected a column {name} of {SCHEMA.field(name).type}")
+    except (pa.ArrowException, OSError, ValueError, AttributeError) as error:
         raise ValueError(
-            f"{file}: not a Parquet file of a preparation ({error}); run `audiotok prepare` again"
+            f"{file}: not a shard of a preparation ({error}); run `audiotok prepare` again"
         ) from None
-    there = metadata.schema.to_arrow_schema()
-    for name in NEEDED:
-        if name not in there.names or there.field(name).type != SCHEMA.field(name).type:
-            raise ValueError(
-                f"{file}: expected a column {name} of {SCHEMA.field(name).type}; run `audiotok prepare` again to "
-                "restore it"
-            )
-    if metadata.num_rows != rows or bound.get("codes_fingerprint") != fingerprint:
+    if metadata.num_rows != rows or bound != fingerprint:
         raise ValueError(
-            f"{file}: expected {rows} rows of codec {fingerprint}, got {metadata.num_rows} of "
-            f"{bound.get('codes_fingerprint')}; it is of another corpus, prepare again"
+            f"{file}: expected {rows} rows of codec {fingerprint}, got {metadata.num_rows} of {bound}; it is of "
+            "another corpus, prepare again"
         )

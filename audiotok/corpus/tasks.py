@@ -7,8 +7,7 @@ import json
 import os
 import pickle
 from array import array
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,6 @@ import torch
 from .checks import Drop, Limits, Shaping, Sound, decode, inspect
 from .rows import FilePart, Source, SourceRow
 from .shards import group_of, pack_codes, shard_name, write_shard
-from .sources import StreamSource
 
 if TYPE_CHECKING:
     from ..codec.model import AudioCodec
@@ -36,13 +34,11 @@ class Task:
         name: of its file.
         indices: numbers of its rows in the source.
         repeated: those of them that have an id of a row before them.
-        spool: the rows of a stream; None takes them from the source.
     """
 
     name: str
     indices: np.ndarray
     repeated: frozenset[int] = frozenset()
-    spool: Spool | None = None
 
     def __str__(self) -> str:
         return f"{self.name} (rows {self.indices[0]} to {self.indices[-1]} of the source)"
@@ -53,7 +49,7 @@ class Job:
     """Settings that all tasks share.
 
     Attributes:
-        source: the rows; None for a stream.
+        source: the rows.
         limits, shaping, batch_s: as for :func:`prepare`.
         codec: a pickled codec; as bytes, because handing tensors to a process would share memory with it. None makes no
             codes (a dry run).
@@ -62,7 +58,7 @@ class Job:
         folder: of the shards; None returns the rows instead.
     """
 
-    source: Source | None
+    source: Source
     limits: Limits
     shaping: Shaping
     batch_s: float
@@ -82,22 +78,14 @@ class ShardMaker:
             self.codec = pickle.loads(job.codec).to(job.device).eval()
 
     def __call__(self, task: Task) -> tuple[float, list[Row]]:
-        """Make a shard: seconds of sound in it and, where none is written, its rows in order."""
-        rows = self._rows(task)
-        kept = [row for row in rows if not isinstance(row, Drop)]
-        seconds = sum(row["seconds"] for row in kept)
-        if self.job.folder is None:
-            return seconds, rows
-        drops = [row for row in rows if isinstance(row, Drop)]
-        write_shard(self.job.folder / task.name, kept, self.job.bound, drops)
-        return seconds, []
+        """Make a shard: seconds of sound in it and, where none is written, its rows in order.
 
-    def _rows(self, task: Task) -> list[Row]:
-        """Process rows. Rows of similar lengths are encoded together, which does not change their codes."""
+        Rows of similar lengths are encoded together, which does not change their codes.
+        """
         made: dict[int, Row] = {}
         lengths: list[tuple[float, int]] = []
-        for start in range(0, len(task.indices), _CHUNK):
-            for row in self._take(task, task.indices[start : start + _CHUNK]):
+        for chunk in np.split(task.indices, range(_CHUNK, len(task.indices), _CHUNK)):
+            for row in self.job.source.take(chunk.tolist()):
                 if row.index in task.repeated:
                     row = replace(row, problem=row.problem or ("duplicate", row.id))
                 found = inspect(row, self.job.limits)
@@ -106,13 +94,15 @@ class ShardMaker:
                 else:
                     lengths.append((found, row.index))
         for batch in make_batches(lengths, self.job.batch_s):
-            made |= zip(batch, self._encode(self._take(task, batch)), strict=True)
-        return [made[index] for index in sorted(made)]
-
-    def _take(self, task: Task, indices: Iterable[int]) -> list[SourceRow]:
-        rows = task.spool or self.job.source
-        assert rows is not None
-        return rows.take([int(index) for index in indices])
+            made |= zip(batch, self._encode(self.job.source.take(batch)), strict=True)
+        rows = [made[index] for index in sorted(made)]
+        kept = [row for row in rows if not isinstance(row, Drop)]
+        seconds = sum(row["seconds"] for row in kept)
+        if self.job.folder is None:
+            return seconds, rows
+        drops = [row for row in rows if isinstance(row, Drop)]
+        write_shard(self.job.folder / task.name, kept, self.job.bound, drops)
+        return seconds, []
 
     def _encode(self, rows: list[SourceRow]) -> list[Row]:
         job = self.job
@@ -130,9 +120,8 @@ class ShardMaker:
 
         lengths = torch.tensor([sound.wav.shape[1] for sound in sounds])
         longest = int(lengths.max())
-        padded = torch.zeros(
-            len(sounds), codec.config.audio_channels, longest
-        )  # a mono clip on every channel
+        # A mono clip on every channel.
+        padded = torch.zeros(len(sounds), codec.config.audio_channels, longest)
         for place, sound in zip(padded, sounds, strict=True):
             place[:, : sound.wav.shape[1]] = sound.wav
         mask = None
@@ -154,18 +143,10 @@ class ShardMaker:
 
 def _describe_row(row: SourceRow, sound: Sound) -> dict[str, Any]:
     """The columns of a shard's row beside its codes."""
-    return {
-        "row": row.index,
-        "id": row.id,
-        "text": row.text,
-        "speaker": row.speaker,
-        "language": row.language,
-        "split": row.split,
-        "seconds": sound.wav.shape[1] / sound.sampling_rate,
-        "start_s": sound.start_s,
-        "level_db": sound.level_db,
-        "fields": row.other or None,
-    }
+    named = {name: getattr(row, name) for name in ("id", "text", "speaker", "language", "split")}
+    seconds = sound.wav.shape[1] / sound.sampling_rate
+    sounds = {"seconds": seconds, "start_s": sound.start_s, "level_db": sound.level_db}
+    return {"row": row.index, "fields": row.other or None, **named, **sounds}
 
 
 def make_batches(lengths: Iterable[tuple[float, int]], batch_s: float) -> list[list[int]]:
@@ -199,6 +180,12 @@ class Survey:
     groups: dict[str, np.ndarray]
     repeated: np.ndarray
 
+    def tasks(self, size: int) -> Iterator[Task]:
+        """The tasks, each of at most ``size`` rows of one group."""
+        for group, indices in self.groups.items():
+            for number, part in enumerate(np.split(indices, range(size, len(indices), size))):
+                yield Task(shard_name(group, number), part, frozenset(part[self.repeated[part]].tolist()))
+
 
 def survey(source: Source) -> Survey:
     """List the rows of a source without opening their sound, with 20 bytes of memory per row."""
@@ -219,7 +206,8 @@ def survey(source: Source) -> Survey:
             # The folder of the file does not count.
             values += [os.path.basename(path), os.stat(path).st_size if os.path.isfile(path) else -1]
         digest.update(json.dumps(values, ensure_ascii=False).encode("utf-8", "surrogatepass"))
-        hashes += _hash_id(row.id)
+        # Collisions of 16 bytes are negligible.
+        hashes += hashlib.blake2b(row.id.encode("utf-8", "surrogatepass"), digest_size=16).digest()
         groups.setdefault(group_of(row.split), array("q")).append(row.index)
     ids = np.frombuffer(bytes(hashes), dtype=np.uint64).reshape(-1, 2)
     repeated = np.zeros(len(ids), dtype=bool)
@@ -227,83 +215,3 @@ def survey(source: Source) -> Survey:
     ordered = ids[order]
     repeated[order[1:]] = (ordered[1:] == ordered[:-1]).all(axis=1)
     return Survey(digest.hexdigest(), {name: np.array(rows) for name, rows in groups.items()}, repeated)
-
-
-def _hash_id(id: str) -> bytes:
-    """A 16-byte hash of an id; collisions are negligible."""
-    return hashlib.blake2b(id.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-
-
-def listed_tasks(found: Survey, size: int) -> Iterator[Task]:
-    for group, indices in found.groups.items():
-        for number, start in enumerate(range(0, len(indices), size)):
-            part = indices[start : start + size]
-            repeated = frozenset(int(index) for index in part[found.repeated[part]])
-            yield Task(shard_name(group, number), part, repeated)
-
-
-class Spool:
-    """Rows of one shard of a stream, in a file."""
-
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.path = path
-        self._places: dict[int, int] = {}
-        path.write_bytes(b"")
-
-    def add(self, row: SourceRow) -> None:
-        """Append a row."""
-        with self.path.open("ab") as file:
-            self._places[row.index] = file.tell()
-            pickle.dump(row, file)
-
-    def take(self, indices: Sequence[int]) -> list[SourceRow]:
-        """The rows with these numbers."""
-        rows = []
-        with self.path.open("rb") as file:
-            for index in indices:
-                file.seek(self._places[index])
-                rows.append(pickle.load(file))
-        return rows
-
-
-@dataclass
-class _Open:
-    """A shard of a stream that is not full yet."""
-
-    name: str
-    spool: Spool | None
-    indices: list[int] = field(default_factory=list)
-    repeated: set[int] = field(default_factory=set)
-
-    def task(self) -> Task:
-        return Task(self.name, np.array(self.indices), frozenset(self.repeated), self.spool)
-
-
-def streamed_tasks(
-    source: StreamSource, size: int, wanted: Callable[[int, str], bool], folder: Path, counts: Counter[str]
-) -> Iterator[Task]:
-    """Tasks of a stream, whose rows are kept on disk until their shard is made. ``counts`` gets the rows by split."""
-    seen: set[bytes] = set()
-    under_way: dict[str, _Open] = {}
-    begun = 0
-    for row in source:
-        group = group_of(row.split)
-        if group not in under_way:
-            name = shard_name(group, counts[group] // size)
-            under_way[group] = _Open(name, Spool(folder / f"{name}.rows") if wanted(begun, name) else None)
-            begun += 1
-        shard = under_way[group]
-        shard.indices.append(row.index)
-        key = _hash_id(row.id)
-        if key in seen:
-            shard.repeated.add(row.index)
-        seen.add(key)
-        counts[group] += 1
-        if shard.spool is not None:
-            shard.spool.add(row)
-        if len(shard.indices) == size:
-            if shard.spool is not None:
-                yield shard.task()
-            del under_way[group]
-    yield from (shard.task() for shard in under_way.values() if shard.spool is not None)

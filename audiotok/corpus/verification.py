@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from .checks import DROPPED, read_dropped
 from .reader import PreparedCorpus
 from .reports import choose, decode_row
-from .shards import CODES_DTYPE, INDEX, NEEDED, Manifest, check_shard, sha256
+from .shards import CODES_DTYPE, NEEDED, Manifest, check_shard, sha256
 
 if TYPE_CHECKING:
     from ..codec.model import AudioCodec
@@ -72,15 +72,13 @@ def verify(
             f"{folder}: holds codes of codec {manifest.codec['name']} ({manifest.codes_fingerprint}), got "
             f"{codec.codes_fingerprint}; name its codec with --codec, or decode nothing with --samples 0"
         )
-    found = Verification()
-    frames: list[int] = []
-    source_rows: list[int] = []
+    found, places = Verification(), Counter[int]()
     for number, shard in enumerate(manifest.shards, 1):
-        found.faults += _few(_check_shard(folder, shard, manifest, found, frames, source_rows))
+        found.faults += _few(_shard_faults(folder / "shards" / shard["file"], shard, manifest, found, places))
         found.shards += 1
         if progress is not None:
             progress(number, len(manifest.shards))
-    found.faults += _few(_check_whole(folder, manifest, found, frames, source_rows))
+    found.faults += _few(_folder_faults(folder, manifest, found, places))
     if codec is not None and not found.faults and found.rows:
         corpus = PreparedCorpus(folder)
         for row in map(corpus.row, choose(corpus, samples, seed)):
@@ -93,22 +91,14 @@ def verify(
     return found
 
 
-def _check_shard(
-    folder: Path,
-    shard: dict[str, Any],
-    manifest: Manifest,
-    found: Verification,
-    frames: list[int],
-    rows: list[int],
+def _shard_faults(
+    path: Path, shard: dict[str, Any], manifest: Manifest, found: Verification, places: Counter[int]
 ) -> Iterator[str]:
-    """Faults of one shard; counts its rows."""
-    path = folder / "shards" / shard["file"]
+    """Faults of one shard; counts its rows, and the numbers that they have in the source."""
     try:
         check_shard(path, shard["rows"], manifest.codes_fingerprint)
         if (digest := sha256(path)) != shard["sha256"]:
-            yield (
-                f"{path}: expected SHA-256 {shard['sha256']}, got {digest}; delete it and run `audiotok prepare` again"
-            )
+            yield f"{path}: expected SHA-256 {shard['sha256']}, got {digest}; delete it and prepare again"
         table = pq.read_table(path)
     except (OSError, ValueError, pa.ArrowException) as error:
         yield str(error)
@@ -118,10 +108,10 @@ def _check_shard(
         return
     seconds = 0.0
     for row in table.to_pylist():
-        yield from (f"{path.name}: row {row['id']!r}: {fault}" for fault in _row_faults(row, manifest.codec))
+        if fault := _row_fault(row, manifest.codec):
+            yield f"{path.name}: row {row['id']!r}: {fault}"
         if row.get("row") is not None:
-            rows.append(row["row"])
-        frames.append(row["frames"])
+            places[row["row"]] += 1
         seconds += row["seconds"]
     found.rows += table.num_rows
     found.hours += seconds / 3600
@@ -129,39 +119,37 @@ def _check_shard(
         yield f"{path}: expected {shard['seconds']:.3f} s of sound, got {seconds:.3f}"
 
 
-def _row_faults(row: dict[str, Any], codec: dict[str, Any]) -> Iterator[str]:
+def _row_fault(row: dict[str, Any], codec: dict[str, Any]) -> str:
     if not math.isfinite(row["seconds"]):
-        yield f"expected seconds, got {row['seconds']}"
-    elif row["n_q"] != codec["n_q"]:
-        yield f"expected {codec['n_q']} codebooks, got {row['n_q']}"
-    elif len(row["codes"]) != 2 * row["n_q"] * row["frames"]:
-        yield f"expected {row['frames']} frames of {row['n_q']} codes, got {len(row['codes'])} bytes"
-    else:
-        codes = np.frombuffer(row["codes"], dtype=CODES_DTYPE)
-        if len(codes) and not 0 <= codes.min() <= codes.max() < codec["codebook_size"]:
-            yield f"expected codes in [0, {codec['codebook_size']}), got {codes.min()} to {codes.max()}"
-        # Seconds are stored in float32, so 0.5 samples are tolerated.
-        samples = row["seconds"] * codec["sampling_rate"]
-        least, most = (math.ceil((samples + d) / codec["hop_length"]) for d in (-0.5, 0.5))
-        if not least <= row["frames"] <= most:
-            yield f"expected {most} frames for {row['seconds']:.3f} s, got {row['frames']}"
+        return f"expected seconds, got {row['seconds']}"
+    if row["n_q"] != codec["n_q"]:
+        return f"expected {codec['n_q']} codebooks, got {row['n_q']}"
+    if len(row["codes"]) != 2 * row["n_q"] * row["frames"]:
+        return f"expected {row['frames']} frames of {row['n_q']} codes, got {len(row['codes'])} bytes"
+    codes = np.frombuffer(row["codes"], dtype=CODES_DTYPE)
+    if len(codes) and not 0 <= codes.min() <= codes.max() < codec["codebook_size"]:
+        return f"expected codes in [0, {codec['codebook_size']}), got {codes.min()} to {codes.max()}"
+    # Seconds are stored in float32, so 0.5 samples are tolerated.
+    samples = row["seconds"] * codec["sampling_rate"]
+    least, most = (math.ceil((samples + d) / codec["hop_length"]) for d in (-0.5, 0.5))
+    if not least <= row["frames"] <= most:
+        return f"expected {most} frames for {row['seconds']:.3f} s, got {row['frames']}"
+    return ""
 
 
-def _check_whole(
-    folder: Path, manifest: Manifest, found: Verification, frames: list[int], rows: list[int]
+def _folder_faults(
+    folder: Path, manifest: Manifest, found: Verification, places: Counter[int]
 ) -> Iterator[str]:
-    """Faults of the corpus: totals, dropped rows, index, files that belong to no shard."""
+    """Faults of the corpus: totals, dropped rows, files that belong to no shard."""
     try:
         drops = read_dropped(folder)
         reasons = dict(sorted(Counter(drop.reason for drop in drops).items()))
         if reasons != manifest.dropped:
             yield f"{folder / DROPPED}: expected {manifest.dropped}, got {reasons}"
-        times = Counter(rows)
-        yield from (
-            f"{folder}: row {row} of the source is there twice" for row, count in times.items() if count > 1
-        )
-        both = sorted(drop.row for drop in drops if drop.row in times)
-        yield from (f"{folder / DROPPED}: row {row} is both dropped and in a shard" for row in both)
+        for row in (row for row, count in places.items() if count > 1):
+            yield f"{folder}: row {row} of the source is there twice"
+        for row in sorted(drop.row for drop in drops if drop.row in places):
+            yield f"{folder / DROPPED}: row {row} is both dropped and in a shard"
         if found.rows + len(drops) != manifest.source_rows:
             yield (
                 f"{folder}: expected {manifest.source_rows} rows of the source, got {found.rows} in shards and "
@@ -173,21 +161,12 @@ def _check_whole(
         yield f"{folder}: expected {manifest.rows} rows, got {found.rows}"
     if not math.isclose(found.hours, manifest.hours, rel_tol=1e-5, abs_tol=1e-6):
         yield f"{folder}: expected {manifest.hours:.4f} h, got {found.hours:.4f}"
-    strange = {path.name for path in (folder / "shards").iterdir()} - {
-        shard["file"] for shard in manifest.shards
-    }
-    yield from (
-        f"{folder / 'shards' / name}: belongs to no shard of the manifest" for name in sorted(strange)
-    )
-    if manifest.format_version > 1 and len(frames) == manifest.rows:
-        try:
-            if not np.array_equal(PreparedCorpus(folder).frames, frames):
-                yield f"{folder / INDEX}: expected the lengths that are in the shards, got others"
-        except (OSError, ValueError, pa.ArrowException) as error:
-            yield str(error)
+    named = {shard["file"] for shard in manifest.shards}
+    for name in sorted({path.name for path in (folder / "shards").iterdir()} - named):
+        yield f"{folder / 'shards' / name}: belongs to no shard of the manifest"
 
 
-def _few(faults: Iterator[str]) -> list[str]:
+def _few(faults: Iterable[str]) -> list[str]:
     """The first faults, and how many more there are."""
     found = list(faults)
     more = len(found) - _FAULTS_SHOWN
