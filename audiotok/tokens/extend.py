@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,6 @@ from transformers import AddedToken, AutoTokenizer, PreTrainedModel, PreTrainedT
 
 from ..codec.base import Codec
 from ..codec.pretrained import checkpoint_dir, load_codec
-from ..files import write_aside
 from .tokenizer import (
     CONTROL_TOKENS,
     N_CONTROL,
@@ -28,8 +25,6 @@ from .tokenizer import (
 )
 
 SPACE = "\u2581"  # sentencepiece's sign for a space
-ASCII_CHARACTERS = "".join(map(chr, range(33, 127)))
-_BYTES = 256
 _KEPT = (
     "model_max_length padding_side truncation_side model_input_names clean_up_tokenization_spaces "
     "split_special_tokens chat_template"
@@ -72,9 +67,9 @@ def extend_tokenizer(
 ) -> AudioTextTokenizer:
     """Add 64 control ids and the audio ids of a codec to any fast tokenizer.
 
-    The new strings are added to the vocabulary of the tokenizer's own model such that no text matches them. BPE without
-    ``ignore_merges`` only produces strings that merges lead to. Other models match whole pre-tokens, and no pre-token
-    contains a space, as every new string does. The function checks this.
+    The new strings are added to the vocabulary of the tokenizer's own model such that no text matches them: BPE without
+    ``ignore_merges`` only produces strings that merges lead to, and in other models no pre-token contains a space, as
+    every new string does.
 
     Args:
         base: a fast tokenizer, or a folder or hub id of one. It is not changed.
@@ -107,30 +102,17 @@ def extend_tokenizer(
         ours = as_codec(codec)
         n_q, codebook_size = n_q or ours.config.n_q, codebook_size or ours.config.codebook_size
         codes_fingerprint = codes_fingerprint or ours.codes_fingerprint
-    if not (n_q and codebook_size and codes_fingerprint) or n_q < 1 or codebook_size < 1:
-        raise ValueError(
-            "expected a codec, or n_q >= 1, codebook_size >= 1 and codes_fingerprint, got "
-            f"{n_q}, {codebook_size} and {codes_fingerprint!r}"
-        )
-    fast: Any = base
-    source: Tokenizer = fast.backend_tokenizer
-    backend, size = _extended(source, n_q, codebook_size)
-    specials = {token.content: token for token in base.added_tokens_decoder.values()}
+    source: Tokenizer = base.backend_tokenizer  # type: ignore[attr-defined]
+    size = max(source.get_vocab(with_added_tokens=True).values()) + 1
+    facts = _facts(n_q, codebook_size, codes_fingerprint, size)
+    specials = {token.content: token for token in base.added_tokens_decoder.values()}  # type: ignore[attr-defined]
     named = {name: specials.get(str(token), token) for name, token in base.special_tokens_map.items()}
     named = {name: token for name, token in named.items() if name.endswith("_token")}
     if "pad_token" not in named and "eos_token" in named:
         named["pad_token"] = named["eos_token"]
     kept = {key: value for key in _KEPT if (value := getattr(base, key, None)) is not None}
-    tokenizer = AudioTextTokenizer(
-        tokenizer_object=backend,
-        **named,
-        **kept,
-        n_q=n_q,
-        codebook_size=codebook_size,
-        codes_fingerprint=codes_fingerprint,
-        control_offset=size,
-        audio_offset=size + N_CONTROL,
-    )
+    backend = _extended(source, size, facts["n_q"], facts["codebook_size"])
+    tokenizer = AudioTextTokenizer(tokenizer_object=backend, **named, **kept, **facts)
     # transformers writes its own post-processor if there is none.
     tokenizer.backend_tokenizer.post_processor = source.post_processor
     tokenizer.check()
@@ -142,11 +124,22 @@ def extend_tokenizer(
     return tokenizer
 
 
-def _extended(source: Tokenizer, n_q: int, codebook_size: int) -> tuple[Tokenizer, int]:
-    """The Rust tokenizer with more strings in its model, and the number of ids before the extension."""
-    known = source.get_vocab(with_added_tokens=True)
-    names = {index: token for token, index in known.items()}
-    size = max(names) + 1
+def _facts(
+    n_q: int | None, codebook_size: int | None, codes_fingerprint: str | None, size: int
+) -> dict[str, Any]:
+    """The attributes of a tokenizer over ``size`` text ids."""
+    if not (n_q and codebook_size and codes_fingerprint) or n_q < 1 or codebook_size < 1:
+        raise ValueError(
+            "expected a codec, or n_q >= 1, codebook_size >= 1 and codes_fingerprint, got "
+            f"{n_q}, {codebook_size} and {codes_fingerprint!r}"
+        )
+    facts = {"n_q": n_q, "codebook_size": codebook_size, "codes_fingerprint": codes_fingerprint}
+    return facts | {"control_offset": size, "audio_offset": size + N_CONTROL}
+
+
+def _extended(source: Tokenizer, size: int, n_q: int, codebook_size: int) -> Tokenizer:
+    """The Rust tokenizer with more strings in its model, from id ``size`` on."""
+    names = {index: token for token, index in source.get_vocab(with_added_tokens=True).items()}
     # Added tokens move into the model's vocabulary, because a saved file numbers them by the vocabulary size. Gaps
     # between ids get a string too.
     strings = [names.get(index) or f"<|audiotok gap {index}|>" for index in range(size)]
@@ -165,22 +158,18 @@ def _extended(source: Tokenizer, n_q: int, codebook_size: int) -> tuple[Tokenize
         raise ValueError(
             "this tokenizer has two strings for one id, or contains audiotok's strings; it cannot be extended"
         )
-    if model.get("type", "BPE") != "BPE" or model.get("ignore_merges"):
-        _check_no_spaces(backend)
-    return backend, size
-
-
-def _check_no_spaces(backend: Tokenizer) -> None:
-    """Refuse a tokenizer that leaves spaces in pre-tokens, because audiotok's strings contain a space."""
+    if model.get("type", "BPE") == "BPE" and not model.get("ignore_merges"):
+        return backend
+    # Other models match whole pre-tokens, which must not contain the space of audiotok's strings.
     for probe in _SPACE_PROBES:
         text = backend.normalizer.normalize_str(probe) if backend.normalizer else probe
         pieces = backend.pre_tokenizer.pre_tokenize_str(text) if backend.pre_tokenizer else [(text, ())]
         if any(" " in piece for piece, _ in pieces):
             raise ValueError(
-                f"this tokenizer matches whole strings and leaves spaces in them ({probe!r} becomes "
-                f"{[piece for piece, _ in pieces]}), so text could spell an audio id; give it a pre-tokenizer "
-                "that splits at spaces or replaces them"
+                f"this tokenizer matches whole strings and leaves spaces in them ({probe!r}), so text could spell an "
+                "audio id; give it a pre-tokenizer that splits at spaces or replaces them"
             )
+    return backend
 
 
 def resize_embeddings(model: PreTrainedModel, tokenizer: AudioTextTokenizer, seed: int = 0) -> None:
@@ -227,64 +216,14 @@ def _start_rows(weight: Tensor, text_ids: int, spread: float, generator: torch.G
 # ---- tokenizers over a character vocabulary
 
 
-def train_text_vocab(sentences: Iterable[str], out: str | Path, characters: str = ASCII_CHARACTERS) -> int:
-    """Train a character vocabulary with byte fallback and write it as a sentencepiece model.
-
-    The pieces are ``<unk>`` (never produced), the 256 bytes, the space and ``characters``, the last two by falling
-    frequency. Text is not normalised, so decoding returns the same string; only U+2581, sentencepiece's sign for a
-    space, comes back as a space.
-
-    Args:
-        sentences: text, one sentence each; they decide the order of the pieces only.
-        out: the ``.model`` file to write.
-        characters: characters that get a piece beside the space; others cost one id per byte.
-
-    Returns:
-        The number of pieces.
-
-    Raises:
-        ValueError: no sentence has a character of the alphabet in it.
-        FileNotFoundError: the folder of ``out`` does not exist.
-    """
-    alphabet = set(characters) - {" ", SPACE}
-    # Otherwise the trainer might replace a rare character of the alphabet by a frequent one from outside.
-    kept = ("".join(c for c in sentence if c in alphabet or c == " ") for sentence in sentences)
-    lines = [line for line in kept if line.strip()]
-    if not lines:
-        raise ValueError("expected at least one sentence with a character of the alphabet, got none")
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(lines),
-        model_writer=model,
-        model_type="char",
-        vocab_size=1 + _BYTES + 1 + len(alphabet),
-        character_coverage=1.0,
-        required_chars="".join(sorted(alphabet)),
-        byte_fallback=True,
-        normalization_rule_name="identity",
-        add_dummy_prefix=False,
-        remove_extra_whitespaces=False,
-        # Control ids are not part of the text vocabulary.
-        unk_id=0,
-        bos_id=-1,
-        eos_id=-1,
-        pad_id=-1,
-        num_threads=1,
-        minloglevel=2,
-    )
-    with write_aside(out) as aside:
-        aside.write_bytes(model.getvalue())
-    return sentencepiece.SentencePieceProcessor(model_proto=model.getvalue()).get_piece_size()
-
-
 def build_tokenizer(
     text_model: str | Path, n_q: int = 8, codebook_size: int = 1024, *, codes_fingerprint: str
 ) -> AudioTextTokenizer:
     """Add control and audio ids to a character vocabulary.
 
     Args:
-        text_model: a sentencepiece ``.model`` of single characters with byte fallback, as
-            :func:`train_text_vocab` writes it.
+        text_model: a sentencepiece ``.model`` of single characters with byte fallback, identity normalisation, no
+            dummy prefix and all spaces, as the shipped ``text-en``.
         n_q: K, codebooks that get ids.
         codebook_size: V, entries per codebook.
         codes_fingerprint: ``codec.codes_fingerprint`` of the codec whose codes get ids.
@@ -294,14 +233,34 @@ def build_tokenizer(
 
     Raises:
         FileNotFoundError: ``text_model`` does not exist.
-        ValueError: ``text_model`` is not a character model, a size is below 1, or the fingerprint is empty.
+        ValueError: ``text_model`` is not such a model, a size is below 1, or the fingerprint is empty.
     """
-    if n_q < 1 or codebook_size < 1:
-        raise ValueError(f"expected n_q >= 1 and codebook_size >= 1, got {n_q} and {codebook_size}")
-    if not codes_fingerprint:
-        raise ValueError("codes_fingerprint is empty; pass codec.codes_fingerprint")
-    text, proto = _open_text_model(Path(text_model))
-    backend = _character_backend(text, n_q, codebook_size)
+    proto = Path(text_model).read_bytes()
+    try:
+        text = sentencepiece.SentencePieceProcessor(model_proto=proto)
+    except RuntimeError as error:
+        raise ValueError(f"{text_model} is not a sentencepiece model: {error}") from error
+    size = text.get_piece_size()
+    facts = _facts(n_q, codebook_size, codes_fingerprint, size)
+    pieces = [text.id_to_piece(i) for i in range(size)]
+    for i, piece in enumerate(pieces):
+        if len(piece) > 1 and not (text.is_byte(i) or text.is_control(i) or text.is_unknown(i)):
+            raise ValueError(f"{text_model}: expected a model of single characters, got the piece {piece!r}")
+    new = [audio_token(k, code) for k in range(n_q) for code in range(codebook_size)]
+    vocab = {string: i for i, string in enumerate([*pieces, *CONTROL_TOKENS.values(), *new])}
+    # BPE without merges matches single characters only, so text cannot yield control and audio tokens. The control
+    # tokens are special tokens in transformers too, where split_special_tokens prevents that text yields them.
+    backend = Tokenizer(models.BPE(vocab=vocab, merges=[], byte_fallback=True))
+    backend.normalizer = normalizers.Replace(" ", SPACE)
+    steps = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+    backend.decoder = decoders.Sequence(steps)
+    backend.encode_special_tokens = True
+    for probe in _TEXT_PROBES:
+        if text.encode(probe) != backend.encode(probe).ids:
+            raise ValueError(
+                f"{text_model}: expected a text model with byte fallback, identity normalisation, no dummy prefix and "
+                f"all spaces; this one encodes {probe!r} differently"
+            )
     tokenizer = AudioTextTokenizer(
         tokenizer_object=backend,
         pad_token=CONTROL_TOKENS["pad"],
@@ -309,18 +268,12 @@ def build_tokenizer(
         eos_token=CONTROL_TOKENS["eos"],
         split_special_tokens=True,
         clean_up_tokenization_spaces=False,
-        n_q=n_q,
-        codebook_size=codebook_size,
-        codes_fingerprint=codes_fingerprint,
-        control_offset=text.get_piece_size(),
-        audio_offset=text.get_piece_size() + N_CONTROL,
+        **facts,
     )
     # Saved in tokenizer_config.json only, because readers of tokenizer.json alone would map typed control names to
     # control ids.
-    tokenizer.add_tokens(
-        [AddedToken(token, special=True, normalized=False) for token in CONTROL_TOKENS.values()]
-    )
-    tokenizer.keep_text_model(proto)
+    tokenizer.add_tokens([AddedToken(t, special=True, normalized=False) for t in CONTROL_TOKENS.values()])
+    tokenizer.text_model = proto
     tokenizer.check()
     return tokenizer
 
@@ -352,53 +305,3 @@ def load_tokenizer(name_or_path: str | Path | None = None) -> AudioTextTokenizer
             raise FileNotFoundError(f"no saved tokenizer in {folder}: it has no tokenizer.json")
         name = str(folder)
     return AudioTextTokenizer.from_pretrained(name)
-
-
-def _open_text_model(path: Path) -> tuple[sentencepiece.SentencePieceProcessor, bytes]:
-    """Open a character vocabulary; returns the processor and the bytes of the file."""
-    if not path.is_file():
-        raise FileNotFoundError(f"no sentencepiece model at {path}")
-    proto = path.read_bytes()
-    try:
-        text = sentencepiece.SentencePieceProcessor(model_proto=proto)
-    except RuntimeError as error:
-        raise ValueError(f"{path} is not a sentencepiece model: {error}") from error
-    for i in range(text.get_piece_size()):
-        piece = text.id_to_piece(i)
-        if len(piece) > 1 and not (text.is_byte(i) or text.is_control(i) or text.is_unknown(i)):
-            raise ValueError(f"expected a text model of single characters, got the piece {piece!r} in {path}")
-    if sum(map(text.is_byte, range(text.get_piece_size()))) != _BYTES:
-        raise ValueError(f"expected byte fallback, got none in {path}; train one with train_text_vocab()")
-    return text, proto
-
-
-def _character_backend(text: sentencepiece.SentencePieceProcessor, n_q: int, codebook_size: int) -> Tokenizer:
-    """The Rust tokenizer of a character model: BPE without merges, so text matches single characters only."""
-    pieces = [text.id_to_piece(i) for i in range(text.get_piece_size())]
-    strings = [
-        *pieces,
-        *CONTROL_TOKENS.values(),
-        *(audio_token(k, code) for k in range(n_q) for code in range(codebook_size)),
-    ]
-    vocab = {string: i for i, string in enumerate(strings)}
-    if len(vocab) != len(strings):
-        taken = sorted(set(pieces) & set(strings[len(pieces) :]))
-        raise ValueError(
-            f"expected a text model without audiotok's control and audio tokens, got {', '.join(taken)}"
-        )
-    # No merge leads to control and audio tokens, so text cannot yield them. The control tokens are special tokens in
-    # transformers too, where split_special_tokens prevents that text yields them.
-    backend = Tokenizer(models.BPE(vocab=vocab, merges=[], byte_fallback=True))
-    backend.normalizer = normalizers.Replace(" ", SPACE)
-    backend.decoder = decoders.Sequence(
-        [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
-    )
-    backend.encode_special_tokens = True
-    for probe in _TEXT_PROBES:
-        expected, got = text.encode(probe), backend.encode(probe).ids
-        if expected != got:
-            raise ValueError(
-                "expected a text model with identity normalisation, no dummy prefix and all spaces; this one "
-                f"encodes {probe!r} as {expected}, not {got}; train it with train_text_vocab()"
-            )
-    return backend

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, overload
+from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 Layout = Literal["first", "flat", "delay", "coarse"]
+Errors = Literal["strict", "repair"]
 LAYOUTS: tuple[Layout, ...] = ("first", "flat", "delay", "coarse")
 NO_FILL = -1  # default symbol in the corners of ``delay``
 
@@ -31,27 +33,25 @@ class LayoutError(ValueError):
     def __init__(
         self, layout: str, position: int, codebooks: range, expected: range, fill: int | None, got: int | None
     ) -> None:
-        came = "the end of the sequence" if got is None else str(got)
-        wanted = []
-        if codebooks:
-            names = " or ".join(map(str, codebooks))
-            wanted.append(f"a symbol of codebook {names} in [{expected.start}, {expected.stop})")
-        if fill is not None:
-            wanted.append(f"the fill symbol {fill}")
-        message = " or ".join(wanted) or "the end of the sequence"
         super().__init__(
-            f"malformed {layout!r} sequence: at position {position} expected {message}, got {came}"
-        )
-        self.layout = layout
-        self.position = position
+            layout, position, codebooks, expected, fill, got
+        )  # its arguments, so that it can be pickled
+        self.layout, self.position, self.expected, self.got = layout, position, expected, got
         self.codebook = codebooks.start if codebooks else None
-        self.expected = expected
-        self.got = got
-        self._arguments = (layout, position, codebooks, expected, fill, got)
+        self._codebooks, self._fill = codebooks, fill
 
-    def __reduce__(self) -> tuple[type[LayoutError], tuple[str, int, range, range, int | None, int | None]]:
-        # Worker processes pickle their errors; by default only the message would be pickled.
-        return type(self), self._arguments
+    def __str__(self) -> str:
+        wanted = []
+        if self._codebooks:
+            names = " or ".join(map(str, self._codebooks))
+            wanted.append(f"a symbol of codebook {names} in [{self.expected.start}, {self.expected.stop})")
+        if self._fill is not None:
+            wanted.append(f"the fill symbol {self._fill}")
+        end = "the end of the sequence"
+        return (
+            f"malformed {self.layout!r} sequence: at position {self.position} expected {' or '.join(wanted) or end}, "
+            f"got {end if self.got is None else self.got}"
+        )
 
 
 def sequence_length(frames: int, n_q: int, layout: Layout = "flat") -> int:
@@ -76,20 +76,20 @@ def sequence_length(frames: int, n_q: int, layout: Layout = "flat") -> int:
 def seconds_in_context(context: int, frame_rate: float, n_q: int, layout: Layout = "flat") -> float:
     """Seconds of audio that fit in ``context`` ids: whole frames, without markers.
 
-    Args:
-        context: context length of a model in ids, >= 0.
-        frame_rate: frames per second, Hz.
-        n_q: K, codebooks.
-        layout: see :func:`sequence_length`.
-
     Raises:
-        ValueError: as in :func:`sequence_length`, or ``frame_rate`` is not positive.
+        ValueError: as in :func:`sequence_length`, or ``frame_rate`` (Hz) is not positive.
     """
     if frame_rate <= 0:
         raise ValueError(f"expected frame_rate > 0 Hz, got {frame_rate}")
-    per_frame = sequence_length(2, n_q, layout) - sequence_length(1, n_q, layout)
     first = sequence_length(1, n_q, layout)
+    per_frame = sequence_length(2, n_q, layout) - first
     return max(0, 1 + (context - first) // per_frame) / frame_rate
+
+
+def check_layout(layout: str) -> None:
+    """Refuse an unknown layout. Raises ValueError."""
+    if layout not in LAYOUTS:
+        raise ValueError(f"unknown layout {layout!r}; choose from {', '.join(LAYOUTS)}")
 
 
 class Cursor:
@@ -106,21 +106,24 @@ class Cursor:
         position: symbols taken so far.
         begun: frames whose code of codebook 0 has been taken.
         settled: whether T is known, because a symbol was taken that only follows the last frame's first code.
+
+    Raises:
+        ValueError: an argument is out of its range.
     """
 
     def __init__(
         self, layout: Layout, n_q: int, codebook_size: int, offset: int = 0, fill: int = NO_FILL
     ) -> None:
         check_layout(layout)
-        check_sizes(n_q, codebook_size)
+        if n_q < 1 or codebook_size < 1:
+            raise ValueError(f"expected n_q >= 1 and codebook_size >= 1, got {n_q} and {codebook_size}")
         self.layout: Layout = layout
         self.n_q = 1 if layout == "first" else n_q
-        self.codebook_size = codebook_size
-        self.offset = offset
-        self.fill = fill
-        check_fill(self.layout, self.n_q, codebook_size, offset, fill)
-        self.position = 0
-        self.begun = 0
+        self.codebook_size, self.offset, self.fill = codebook_size, offset, fill
+        stop = offset + self.n_q * codebook_size
+        if layout == "delay" and offset <= fill < stop:
+            raise ValueError(f"expected a fill symbol outside the codes' [{offset}, {stop}), got {fill}")
+        self.position = self.begun = 0
         self.settled = False
 
     def copy(self) -> Cursor:
@@ -146,7 +149,7 @@ class Cursor:
     @property
     def may_fill(self) -> bool:
         """Whether the fill symbol may come next."""
-        if self.layout != "delay" or self.n_q == 1 or (self.settled and self.shortest == 0):
+        if self.layout != "delay" or self.n_q == 1 or (self.settled and self.may_end):
             return False
         if not self.codebooks:
             return True
@@ -155,26 +158,7 @@ class Cursor:
     @property
     def may_end(self) -> bool:
         """Whether the symbols taken so far are a complete sequence."""
-        return self.shortest == 0
-
-    @property
-    def shortest(self) -> int:
-        """Minimum number of further symbols after which the sequence may end."""
-        return sequence_length(self.begun, self.n_q, self.layout) - self.position
-
-    def codebook(self, symbol: int) -> int | None:
-        """The codebook of a symbol that may come next; None for the fill symbol.
-
-        Raises:
-            LayoutError: this symbol may not come next.
-        """
-        for level in self.codebooks:
-            low = self.offset + level * self.codebook_size
-            if low <= symbol < low + self.codebook_size:
-                return level
-        if symbol == self.fill and self.may_fill:
-            return None
-        raise self.error(symbol)
+        return self.position == sequence_length(self.begun, self.n_q, self.layout)
 
     def push(self, symbol: int) -> int | None:
         """Take one symbol and return its codebook, None for the fill symbol.
@@ -182,7 +166,11 @@ class Cursor:
         Raises:
             LayoutError: the symbol is not allowed here; the cursor does not move.
         """
-        level = self.codebook(symbol)
+        level = (symbol - self.offset) // self.codebook_size
+        if level not in self.codebooks:
+            if symbol != self.fill or not self.may_fill:
+                raise self._error(symbol)
+            level = None
         if self.layout == "coarse":
             self.settled = self.settled or level != 0
         elif self.layout == "delay" and level is None and self.position % self.n_q == 0:
@@ -198,10 +186,9 @@ class Cursor:
             LayoutError: the sequence is not complete.
         """
         if not self.may_end:
-            raise self.error(None)
+            raise self._error(None)
 
-    def error(self, got: int | None) -> LayoutError:
-        """The error for ``got`` (None: the end) at this position."""
+    def _error(self, got: int | None) -> LayoutError:
         codebooks = self.codebooks
         low = self.offset + codebooks.start * self.codebook_size
         expected = range(low, low + len(codebooks) * self.codebook_size)
@@ -209,26 +196,6 @@ class Cursor:
         if not codebooks:
             expected = range(0) if fill is None else range(fill, fill + 1)
         return LayoutError(self.layout, self.position, codebooks, expected, fill, got)
-
-
-def check_layout(layout: str) -> None:
-    """Refuse an unknown layout. Raises ValueError."""
-    if layout not in LAYOUTS:
-        raise ValueError(f"unknown layout {layout!r}; choose from {', '.join(LAYOUTS)}")
-
-
-def check_sizes(n_q: int, codebook_size: int) -> None:
-    """Refuse sizes below 1. Raises ValueError."""
-    for name, value in (("codebook_size", codebook_size), ("n_q", n_q)):
-        if value < 1:
-            raise ValueError(f"expected {name} >= 1, got {value}")
-
-
-def check_fill(layout: str, n_q: int, codebook_size: int, offset: int, fill: int) -> None:
-    """Refuse a fill symbol in the range of the codes. Raises ValueError."""
-    stop = offset + n_q * codebook_size
-    if layout == "delay" and offset <= fill < stop:
-        raise ValueError(f"expected a fill symbol outside the codes' [{offset}, {stop}), got {fill}")
 
 
 class Repaired(NamedTuple):
@@ -252,11 +219,7 @@ class FrameReader:
     are taken in order, and :meth:`close` returns the codebooks that are complete.
 
     Args:
-        layout: ``first``, ``flat``, ``delay`` or ``coarse``.
-        n_q: K, codebooks in the sequence; ``first`` always holds one.
-        codebook_size: V.
-        offset: the symbol of code 0 of codebook 0.
-        fill: the symbol in the corners of ``delay``.
+        layout, n_q, codebook_size, offset, fill: as for :class:`Cursor`.
         errors: ``strict`` or ``repair``.
     """
 
@@ -267,21 +230,19 @@ class FrameReader:
         codebook_size: int,
         offset: int = 0,
         fill: int = NO_FILL,
-        errors: Literal["strict", "repair"] = "strict",
+        errors: Errors = "strict",
     ) -> None:
         if errors not in ("strict", "repair"):
             raise ValueError(f"expected errors 'strict' or 'repair', got {errors!r}")
         self._cursor = Cursor(layout, n_q, codebook_size, offset, fill)
         self._strict = errors == "strict"
-        self._size, self._offset = codebook_size, offset
         self._n_q = self._cursor.n_q
         self._levels: list[list[int]] = [[] for _ in range(self._n_q)]
         self._given = 0  # frames returned
         # repair: symbols of the step being read, None for the fill symbol
         self._pending: list[tuple[int, int] | None] = []
         self._frames: dict[int, list[int]] = {}  # repair: unfinished frames by their number
-        self._step = 0
-        self._symbols = self._kept = 0
+        self._step = self._symbols = self._kept = 0
 
     @property
     def lost(self) -> int:
@@ -297,22 +258,30 @@ class FrameReader:
         Raises:
             LayoutError: strict, and the symbol is not allowed here.
         """
+        cursor = self._cursor
+        level, code = divmod(symbol - cursor.offset, cursor.codebook_size)
         if self._strict:
-            level = self._cursor.push(symbol)
-            if level is None:
+            if cursor.push(symbol) is None:
                 return None
-            return self._take(level, symbol)
-        level, code = divmod(symbol - self._offset, self._size)
-        inside = 0 <= level < self._n_q
-        if not inside and (symbol != self._cursor.fill or self._cursor.layout != "delay"):
-            self._symbols += 1
-            return None
-        self._symbols += inside
-        if self._cursor.layout == "coarse":
             self._levels[level].append(code)
-            return None
-        self._pending.append((level, code) if inside else None)
-        return self._resynchronise()
+            if (
+                level < self._n_q - 1
+            ):  # in every layout the code of the last codebook is the last of its frame
+                return None
+            at = self._given if cursor.layout == "coarse" else 0
+            frame = [codes[at] if cursor.layout == "coarse" else codes.pop(0) for codes in self._levels]
+            self._given += 1
+            return torch.tensor(frame).unsqueeze(1)
+        inside = 0 <= level < self._n_q
+        self._symbols += inside
+        if not inside and (symbol != cursor.fill or cursor.layout != "delay"):
+            self._symbols += 1
+        elif cursor.layout == "coarse":
+            self._levels[level].append(code)
+        else:
+            self._pending.append((level, code) if inside else None)
+            return self._resynchronise()
+        return None
 
     def close(self) -> Tensor | None:
         """End the sequence.
@@ -325,27 +294,12 @@ class FrameReader:
         """
         if self._strict:
             self._cursor.end()
-            return None
-        if self._cursor.layout != "coarse":
+        if self._strict or self._cursor.layout != "coarse":
             return None
         sizes = [min(len(level) for level in self._levels[: k + 1]) for k in range(self._n_q)]
         k = max(range(self._n_q), key=lambda k: ((k + 1) * sizes[k], k))
         self._kept = (k + 1) * sizes[k]
-        if self._kept == 0:
-            return None
-        return torch.tensor([level[: sizes[k]] for level in self._levels[: k + 1]])
-
-    def _take(self, level: int, symbol: int) -> Tensor | None:
-        # In every layout the code of the last codebook is the last of its frame.
-        self._levels[level].append(symbol - self._offset - level * self._size)
-        if level < self._n_q - 1:
-            return None
-        if self._cursor.layout == "coarse":
-            frame = [codes[self._given] for codes in self._levels]
-        else:
-            frame = [codes.pop(0) for codes in self._levels]
-        self._given += 1
-        return torch.tensor(frame).unsqueeze(1)
+        return torch.tensor([level[: sizes[k]] for level in self._levels[: k + 1]]) if self._kept else None
 
     def _resynchronise(self) -> Tensor | None:
         """Drop symbols until the pending ones can begin a step; return the frame that a complete step finishes."""
@@ -369,12 +323,12 @@ class FrameReader:
 
 
 def flatten(
-    codes: Tensor, codebook_size: int, layout: Layout = "flat", offset: int = 0, fill: int = NO_FILL
+    codes: Any, codebook_size: int, layout: Layout = "flat", offset: int = 0, fill: int = NO_FILL
 ) -> Tensor:
     """Turn codes into one sequence of symbols ``offset + k * V + code``.
 
     Args:
-        codes: [K, T] integers in [0, V), K >= 1 and T >= 0.
+        codes: [K, T] integers in [0, V), K >= 1 and T >= 0: a tensor, an array or nested lists.
         codebook_size: V, entries per codebook.
         layout: ``first`` keeps codebook 0 only; ``flat`` keeps all, frame by frame, coarse to fine; ``delay`` is frame
             by frame with codebook k shifted by k frames; ``coarse`` is codebook by codebook.
@@ -385,52 +339,25 @@ def flatten(
         [S] int64 on the device of ``codes``; :func:`sequence_length` gives S.
 
     Raises:
-        TypeError: ``codes`` is not a tensor of integers.
+        TypeError: ``codes`` are not integers.
         ValueError: ``codes`` is not [K, T], a code is outside [0, V), the layout is unknown, or ``fill`` is
             a code's symbol.
     """
-    check_layout(layout)
-    check_sizes(1, codebook_size)
-    symbols = _symbols(codes, codebook_size) + offset
-    n_q, frames = symbols.shape
-    if layout == "first":
-        return symbols[0]
-    if layout == "coarse":
-        return symbols.reshape(-1)
-    if layout == "flat":
-        return symbols.T.reshape(-1)
-    check_fill(layout, n_q, codebook_size, offset, fill)
-    if frames == 0:
-        return symbols.reshape(-1)
-    steps = symbols.new_full((frames + n_q - 1, n_q), fill)
-    at, level = _delayed(n_q, frames, symbols.device)
-    steps[at, level] = symbols
-    return steps.reshape(-1)
-
-
-@overload
-def unflatten(
-    symbols: Tensor | Sequence[int],
-    n_q: int,
-    codebook_size: int,
-    layout: Layout = "flat",
-    offset: int = 0,
-    fill: int = NO_FILL,
-    errors: Literal["strict"] = "strict",
-) -> Tensor: ...
-
-
-@overload
-def unflatten(
-    symbols: Tensor | Sequence[int],
-    n_q: int,
-    codebook_size: int,
-    layout: Layout = "flat",
-    offset: int = 0,
-    fill: int = NO_FILL,
-    *,
-    errors: Literal["repair"],
-) -> Repaired: ...
+    codes = _integers(as_tensor(codes), "codes")
+    if codes.ndim != 2 or codes.shape[0] < 1:
+        raise ValueError(
+            f"expected codes [K, T] of one clip with K >= 1, got shape {list(codes.shape)}; "
+            "take one item of a batch at a time: codes[i]"
+        )
+    Cursor(layout, codes.shape[0], codebook_size, offset, fill)  # checks the arguments
+    bad = (codes < 0) | (codes >= codebook_size)
+    if bad.any():
+        k, t = bad.nonzero()[0].tolist()
+        raise ValueError(
+            f"expected codes in [0, {codebook_size}), got {int(codes[k, t])} in codebook {k} at frame {t}; "
+            "were they made by another codec, or are they padding?"
+        )
+    return _arrange(codes, codebook_size, layout, offset, fill)
 
 
 def unflatten(
@@ -440,17 +367,14 @@ def unflatten(
     layout: Layout = "flat",
     offset: int = 0,
     fill: int = NO_FILL,
-    errors: Literal["strict", "repair"] = "strict",
-) -> Tensor | Repaired:
+    errors: Errors = "strict",
+) -> Any:
     """Turn a sequence of symbols back into codes: the inverse of :func:`flatten`.
 
     Args:
         symbols: [S] integers, a tensor or a list.
         n_q: K, codebooks in the sequence; ``first`` always holds one.
-        codebook_size: V, entries per codebook.
-        layout: as for :func:`flatten`.
-        offset: as for :func:`flatten`.
-        fill: as for :func:`flatten`.
+        codebook_size, layout, offset, fill: as for :func:`flatten`.
         errors: ``strict`` raises on a malformed sequence; ``repair`` keeps its whole frames (see
             :class:`FrameReader`) and counts what was lost.
 
@@ -463,108 +387,78 @@ def unflatten(
         ValueError: ``symbols`` is not one sequence, a size is below 1, or layout, fill or errors are unknown.
         LayoutError: the sequence is malformed; the error names the first bad position and the expected symbols.
     """
-    cursor = Cursor(layout, n_q, codebook_size, offset, fill)  # checks the arguments
-    if errors not in ("strict", "repair"):
-        raise ValueError(f"expected errors 'strict' or 'repair', got {errors!r}")
-    symbols = _as_sequence(symbols)
+    cursor = Cursor(layout, n_q, codebook_size, offset, fill)
+    reader = FrameReader(layout, n_q, codebook_size, offset, fill, errors)
+    empty = not isinstance(symbols, Tensor) and len(symbols) == 0
+    symbols = _integers(torch.zeros(0).long() if empty else as_tensor(symbols), "symbols")
+    if symbols.ndim != 1:
+        raise ValueError(
+            f"expected one sequence [S], got shape {list(symbols.shape)}; pass one row at a time"
+        )
     codes = _read_codes(symbols, cursor)
     if codes is not None:
         return Repaired(codes, 0) if errors == "repair" else codes
-    if errors == "repair":
-        reader = FrameReader(layout, n_q, codebook_size, offset, fill, errors="repair")
-        parts = [reader.push(symbol) for symbol in symbols.tolist()]
-        kept = [part for part in [*parts, reader.close()] if part is not None]
-        codes = torch.cat(kept, dim=1) if kept else torch.zeros(cursor.n_q, 0, dtype=torch.int64)
-        return Repaired(codes.to(symbols.device), reader.lost)
-    raise _first_error(symbols, cursor)
-
-
-def _first_error(symbols: Tensor, cursor: Cursor) -> LayoutError:
-    """The error of a malformed sequence [S]; ``cursor`` is at the start."""
-    try:
-        for symbol in symbols.tolist():
-            cursor.push(symbol)
-        cursor.end()
-    except LayoutError as error:
-        return error
-    raise AssertionError("cursor and tensor code disagree")
+    parts = [reader.push(symbol) for symbol in symbols.tolist()]  # strict: raises here or in close()
+    kept = [part for part in [*parts, reader.close()] if part is not None]
+    codes = torch.cat(kept, dim=1) if kept else torch.zeros(cursor.n_q, 0, dtype=torch.int64)
+    return Repaired(codes.to(symbols.device), reader.lost)
 
 
 def _read_codes(symbols: Tensor, cursor: Cursor) -> Tensor | None:
     """The codes [K, T] of a well-formed sequence [S]; None for any other."""
-    n_q, size = cursor.n_q, cursor.codebook_size
-    if symbols.shape[0] % n_q:
+    n_q, size, layout = cursor.n_q, cursor.codebook_size, cursor.layout
+    if len(symbols) % n_q:
         return None
-    if cursor.layout == "coarse":
-        values = symbols.reshape(n_q, -1)
-    elif cursor.layout != "delay" or symbols.shape[0] == 0:
-        values = symbols.reshape(-1, n_q).T
-    else:
-        steps = symbols.reshape(-1, n_q)
-        frames = steps.shape[0] - n_q + 1
+    values = symbols.reshape(n_q, -1) if layout == "coarse" else symbols.reshape(-1, n_q).T
+    if layout == "delay" and len(symbols):
+        frames = values.shape[1] - n_q + 1
         if frames < 1:
             return None
-        at, level = _delayed(n_q, frames, symbols.device)
-        values = steps[at, level]
-        corner = torch.ones_like(steps, dtype=torch.bool)
-        corner[at, level] = False
-        if bool((steps[corner] != cursor.fill).any()):
-            return None
+        values = torch.stack([row[k : k + frames] for k, row in enumerate(values)])
     codes = values - _lows(n_q, size, symbols.device) - cursor.offset
     if bool(((codes < 0) | (codes >= size)).any()):
         return None
+    if not torch.equal(_arrange(codes, size, layout, cursor.offset, cursor.fill), symbols):
+        return None  # a corner of ``delay`` is not filled
     return codes.contiguous()
 
 
-def _delayed(n_q: int, frames: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Row [K, T] and column [K, 1] of every code among the steps of ``delay``."""
-    level = torch.arange(n_q, device=device).unsqueeze(1)
-    return torch.arange(frames, device=device) + level, level
+def _arrange(codes: Tensor, codebook_size: int, layout: Layout, offset: int, fill: int) -> Tensor:
+    """Checked codes [K, T] -> symbols [S]."""
+    n_q, frames = codes.shape
+    symbols = codes + _lows(n_q, codebook_size, codes.device) + offset
+    if layout == "first":
+        return symbols[0]
+    if layout == "coarse":
+        return symbols.reshape(-1)
+    if layout == "delay" and frames:
+        steps = symbols.new_full((n_q, frames + n_q - 1), fill)
+        for k in range(n_q):
+            steps[k, k : k + frames] = symbols[k]
+        symbols = steps
+    return symbols.T.reshape(-1)
 
 
 def _lows(n_q: int, codebook_size: int, device: torch.device) -> Tensor:
     return torch.arange(n_q, device=device).unsqueeze(1) * codebook_size
 
 
-def _symbols(codes: Tensor, codebook_size: int) -> Tensor:
-    """Checked codes [K, T] -> symbols [K, T] without offset."""
-    if not isinstance(codes, Tensor):
-        raise TypeError(
-            f"expected a tensor of codes [K, T], got {type(codes).__name__}; use torch.as_tensor(codes)"
-        )
-    _check_integers(codes, "codes")
-    if codes.ndim != 2 or codes.shape[0] < 1:
-        raise ValueError(
-            f"expected codes [K, T] of one clip with K >= 1, got shape {list(codes.shape)}; "
-            "take one item of a batch at a time: codes[i]"
-        )
-    codes = codes.long()
-    bad = (codes < 0) | (codes >= codebook_size)
-    if bad.any():
-        k, t = bad.nonzero()[0].tolist()
-        raise ValueError(
-            f"expected codes in [0, {codebook_size}), got {int(codes[k, t])} in codebook {k} at frame {t}; "
-            "were they made by another codec, or are they padding?"
-        )
-    return codes + _lows(codes.shape[0], codebook_size, codes.device)
+def as_tensor(values: Any) -> Tensor:
+    """Convert an array or nested lists to a tensor; a tensor is returned as it is.
+
+    Raises:
+        TypeError: ``values`` are none of these, or ragged.
+    """
+    if isinstance(values, Tensor):
+        return values
+    try:
+        array = np.asarray(values)
+        return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"expected an array of integers, got {type(values).__name__} ({error})") from None
 
 
-def _check_integers(values: Tensor, what: str) -> None:
+def _integers(values: Tensor, what: str) -> Tensor:
     if values.dtype == torch.bool or values.is_floating_point() or values.is_complex():
         raise TypeError(f"expected {what} of an integer dtype, got {values.dtype}")
-
-
-def _as_sequence(symbols: Tensor | Sequence[int]) -> Tensor:
-    if not isinstance(symbols, Tensor):
-        if len(symbols) == 0:
-            return torch.zeros(0, dtype=torch.int64)
-        try:
-            symbols = torch.as_tensor(symbols)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise TypeError(f"expected a tensor or a flat list of integers: {error}") from error
-    _check_integers(symbols, "symbols")
-    if symbols.ndim != 1:
-        raise ValueError(
-            f"expected one sequence [S], got shape {list(symbols.shape)}; pass one row at a time"
-        )
-    return symbols.long()
+    return values.long()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+import copy
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import soundfile
 import torch
 from torch import Tensor
 from transformers import (
@@ -30,22 +29,13 @@ from transformers.models.auto.modeling_auto import AutoModelForAudioTokenization
 from transformers.processing_utils import AudioKwargs, TextKwargs
 
 from ..audio import load_audio, resample
-from .chat import (
-    Conversation,
-    encode_conversation,
-    eos_id,
-    has_template,
-    is_batch,
-    plain_conversation,
-    render_conversation,
-)
+from .chat import Conversation, eos_id, plain_conversation
 from .constrain import AudioConstraint
 from .extend import as_codec, extend_tokenizer
-from .layout import Layout, check_layout
-from .tokenizer import AudioTextTokenizer, as_codes
+from .layout import Errors, Layout, as_tensor, check_layout
+from .tokenizer import AudioTextTokenizer, conversation_rows
 
 CODEC_FOLDER = "audio_tokenizer"
-IGNORED = -100  # label that losses ignore
 Audio = str | Path | Tensor | np.ndarray | Sequence[Any] | Mapping[str, Any]
 Task = Literal["speak", "transcribe"]
 _PCM_SCALE = {torch.int16: 2.0**15, torch.int32: 2.0**31}
@@ -90,12 +80,12 @@ class AudioTextProcessor(ProcessorMixin):
         n_q: int | None = None,
     ) -> None:
         tokenizer = AudioTextTokenizer.from_plain(tokenizer)
-        codec = None if audio_tokenizer is None else as_codec(audio_tokenizer)
-        if codec is not None:
-            self._check_fingerprint(tokenizer, codec.codes_fingerprint, "the codec has")
         check_layout(layout)
         super().__init__(feature_extractor, tokenizer, chat_template=chat_template)
-        self.audio_tokenizer = codec  # transformers accepts only the classes of its own list
+        # Not passed on, because transformers accepts only the classes of its own list.
+        self.audio_tokenizer = None if audio_tokenizer is None else as_codec(audio_tokenizer)
+        if self.audio_tokenizer is not None:
+            self.check_fingerprint(self.audio_tokenizer.codes_fingerprint)
         self.layout: Layout = layout
         self.n_q = tokenizer.check_n_q(n_q)
 
@@ -159,9 +149,7 @@ class AudioTextProcessor(ProcessorMixin):
             )
         return self.tokenizer.encode_audio(codes, self.layout)
 
-    def decode_audio(
-        self, ids: Sequence[int] | Tensor, errors: Literal["strict", "repair"] = "strict"
-    ) -> list[Tensor]:
+    def decode_audio(self, ids: Sequence[int] | Tensor, errors: Errors = "strict") -> list[Tensor]:
         """The wavs of all audio blocks of a sequence.
 
         Args:
@@ -175,17 +163,13 @@ class AudioTextProcessor(ProcessorMixin):
             LayoutError: as in :meth:`parse`.
             ValueError: there is no codec.
         """
-        codec: Any = self.audio_tokenizer
-        if codec is None:
-            raise ValueError("this processor has no codec to decode with; make it with from_codec()")
-        blocks = [part.codes for part in self.parse(ids, errors) if part.codes is not None]
-        with torch.no_grad():
-            return [
-                codec.decode(codes[None].to(codec.device)).audio_values[0].float().cpu()
-                if codes.shape[1]
-                else torch.zeros(codec.config.audio_channels, 0)
-                for codes in blocks
-            ]
+        codec, wavs = self._codec(), []
+        for codes in [part.codes for part in self.parse(ids, errors) if part.codes is not None]:
+            wavs.append(torch.zeros(codec.config.audio_channels, 0))
+            if codes.shape[1]:
+                with torch.no_grad():
+                    wavs[-1] = codec.decode(codes[None].to(codec.device)).audio_values[0].float().cpu()
+        return wavs
 
     # ---- sequences
 
@@ -235,7 +219,8 @@ class AudioTextProcessor(ProcessorMixin):
         if task not in ("speak", "transcribe"):
             raise ValueError(f"unknown task {task!r}; choose from speak, transcribe")
         rows = [self._pair(one, clip, task, rate) for one, clip in zip(texts, clips, strict=True)]
-        return self._batch(rows, single, bool(labels), False, options)
+        features = conversation_rows(rows, bool(labels), False)
+        return BatchFeature(self.tokenizer.batch_rows(features, single, **options))
 
     def apply_chat_template(  # type: ignore[override]  # the other options go through to the template
         self,
@@ -259,10 +244,8 @@ class AudioTextProcessor(ProcessorMixin):
                 ...}`` and ``{"type": "audio", "audio": ...}`` with what :meth:`encode_audio` takes (``path`` or
                 ``url`` may name a file instead).
             chat_template: used instead of the processor's or the tokenizer's.
-            tokenize: false returns the rendered text for display, without the audio.
-            labels: also return ``labels``: the ids of the assistant mask, -100 elsewhere.
-            return_dict: false returns the ids alone.
-            return_assistant_tokens_mask: also return ``assistant_masks``; see the tokenizer's method.
+            tokenize, labels, return_dict, return_assistant_tokens_mask: as in
+                :meth:`AudioTextTokenizer.apply_chat_template`.
             processor_kwargs: keyword arguments of :meth:`__call__`; they may also be passed directly.
             options: ``add_generation_prompt``, ``continue_final_message``, ``tools``, ``documents`` and variables of
                 the template. Without a template ``answer="audio"`` or ``"text"`` selects the generation prompt.
@@ -275,16 +258,8 @@ class AudioTextProcessor(ProcessorMixin):
         """
         given = {key: options.pop(key) for key in list(options) if key in _OPTIONS}
         batch_options, rate = self._options({**(processor_kwargs or {}), **given})
-        options.pop("sanitize_control_tokens", None)  # always so
         if template := chat_template or self.chat_template:
             options["chat_template"] = template
-        batched = is_batch(conversation)
-        batch: Any = conversation if batched else [conversation]
-        if not tokenize:
-            if not has_template(self.tokenizer, options):
-                raise ValueError("expected a chat template to render, got none; pass chat_template=...")
-            texts = [render_conversation(self.tokenizer, messages, options) for messages in batch]
-            return texts if batched else texts[0]
 
         def audio_ids(part: Mapping[str, Any]) -> list[int]:
             clip = next((part[key] for key in ("audio", "path", "url") if part.get(key) is not None), None)
@@ -294,31 +269,17 @@ class AudioTextProcessor(ProcessorMixin):
                 )
             return self._block(clip, rate)
 
-        rows = [encode_conversation(self.tokenizer, messages, options, audio_ids) for messages in batch]
-        out = self._batch(rows, not batched, bool(labels), return_assistant_tokens_mask, batch_options)
-        return out if return_dict else out["input_ids"]
-
-    def pad(
-        self,
-        rows: Sequence[Mapping[str, Sequence[int]]],
-        padding_side: str | None = None,
-        pad_to_multiple_of: int = 1,
-    ) -> BatchFeature:
-        """Pad rows to tensors.
-
-        Args:
-            rows: dicts with ``input_ids`` and optional ``labels``, lists of equal length.
-            padding_side: ``left`` or ``right``; None means left.
-            pad_to_multiple_of: round the width up to a multiple of this.
-
-        Returns:
-            ``input_ids``, ``attention_mask`` and, where the rows have them, ``labels``: [B, S] int64.
-        """
-        options: dict[str, Any] = {
-            "padding_side": padding_side or "left",
-            "pad_to_multiple_of": pad_to_multiple_of,
-        }
-        return BatchFeature(self.tokenizer.batch_rows(rows, padding=True, return_tensors="pt", **options))
+        out = self.tokenizer.apply_chat_template(
+            conversation,
+            tokenize=tokenize,
+            return_dict=return_dict,
+            return_assistant_tokens_mask=return_assistant_tokens_mask,
+            labels=labels,
+            audio_ids=audio_ids,
+            tokenizer_kwargs=batch_options,
+            **options,
+        )
+        return BatchFeature(dict(out)) if tokenize and return_dict else out
 
     @property
     def model_input_names(self) -> list[str]:
@@ -354,9 +315,7 @@ class AudioTextProcessor(ProcessorMixin):
         ends = {"eos_token_id": eos_id(self.tokenizer), "pad_token_id": self.tokenizer.pad_id}
         return {"logits_processor": [constraint], "max_new_tokens": max_new_tokens, **ends}
 
-    def parse(
-        self, ids: Sequence[int] | Tensor, errors: Literal["strict", "repair"] = "strict"
-    ) -> list[Part]:
+    def parse(self, ids: Sequence[int] | Tensor, errors: Errors = "strict") -> list[Part]:
         """Split a sequence into texts and codes.
 
         Args:
@@ -373,27 +332,21 @@ class AudioTextProcessor(ProcessorMixin):
         start, end = tok.control_id("audio_start"), tok.control_id("audio_end")
         given = ids.tolist() if isinstance(ids, Tensor | np.ndarray) else list(ids)
         audio = range(tok.audio_offset, tok.audio_offset + tok.n_q * tok.codebook_size)
-        inside = bool(given) and given[0] in audio
-        parts: list[Part] = []
-        piece: list[int] = []
-
-        def close() -> None:
-            if inside and errors == "repair":
-                parts.append(Part(None, *tok.decode_audio(piece, self.layout, self.n_q, errors="repair")))
-            elif inside:
-                parts.append(Part(codes=tok.decode_audio(piece, self.layout, self.n_q)))
-            elif text := tok.decode(piece, skip_special_tokens=True):
-                parts.append(Part(text=str(text)))
-            piece.clear()
-
+        if given and given[0] in audio:
+            given.insert(0, start)
+        blocks: list[tuple[bool, list[int]]] = [(False, [])]
         for index in given:
             if index in (start, end):
-                close()
-                inside = index == start
+                blocks.append((index == start, []))
             else:
-                piece.append(index)
-        if piece or inside:
-            close()
+                blocks[-1][1].append(index)
+        parts: list[Part] = []
+        for is_audio, piece in blocks:
+            if is_audio:
+                decoded = tok.decode_audio(piece, self.layout, self.n_q, errors)
+                parts.append(Part(None, *decoded) if errors == "repair" else Part(codes=decoded))
+            elif piece and (text := tok.decode(piece, skip_special_tokens=True)):
+                parts.append(Part(text=str(text)))
         return parts
 
     # ---- files
@@ -424,12 +377,10 @@ class AudioTextProcessor(ProcessorMixin):
     def to_dict(self) -> dict[str, Any]:
         """The contents of processor_config.json, with the name of the codec's folder."""
         # transformers would store the codec's weights and their original path here.
-        codec = self.__dict__.pop("audio_tokenizer", None)
-        try:
-            values = super().to_dict()
-        finally:
-            self.audio_tokenizer = codec
-        return values | ({} if codec is None else {"audio_tokenizer_folder": CODEC_FOLDER})
+        bare = copy.copy(self)
+        del bare.audio_tokenizer
+        values = super(AudioTextProcessor, bare).to_dict()
+        return values | ({} if self.audio_tokenizer is None else {"audio_tokenizer_folder": CODEC_FOLDER})
 
     @classmethod
     def get_processor_dict(
@@ -461,48 +412,38 @@ class AudioTextProcessor(ProcessorMixin):
 
     # ---- helpers
 
-    def check_row(self, row: Mapping[str, Any]) -> None:
-        """Refuse a row whose ``codes_fingerprint`` is another codec's. Raises ValueError."""
-        if row.get("codes_fingerprint"):
-            self._check_fingerprint(self.tokenizer, row["codes_fingerprint"], "the row has")
-
-    @staticmethod
-    def _check_fingerprint(tokenizer: AudioTextTokenizer, fingerprint: str, what: str) -> None:
-        if fingerprint != tokenizer.codes_fingerprint:
+    def check_fingerprint(self, fingerprint: str | None) -> None:
+        """Refuse the ``codes_fingerprint`` of another codec than the tokenizer's. Raises ValueError."""
+        if fingerprint and fingerprint != self.tokenizer.codes_fingerprint:
             raise ValueError(
-                f"the tokenizer's audio ids belong to the codec {tokenizer.codes_fingerprint}, {what} codes of "
+                f"the tokenizer's audio ids belong to the codec {self.tokenizer.codes_fingerprint}, got codes of "
                 f"{fingerprint}; use that codec's tokenizer, or encode with the tokenizer's codec"
             )
 
     def _codes(self, audio: Any, sampling_rate: int | None) -> Tensor:
         """Codes of one clip in any form, with all of its codebooks."""
         if isinstance(audio, Mapping):
-            self.check_row(audio)
+            self.check_fingerprint(audio.get("codes_fingerprint"))
             if audio.get("codes") is not None:
                 return _row_codes(audio)
             if audio.get("array") is not None:
                 return self._encode(_samples(audio["array"]), audio.get("sampling_rate", sampling_rate))
-            if audio.get("bytes") is not None:
-                data, rate = soundfile.read(io.BytesIO(audio["bytes"]), dtype="float32", always_2d=True)
-                return self._encode(torch.from_numpy(data.T.copy()), rate)
-            if audio.get("path") is None:
-                raise ValueError(
-                    f"expected audio with 'array', 'bytes', 'path' or 'codes', got the keys {sorted(audio)}"
-                )
-            audio = audio["path"]
-        if isinstance(audio, str | Path):
+            audio = audio.get("path") if audio.get("bytes") is None else audio["bytes"]
+            if audio is None:
+                raise ValueError("expected audio with 'array', 'bytes', 'path' or 'codes', got none of them")
+        elif isinstance(audio, bytes | bytearray | memoryview):
+            raise ValueError(
+                "expected codes as bytes with their number of codebooks; pass the shard's row, or "
+                "{'codes': ..., 'n_q': ...}"
+            )
+        if isinstance(audio, str | Path | bytes):
             self._codec()
             rate = self.feature_extractor.sampling_rate
             return self._encode(load_audio(audio, rate)[0], rate)
         if hasattr(audio, "get_all_samples"):  # audio that `datasets` decodes with torchcodec
             samples = audio.get_all_samples()
             return self._encode(samples.data, samples.sample_rate)
-        if isinstance(audio, bytes | bytearray | memoryview):
-            raise ValueError(
-                "the number of codebooks is unknown for codes as bytes; pass the shard's row, or "
-                "{'codes': ..., 'n_q': ...}"
-            )
-        values = as_codes(audio)
+        values = as_tensor(audio)
         if values.is_floating_point():
             return self._encode(values, sampling_rate)
         channels = self.feature_extractor.feature_size
@@ -538,7 +479,9 @@ class AudioTextProcessor(ProcessorMixin):
 
     def _codec(self) -> Any:
         if self.audio_tokenizer is None:
-            raise ValueError("this processor has no codec to encode a wav with; pass codes [K, T]")
+            raise ValueError(
+                "this processor has no codec, only codes [K, T] as audio; make it with from_codec()"
+            )
         return self.audio_tokenizer
 
     def _options(self, kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], int | None]:
@@ -579,23 +522,6 @@ class AudioTextProcessor(ProcessorMixin):
             self.tokenizer, messages, lambda part: self._block(part["audio"], sampling_rate), len(given) == 1
         )
 
-    def _batch(
-        self,
-        rows: Sequence[Conversation],
-        single: bool,
-        labels: bool,
-        masks: bool,
-        options: Mapping[str, Any],
-    ) -> BatchFeature:
-        features = []
-        for ids, answer in rows:
-            features.append({"input_ids": ids})
-            if labels:
-                features[-1]["labels"] = [i if said else IGNORED for i, said in zip(ids, answer, strict=True)]
-            if masks:
-                features[-1]["assistant_masks"] = [int(said) for said in answer]
-        return BatchFeature(self.tokenizer.batch_rows(features, single, **options))
-
 
 @dataclass
 class AudioTextCollator:
@@ -620,10 +546,16 @@ class AudioTextCollator:
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         """Make the batch: ``input_ids``, ``attention_mask`` and ``labels``, [B, S] int64."""
         features = [self._feature(row) for row in rows]
-        return dict(self.processor.pad(features, self.padding_side, self.pad_to_multiple_of))
+        return self.processor.tokenizer.batch_rows(
+            features,
+            padding=True,
+            padding_side=self.padding_side or "left",
+            pad_to_multiple_of=self.pad_to_multiple_of,
+            return_tensors="pt",
+        )
 
     def _feature(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
-        self.processor.check_row(row)
+        self.processor.check_fingerprint(row.get("codes_fingerprint"))
         if "input_ids" in row:
             kept = {key: row[key] for key in ("input_ids", "attention_mask", "labels") if key in row}
             return {"labels": row["input_ids"], **kept}
@@ -642,7 +574,7 @@ def _row_codes(row: Mapping[str, Any]) -> Tensor:
     """Codes [K, T] from the int16 bytes of a shard's row or from any other form."""
     codes = row["codes"]
     if not isinstance(codes, bytes | bytearray | memoryview):
-        return as_codes(codes)
+        return as_tensor(codes)
     n_q = row.get("n_q")
     if not isinstance(n_q, Integral) or n_q < 1 or len(codes) % (2 * int(n_q)):
         raise ValueError(
@@ -653,7 +585,7 @@ def _row_codes(row: Mapping[str, Any]) -> Tensor:
 
 def _samples(array: Any) -> Tensor:
     """Convert int16 and int32 samples to floats in [-1, 1]; floats are unchanged."""
-    values = as_codes(array)
+    values = as_tensor(array)
     if values.is_floating_point():
         return values
     if values.dtype not in _PCM_SCALE:

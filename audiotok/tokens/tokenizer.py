@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,33 +18,28 @@ from torch import Tensor
 from transformers import BatchEncoding, PreTrainedTokenizerFast
 
 from ..files import write_aside, write_json
-from .chat import encode_conversation, has_template, is_batch, render_conversation
-from .layout import Cursor, FrameReader, Layout, Repaired, flatten, unflatten
+from .chat import AudioIds, Conversation, encode_conversation, has_template, is_batch, render_conversation
+from .layout import Cursor, Errors, FrameReader, Layout, as_tensor, flatten, unflatten
 
 N_CONTROL = 64
-N_VOICES = 16
 TEXT_MODEL_FILE = "tokenizer.model"
+IGNORED = -100  # label that losses ignore
 _ROW_MULTIPLE = 64
-_FILLS = {"attention_mask": 0, "labels": -100, "assistant_masks": 0}
+_FILLS = {"attention_mask": 0, "labels": IGNORED, "assistant_masks": 0}
 
-
-def _control_tokens() -> dict[str, str]:
-    """Name -> readable token of the 64 reserved ids in order. A slot in use never moves."""
-    tokens = {
-        "pad": "<pad>",
-        "bos": "<bos>",
-        "eos": "<eos>",
-        "text_start": "<text>",
-        "text_end": "</text>",
-        "audio_start": "<audio>",
-        "audio_end": "</audio>",
-    }
-    tokens |= {f"voice_{i:02}": f"<voice_{i:02}>" for i in range(N_VOICES)}
-    tokens |= {"fill": "<fill>"}  # fills the corners of the layout `delay`
-    return tokens | {f"reserved_{i:02}": f"<reserved_{i:02}>" for i in range(len(tokens), N_CONTROL)}
-
-
-CONTROL_TOKENS = _control_tokens()
+CONTROL_TOKENS = {
+    "pad": "<pad>",
+    "bos": "<bos>",
+    "eos": "<eos>",
+    "text_start": "<text>",
+    "text_end": "</text>",
+    "audio_start": "<audio>",
+    "audio_end": "</audio>",
+    **{f"voice_{i:02}": f"<voice_{i:02}>" for i in range(16)},
+    "fill": "<fill>",  # fills the corners of the layout `delay`
+    **{f"reserved_{i:02}": f"<reserved_{i:02}>" for i in range(24, N_CONTROL)},
+}
+"""Name -> readable token of the 64 reserved ids in order. A slot in use never moves."""
 _CONTROL_INDEX = {name: index for index, name in enumerate(CONTROL_TOKENS)}
 
 # Audio and control ids have two spellings. The readable one is used with a text vocabulary of single characters. The
@@ -83,7 +78,9 @@ class AudioTextTokenizer(PreTrainedTokenizerFast):
 
     # There is no __init__, because transformers would rebuild the backend and lose its byte fallback. The attributes
     # are stored as init arguments, which a plain PreTrainedTokenizerFast keeps too.
-    _text_model: bytes | None = None
+
+    # Bytes of a sentencepiece model, saved as ``tokenizer.model``. A path would not survive copies in other processes.
+    text_model: bytes | None = None
     _specials: frozenset[int] | None = None
 
     n_q = property(lambda self: self._stored("n_q"))
@@ -133,7 +130,7 @@ class AudioTextTokenizer(PreTrainedTokenizerFast):
             TypeError: ``codes`` are not integers.
             ValueError: the shape or a code is out of range, or the layout is unknown.
         """
-        codes = as_codes(codes)
+        codes = as_tensor(codes)
         if codes.ndim == 2 and codes.shape[0] > self.n_q:
             raise ValueError(
                 f"expected codes [K, T] of at most n_q = {self.n_q} codebooks, got {codes.shape[0]} rows; pass "
@@ -142,32 +139,13 @@ class AudioTextTokenizer(PreTrainedTokenizerFast):
         fill = self.control_id("fill")
         return flatten(codes, self.codebook_size, layout, self.audio_offset, fill).tolist()
 
-    @overload
     def decode_audio(
         self,
         ids: Sequence[int] | Tensor,
         layout: Layout = "flat",
         n_q: int | None = None,
-        errors: Literal["strict"] = "strict",
-    ) -> Tensor: ...
-
-    @overload
-    def decode_audio(
-        self,
-        ids: Sequence[int] | Tensor,
-        layout: Layout = "flat",
-        n_q: int | None = None,
-        *,
-        errors: Literal["repair"],
-    ) -> Repaired: ...
-
-    def decode_audio(
-        self,
-        ids: Sequence[int] | Tensor,
-        layout: Layout = "flat",
-        n_q: int | None = None,
-        errors: Literal["strict", "repair"] = "strict",
-    ) -> Tensor | Repaired:
+        errors: Errors = "strict",
+    ) -> Any:
         """Turn audio ids back into codes, the inverse of :meth:`encode_audio`.
 
         Args:
@@ -184,14 +162,17 @@ class AudioTextTokenizer(PreTrainedTokenizerFast):
             ValueError: ``n_q`` is out of range, or layout or errors are unknown.
             LayoutError: the ids do not form whole frames; the error names the first bad position.
         """
-        n_q, fill = self.check_n_q(n_q), self.control_id("fill")
-        return unflatten(ids, n_q, self.codebook_size, layout, self.audio_offset, fill, errors=errors)  # type: ignore[call-overload]
+        symbols = (
+            self.check_n_q(n_q),
+            self.codebook_size,
+            layout,
+            self.audio_offset,
+            self.control_id("fill"),
+        )
+        return unflatten(ids, *symbols, errors=errors)
 
     def audio_reader(
-        self,
-        layout: Layout = "flat",
-        n_q: int | None = None,
-        errors: Literal["strict", "repair"] = "strict",
+        self, layout: Layout = "flat", n_q: int | None = None, errors: Errors = "strict"
     ) -> FrameReader:
         """A session that takes audio ids one at a time and returns complete frames."""
         fill = self.control_id("fill")
@@ -201,38 +182,6 @@ class AudioTextTokenizer(PreTrainedTokenizerFast):
         """A cursor that gives the ids that may come next in a block of audio ids."""
         fill = self.control_id("fill")
         return Cursor(layout, self.check_n_q(n_q), self.codebook_size, self.audio_offset, fill)
-
-    def batch_encode_audio(
-        self, codes: Tensor, mask: Tensor | None = None, layout: Layout = "flat"
-    ) -> list[list[int]]:
-        """Turn codes [B, K, T] into ids, one list per clip; ``mask`` [B, T] is false in padding.
-
-        Raises:
-            ValueError: a shape does not fit, or as in :meth:`encode_audio`.
-        """
-        if codes.ndim != 3 or (mask is not None and mask.shape != (codes.shape[0], codes.shape[2])):
-            shapes = [list(codes.shape), None if mask is None else list(mask.shape)]
-            raise ValueError(f"expected codes [B, K, T] and mask [B, T], got shapes {shapes}")
-        rows = codes if mask is None else [row[:, keep] for row, keep in zip(codes, mask.bool(), strict=True)]
-        return [self.encode_audio(row, layout) for row in rows]
-
-    def batch_decode_audio(
-        self, batch: Sequence[Sequence[int] | Tensor], layout: Layout = "flat", n_q: int | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """The inverse of :meth:`batch_encode_audio`: codes [B, K, T] int64, zeros in padding, and mask [B, T] bool.
-
-        Raises:
-            LayoutError: ids of a clip do not form whole frames.
-            ValueError: as in :meth:`decode_audio`, or the batch is empty.
-        """
-        if not len(batch):
-            raise ValueError("expected at least one sequence of audio ids, got an empty batch")
-        clips = [self.decode_audio(ids, layout, n_q) for ids in batch]
-        lengths = torch.tensor([clip.shape[1] for clip in clips])
-        codes = torch.zeros(len(clips), clips[0].shape[0], int(lengths.max()), dtype=torch.int64)
-        for row, clip in zip(codes, clips, strict=True):
-            row[:, : clip.shape[1]] = clip
-        return codes, torch.arange(codes.shape[2]) < lengths[:, None]
 
     def check_n_q(self, n_q: int | None) -> int:
         """Return ``n_q``, or the tokenizer's for None. Raises ValueError if the tokenizer has fewer codebooks."""
@@ -290,12 +239,14 @@ class AudioTextTokenizer(PreTrainedTokenizerFast):
         conversation: Sequence[Mapping[str, Any]] | Sequence[Sequence[Mapping[str, Any]]],
         *,
         tokenize: bool = True,
+        return_dict: bool = True,
+        return_assistant_tokens_mask: bool = False,
+        labels: bool | None = False,
+        audio_ids: AudioIds | None = None,
         padding: bool | str = False,
         truncation: bool | str = False,
         max_length: int | None = None,
         return_tensors: str | None = None,
-        return_dict: bool = True,
-        return_assistant_tokens_mask: bool = False,
         tokenizer_kwargs: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> Any:
@@ -305,50 +256,41 @@ class AudioTextTokenizer(PreTrainedTokenizerFast):
             conversation: messages with ``role`` and ``content``, or a list of conversations.
             tokenize: false returns the rendered text for display. Do not tokenise it, because special tokens in
                 messages are not escaped.
-            padding: as in :meth:`batch_rows`.
-            truncation: as in :meth:`batch_rows`.
-            max_length: as in :meth:`batch_rows`.
-            return_tensors: as in :meth:`batch_rows`.
             return_dict: false returns the ids alone.
             return_assistant_tokens_mask: also return ``assistant_masks``, 1 for the ids in the template's
                 ``{% generation %}`` blocks, or without such blocks for the assistant's content and the special token
                 after it.
+            labels: also return ``labels``: the ids of the assistant mask, -100 elsewhere.
+            audio_ids: returns the ids of an audio part with its markers; None refuses such parts.
+            padding, truncation, max_length, return_tensors: as in :meth:`batch_rows`.
             tokenizer_kwargs: more arguments of :meth:`batch_rows`.
             options: ``chat_template``, ``tools``, ``documents``, ``add_generation_prompt``,
                 ``continue_final_message`` and variables of the template.
 
         Returns:
-            A BatchEncoding of ``input_ids`` and ``attention_mask``, or the ids, or text.
+            A BatchEncoding of ``input_ids``, ``attention_mask`` and the requested keys, or the ids, or text.
 
         Raises:
             ValueError: the conversation is empty or malformed, or the template leaves its content out.
         """
         batched = is_batch(conversation)
         batch: Any = conversation if batched else [conversation]
+        options.pop("sanitize_control_tokens", None)  # always so
         if not tokenize:
             if not has_template(self, options):
-                return super().apply_chat_template(conversation, tokenize=False, **options)  # type: ignore[arg-type]
+                raise ValueError("expected a chat template to render, got none; pass chat_template=...")
             texts = [render_conversation(self, messages, options) for messages in batch]
             return texts if batched else texts[0]
-        options.pop("sanitize_control_tokens", None)  # always so
-        rows = []
-        for messages in batch:
-            ids, said = encode_conversation(self, messages, options)
-            rows.append({"input_ids": ids})
-            if return_assistant_tokens_mask:
-                rows[-1]["assistant_masks"] = [int(flag) for flag in said]
-        given = {
-            "padding": padding,
-            "truncation": truncation,
-            "max_length": max_length,
-            "return_tensors": return_tensors,
-        }
-        out = BatchEncoding(self.batch_rows(rows, not batched, **given, **(tokenizer_kwargs or {})))
+        rows = [encode_conversation(self, messages, options, audio_ids) for messages in batch]
+        given = {"padding": padding, "truncation": truncation, "max_length": max_length}
+        given |= {"return_tensors": return_tensors, **(tokenizer_kwargs or {})}
+        features = conversation_rows(rows, bool(labels), return_assistant_tokens_mask)
+        out = BatchEncoding(self.batch_rows(features, not batched, **given))
         return out if return_dict else out["input_ids"]
 
     def batch_rows(
         self,
-        rows: Sequence[Mapping[str, Sequence[int]]],
+        rows: Sequence[Mapping[str, Any]],
         single: bool = False,
         *,
         padding: bool | str = False,
@@ -386,51 +328,40 @@ class AudioTextTokenizer(PreTrainedTokenizerFast):
             raise ValueError(
                 f"unknown padding {padding!r}; choose from True, longest, max_length, do_not_pad"
             )
+        pads = padding not in (False, "do_not_pad")
         tensors = getattr(return_tensors, "value", return_tensors)
         if tensors not in (None, "pt", "np"):
             raise ValueError(f"unknown return_tensors {return_tensors!r}; choose from pt, np, None")
-        side = padding_side or self.padding_side
         cuts = truncation not in (False, None, "do_not_truncate")
         limit = self.model_max_length if max_length is None else max_length
-        if limit > 10**9:  # the value of transformers for no limit
-            if cuts or padding == "max_length":
-                raise ValueError("expected max_length with truncation or padding='max_length', got none")
+        if limit > 10**9 and (cuts or padding == "max_length"):  # the value of transformers for no limit
+            raise ValueError("expected max_length with truncation or padding='max_length', got none")
         batch: list[dict[str, list[int]]] = []
         for row in rows:
-            full = {"input_ids": row["input_ids"], "attention_mask": [1] * len(row["input_ids"]), **row}
-            over = max(0, len(row["input_ids"]) - limit) if cuts else 0
-            keep = (
-                slice(over, None)
-                if self.truncation_side == "left"
-                else slice(0, len(full["input_ids"]) - over)
-            )
+            size = len(row["input_ids"])
+            kept = min(size, limit) if cuts else size
+            keep = slice(size - kept, None) if self.truncation_side == "left" else slice(kept)
+            full = {"input_ids": row["input_ids"], "attention_mask": [1] * size, **row}
             batch.append({key: list(value)[keep] for key, value in full.items()})
         width = max((len(row["input_ids"]) for row in batch), default=0)
         if padding == "max_length":
             width = max(width, limit)
-        if pad_to_multiple_of and padding not in (False, "do_not_pad"):
-            width = -(-width // pad_to_multiple_of) * pad_to_multiple_of
-        if padding not in (False, "do_not_pad"):
-            for row in batch:
-                for key, value in row.items():
-                    fill = [_FILLS.get(key, self.pad_id)] * (width - len(value))
-                    row[key] = fill + value if side == "left" else value + fill
+        width = -(-width // (pad_to_multiple_of or 1)) * (pad_to_multiple_of or 1)
+        for row in batch if pads else ():
+            for key, value in row.items():
+                fill = [_FILLS.get(key, self.pad_id)] * (width - len(value))
+                row[key] = fill + value if (padding_side or self.padding_side) == "left" else value + fill
+        if tensors is None and single:
+            return dict(batch[0])
+        columns = {key: [row[key] for row in batch] for key in batch[0]}
         if tensors is None:
-            if single:
-                return dict(batch[0])
-            return {key: [row[key] for row in batch] for key in batch[0]}
-        if len({len(row["input_ids"]) for row in batch}) > 1:
+            return columns
+        if len(set(map(len, columns["input_ids"]))) > 1:
             raise ValueError("rows of several lengths cannot be tensors; pass padding=True")
-        make = torch.tensor if tensors == "pt" else np.array
-        dtype: Any = torch.int64 if tensors == "pt" else np.int64
-        return {key: make([row[key] for row in batch], dtype=dtype) for key in batch[0]}
+        arrays = {key: np.array(value, dtype=np.int64) for key, value in columns.items()}
+        return arrays if tensors == "np" else {key: torch.from_numpy(array) for key, array in arrays.items()}
 
     # ---- files
-
-    def keep_text_model(self, proto: bytes | None) -> None:
-        """Keep the bytes of a sentencepiece model, which are saved with the tokenizer as ``tokenizer.model``."""
-        # Bytes rather than a path, so that copies in other processes can be saved.
-        self._text_model = proto
 
     @classmethod
     def from_pretrained(
@@ -445,7 +376,7 @@ class AudioTextTokenizer(PreTrainedTokenizerFast):
         tokenizer = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         tokenizer.check()
         file = getattr(tokenizer, "vocab_file", None)
-        tokenizer.keep_text_model(Path(file).read_bytes() if file and Path(file).is_file() else None)
+        tokenizer.text_model = Path(file).read_bytes() if file and Path(file).is_file() else None
         return tokenizer
 
     @classmethod
@@ -517,18 +448,26 @@ class AudioTextTokenizer(PreTrainedTokenizerFast):
         folder, prefix = Path(save_directory), f"{filename_prefix}-" if filename_prefix else ""
         config_file = folder / f"{prefix}tokenizer_config.json"
         config = json.loads(config_file.read_text(encoding="utf-8"))
-        write_json(config_file, _portable_config(config, self.added_tokens_decoder))
+        for key in ("is_local", "local_files_only"):  # describes how this tokenizer was opened
+            config.pop(key, None)
+        # transformers 4 accepts the list only under its old name, and it would look for a class with audiotok's name.
+        if extra := config.pop("extra_special_tokens", None):
+            config["additional_special_tokens"] = extra
+        fields = ("content", "single_word", "lstrip", "rstrip", "normalized", "special")
+        added = {str(i): {f: getattr(t, f) for f in fields} for i, t in self.added_tokens_decoder.items()}
+        config |= {"tokenizer_class": "PreTrainedTokenizerFast", "added_tokens_decoder": added}
+        write_json(config_file, config)
         if CONTROL_TOKENS["pad"] in self.added_tokens_encoder and self.split_special_tokens:
             # Readers of tokenizer.json alone would map control tokens in text to control ids.
             backend_file = folder / f"{prefix}tokenizer.json"
             backend = json.loads(backend_file.read_text(encoding="utf-8"))
             kept = [token for token in backend["added_tokens"] if token["id"] < self.control_offset]
             write_json(backend_file, backend | {"added_tokens": kept})
-        if self._text_model is None:
+        if self.text_model is None:
             return names
         model_file = folder / f"{prefix}{TEXT_MODEL_FILE}"
         with write_aside(model_file) as aside:
-            aside.write_bytes(self._text_model)
+            aside.write_bytes(self.text_model)
         return (*names, str(model_file))
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -544,28 +483,13 @@ _WITHOUT_EFFECT = (
 ).split()
 
 
-def as_codes(codes: Any) -> Tensor:
-    """Convert codes to a tensor from a tensor, an array or nested lists.
-
-    Raises:
-        TypeError: ``codes`` are none of these, or ragged.
-    """
-    if isinstance(codes, Tensor):
-        return codes
-    try:
-        array = np.asarray(codes)
-        return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"expected codes [K, T] of integers, got {type(codes).__name__} ({error})") from None
-
-
-def _portable_config(config: dict[str, Any], added: Mapping[int, Any]) -> dict[str, Any]:
-    """The contents of a tokenizer_config.json that transformers from 4.57 on opens without audiotok."""
-    for key in ("is_local", "local_files_only"):  # describes how this tokenizer was opened
-        config.pop(key, None)
-    # transformers 4 accepts the list only under its old name, and it would look for a class with audiotok's name.
-    if extra := config.pop("extra_special_tokens", None):
-        config["additional_special_tokens"] = extra
-    fields = ("content", "single_word", "lstrip", "rstrip", "normalized", "special")
-    tokens = {str(i): {field: getattr(token, field) for field in fields} for i, token in added.items()}
-    return config | {"tokenizer_class": "PreTrainedTokenizerFast", "added_tokens_decoder": tokens}
+def conversation_rows(rows: Sequence[Conversation], labels: bool, masks: bool) -> list[dict[str, list[int]]]:
+    """Rows of ``input_ids``, and of ``labels`` and ``assistant_masks`` if wanted."""
+    features = []
+    for ids, answer in rows:
+        features.append({"input_ids": ids})
+        if labels:
+            features[-1]["labels"] = [i if said else IGNORED for i, said in zip(ids, answer, strict=True)]
+        if masks:
+            features[-1]["assistant_masks"] = [int(said) for said in answer]
+    return features
