@@ -80,12 +80,9 @@ def test_every_style_keeps_text_and_audio(processor: AudioTextProcessor, style: 
     messages, tok = chat(codes, as_parts), processor.tokenizer
     ids = processor.apply_chat_template(messages, STYLES[style], return_dict=False)
     block = [tok.control_id("audio_start"), *processor.encode_audio(codes), tok.control_id("audio_end")]
-    places = []
+    start = 0
     for piece in (*map(tok.encode_text, ("Say this", "now:")), block, block, tok.encode_text("done")):
-        start = places[-1] if places else 0
-        places.append(
-            next(i for i in range(start, len(ids)) if ids[i : i + len(piece)] == piece) + len(piece)
-        )
+        start = next(i for i in range(start, len(ids)) if ids[i : i + len(piece)] == piece) + len(piece)
     text = processor.apply_chat_template(messages, STYLES[style], tokenize=False)
     assert text.count("<audio></audio>") == 2 and "Say this" in text and "done" in text
 
@@ -137,9 +134,8 @@ def test_generation_blocks_are_the_mask(processor: AudioTextProcessor) -> None:
     assert batch["input_ids"][batch["assistant_masks"] == 1].tolist() == said[1]
     silent = template.replace("{% generation %}", "").replace("{% endgeneration %}", "")
     without = processor.apply_chat_template(messages, silent, return_assistant_tokens_mask=True)
-    assert (
-        without["assistant_masks"] == out["assistant_masks"]
-    )  # by role: content, and the special token after it
+    # By role: content, and the special token after it.
+    assert without["assistant_masks"] == out["assistant_masks"]
     llava = processor.apply_chat_template(messages, LLAVA, labels=True)
     assert contains([i for i in llava["labels"] if i != -100], block)
 
@@ -161,22 +157,14 @@ def test_options_of_transformers(processor: AudioTextProcessor) -> None:
     prompt = processor.apply_chat_template(messages[0], add_generation_prompt=True, return_dict=False)
     assert prompt[: len(ids[0])] == ids[0] and len(prompt) > len(ids[0])
     begun = [*messages[0], {"role": "assistant", "content": "It is the"}]
+    end = processor.tokenizer.encode_text("It is the")
     ids = processor.apply_chat_template(begun, continue_final_message=True, return_dict=False)
-    assert ids[-len(processor.tokenizer.encode_text("It is the")) :] == processor.tokenizer.encode_text(
-        "It is the"
-    )
-    assert processor.apply_chat_template(begun, continue_final_message=True, tokenize=False).endswith(
-        "It is the"
-    )
+    assert ids[-len(end) :] == end
+    text = processor.apply_chat_template(begun, continue_final_message=True, tokenize=False)
+    assert text.endswith("It is the")
     calls = [{"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f"}}]}]
-    assert (
-        processor.apply_chat_template(
-            calls,
-            "{{ messages[0].content is defined }}{{ messages[0].tool_calls[0].function.name }}",
-            tokenize=False,
-        )
-        == "Falsef"
-    )
+    template = "{{ messages[0].content is defined }}{{ messages[0].tool_calls[0].function.name }}"
+    assert processor.apply_chat_template(calls, template, tokenize=False) == "Falsef"
 
 
 def test_without_a_template_a_conversation_is_the_sequence(
@@ -218,19 +206,14 @@ def test_templates_equal_the_base_tokenizer(tok: AudioTextTokenizer) -> None:
         expected = base.apply_chat_template(messages, return_dict=False, **options)
         assert tok.apply_chat_template(messages, return_dict=False, **options) == expected
         assert tok.apply_chat_template([messages, messages], **options)["input_ids"] == [expected] * 2
-    assert tok.apply_chat_template(messages, tokenize=False) == base.apply_chat_template(
-        messages, tokenize=False
-    )
+    text = base.apply_chat_template(messages, tokenize=False)
+    assert tok.apply_chat_template(messages, tokenize=False) == text
 
 
 def test_outer_space_is_kept_or_trimmed_as_the_template_does(tok: AudioTextTokenizer) -> None:
     text = "\n  two words \t"
     for template, trims in ((LLAMA3_CHAT, True), (CHATML, False)):
-        content = [
-            {"type": "text", "text": "a"},
-            {"type": "text", "text": text},
-            {"type": "text", "text": "b"},
-        ]
+        content = [{"type": "text", "text": part} for part in ("a", text, "b")]
         for given, kept in ((text, "two words" if trims else text), (content, text)):
             ids = tok.apply_chat_template(
                 [{"role": "user", "content": given}], chat_template=template, return_dict=False
@@ -266,12 +249,13 @@ def test_strings_are_encoded_one_by_one(tok: AudioTextTokenizer) -> None:
     gpt2 = extend_tokenizer(build_family("gpt2", 1_000), n_q=1, codebook_size=4, codes_fingerprint="0" * 16)
     for other in (tok, gpt2):
         names = [token.content for token in other.added_tokens_decoder.values()]
-        ids = other.apply_chat_template(
-            [{"role": "user", "content": name} for name in names], chat_template=CHATML, return_dict=False
+        ids, template = (
+            other.apply_chat_template(
+                [{"role": "user", "content": content} for content in contents],
+                chat_template=CHATML,
+                return_dict=False,
+            )
+            for contents in (names, ["a"] * len(names))
         )
-        template = other.apply_chat_template(
-            [{"role": "user", "content": "a"} for _ in names], chat_template=CHATML, return_dict=False
-        )
-        assert (
-            count_specials(other, ids) == count_specials(other, template) and max(ids) < other.control_offset
-        )
+        assert count_specials(other, ids) == count_specials(other, template)
+        assert max(ids) < other.control_offset

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 import torch
@@ -44,15 +44,10 @@ def blocks(tok: AudioTextTokenizer, ids: list[int]) -> list[list[int]]:
 def sample(
     model: LlamaForCausalLM, constraint: AudioConstraint, prompt: torch.Tensor, **options: object
 ) -> torch.Tensor:
-    options = {
-        "do_sample": True,
-        "eos_token_id": 999,
-        "pad_token_id": 999,
-        "max_length": constraint.max_length,
-    } | options
-    return model.generate(
-        prompt, attention_mask=torch.ones_like(prompt), logits_processor=[constraint], **options
-    )
+    ends = {"eos_token_id": 999, "pad_token_id": 999, "max_length": constraint.max_length}
+    options = {"do_sample": True} | ends | options
+    mask = torch.ones_like(prompt)
+    return model.generate(prompt, attention_mask=mask, logits_processor=[constraint], **options)
 
 
 @each_layout
@@ -61,7 +56,7 @@ def test_random_sequences_decode(tok: AudioTextTokenizer, model: LlamaForCausalL
     torch.manual_seed(1)
     lengths = set()
     ended = 0
-    for max_length in range(20, 30):
+    for max_length in range(20, 26):
         prompt = torch.tensor([[5, 6, tok.control_id("audio_start")]]).repeat(20, 1)
         constraint = AudioConstraint(tok, max_length, layout, min_frames=2)
         for row in sample(model, constraint, prompt).tolist():
@@ -72,13 +67,13 @@ def test_random_sequences_decode(tok: AudioTextTokenizer, model: LlamaForCausalL
             rest = row[3 + len(block) + 1 :]
             assert set(rest) <= {tok.eos_token_id, 999}
             ended += bool(rest)
-    assert len(lengths) > 2 and ended == 200
+    assert len(lengths) > 2 and ended == 120
 
 
 @each_layout
 def test_frame_limits(tok: AudioTextTokenizer, model: LlamaForCausalLM, layout: str) -> None:
     torch.manual_seed(2)
-    prompt = torch.tensor([[tok.control_id("audio_start")]]).repeat(20, 1)
+    prompt = torch.tensor([[tok.control_id("audio_start")]]).repeat(10, 1)
     for row in sample(model, AudioConstraint(tok, 200, layout, min_frames=4, max_frames=6), prompt).tolist():
         assert 4 <= tok.decode_audio(blocks(tok, row)[0], layout).shape[1] <= 6
     exact = AudioConstraint(tok, 200, layout, min_frames=5, max_frames=5)
@@ -98,18 +93,18 @@ def test_with_text_around(tok: AudioTextTokenizer, model: LlamaForCausalLM, layo
         return scores
 
     prompt = torch.tensor([[0, 0, 7, 8], [4, 5, 6, 7]])
-    constraint = AudioConstraint(tok, 90, layout, max_frames=5, text=True)
+    constraint = AudioConstraint(tok, 60, layout, max_frames=3, text=True)
     counts = []
-    for _ in range(4):
+    for _ in range(2):
         out = model.generate(
             prompt, attention_mask=(prompt > 0).long(), logits_processor=[push, constraint], do_sample=True,
-            max_length=90, eos_token_id=tok.eos_token_id, pad_token_id=0,
+            max_length=60, eos_token_id=tok.eos_token_id, pad_token_id=0,
         )  # fmt: skip
         for row in out.tolist():
             found = blocks(tok, row)
             counts.append(len(found))
             for block in found:
-                assert tok.decode_audio(block, layout).shape[1] <= 5
+                assert tok.decode_audio(block, layout).shape[1] <= 3
             outside = [i for i in row if tok.control_offset <= i < len(tok)]
             inside = sum(map(len, found)) + 2 * len(found)
             assert len(outside) == inside
@@ -152,35 +147,26 @@ def test_allowed_ids_equal_the_cursor(tok: AudioTextTokenizer, layout: str) -> N
         masked = constraint(ids, scores)
         allowed = {i for i in range(scores.shape[1]) if masked[0, i] > -torch.inf}
         assert torch.equal(masked[0, sorted(allowed)], scores[0, sorted(allowed)])
-        expected = set()
-        for index in (*range(tok.audio_offset, tok.audio_offset + 24), tok.control_id("fill")):
-            cursor = tok.audio_cursor(layout)
-            for symbol in block[:size]:
-                cursor.push(symbol)
-            try:
-                cursor.push(index)
-                expected.add(index)
-            except LayoutError:
-                continue
-        cursor = tok.audio_cursor(layout)
+        cursor, expected = tok.audio_cursor(layout), set()
         for symbol in block[:size]:
             cursor.push(symbol)
+        for index in (*range(tok.audio_offset, tok.audio_offset + 24), tok.control_id("fill")):
+            with suppress(LayoutError):
+                cursor.copy().push(index)
+                expected.add(index)
         assert allowed == expected | ({tok.control_id("audio_end")} if cursor.may_end else set())
 
 
-def test_bad_numbers(tok: AudioTextTokenizer) -> None:
-    bad: list[Callable] = [
+def test_bad_arguments(tok: AudioTextTokenizer) -> None:
+    for make in (
         lambda: AudioConstraint(tok, 0),
         lambda: AudioConstraint(tok, 9, min_frames=-1),
         lambda: AudioConstraint(tok, 9, min_frames=3, max_frames=2),
         lambda: AudioConstraint(tok, 9, layout="steep"),
         lambda: AudioConstraint(tok, 9, n_q=4),
-    ]
-    for make in bad:
+        lambda: AudioConstraint(tok, 9)(
+            torch.tensor([[1]]), torch.zeros(1, tok.audio_offset)
+        ),  # too few rows
+    ):
         with pytest.raises(ValueError):
             make()
-
-
-def test_a_model_without_rows_is_refused(tok: AudioTextTokenizer) -> None:
-    with pytest.raises(ValueError, match="resize_embeddings"):
-        AudioConstraint(tok, 9)(torch.tensor([[1]]), torch.zeros(1, tok.audio_offset))

@@ -7,7 +7,7 @@ import pickle
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from audiotok import (
@@ -55,7 +55,9 @@ def read(
     return torch.cat(parts, dim=1) if parts else torch.zeros(n_q, 0, dtype=torch.int64), reader.lost
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
+@example((torch.zeros(3, 0).long(), 4, 0), -1)
+@example((torch.ones(4, 3).long(), 4, 7), -1)
 @given(grids(), st.sampled_from([-1, 10**6]))
 def test_codes_survive(grid: tuple[torch.Tensor, int, int], fill: int) -> None:
     codes, codebook_size, offset = grid
@@ -75,18 +77,6 @@ def test_codes_survive(grid: tuple[torch.Tensor, int, int], fill: int) -> None:
                 symbols.tolist(), layout, n_q, codebook_size, offset, fill, errors=errors, n_q=len(expected)
             )
             assert torch.equal(got, expected) and lost == 0
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_codes_survive_in_every_size(layout: str) -> None:
-    """Up to 32 codebooks, each at lengths 0, 1, K - 1, K and longer."""
-    generator = torch.Generator().manual_seed(0)
-    for n_q, size in itertools.product((1, 2, 3, 8, 32), (256, 1024)):
-        for frames in (0, 1, n_q - 1, n_q, 50):
-            codes = torch.randint(size, (n_q, frames), generator=generator)
-            symbols = flatten(codes, size, layout, 1000, fill=999)
-            back = unflatten(symbols, n_q, size, layout, 1000, fill=999)
-            assert torch.equal(back, codes[:1] if layout == "first" else codes)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -123,18 +113,11 @@ def test_frames_are_returned_with_their_last_symbol(layout: str) -> None:
     reader = FrameReader(layout, 3, 12)
     at = [index for index, symbol in enumerate(symbols) if reader.push(symbol) is not None]
     reader.close()
-    assert (
-        at
-        == {
-            "first": [0, 1, 2, 3],
-            "flat": [2, 5, 8, 11],
-            "delay": [8, 11, 14, 17],
-            "coarse": [8, 9, 10, 11],
-        }[layout]
-    )
+    last = {"first": [0, 1, 2, 3], "flat": [2, 5, 8, 11], "delay": [8, 11, 14, 17], "coarse": [8, 9, 10, 11]}
+    assert at == last[layout]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     st.sampled_from(LAYOUTS),
     st.integers(1, 4),
@@ -179,19 +162,15 @@ def test_repair_by_example() -> None:
         result = unflatten(symbols, n_q, 10, layout, errors="repair")
         return result.codes.tolist(), result.lost
 
-    assert repair([1, 99, 14, 2, 3, 16], 2, "flat") == (
-        [[1, 3], [4, 6]],
-        2,
-    )  # 99 is foreign, 2 has no partner
+    # 99 is foreign, 2 has no partner
+    assert repair([1, 99, 14, 2, 3, 16], 2, "flat") == ([[1, 3], [4, 6]], 2)
     assert repair([1, 14, 2], 2, "flat") == ([[1], [4]], 1)
     assert repair([1, 14, 2], 1, "first") == ([[1, 2]], 1)
     # The step 3, 15 lost its 15, which affects frames 1 and 2.
     assert repair([1, -1, 2, 14, 3, 4, 16, 5, 17, -1, 18], 2, "delay") == ([[1, 4, 5], [4, 7, 8]], 3)
     assert repair([1, 2, 3, 14, 15], 2, "coarse") == ([[1, 2], [4, 5]], 1)
-    assert repair([1, 2, 3, 4, 14], 2, "coarse") == (
-        [[1, 2, 3, 4]],
-        1,
-    )  # dropping the second symbol keeps more
+    # Dropping the second codebook keeps more.
+    assert repair([1, 2, 3, 4, 14], 2, "coarse") == ([[1, 2, 3, 4]], 1)
     assert repair([], 2, "coarse") == ([[], []], 0)
 
 
@@ -213,7 +192,7 @@ def test_errors_can_be_pickled() -> None:
 @pytest.mark.parametrize(
     ("codes", "error"),
     [
-        ([[1]], TypeError),
+        ([[1], [2, 3]], TypeError),
         (torch.zeros(2, 3), TypeError),
         (torch.zeros(2, 3, dtype=torch.bool), TypeError),
         (torch.zeros(1, 2, 3, dtype=torch.int64), ValueError),
@@ -228,25 +207,14 @@ def test_bad_codes(codes: object, error: type[Exception]) -> None:
             flatten(codes, 10, layout)
 
 
-@pytest.mark.parametrize(
-    ("symbols", "error"),
-    [
-        ([1.5, 2.0], TypeError),
-        (["a"], TypeError),
-        ([True, False], TypeError),
-        ([2**70], TypeError),
-        ([[1, 2]], ValueError),
-        (torch.tensor(3), ValueError),
-    ],
-)
-def test_bad_symbols(symbols: object, error: type[Exception]) -> None:
-    with pytest.raises(error):
-        unflatten(symbols, 1, 10, "first")
-
-
-def test_bad_sizes_and_layouts() -> None:
+def test_bad_arguments() -> None:
+    for symbols in ([1.5, 2.0], ["a"], [True, False], [2**70]):
+        with pytest.raises(TypeError):
+            unflatten(symbols, 1, 10, "first")
     codes = torch.zeros(2, 1, dtype=torch.int64)
     for bad in (
+        lambda: unflatten([[1, 2]], 1, 10),
+        lambda: unflatten(torch.tensor(3), 1, 10),
         lambda: flatten(codes, 10, "steep"),
         lambda: unflatten([1], 1, 10, "steep"),
         lambda: flatten(codes, 10, "delay", fill=19),

@@ -101,22 +101,18 @@ def test_every_form_of_audio(own: AudioTextProcessor, wav: torch.Tensor, tmp_pat
         shard,
         shard | {"codes": codes.tolist(), "codes_fingerprint": own.tokenizer.codes_fingerprint},
     ]
+    two = own(["a", "a"], [wav, wav])
     for form in forms:
         assert own.encode_audio(form) == expected
-        assert own("a", form) == own("a", wav) and own(["a", "a"], [form, form]) == own(
-            ["a", "a"], [wav, wav]
-        )
+        assert own(["a", "a"], [form, form]) == two
     save_audio(tmp_path / "a.wav", wav, 16_000)
     read = own.encode_audio(tmp_path / "a.wav")
     assert len(read) == len(expected)
-    for form in (
-        {"path": str(tmp_path / "a.wav")},
-        {"bytes": (tmp_path / "a.wav").read_bytes(), "path": None},
-    ):
-        assert own.encode_audio(form) == read
+    assert own.encode_audio({"path": str(tmp_path / "a.wav")}) == read
+    assert own.encode_audio({"bytes": (tmp_path / "a.wav").read_bytes(), "path": None}) == read
     assert len(own.encode_audio(np.zeros(24_000), sampling_rate=24_000)) == 50 * 4
     columns = datasets.Dataset.from_dict({"text": ["a", "a"], "codes": [codes.tolist()] * 2})
-    assert own(columns["text"], columns["codes"]) == own(["a", "a"], [wav, wav])
+    assert own(columns["text"], columns["codes"]) == two
     with pytest.raises(ValueError):
         own.encode_audio(wav, sampling_rate=0)
     with pytest.raises(TypeError, match="got int"):
@@ -221,7 +217,7 @@ def test_generate_takes_the_default_batch(processor: AudioTextProcessor) -> None
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_batch_is_single(processor: AudioTextProcessor, make_speech: Callable, side: str) -> None:
-    clips = [make_speech(seconds, seed=seed) for seed, seconds in enumerate((0.31, 1.0, 0.05))]
+    clips = [make_speech(seconds, seed=seed) for seed, seconds in enumerate((0.31, 0.5, 0.05))]
     texts = ["one", "and two, longer", ""]
     batch = processor(texts, clips, labels=True, padding_side=side, return_tensors="pt")
     ragged = processor(texts, clips, labels=True, padding=False)
@@ -232,9 +228,8 @@ def test_batch_is_single(processor: AudioTextProcessor, make_speech: Callable, s
         for key in ("input_ids", "labels", "attention_mask"):
             assert batch[key][index, span].tolist() == single[key] == ragged[key][index]
         assert batch["attention_mask"][index].sum() == size
-        assert (batch["labels"][index] == -100).sum() == batch["labels"].shape[1] - size + single[
-            "labels"
-        ].count(-100)
+        padding = batch["labels"].shape[1] - size
+        assert (batch["labels"][index] == -100).sum() == padding + single["labels"].count(-100)
     assert processor(audio=clips)["input_ids"][1] != processor(audio=clips)["input_ids"][2]
 
 
@@ -257,11 +252,10 @@ def test_decoded_audio(tiny_codec: torch.nn.Module, wav: torch.Tensor, layout: s
             processor.parse(cut)
 
 
-@pytest.mark.parametrize("kind", ["ours", "encodec"])
 def test_a_moved_folder_works(
-    kind: str, tiny_codec: torch.nn.Module, wav: torch.Tensor, tmp_path: Path, no_network: list
+    tiny_codec: torch.nn.Module, wav: torch.Tensor, tmp_path: Path, no_network: list
 ) -> None:
-    codec = tiny_codec if kind == "ours" else encodec()
+    codec = tiny_codec
     codec.save_pretrained(tmp_path / "where it came from")
     codec = type(codec).from_pretrained(tmp_path / "where it came from").eval()
     processor = AudioTextProcessor.from_codec(build_family("llama3", 1_000), codec, "delay", n_q=2)
@@ -283,14 +277,10 @@ def test_a_moved_folder_works(
     again = AutoModelForAudioTokenization.from_pretrained(moved / "audio_tokenizer").eval()
     codes = processor.audio_tokenizer.encode(wav[None]).audio_codes
     assert torch.equal(again.encode(wav[None]).audio_codes, codes)
-    assert not no_network
-
-
-def test_copies_work(processor: AudioTextProcessor, wav: torch.Tensor) -> None:
-    expected = processor("Hello", wav)["input_ids"]
     for other in (copy.deepcopy(processor), pickle.loads(pickle.dumps(processor))):
-        assert other("Hello", wav)["input_ids"] == expected
+        assert other("Hello", wav)["input_ids"] == ids
     assert "audio_tokenizer" in repr(processor) and processor.audio_tokenizer is not None
+    assert not no_network
 
 
 def random_books(codec: torch.nn.Module, scale: float = 1.0) -> torch.nn.Module:
@@ -374,11 +364,8 @@ def test_codecs_of_transformers(
     assert text.text == "Hello" and sound.codes.shape[0] == tok.n_q and sound.codes.shape[1] >= 10
     assert len(torch.unique(sound.codes)) > 5
     (heard,) = processor.decode_audio(ids)
-    assert (
-        heard.shape[0] == 1
-        and abs(heard.shape[1] - clip.shape[1]) < rate / 10
-        and bool(heard.isfinite().all())
-    )
+    assert heard.shape[0] == 1 and abs(heard.shape[1] - clip.shape[1]) < rate / 10
+    assert bool(heard.isfinite().all())
     both = processor(["Hello", "x"], [clip, make_speech(0.3, rate, seed=1)], padding=False)
     assert both["input_ids"][0] == ids
     processor.save_pretrained(tmp_path / "saved")

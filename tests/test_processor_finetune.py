@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from pages import ROOT, read_blocks, run_block, write_base_model
-from transformers import AutoModelForCausalLM, AutoProcessor, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoProcessor
 
 from audiotok import prepare, save_audio
 
@@ -42,10 +42,6 @@ def test_the_page_learns_a_clip_by_heart(
     assert (tmp_path / "said.wav").stat().st_size > 10_000
     again = AutoProcessor.from_pretrained(tmp_path / "my-model")
     assert again(page["row"]["text"])["input_ids"] == page["processor"](page["row"]["text"])["input_ids"]
-    assert (
-        AutoTokenizer.from_pretrained(tmp_path / "my-model")("x")["input_ids"]
-        == page["tokenizer"]("x")["input_ids"]
-    )
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "my-model")
     assert torch.equal(model.get_input_embeddings().weight, page["model"].get_input_embeddings().weight)
     assert not no_network

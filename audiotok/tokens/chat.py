@@ -64,11 +64,39 @@ def encode_conversation(
     """
     checked = [_checked(message, audio_ids is not None) for message in messages]
     if not has_template(tokenizer, options):
-        prompt, answer = options.get("add_generation_prompt", False), options.get("answer")
-        return plain_conversation(tokenizer, checked, audio_ids, prompt, answer)
+        prompt, kind = options.get("add_generation_prompt", False), options.get("answer")
+        return plain_conversation(tokenizer, checked, audio_ids, prompt, kind)
     marks = _Marks(tokenizer)
     text, spans = _render(tokenizer, marks, checked, options)
-    return _encode(tokenizer, marks, text, spans, audio_ids)
+    specials = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    ids: list[int] = []
+    answer: list[bool] = []
+
+    def in_answer(start: int, stop: int) -> bool:
+        return any(start < end and stop > begin for begin, end in spans or ())
+
+    for start, stop, value, said in marks.split(text):
+        if value is None:
+            coded = tokenizer(
+                text[start:stop],
+                add_special_tokens=False,
+                split_special_tokens=False,
+                return_offsets_mapping=True,
+                verbose=False,
+            )
+            new = coded["input_ids"]
+            if spans is not None:
+                flags = [in_answer(start + low, start + high) for low, high in coded["offset_mapping"]]
+            else:
+                special = next((at for at, i in enumerate(new) if i in specials), None)
+                ends = special + 1 if answer and answer[-1] and special is not None else 0
+                flags = [True] * ends + [False] * (len(new) - ends)
+        else:
+            new = tokenizer.encode_text(value) if isinstance(value, str) else audio_ids(value)  # type: ignore[misc]
+            flags = [said if spans is None else in_answer(start, stop)] * len(new)
+        ids += new
+        answer += flags
+    return Conversation(ids, answer)
 
 
 def render_conversation(
@@ -82,9 +110,9 @@ def render_conversation(
     marks = _Marks(tokenizer)
     text, _ = _render(tokenizer, marks, [_checked(message, True) for message in messages], options)
     pieces = []
-    for start, stop, kind, value, _said in marks.split(text):
-        audio = kind == "thing" and not isinstance(value, str)
-        pieces.append(text[start:stop] if kind == "template" else "<audio></audio>" if audio else value)
+    for start, stop, value, _said in marks.split(text):
+        value = text[start:stop] if value is None else value
+        pieces.append(value if isinstance(value, str) else "<audio></audio>")
     return "".join(pieces)
 
 
@@ -217,48 +245,6 @@ def _render(
     return text, found
 
 
-def _encode(
-    tokenizer: Any,
-    marks: _Marks,
-    text: str,
-    spans: list[tuple[int, int]] | None,
-    audio_ids: AudioIds | None,
-) -> Conversation:
-    """Encode the pieces of a rendered template and join them."""
-    specials = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-    ids: list[int] = []
-    answer: list[bool] = []
-
-    def in_answer(start: int, stop: int) -> bool:
-        return any(start < end and stop > begin for begin, end in spans or ())
-
-    for start, stop, kind, value, said in marks.split(text):
-        if kind == "template":
-            coded = tokenizer(
-                text[start:stop],
-                add_special_tokens=False,
-                split_special_tokens=False,
-                return_offsets_mapping=True,
-                verbose=False,
-            )
-            new = coded["input_ids"]
-            if spans is not None:
-                flags = [in_answer(start + low, start + high) for low, high in coded["offset_mapping"]]
-            else:
-                special = next((at for at, i in enumerate(new) if i in specials), None)
-                ends = special + 1 if answer and answer[-1] and special is not None else 0
-                flags = [True] * ends + [False] * (len(new) - ends)
-        else:
-            audio = kind == "thing" and not isinstance(value, str)
-            part: Any = value
-            assert not audio or audio_ids is not None
-            new = audio_ids(part) if audio and audio_ids else tokenizer.encode_text(part)
-            flags = [said if spans is None else in_answer(start, stop)] * len(new)
-        ids += new
-        answer += flags
-    return Conversation(ids, answer)
-
-
 class _Marks:
     """Marks the strings of one conversation and finds them in the rendered template.
 
@@ -274,9 +260,8 @@ class _Marks:
         self._number = number = secrets.token_hex(8)
         self.is_audio: dict[int, bool] = {}  # content that a rendering must include, by index
         self._outer: list[tuple[str, str]] = []  # whitespace around each marked string
-        self._things: list[
-            tuple[Any, bool]
-        ] = []  # values of the placeholders, and whether they belong to the assistant
+        # Values of the placeholders, and whether they belong to the assistant.
+        self._things: list[tuple[Any, bool]] = []
         opened, closed = rf"\ue000{number}-([ua])(\d+)\ue001", rf"\ue002{number}-(\d+)\ue003"
         stand_in = rf"\ue004{number}-(\d+)\ue005"
         self._stand_ins = re.compile(stand_in)
@@ -333,11 +318,10 @@ class _Marks:
         kept = {int(found[1] or found[2]) for found in self._torn.findall(text) if found[1] or found[2]}
         return set(self.is_audio) - kept
 
-    def split(self, text: str) -> Iterator[tuple[int, int, str, Any, bool]]:
-        """The pieces of a rendered template: start, stop, kind, value, whether it belongs to the assistant.
+    def split(self, text: str) -> Iterator[tuple[int, int, Any, bool]]:
+        """The pieces of a rendered template: start, stop, value, and whether it belongs to the assistant.
 
-        Kinds are ``template`` (no value), ``text`` (a string of the conversation) and ``thing`` (an audio part, or a
-        special token as a string).
+        The value is None for the template's own text, a string of the conversation, or an audio part.
 
         Raises:
             ValueError: the template has damaged a mark.
@@ -347,44 +331,36 @@ class _Marks:
             yield from self._template(text, position, piece.start())
             position = piece.end()
             before, who, index, inside, after, thing = piece.groups()
+            only = self._stand_ins.fullmatch(inside or "")
+            if thing is None and only and not isinstance(self._things[int(only[1])][0], str):
+                thing = only[1]
             if thing is not None:
-                yield piece.start(), piece.end(), "thing", *self._thing(thing)
-                continue
-            only = self._stand_ins.fullmatch(inside)
-            if only and not isinstance(self._things[int(only[1])][0], str):
-                yield piece.start(), piece.end(), "thing", *self._thing(only[1])
+                yield piece.start(), position, *self._things[int(thing)]
                 continue
             lead, tail = self._outer[int(index)]
-            shown = self._stand_ins.sub(lambda found: self._special(found[1]), inside)
+            shown = self._stand_ins.sub(self._special, inside)
             whole = (lead if before else "") + shown + (tail if after else "")
-            yield piece.start(), piece.end(), "text", whole, who == "a"
+            yield piece.start(), position, whole, who == "a"
         yield from self._template(text, position, len(text))
 
-    def _template(self, text: str, start: int, stop: int) -> Iterator[tuple[int, int, str, Any, bool]]:
+    def _template(self, text: str, start: int, stop: int) -> Iterator[tuple[int, int, None, bool]]:
         """The template's own text between separated marks."""
-        torn = [found.span() for found in self._torn.finditer(text, start, stop)]
-        for low, high in zip(
-            [start, *(end for _, end in torn)], [*(at for at, _ in torn), stop], strict=True
-        ):
-            literal = text[low:high]
-            if self._number in literal or re.search("[\ue000-\ue005]", literal):
+        torn = [start, *(at for found in self._torn.finditer(text, start, stop) for at in found.span()), stop]
+        for low, high in zip(torn[::2], torn[1::2], strict=True):
+            if self._number in text[low:high] or re.search("[\ue000-\ue005]", text[low:high]):
                 raise ValueError(_CUTS)
-            if literal:
-                yield low, high, "template", None, False
+            if low < high:
+                yield low, high, None, False
 
-    def _thing(self, index: str) -> tuple[Any, bool]:
-        return self._things[int(index)]
-
-    def _special(self, index: str) -> str:
-        thing = self._things[int(index)][0]
+    def _special(self, found: re.Match[str]) -> str:
+        thing = self._things[int(found[1])][0]
         if not isinstance(thing, str):
             raise ValueError(_CUTS)
         return thing
 
     def _text(self, text: str, said: bool) -> str:
         core = text.strip()
-        lead = text[: len(text) - len(text.lstrip())] if core else text
-        tail = text[len(text.rstrip()) :] if core else ""
+        lead, tail = text.split(core, 1) if core else (text, "")
         index = len(self._outer)
         self._outer.append((lead, tail))
         opened = f"\ue000{self._number}-{'a' if said else 'u'}{index}\ue001"

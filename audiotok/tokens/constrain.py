@@ -74,14 +74,7 @@ class AudioConstraint(LogitsProcessor):
         self._states: list[_State] = []
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Set the logits of ids that may not come next to minus infinity.
-
-        Args:
-            input_ids: [B, S] ids so far.
-            scores: [B, rows] logits of the next id.
-
-        Returns:
-            [B, rows], a new tensor.
+        """Logits [B, rows] of the next id after ``input_ids`` [B, S], minus infinity where it may not come.
 
         Raises:
             LayoutError: the prompt ends inside an audio block that is malformed.

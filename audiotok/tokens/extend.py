@@ -248,6 +248,10 @@ def build_tokenizer(
             raise ValueError(f"{text_model}: expected a model of single characters, got the piece {piece!r}")
     new = [audio_token(k, code) for k in range(n_q) for code in range(codebook_size)]
     vocab = {string: i for i, string in enumerate([*pieces, *CONTROL_TOKENS.values(), *new])}
+    if len(vocab) != facts["audio_offset"] + len(new):
+        raise ValueError(
+            f"{text_model}: expected no piece with the name of a control or audio token, got one"
+        )
     # BPE without merges matches single characters only, so text cannot yield control and audio tokens. The control
     # tokens are special tokens in transformers too, where split_special_tokens prevents that text yields them.
     backend = Tokenizer(models.BPE(vocab=vocab, merges=[], byte_fallback=True))

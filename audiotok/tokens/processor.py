@@ -52,7 +52,7 @@ class Part(NamedTuple):
 
 
 class AudioTextProcessor(ProcessorMixin):
-    """Feature extractor, tokenizer and codec as one Hugging Face processor; see :meth:`from_codec`.
+    """Feature extractor, tokenizer and codec as one Hugging Face processor; :meth:`from_codec` makes one.
 
     A sequence is ``<bos> <text> t... </text> <audio> a... </audio> <eos>``, text first for the task ``speak`` and
     audio first for ``transcribe``. Conversations follow the chat template of the processor or its tokenizer.
@@ -102,8 +102,7 @@ class AudioTextProcessor(ProcessorMixin):
         Args:
             tokenizer: a tokenizer with this codec's ids, or any fast tokenizer, which is then extended.
             codec: an :class:`AudioCodec`, or an EnCodec, DAC, Mimi or X-Codec model of transformers.
-            layout: layout of the audio ids.
-            n_q: K, codebooks that are written; None means all.
+            layout, n_q: as for the class.
 
         Raises:
             ValueError: as in :func:`extend_tokenizer` and the class.
@@ -141,20 +140,16 @@ class AudioTextProcessor(ProcessorMixin):
                 is given and there is no codec.
         """
         codes = self._codes(audio, sampling_rate)
-        if codes.shape[0] <= self.tokenizer.n_q:  # codes of another codec are refused below
-            codes = codes[: self.n_q]
         if codes.ndim != 2 or 0 in codes.shape:
             raise ValueError(
-                f"expected codes [K, T] of one clip with at least one frame, got shape {list(codes.shape)}"
+                f"expected codes [K, T] with T >= 1, or a wav of floats, got integers of shape {list(codes.shape)}"
             )
+        if codes.shape[0] <= self.tokenizer.n_q:  # codes of another codec are refused below
+            codes = codes[: self.n_q]
         return self.tokenizer.encode_audio(codes, self.layout)
 
     def decode_audio(self, ids: Sequence[int] | Tensor, errors: Errors = "strict") -> list[Tensor]:
-        """The wavs of all audio blocks of a sequence.
-
-        Args:
-            ids: [S], as in :meth:`parse`.
-            errors: as in :meth:`parse`.
+        """The wavs of all audio blocks of a sequence, as in :meth:`parse`.
 
         Returns:
             wavs [C, N] float32 at the codec's sampling rate; N = 0 for a block without frames.
@@ -298,8 +293,7 @@ class AudioTextProcessor(ProcessorMixin):
         Args:
             inputs: the prompts, with ``input_ids`` [B, S], padded on the left.
             max_new_tokens: maximum number of ids to generate; the block is closed before.
-            min_frames: minimum frames of the block.
-            max_frames: maximum frames of the block.
+            min_frames, max_frames: limits of the block in frames.
 
         Returns:
             Keyword arguments: ``model.generate(**inputs, **processor.generation_options(inputs, 2000))``.
@@ -356,15 +350,8 @@ class AudioTextProcessor(ProcessorMixin):
     ) -> Any:
         """Save tokenizer, feature extractor and codec in one folder, the codec in ``audio_tokenizer/``.
 
-        The folder can be moved and opened offline.
-
-        Args:
-            save_directory: the folder.
-            push_to_hub: also upload the folder, to ``repo_id`` or under the folder's name.
-            kwargs: arguments of ``push_to_hub``.
-
-        Returns:
-            The files that transformers wrote.
+        The folder can be moved and opened offline. ``push_to_hub`` also uploads it, to ``repo_id`` or under its name,
+        with ``kwargs``.
         """
         written = super().save_pretrained(save_directory)
         self.feature_extractor.save_pretrained(save_directory)
@@ -447,17 +434,13 @@ class AudioTextProcessor(ProcessorMixin):
         if values.is_floating_point():
             return self._encode(values, sampling_rate)
         channels = self.feature_extractor.feature_size
-        if values.ndim == 1 and values.dtype in _PCM_SCALE:
+        is_pcm = values.dtype in _PCM_SCALE
+        if values.ndim == 1 and is_pcm:
             return self._encode(_samples(values), sampling_rate)
-        if values.ndim == 2 and values.dtype in _PCM_SCALE and values.shape[0] in (1, channels):
+        if values.ndim == 2 and is_pcm and values.shape[0] in (1, channels):
             raise ValueError(
                 f"{str(values.dtype)[6:]} of shape {list(values.shape)} can be samples or codes; pass samples as "
                 "floats or {'array': ..., 'sampling_rate': ...}, codes as int64"
-            )
-        if values.ndim != 2:
-            raise ValueError(
-                f"expected codes [K, T], or a wav of floats [N] or [{channels}, N], got integers of shape "
-                f"{list(values.shape)}"
             )
         return values
 
@@ -510,16 +493,16 @@ class AudioTextProcessor(ProcessorMixin):
 
     def _pair(self, text: str | None, audio: Any, task: Task, sampling_rate: int | None) -> Conversation:
         parts: list[dict[str, Any]] = [{"type": "text", "text": text}, {"type": "audio", "audio": audio}]
-        given = [part for part in parts if part[part["type"]] is not None]
-        ordered = given if task == "speak" else given[::-1]
-        if not given or (len(given) == 1 and given[0]["type"] != ("text" if task == "speak" else "audio")):
-            raise ValueError(
-                f"the task {task!r} needs {'text' if task == 'speak' else 'audio'}, but a row has none"
-            )
-        roles = ("user", "assistant")
-        messages = [{"role": role, "content": [part]} for role, part in zip(roles, ordered, strict=False)]
+        question, answer = parts if task == "speak" else parts[::-1]
+        if question[question["type"]] is None:
+            raise ValueError(f"the task {task!r} needs {question['type']}, but a row has none")
+        messages = [{"role": "user", "content": [question]}, {"role": "assistant", "content": [answer]}]
+        asks = answer[answer["type"]] is None
         return plain_conversation(
-            self.tokenizer, messages, lambda part: self._block(part["audio"], sampling_rate), len(given) == 1
+            self.tokenizer,
+            messages[:1] if asks else messages,
+            lambda part: self._block(part["audio"], sampling_rate),
+            add_generation_prompt=asks,
         )
 
 

@@ -146,7 +146,7 @@ class AudioTextTokenizer(PreTrainedTokenizerFast):
         n_q: int | None = None,
         errors: Errors = "strict",
     ) -> Any:
-        """Turn audio ids back into codes, the inverse of :meth:`encode_audio`.
+        """Turn audio ids back into codes: the inverse of :meth:`encode_audio`.
 
         Args:
             ids: [S] audio ids, without the markers around them.
@@ -155,12 +155,7 @@ class AudioTextTokenizer(PreTrainedTokenizerFast):
             errors: ``strict``, or ``repair`` to keep whole frames and count what was lost.
 
         Returns:
-            [K, T] int64 codes; with ``errors="repair"`` a :class:`Repaired` of codes and count.
-
-        Raises:
-            TypeError: ``ids`` are not integers.
-            ValueError: ``n_q`` is out of range, or layout or errors are unknown.
-            LayoutError: the ids do not form whole frames; the error names the first bad position.
+            Codes or :class:`Repaired`, as :func:`audiotok.unflatten`, which also states the errors.
         """
         symbols = (
             self.check_n_q(n_q),
