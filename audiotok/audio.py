@@ -14,14 +14,12 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 import numpy as np
 
-from .containers import MAX_CHANNELS as MAX_CHANNELS
 from .containers import (
     MAX_CHUNKS,
     MAX_RATE_HZ,
     READ_BYTES,
     AudioError,
     ByteSource,
-    Pcm,
     WavHeader,
     check_ogg,
     is_wav,
@@ -29,7 +27,6 @@ from .containers import (
     read_wav_header,
     without_tag,
 )
-from .containers import PCM_BYTES as PCM_BYTES
 from .files import write_aside
 
 if TYPE_CHECKING:
@@ -80,26 +77,19 @@ def load_audio(source: str | Path | bytes | BinaryIO, sampling_rate: int | None 
     import torch
 
     with open_audio(source) as sound:
-        rate = sound.sampling_rate if sampling_rate is None else sampling_rate
-        return torch.cat(list(sound.blocks(rate)), dim=-1), rate
+        return torch.cat(list(sound.blocks(sampling_rate)), dim=-1), sampling_rate or sound.sampling_rate
 
 
 def audio_blocks(
     source: str | Path | bytes | BinaryIO, sampling_rate: int | None = None, block_s: float = 30.0
 ) -> Iterator[Tensor]:
-    """Read a sound of any length in constant memory.
-
-    Args:
-        source: as for :func:`load_audio`.
-        sampling_rate: resample to this rate in Hz; None keeps the file's rate.
-        block_s: length of a block in seconds; the last one is shorter.
+    """Read a sound of any length in constant memory. Arguments and errors as for :func:`load_audio`.
 
     Yields:
-        wav [1, n] float32 in [-1, 1]. Concatenated, the blocks equal ``load_audio(source, sampling_rate)[0]``.
+        wav [1, n] float32 in [-1, 1] of ``block_s`` seconds; the last one is shorter. Concatenated, they equal
+        ``load_audio(source, sampling_rate)[0]``.
 
     Raises:
-        FileNotFoundError: the file does not exist.
-        AudioError: as for :func:`load_audio`; it is raised when the block with the fault is reached.
         ValueError: ``block_s`` is not a finite number above 0.
     """
     import torch
@@ -107,44 +97,20 @@ def audio_blocks(
     if not 0 < block_s < float("inf"):
         raise ValueError(f"expected block_s to be a finite number of seconds above 0, got {block_s}")
     with open_audio(source) as sound:
-        rate = sound.sampling_rate if sampling_rate is None else sampling_rate
-        size = max(1, round(block_s * rate))
+        size = max(1, round(block_s * (sampling_rate or sound.sampling_rate)))
         held: list[Tensor] = []
         count = 0
-        for piece in sound.blocks(rate):
+        for piece in sound.blocks(sampling_rate):
             held.append(piece)
             count += piece.shape[-1]
             if count >= size:
-                joined = torch.cat(held, dim=-1)
-                whole = count - count % size
-                yield from joined[:, :whole].split(size, dim=-1)
-                held, count = [joined[:, whole:]], count - whole
+                *whole, rest = torch.cat(held, dim=-1).split(size, dim=-1)
+                if rest.shape[-1] == size:
+                    whole, rest = [*whole, rest], rest[:, :0]
+                yield from whole
+                held, count = [rest], rest.shape[-1]
         if count:
             yield torch.cat(held, dim=-1)
-
-
-def audio_facts(path: str | Path) -> dict[str, Any]:
-    """Length, rate, channels and format of a sound file. The whole file is decoded, since a header can be wrong.
-
-    Returns:
-        duration_s, sampling_rate, num_samples, channels, format, and comment if present.
-
-    Raises:
-        FileNotFoundError: the file does not exist.
-        AudioError: as for :func:`load_audio`.
-    """
-    with open_audio(path) as sound:
-        count = sum(len(block) for block in sound.samples())
-        if not count:
-            raise AudioError(f"{path}: expected at least one sample, got 0")
-        return {
-            "duration_s": count / sound.sampling_rate,
-            "sampling_rate": sound.sampling_rate,
-            "num_samples": count,
-            "channels": sound.channels,
-            "format": sound.format,
-            **({"comment": sound.comment} if sound.comment else {}),
-        }
 
 
 def read_comment(path: str | Path) -> str | None:
@@ -154,16 +120,13 @@ def read_comment(path: str | Path) -> str | None:
     return None
 
 
-def open_audio(
-    source: str | Path | bytes | BinaryIO, name: str = "stdin", pcm: Pcm | None = None
-) -> AudioReader:
+def open_audio(source: str | Path | bytes | BinaryIO, name: str = "stdin") -> AudioReader:
     """Open a sound for reading from front to back.
 
     Args:
         source: a path, the bytes of a file, or a binary stream. A wav on a pipe is read as it arrives; other formats
             on a pipe are read when the pipe has ended.
         name: name of bytes and streams in error messages.
-        pcm: layout of raw samples without a header; None reads the header.
 
     Raises:
         FileNotFoundError: the file does not exist.
@@ -175,10 +138,10 @@ def open_audio(
             raise AudioError(f"{path}: expected an audio file, got a folder; name the files in it")
         if not path.exists():
             raise FileNotFoundError(f"{path}: no such file")
-        return AudioReader(path.open("rb"), str(path), pcm, owned=True)
+        return AudioReader(path.open("rb"), str(path), owned=True)
     if isinstance(source, bytes | bytearray | memoryview):
-        return AudioReader(io.BytesIO(source), name, pcm, owned=True)
-    return AudioReader(source, name, pcm)
+        source = io.BytesIO(source)
+    return AudioReader(source, name)
 
 
 class AudioReader:
@@ -193,14 +156,15 @@ class AudioReader:
         header_s: length in seconds that the header states, or None. It can be wrong; use it only as an estimate.
     """
 
-    def __init__(self, stream: BinaryIO, name: str, pcm: Pcm | None = None, owned: bool = False) -> None:
+    def __init__(self, stream: BinaryIO, name: str, owned: bool = False) -> None:
         self.name, self._stream, self._input = name, stream, ByteSource(stream)
         self._to_close: list[Any] = [stream] if owned else []
         self.comment: str | None = None
         self.header_s: float | None = None
         self._container: Any = None
+        self._samples: int | None = None  # of a file with one Ogg stream
         try:
-            self._open(pcm)
+            self._open()
         except BaseException:
             self.close()
             raise
@@ -217,10 +181,7 @@ class AudioReader:
             self._to_close.pop().close()
 
     def blocks(self, sampling_rate: int | None = None) -> Iterator[Tensor]:
-        """The sound as checked wavs [1, n] float32 in [-1, 1], channels averaged.
-
-        Args:
-            sampling_rate: resample to this rate in Hz; None keeps the file's rate.
+        """The sound as checked wavs [1, n] float32 in [-1, 1], channels averaged, at this rate in Hz or the file's.
 
         Raises:
             AudioError: the sound is damaged, cut off or empty, or a sample is not finite or in another unit.
@@ -256,7 +217,12 @@ class AudioReader:
 
         done = 0
         for block in self._frames(0):
-            _check_samples(block, self.name, done)
+            peak = np.abs(block).max(initial=0)  # max propagates NaN and inf
+            if not peak <= MAX_PEAK:
+                _check_finite(block, self.name, done)
+                raise AudioError(
+                    f"{self.name}: expected samples in [-1, 1], got a peak of {peak:g}; divide by the full scale"
+                )
             done += len(block)
             yield torch.from_numpy(block.mean(axis=1, dtype=np.float32)).clamp_(-1, 1).unsqueeze(0)
         if not done:
@@ -269,26 +235,19 @@ class AudioReader:
             blocks = (block for _, block in run)
             yield from blocks if rate == self.sampling_rate else _at_rate(blocks, rate, self.sampling_rate)
 
-    def _open(self, pcm: Pcm | None) -> None:
+    def _open(self) -> None:
         head = self._input.peek(40)
         if not head:
             raise AudioError(f"{self.name}: expected audio, got an empty file or stream")
-        if pcm is not None:
-            self._wav = WavHeader(pcm, is_raw=True)
-        elif is_wav(head):
-            self._wav = self._wav_header()
-        else:
-            self._wav = None
+        self._wav = self._wav_header() if is_wav(head) else None
         if self._wav is None or self._wav.pcm is None:
             return self._open_container(head)
-        layout = self._wav.pcm
+        layout, size = self._wav.pcm, self._wav.size
         self._input.forget()
         self.sampling_rate, self.channels = layout.sampling_rate, layout.channels
         self.format, self.comment = f"wav/{layout.kind}", self._wav.comment
-        if self._wav.size is not None:
-            size = self._wav.size
-            if self._input.can_seek:
-                size = min(size, self._input.left())
+        if size is not None:
+            size = min(size, self._input.left()) if self._input.can_seek else size
             self.header_s = size / layout.frame_bytes / layout.sampling_rate
 
     def _wav_header(self) -> WavHeader:
@@ -318,10 +277,6 @@ class AudioReader:
                 rest = data[whole:]
                 if whole:
                     yield wav.pcm.sampling_rate, wav.pcm.decode(data[:whole])
-            if rest and wav.is_raw:
-                raise AudioError(
-                    f"{self.name}: expected whole samples of {step} bytes, got {len(rest)} at the end"
-                )
             if wav.is_cut(got, source.at):
                 raise AudioError(
                     f"{self.name}: expected {wav.size} bytes of samples by its header, got {got}; the file is cut "
@@ -369,16 +324,17 @@ class AudioReader:
             stream = self._input.spooled()
             self._to_close.append(stream)
         stream.seek(0)
-        samples = None
+        stated = None
         try:
             if head[:4] == b"OggS":
-                samples = check_ogg(stream)
+                ends = check_ogg(stream)
+                stated, self._samples = sum(ends), ends[0] if len(ends) == 1 else None
             elif self._wav is not None:
                 size = stream.seek(0, os.SEEK_END)
                 if self._wav.is_cut(size - self._wav.start, size):
                     raise ValueError("the file is cut off, copy it again")
             else:
-                samples = mp3_samples(stream)
+                stated = mp3_samples(stream)
         except ValueError as error:
             raise AudioError(f"{self.name}: {error}") from None
         stream.seek(0)
@@ -387,34 +343,30 @@ class AudioReader:
                 stream, "r", options={"format_whitelist": _DEMUXERS}, metadata_errors="ignore"
             )
             self._to_close.append(self._container)
+            self._demuxer = self._container.format.name.split(",")[0]
             audio = self._container.streams.audio
             if not audio:
-                raise AudioError(
-                    f"{self.name}: expected sound, got a {self._container.format.name} file without any"
-                )
+                raise AudioError(f"{self.name}: expected sound, got a {self._demuxer} file without any")
             self._track = audio[0]
-            self._demuxer = self._container.format.name.split(",")[0]
             self._track.codec_context.options = {"err_detect": "crccheck+explode"}
             self._decoded_frames = self._decode()
             first = next(self._decoded_frames, None)
         except FFmpegError as error:
             kind = _MAGIC.get(head[:4]) or _MAGIC.get(head[4:8])
-            what = "something else" if kind is None else f"{kind} with a damaged or missing header"
+            what = "something else" if kind is None else f"{kind} that is damaged or cut off"
             raise AudioError(
                 f"{self.name}: expected an audio file (wav, flac, ogg, opus, mp3, m4a...), got {what} "
-                f"({error.strerror}); convert it first"
+                f"({error.strerror}); {'convert it first' if kind is None else 'copy it again'}"
             ) from None
         if first is None:
             raise AudioError(f"{self.name}: expected at least one sample, got 0")
         self._decoded_frames = chain([first], self._decoded_frames)
         self.sampling_rate, self.channels = first.sample_rate, first.layout.nb_channels
         self.format = f"{self._demuxer}/{self._track.codec_context.name}"
-        tags = {
-            key.lower(): value for key, value in {**self._container.metadata, **self._track.metadata}.items()
-        }
-        self.comment = tags.get("comment") or None
+        tags = {**self._container.metadata, **self._track.metadata}
+        self.comment = {key.lower(): value for key, value in tags.items()}.get("comment") or None
         if self._demuxer in ("mp3", "ogg"):
-            self.header_s = None if samples is None else samples / self.sampling_rate
+            self.header_s = None if stated is None else stated / self.sampling_rate
         elif self._demuxer not in _NO_LENGTH and self._track.duration:
             self.header_s = float(self._track.duration * self._track.time_base)
         elif self._demuxer == "matroska" and len(self._container.streams) == 1 and self._container.duration:
@@ -460,8 +412,10 @@ class AudioReader:
             total_s += frame.samples / frame.sample_rate
             values = _frame_samples(frame)
             at = int(frame.pts or 0) if at < 0 else at
-            if at < start:
-                at, values = at + len(values), values[max(0, start - at) :]
+            if self._track.codec_context.name == "vorbis" and self._samples is not None:
+                values = values[: max(0, self._samples - at)]  # the last packet has samples behind the end
+            before, at = max(0, start - at), at + len(values)
+            values = values[before:]
             if held and (
                 count >= _BLOCK_SAMPLES or frame.sample_rate != rate or held[0].shape[1] != values.shape[1]
             ):
@@ -494,18 +448,13 @@ def _frame_samples(frame: Any) -> np.ndarray:
     return values.astype(np.float32, copy=False)
 
 
-def _check_samples(block: np.ndarray, name: str, start: int) -> None:
-    """Refuse samples [n, C] that are not finite or in another unit; the first is sample ``start``."""
-    peak = np.abs(block).max(initial=0)  # max propagates NaN and inf
-    if peak <= MAX_PEAK:
-        return
-    bad = ~np.isfinite(block).all(axis=1)
-    if bad.any():
+def _check_finite(samples: np.ndarray, name: object, start: int) -> None:
+    """Refuse samples [n, ...] that are not finite; the first one is sample ``start`` of the sound."""
+    if not np.isfinite(samples).all():
+        bad = np.argwhere(~np.isfinite(samples))[0, 0]
         raise AudioError(
-            f"{name}: expected finite samples, got NaN or inf at sample {start + int(bad.argmax())}; repair the "
-            "recording"
+            f"{name}: expected finite samples, got NaN or inf at sample {start + bad}; repair it"
         )
-    raise AudioError(f"{name}: expected samples in [-1, 1], got a peak of {peak:g}; divide by the full scale")
 
 
 def resample(wav: Tensor, from_rate: int, to_rate: int) -> Tensor:
@@ -513,8 +462,7 @@ def resample(wav: Tensor, from_rate: int, to_rate: int) -> Tensor:
 
     Args:
         wav: [..., N] float32, N >= 1; each row is resampled on its own.
-        from_rate: its rate in Hz.
-        to_rate: the output rate in Hz.
+        from_rate, to_rate: in Hz.
 
     Returns:
         [..., N * to_rate / from_rate] float32 in [-1, 1] on the device of ``wav``; ``wav`` itself if the rates agree.
@@ -536,12 +484,7 @@ def resample(wav: Tensor, from_rate: int, to_rate: int) -> Tensor:
 
 
 def resampled(blocks: Iterable[Tensor], from_rate: int, to_rate: int) -> Iterator[Tensor]:
-    """Resample sound that arrives in blocks. The result does not depend on the block boundaries.
-
-    Args:
-        blocks: wavs [1, n] float32.
-        from_rate: their rate in Hz.
-        to_rate: the output rate in Hz.
+    """Resample sound in blocks [1, n] float32. The result does not depend on the block boundaries.
 
     Yields:
         wav [1, n] float32 in [-1, 1], n >= 1, about 10 ms after the input because of the filter.
@@ -567,18 +510,16 @@ def _at_rate(blocks: Iterable[np.ndarray], from_rate: int, to_rate: int) -> Iter
     """[n, C] float32 at ``from_rate`` -> [n, C] at ``to_rate``, without empty blocks."""
     import soxr
 
-    stream, first, count = None, None, 0
+    stream, first, count = None, np.zeros((0, 1), np.float32), 0
     for block in blocks:
         if stream is None:
-            stream, first = (
-                soxr.ResampleStream(from_rate, to_rate, block.shape[1], dtype="float32"),
-                block[:1],
-            )
+            stream = soxr.ResampleStream(from_rate, to_rate, block.shape[1], dtype="float32")
+            first = block[:1]
         out = stream.resample_chunk(block, last=False)
         if len(out):
             count += len(out)
             yield out
-    if stream is None or first is None:
+    if stream is None:
         return
     out = stream.resample_chunk(first[:0], last=True)
     if len(out) or not count:
@@ -612,42 +553,49 @@ def save_audio(path: str | Path, wav: Tensor, sampling_rate: int, comment: str |
 def save_audio_blocks(
     path: str | Path, blocks: Iterable[Tensor], sampling_rate: int, comment: str | None = None
 ) -> int:
-    """Write sound that arrives in blocks, in constant memory. The write is atomic.
-
-    Args:
-        path: as for :func:`save_audio`.
-        blocks: wavs [1, n] or [n], written in order.
-        sampling_rate: in Hz.
-        comment: as for :func:`save_audio`.
+    """Write sound that arrives in blocks [1, n] or [n], in constant memory. Arguments and errors as for
+    :func:`save_audio`.
 
     Returns:
         the number of samples written.
-
-    Raises:
-        AudioError: as for :func:`save_audio`; also if all blocks are empty.
-        OSError: the folder does not exist or cannot be written.
     """
     import soundfile
 
     path = Path(path)
-    container, coding = _format_of(path, sampling_rate)
+    container, coding = _FORMATS.get(path.suffix.lower(), ("", ""))
+    if not container:
+        raise AudioError(
+            f"{path}: expected a name ending in {', '.join(_FORMATS)}, got {path.suffix or 'no suffix'}"
+        )
+    if not isinstance(sampling_rate, int | np.integer) or not 0 < sampling_rate <= MAX_RATE_HZ:
+        raise AudioError(
+            f"{path}: expected a whole sampling rate of 1 to {MAX_RATE_HZ} Hz, got {sampling_rate!r}"
+        )
+    if coding == "OPUS" and sampling_rate not in _OPUS_RATES:
+        rates = ", ".join(map(str, _OPUS_RATES))
+        raise AudioError(
+            f"{path}: Opus takes {rates} Hz, got {sampling_rate}; write .wav or .flac, or resample()"
+        )
     written = 0
     with write_aside(path) as aside:
-        name: Any = (
-            os.fsencode(aside) if os.name == "posix" else str(aside)
-        )  # POSIX file names may be arbitrary bytes
+        # POSIX file names may be arbitrary bytes.
+        name: Any = os.fsencode(aside) if os.name == "posix" else str(aside)
         try:
             with soundfile.SoundFile(name, "w", sampling_rate, 1, coding, format=container) as file:
                 if comment is not None:
                     file.comment = comment
                 for block in blocks:
-                    samples = _one_channel(block, path, written)
+                    _check_floats(block)
+                    if block.ndim not in (1, 2) or (block.ndim == 2 and block.shape[0] != 1):
+                        raise AudioError(
+                            f"{path}: expected wav [1, N] or [N], got {list(block.shape)}; save one channel at a time"
+                        )
+                    samples = block.detach().cpu().float().reshape(-1).numpy()
+                    _check_finite(samples, path, written)
                     written += len(samples)
                     if container == "WAV" and written * 2 > _LARGEST_WAV_BYTES:
-                        raise AudioError(
-                            f"{path}: a .wav file holds less than 4 GiB; write a .flac file instead"
-                        )
-                    file.write(samples)
+                        raise AudioError(f"{path}: a .wav file holds less than 4 GiB; write a .flac file")
+                    file.write(np.clip(samples, -1, 1))
         except soundfile.LibsndfileError as error:
             raise AudioError(
                 f"{path}: cannot write it as {container}/{coding} ({error.error_string}); check the free disk space"
@@ -658,12 +606,7 @@ def save_audio_blocks(
 
 
 def wav_head(sampling_rate: int, comment: str | None = None) -> bytes:
-    """The header of a 16-bit mono wav of unknown length, as ffmpeg writes it to a pipe.
-
-    Args:
-        sampling_rate: in Hz.
-        comment: stored before the samples, so that a reader of the pipe gets it first.
-    """
+    """The header of a 16-bit mono wav of unknown length, as ffmpeg writes it to a pipe, with a comment."""
     unknown = 0xFFFFFFFF
     form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, sampling_rate, 2 * sampling_rate, 2, 16)
     listed = b""
@@ -675,22 +618,10 @@ def wav_head(sampling_rate: int, comment: str | None = None) -> bytes:
     return struct.pack("<4sI4s", b"RIFF", unknown, b"WAVE") + form + listed + data
 
 
-def pcm_bytes(wav: Tensor, kind: str) -> bytes:
-    """Samples as bytes, rounded as in a file.
-
-    Args:
-        wav: [1, n] float32.
-        kind: "s16le" or "f32le".
-
-    Raises:
-        ValueError: ``kind`` is not one of these.
-    """
+def pcm_bytes(wav: Tensor) -> bytes:
+    """Samples [1, n] float32 as 16-bit little-endian PCM, rounded as in a file."""
     samples = wav.detach().cpu().float().reshape(-1).numpy()
-    if kind == "f32le":
-        return samples.astype("<f4").tobytes()
-    if kind == "s16le":
-        return np.clip(np.floor(samples * np.float32(32768)), -32768, 32767).astype("<i2").tobytes()
-    raise ValueError(f"expected s16le or f32le, got {kind}")
+    return np.clip(np.floor(samples * np.float32(32768)), -32768, 32767).astype("<i2").tobytes()
 
 
 def _check_floats(wav: Tensor) -> None:
@@ -702,38 +633,3 @@ def _check_floats(wav: Tensor) -> None:
         raise AudioError(
             f"expected float samples in [-1, 1], got {wav.dtype}; divide 16-bit samples by 32768"
         )
-
-
-def _format_of(path: Path, sampling_rate: int) -> tuple[str, str]:
-    if path.suffix.lower() not in _FORMATS:
-        raise AudioError(
-            f"{path}: expected a name ending in {', '.join(_FORMATS)}, got {path.suffix or 'no suffix'}"
-        )
-    if not isinstance(sampling_rate, int | np.integer) or not 0 < sampling_rate <= MAX_RATE_HZ:
-        raise AudioError(
-            f"{path}: expected a whole sampling rate of 1 to {MAX_RATE_HZ} Hz, got {sampling_rate!r}"
-        )
-    container, coding = _FORMATS[path.suffix.lower()]
-    if coding == "OPUS" and sampling_rate not in _OPUS_RATES:
-        rates = ", ".join(map(str, _OPUS_RATES))
-        raise AudioError(
-            f"{path}: Opus takes {rates} Hz, got {sampling_rate}; write .wav or .flac, or resample()"
-        )
-    return container, coding
-
-
-def _one_channel(block: Tensor, path: Path, start: int) -> np.ndarray:
-    """[1, n] or [n] -> checked numpy [n] in [-1, 1]."""
-    _check_floats(block)
-    if block.ndim not in (1, 2) or (block.ndim == 2 and block.shape[0] != 1):
-        raise AudioError(
-            f"{path}: expected wav [1, N] or [N], got {list(block.shape)}; save one channel at a time"
-        )
-    samples = block.detach().cpu().float().reshape(-1).numpy()
-    if len(samples) and not np.isfinite(samples).all():
-        bad = ~np.isfinite(samples)
-        raise AudioError(
-            f"{path}: expected finite samples, got NaN or inf at sample {start + int(bad.argmax())} "
-            f"({int(bad.sum())} of {len(samples)})"
-        )
-    return np.clip(samples, -1, 1)

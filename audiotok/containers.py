@@ -99,7 +99,6 @@ class WavHeader:
         start: where the samples begin.
         order: of bytes, as struct has it.
         is_wide: Wave64.
-        is_raw: there is no header.
     """
 
     pcm: Pcm | None
@@ -109,7 +108,6 @@ class WavHeader:
     start: int = 0
     order: str = "<"
     is_wide: bool = False
-    is_raw: bool = False
 
     def is_cut(self, got: int, at: int) -> bool:
         """Whether more than a few bytes of samples are missing and the file is shorter than its header states."""
@@ -166,6 +164,14 @@ class ByteSource:
         self._stream.seek(at)
         return left
 
+    def tail(self, count: int) -> bytes:
+        """The last ``count`` remaining bytes of a seekable stream, without consuming them."""
+        at = self._stream.tell()
+        self._stream.seek(max(at - len(self._held), self._stream.seek(0, os.SEEK_END) - count))
+        data = self._stream.read()
+        self._stream.seek(at)
+        return data
+
     def spooled(self) -> Any:
         """Copy the stream from its beginning to a temporary file, which is on disk if it is large."""
         file = tempfile.SpooledTemporaryFile(_KEPT_IN_MEMORY)  # noqa: SIM115  # closed by the reader
@@ -220,6 +226,11 @@ def read_wav_header(source: ByteSource) -> WavHeader:
         size, unknown = long_size, False
     if size == 0 and source.peek(4) in (b"", b"LIST", b"id3 ", b"bext"):
         unknown = False
+    elif unknown and source.can_seek:
+        tail = source.tail(READ_BYTES)
+        for found in re.finditer(rb"LIST(....)(?:INFO|adtl)", tail, re.DOTALL):
+            if len(tail) - found.start() - 8 == int.from_bytes(found[1], "little" if order == "<" else "big"):
+                size, unknown = source.left() - len(tail) + found.start(), False
     return WavHeader(pcm, None if unknown else size, end, comment, source.at, order, wide)
 
 
@@ -248,16 +259,16 @@ def _info_comment(body: bytes, order: str = "<") -> str | None:
     return None
 
 
-def check_ogg(file: BinaryIO) -> int:
+def check_ogg(file: BinaryIO) -> list[int]:
     """Check every page of an Ogg file (RFC 3533).
 
     Returns:
-        the sum of the final positions of its streams, in samples.
+        the final position of each of its streams, in samples.
 
     Raises:
         ValueError: a page is damaged or missing, or a stream has no end.
     """
-    at = total = 0
+    at, ends = 0, []
     streams: dict[int, tuple[int, int]] = {}  # serial number -> number of the last page, position
     while any(head := file.read(27)):  # zeros may follow the last page
         lacing = file.read(head[26]) if len(head) == 27 else b""
@@ -274,11 +285,11 @@ def check_ogg(file: BinaryIO) -> int:
             raise ValueError(f"damaged at byte {at} (pages of the Ogg stream are missing); copy it again")
         streams[serial] = number, max(granule, position)
         if head[5] & _OGG_EOS:
-            total += streams.pop(serial)[1]
+            ends.append(streams.pop(serial)[1])
         at += 27 + len(lacing) + len(body)
     if streams:
         raise ValueError("the file is cut off (its Ogg stream has no last page); copy it again")
-    return total
+    return ends
 
 
 def _ogg_crc(data: bytes) -> int:

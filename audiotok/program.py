@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -20,7 +20,6 @@ from .machine import check_device
 
 # Caused by the user's input or machine, and printed as one line. Anything else is a bug and keeps its traceback.
 KNOWN_ERRORS = (ValueError, TypeError, OSError, ImportError, MemoryError)
-SHELLS = ("bash", "zsh", "tcsh")  # supported by shtab
 
 
 class Terminated(BaseException):
@@ -29,14 +28,8 @@ class Terminated(BaseException):
 
 @dataclass(frozen=True)
 class Program:
-    """A command with verbs.
-
-    Attributes:
-        name: of the command; also the prefix of errors.
-        description: one line for the help.
-        version: for ``--version``.
-        package: package of the verbs' modules, each with ``add_parser(subparsers)`` and ``run(args) -> int``.
-        verbs: verb -> (module in ``package``, help), in the order of the help.
+    """A command. ``verbs`` maps each verb to its module in ``package``, which has ``add_parser(subparsers)`` and
+    ``run(args) -> int``, and to its help, in the order of the help.
     """
 
     name: str
@@ -47,34 +40,21 @@ class Program:
 
     def build_parser(self, verb: str | None = None) -> argparse.ArgumentParser:
         """The program's parser, with the options of ``verb`` only; no other verb is imported."""
-        return self._parser([verb])
-
-    def _parser(self, whole: Collection[str | None]) -> argparse.ArgumentParser:
-        """The parser, with all options of the verbs in ``whole``."""
         parser = argparse.ArgumentParser(prog=self.name, description=self.description, allow_abbrev=False)
         parser.add_argument("--version", action="version", version=f"{self.name} {self.version}")
-        parser.add_argument(
-            "--print-completion",
-            choices=SHELLS,
-            help="print the completion script of this shell and exit",
-        )
         subparsers = parser.add_subparsers(dest="verb", metavar="VERB", title="verbs")
         for name, (module, help_text) in self.verbs.items():
-            if name in whole:
+            if name == verb:
                 import_module(f".{module}", self.package).add_parser(subparsers)
             else:
                 subparsers.add_parser(name, help=help_text)
         return parser
 
     def main(self, argv: Sequence[str] | None = None) -> int:
-        """Run the program.
-
-        Args:
-            argv: arguments without the program's name; None takes those of the process.
+        """Run the program with ``argv``, arguments without the program's name; None takes those of the process.
 
         Returns:
-            0 done, 1 failed, 130 interrupted, 143 terminated. Wrong usage leaves through ``SystemExit(2)``, as argparse
-            does.
+            0 done, 1 failed, 130 interrupted, 143 terminated. Wrong usage leaves through ``SystemExit(2)``.
         """
         if isinstance(sys.stdout, io.TextIOWrapper):
             # File names and terminals need not be UTF-8. Python configures stderr like this by default.
@@ -87,16 +67,12 @@ class Program:
         typed = next((word for word in arguments if not word.startswith("-")), None)
         parser = self.build_parser(typed if typed in self.verbs else None)
         args = parser.parse_args(arguments)
-        verb: str | None = args.verb
-        if verb is None and args.print_completion is None:
+        if args.verb is None:
             parser.print_help()
             return 0
         try:
             with _sigterm_raises():
-                if verb is None or args.print_completion is not None:
-                    print(completion(self._parser(self.verbs), args.print_completion))
-                    return 0
-                return import_module(f".{self.verbs[verb][0]}", self.package).run(args)
+                return import_module(f".{self.verbs[args.verb][0]}", self.package).run(args)
         except BrokenPipeError:
             # The reader of stdout has exited (| head). Redirect stdout, or the flush at exit fails.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -110,34 +86,6 @@ class Program:
         except Terminated:
             print(f"{self.name}: terminated", file=sys.stderr)
             return 143
-
-
-def completion(parser: argparse.ArgumentParser, shell: str) -> str:
-    """Shell completion script for the verbs, options, choices and file names of a program.
-
-    Args:
-        parser: of the program, with all options of all verbs.
-        shell: one of :data:`SHELLS`.
-
-    Returns:
-        the script, to be sourced.
-
-    Raises:
-        ModuleNotFoundError: shtab is not installed.
-    """
-    try:
-        import shtab
-    except ModuleNotFoundError:
-        raise ModuleNotFoundError(
-            'shell completion needs the extra "completion": pip install "audiotok[completion]"'
-        ) from None
-    groups = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
-    for verb in groups[0].choices.values():
-        for action in verb._actions:
-            numeric = getattr(action.type, "__qualname__", "").startswith("number.")
-            if action.nargs != 0 and action.choices is None and not numeric:
-                action.complete = shtab.FILE  # type: ignore[attr-defined]
-    return str(shtab.complete(parser, shell))
 
 
 def one_line(error: BaseException) -> str:
@@ -158,16 +106,7 @@ def number(
     most: float | None = None,
     above: float | None = None,
 ) -> Callable[[str], Any]:
-    """The argparse type of a number: finite, and within bounds.
-
-    Args:
-        kind: int or float.
-        least, most: inclusive bounds; None sets none.
-        above: exclusive lower bound.
-
-    Returns:
-        a function of the text that raises ``ArgumentTypeError``.
-    """
+    """The argparse type of a finite number in [``least``, ``most``] or above ``above``."""
     bounds = [(above, "above"), (least, "of at least"), (most, "of at most")]
     rule = " and ".join(f"{word} {bound:,g}" for bound, word in bounds if bound is not None)
     what = f"{'a whole' if kind is int else 'a finite'} number {rule}".rstrip()
@@ -191,11 +130,8 @@ def add_overwrite_option(parser: argparse.ArgumentParser, what: str) -> None:
 
 
 def check_reports(names: Iterable[str | None], overwrite: bool) -> None:
-    """Check in advance that reports can be written. None and "-" are skipped.
-
-    Raises:
-        FileExistsError: one exists and ``overwrite`` is false.
-        OSError: as :func:`audiotok.files.writable_target`.
+    """Check in advance that reports can be written. None and "-" are skipped. OSError: one exists and ``overwrite`` is
+    false, or it cannot be written.
     """
     for name in names:
         if name and name != "-" and writable_target(name).exists() and not overwrite:

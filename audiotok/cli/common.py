@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ..program import KNOWN_ERRORS as KNOWN_ERRORS
 from ..program import add_model_options as add_model_options
@@ -21,6 +22,7 @@ from ..program import write_report as write_report
 
 if TYPE_CHECKING:
     from ..bitstream import EntropyModel
+    from ..codec.base import Codec
     from ..codec.model import AudioCodec
 
 PIPE = "-"
@@ -84,15 +86,16 @@ def load_chosen_codec(name: str | None, args: argparse.Namespace) -> AudioCodec:
     return load_codec(name, device=pick_device(args.device), dtype=args.dtype)
 
 
-def load_timed_codec(name: str | None, args: argparse.Namespace, started: float) -> AudioCodec:
-    """As :func:`load_chosen_codec`; prints the time since ``started`` on stderr."""
+def load_timed_codec(name: str | None, args: argparse.Namespace) -> AudioCodec:
+    """As :func:`load_chosen_codec`; prints the time that it took on stderr."""
+    started = time.perf_counter()
     codec = load_chosen_codec(name, args)
     took = time.perf_counter() - started
     print(f"audiotok: loaded {codec.config.codec_name} in {took:.1f} s", file=sys.stderr)
     return codec
 
 
-def model_of(codec: AudioCodec, codes_fingerprint: str) -> EntropyModel | None:
+def model_of(codec: Codec, codes_fingerprint: str) -> EntropyModel | None:
     """The codec's entropy model, from its own folder or the shipped ones; None if there is none."""
     from ..bitstream import find_model
 
@@ -103,16 +106,8 @@ def model_of(codec: AudioCodec, codes_fingerprint: str) -> EntropyModel | None:
 def chosen_n_q(
     args: argparse.Namespace, codebook_sizes: Sequence[int], frame_rate: float, name: object
 ) -> int:
-    """The number of codebooks that --n-q or --bitrate select.
-
-    Args:
-        args: with ``n_q`` and ``bitrate``.
-        codebook_sizes: V of every codebook.
-        frame_rate: in Hz.
-        name: of the codec or file, for errors.
-
-    Raises:
-        ValueError: they select less than one codebook, or more than there are.
+    """The number of codebooks that --n-q or --bitrate select of the codec or file ``name`` with codebooks of these
+    sizes. ValueError: they select less than one, or more than there are.
     """
     from ..bitstream.format import raw_bits
 
@@ -130,15 +125,6 @@ def chosen_n_q(
     return n_q
 
 
-def wants_pipe(paths: list[str], out: str | None, parser: argparse.ArgumentParser) -> bool:
-    """Whether IN or OUT is ``-``. Leaves through ``parser.error`` (exit 2) if the names then are not IN OUT."""
-    if PIPE not in paths:
-        return False
-    if len(paths) != 2 or out is not None:
-        parser.error("expected IN OUT where one of them is -; for many inputs pass files and --out DIR")
-    return True
-
-
 def binary_input() -> BinaryIO:
     """Standard input as bytes. ValueError: it is a terminal."""
     if sys.stdin.isatty():
@@ -148,28 +134,31 @@ def binary_input() -> BinaryIO:
     return sys.stdin.buffer
 
 
-def binary_output() -> Callable[[bytes], None]:
-    """A function that writes bytes to standard output and flushes. ValueError: it is a terminal."""
+def binary_output() -> BinaryIO:
+    """Standard output as bytes, flushed after every write; it cannot seek. ValueError: it is a terminal."""
     if sys.stdout.isatty():
         raise ValueError(
             "expected standard output to be a pipe or a file, got a terminal; add '> FILE' or '| ...'"
         )
-    stream = sys.stdout.buffer
+    stream: Any = _Output()
+    return stream
 
-    def write(data: bytes) -> None:
-        stream.write(data)
-        stream.flush()
 
-    return write
+class _Output(io.RawIOBase):
+    def write(self, data: Any) -> int:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+        return len(data)
 
 
 def plan_outputs(
     paths: Sequence[str], out: str | None, suffix: str, parser: argparse.ArgumentParser
 ) -> list[tuple[Path, Path]]:
-    """Pair inputs with outputs: ``IN OUT``, or ``IN... --out DIR`` with ``DIR/stem + suffix``. Makes DIR.
-
-    Leaves through ``parser.error`` (exit 2) when the arguments do not name an output.
+    """Pair inputs with outputs: ``IN OUT`` (one may be ``-``), or ``IN... --out DIR`` with ``DIR/stem + suffix``. Makes
+    DIR. Leaves through ``parser.error`` (exit 2) when the arguments do not name an output.
     """
+    if PIPE in paths and (len(paths) != 2 or out is not None):
+        parser.error("expected IN OUT where one of them is -; for many inputs pass files and --out DIR")
     if out is None:
         if len(paths) != 2:
             parser.error(f"expected IN OUT, got {len(paths)} names; for many inputs pass --out DIR")
@@ -190,10 +179,7 @@ def check_output(
         suffix: required suffix of the output, so that two names of a glob are not taken for IN and OUT.
 
     Raises:
-        ValueError: ``target`` has another suffix.
-        FileExistsError: ``target`` exists and may not be replaced, is the input itself, or was written in this run
-            for another input.
-        OSError: ``target`` is a folder, a device or a pipe, or its folder cannot be written.
+        ValueError, OSError: it has another suffix, may not be replaced, is an input, or cannot be written.
     """
     from ..files import writable_target
 
@@ -216,18 +202,17 @@ def each(
     overwrite: bool,
     suffix: str | None = None,
 ) -> int:
-    """Run ``work(source, target)`` for every pair, even when one fails, and print each failure on stderr.
-
-    Returns:
-        0 if all succeeded, else 1.
-    """
+    """Run ``work(source, target)`` for every pair and print each failure on stderr; 1 if one failed, else 0."""
     failed = 0
     taken: dict[Path, Path] = {}
     for source, target in pairs:
         try:
-            check_output(source, target, overwrite, taken, suffix)
+            if str(target) != PIPE:
+                check_output(source, target, overwrite, taken, suffix)
             taken[target] = source
             work(source, target)
+        except BrokenPipeError:
+            raise
         except KNOWN_ERRORS as error:
             failed += 1
             print(f"audiotok: error: {one_line(error)}", file=sys.stderr)

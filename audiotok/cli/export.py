@@ -14,8 +14,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
         "export",
         help="a codec as ONNX files",
-        description="Write encoder.onnx (wav -> codes), decoder.onnx (codes -> wav) and codec.json, and compare both "
-        "with torch on two seconds of noise.",
+        description="Write encoder.onnx (wav -> codes), decoder.onnx (codes -> wav) and codec.json.",
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -30,16 +29,11 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Export; 1 if onnxruntime gives other codes or another wav than torch."""
+    """Export; prints the folder."""
     from ..codec.pretrained import load_codec
-    from ..export import compare_onnx, export_onnx
+    from ..export import export_onnx
 
-    codec = load_codec(args.codec)
-    export_onnx(codec, args.out)
-    share, difference = compare_onnx(codec, args.out)
+    export_onnx(load_codec(args.codec), args.out)
     size = sum(path.stat().st_size for path in Path(args.out).iterdir()) / 1e6
-    print(
-        f"wrote {args.out}: {size:.1f} MB; beside torch {share:.2%} of the codes differ, the audio by {difference:.1g}",
-        file=sys.stderr,
-    )
-    return 0 if share < 0.01 and difference < 1e-4 else 1
+    print(f"wrote {args.out}: {size:.1f} MB", file=sys.stderr)
+    return 0

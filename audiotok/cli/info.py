@@ -63,20 +63,16 @@ def _code_file(path: Path) -> dict[str, Any]:
 
     with AtokReader(path) as file:
         header, size = file.header, path.stat().st_size
+        of_header = (
+            "codec codes_fingerprint sampling_rate channels num_samples n_q frame_rate packet_frames".split()
+        )
         return {
             "file": str(path),
             "kind": "codes",
-            "codec": header.codec,
-            "codes_fingerprint": header.codes_fingerprint,
+            **{key: getattr(header, key) for key in of_header},
             "duration_s": file.duration_s,
-            "sampling_rate": header.sampling_rate,
-            "channels": header.channels,
-            "num_samples": header.num_samples,
-            "n_q": header.n_q,
             "codebook_size": max(header.codebook_sizes),
             "T": file.frames,
-            "frame_rate": header.frame_rate,
-            "packet_frames": header.packet_frames,
             "coding": CODINGS[header.coding],
             "model_fingerprint": header.model_fingerprint,
             "has_scale": bool(header.scale_frames),
@@ -89,15 +85,21 @@ def _code_file(path: Path) -> dict[str, Any]:
 
 
 def _audio_file(path: Path, args: argparse.Namespace) -> dict[str, Any]:
-    from ..audio import audio_facts
+    from ..audio import open_audio
 
-    facts = audio_facts(path)
+    with open_audio(path) as sound:  # decoded to its end, since a header can be wrong
+        count = sum(block.shape[-1] for block in sound.blocks())
     config = load_chosen_codec(args.codec, args).config
-    samples = -(-facts["num_samples"] * config.sampling_rate // facts["sampling_rate"])
+    samples = -(-count * config.sampling_rate // sound.sampling_rate)
     return {
         "file": str(path),
         "kind": "audio",
-        **facts,
+        "duration_s": count / sound.sampling_rate,
+        "sampling_rate": sound.sampling_rate,
+        "num_samples": count,
+        "channels": sound.channels,
+        "format": sound.format,
+        **({"comment": sound.comment} if sound.comment else {}),
         "file_bytes": path.stat().st_size,
         "codec": config.codec_name,
         "n_q": config.n_q,
@@ -109,31 +111,21 @@ def _audio_file(path: Path, args: argparse.Namespace) -> dict[str, Any]:
 
 def _codec(name: str, args: argparse.Namespace) -> dict[str, Any]:
     codec = load_chosen_codec(name, args)
-    config = codec.config
+    of_config = ("sampling_rate", "hop_length", "frame_rate", "n_q", "codebook_size", "bitrate_bps")
+    of_codec = (
+        "algorithmic_latency_ms is_causal lookahead_samples segment_samples has_scale codes_fingerprint "
+        "weights_fingerprint"
+    ).split()
     return {
-        "codec": config.codec_name,
+        "codec": codec.config.codec_name,
         "kind": "codec",
-        "sampling_rate": config.sampling_rate,
-        "hop_length": config.hop_length,
-        "frame_rate": config.frame_rate,
-        "n_q": config.n_q,
-        "codebook_size": config.codebook_size,
-        "bitrate_bps": config.bitrate_bps,
+        **{key: getattr(codec.config, key) for key in of_config},
         "parameters": sum(p.numel() for p in codec.parameters()),
-        "algorithmic_latency_ms": codec.algorithmic_latency_ms,
-        "is_causal": codec.is_causal,
-        "lookahead_samples": codec.lookahead_samples,
-        "segment_samples": codec.segment_samples,
-        "has_scale": codec.has_scale,
-        "codes_fingerprint": codec.codes_fingerprint,
-        "weights_fingerprint": codec.weights_fingerprint,
+        **{key: getattr(codec, key) for key in of_codec},
     }
 
 
 def _table(facts: dict[str, Any]) -> str:
     width = max(map(len, facts))
-    return "\n".join(f"{key:<{width}}  {_shown(value)}" for key, value in facts.items()) + "\n"
-
-
-def _shown(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    shown = {key: f"{value:.6g}" if isinstance(value, float) else value for key, value in facts.items()}
+    return "\n".join(f"{key:<{width}}  {value}" for key, value in shown.items()) + "\n"
