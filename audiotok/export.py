@@ -62,10 +62,8 @@ class _MatrixHead(SourceFilterHead):
     def synthesize(self, features: DecoderFeatures, pulses: Tensor, noise: Tensor) -> Tensor:
         real, imaginary = self._spectra(pulses)
         noise_real, noise_imaginary = self._spectra(noise)
-        cos, sin = (
-            torch.cos(features.phase) * features.harmonic,
-            torch.sin(features.phase) * features.harmonic,
-        )
+        cos = torch.cos(features.phase) * features.harmonic
+        sin = torch.sin(features.phase) * features.harmonic
         spectra = [
             real * cos - imaginary * sin + noise_real * features.noise,
             real * sin + imaginary * cos + noise_imaginary * features.noise,
@@ -166,42 +164,6 @@ def export_onnx(codec: Codec, folder: str | Path) -> None:
             )
         assert program is not None
         program.save(folder / f"{name}.onnx")
-    facts = {
-        "codec": config.codec_name,
-        "codes_fingerprint": codec.codes_fingerprint,
-        "sampling_rate": config.sampling_rate,
-        "hop_length": config.hop_length,
-        "n_q": config.n_q,
-        "codebook_size": config.codebook_size,
-    }
-    write_json(folder / "codec.json", facts)
-
-
-def compare_onnx(codec: AudioCodec, folder: str | Path) -> tuple[float, float]:
-    """Compare exported graphs in onnxruntime with torch.
-
-    Args:
-        codec: the exported codec.
-        folder: the folder that :func:`export_onnx` wrote.
-
-    Returns:
-        The share of codes that differ (ties between two codewords may be broken differently), and the largest
-        difference of the audio decoded from the same codes.
-
-    Raises:
-        ModuleNotFoundError: the package ``onnxruntime`` is missing.
-    """
-    import onnxruntime
-
-    samples = -(-2 * codec.config.sampling_rate // codec.config.hop_length) * codec.config.hop_length
-    wav = 0.1 * torch.randn(1, 1, samples, generator=torch.Generator().manual_seed(0))
-    codes = codec.encode(wav).audio_codes
-    assert codes is not None
-    decoded = codec.decode(codes).audio_values
-    assert decoded is not None
-    encoder, decoder = (
-        onnxruntime.InferenceSession(Path(folder) / f"{name}.onnx") for name in ("encoder", "decoder")
-    )
-    theirs = torch.as_tensor(encoder.run(None, {"wav": wav.numpy()})[0])
-    sound = torch.as_tensor(decoder.run(None, {"codes": codes.numpy()})[0])
-    return float((theirs != codes).float().mean()), float((sound - decoded).abs().max())
+    facts = {key: getattr(config, key) for key in ("sampling_rate", "hop_length", "n_q", "codebook_size")}
+    named = {"codec": config.codec_name, "codes_fingerprint": codec.codes_fingerprint}
+    write_json(folder / "codec.json", named | facts)

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .codec.base import Codec, CodecEncoderOutput, check_count, check_wav_form
+from .codec.base import Codec, CodecEncoderOutput
+from .codec.checks import check_count, check_wav_form
 from .codec.decoder import PitchFeatures, PitchState
 from .codec.model import AudioCodec
 from .training.losses import SpectralLoss, pitch_loss
@@ -40,34 +41,25 @@ class _Distance(nn.Module):
     def __init__(self, sampling_rate: int) -> None:
         super().__init__()
         self.spectral = SpectralLoss(sampling_rate, _RESOLUTIONS)
-        self.terms = nn.ModuleList()
-        self.weights: list[float] = []
-        if sampling_rate >= 16_000:
-            self.terms.append(Disturbance(sampling_rate))
-            self.weights.append(_DISTURBANCE)
-        if sampling_rate >= 10_000:
-            self.terms.append(Unintelligibility(sampling_rate))
-            self.weights.append(_UNINTELLIGIBILITY)
+        self.disturbance = Disturbance(sampling_rate) if sampling_rate >= 16_000 else None
+        self.unintelligibility = Unintelligibility(sampling_rate) if sampling_rate >= 10_000 else None
 
     def forward(self, wav: Tensor, target: Tensor) -> Tensor:
         """Two wavs [1, 1, N] float32 -> scalar."""
         missing = max(0, _LEAST_SAMPLES - wav.shape[-1])
         wav, target = F.pad(wav, (0, missing)), F.pad(target, (0, missing))
         distance = self.spectral(wav, target)
-        for weight, term in zip(self.weights, self.terms, strict=True):
-            distance = distance + weight * term(wav, target)
+        if self.disturbance is not None:
+            distance = distance + _DISTURBANCE * self.disturbance(wav, target)
+        if self.unintelligibility is not None:
+            distance = distance + _UNINTELLIGIBILITY * self.unintelligibility(wav, target)
         return distance
 
 
 @dataclass
 class _Past:
-    """The last settled frames, as many as the decoder's receptive field.
-
-    Attributes:
-        wav: [1, 1, c * hop_length], the recording.
-        latents: [1, D, c], of its codes.
-        f0_hz, voiced: [1, c], its decoded pitch.
-        state: state of the preceding pulses; None at the beginning.
+    """The last c settled frames, as many as the decoder's receptive field: the recording [1, 1, c * hop_length], the
+    latents of its codes [1, D, c], its decoded pitch [1, c], and the state of the preceding pulses.
     """
 
     wav: Tensor
@@ -82,8 +74,7 @@ class SearchingEncoder:
 
     Args:
         codec: a codec of the default family.
-        n_q: codebooks, 1 <= n_q <= config.n_q; None uses all. The codes are optimised for this number and are less good
-            with fewer codebooks.
+        n_q: codebooks, 1 <= n_q <= config.n_q; None uses all. The codes are less good with fewer codebooks.
         steps: gradient steps for each window, at least 1; each costs about as much as decoding twice.
 
     Raises:
@@ -112,24 +103,12 @@ class SearchingEncoder:
         self._session = codec.streaming_encoder(n_q)
 
     def push(self, wav: Tensor) -> Tensor:
-        """Take the next samples, return the frames of the windows they complete.
-
-        Args:
-            wav: [1, 1, n] float, any n >= 0, values in [-1, 1].
-
-        Returns:
-            [1, K, t] int64; t may be 0.
-
-        Raises:
-            TypeError: wav is not a tensor.
-            ValueError: wav is not [1, 1, n] of floats, or holds NaN, infinity or samples far beyond full scale.
-            RuntimeError: the session was flushed.
+        """Take the next samples [1, 1, n] float, any n >= 0; return the frames of the windows that they complete,
+        [1, K, t] int64. Errors as of :meth:`~audiotok.codec.streaming.StreamingEncoder.push`.
         """
         check_wav_form("wav", wav, 0)
         if wav.shape[0] != 1:
-            raise ValueError(
-                f"expected one stream, [1, 1, n], got {list(wav.shape)}; search_codes takes batches"
-            )
+            raise ValueError(f"expected one stream, [1, 1, n], got {list(wav.shape)}; see search_codes")
         codes = self._session.push(wav)
         with torch.inference_mode(False), torch.enable_grad():
             self._wav = torch.cat([self._wav, wav.detach().to(self._wav, copy=True)], dim=-1)
@@ -140,11 +119,7 @@ class SearchingEncoder:
         return torch.cat(found, dim=-1)
 
     def flush(self) -> Tensor:
-        """Pad the last, incomplete frame with zeros and return what is left: [1, K, t] int64.
-
-        Raises:
-            RuntimeError: the session was flushed already.
-        """
+        """Pad the last, incomplete frame with zeros and return what is left: [1, K, t] int64."""
         last = self._session.flush()
         with torch.inference_mode(False), torch.enable_grad():
             self._codes = torch.cat([self._codes, last], dim=-1)
@@ -167,8 +142,7 @@ class SearchingEncoder:
         quantizer, decoder, past = self._codec.quantizer, self._codec.decoder, self._past
         measured = slice(
             max(0, past.f0_hz.shape[1] - _MARGIN_FRAMES) * decoder.head.hop_length,
-            wav.shape[-1]
-            - decoder.head.synthesis_hop,  # the last window is only complete with the next frame
+            wav.shape[-1] - decoder.head.synthesis_hop,  # the last window ends with the next frame
         )
         n_q, start = codes.shape[1], quantizer.decode(codes)
         with torch.no_grad():
@@ -179,12 +153,14 @@ class SearchingEncoder:
         best, least = codes, torch.inf
         for step in range(self._steps + 1):
             if step:  # quantising a sum of codewords may give other codewords
-                codes = self._nearest_codes(latents.detach(), n_q, codes)
+                moved = latents.detach()
+                if quantizer.semantic_codebook is not None:  # codes of a semantic codebook do not change
+                    semantic = quantizer.semantic_codebook[codes[:, 0]].transpose(1, 2)
+                    moved = torch.cat([moved, semantic], dim=1)
+                codes = quantizer.encode(moved, n_q)
             words = latents + (quantizer.decode(codes) - latents).detach()
-            pitch, features = (
-                self._pitch(words),
-                decoder.features(torch.cat([past.latents, words], dim=-1)),
-            )
+            pitch = self._pitch(words)
+            features = decoder.features(torch.cat([past.latents, words], dim=-1))
             with torch.no_grad():
                 f0_hz, voiced = self._behind(pitch)
                 pulses, noise, _ = decoder.excite(f0_hz, voiced, past.state)
@@ -203,14 +179,6 @@ class SearchingEncoder:
                 group["lr"] = rate * (1 - (1 - _LAST_RATE) * (step + 1) / self._steps)
             optimizer.step()
         return best
-
-    def _nearest_codes(self, latents: Tensor, n_q: int, codes: Tensor) -> Tensor:
-        """Codes [1, K, t] of latents [1, D, t]. Codes of a semantic codebook do not change."""
-        quantizer = self._codec.quantizer
-        if quantizer.semantic_codebook is None:
-            return quantizer.encode(latents, n_q)
-        semantic = quantizer.semantic_codebook[codes[:, 0]].transpose(1, 2)
-        return quantizer.encode(torch.cat([latents, semantic], dim=1), n_q)
 
     def _pitch(self, latents: Tensor) -> PitchFeatures:
         """Pitch logits of ``latents`` [1, D, t] after the past."""
@@ -245,7 +213,7 @@ def search_codes(
     n_q: int | None = None,
     steps: int = 20,
 ) -> CodecEncoderOutput:
-    """Turn a waveform into optimised residual codes.
+    """Turn a waveform into optimised residual codes, whose distance is never larger than that of the encoder's codes.
 
     Args:
         codec: a codec of the default family.
@@ -253,12 +221,10 @@ def search_codes(
         steps: gradient steps, at least 1; more than 20 gain little.
 
     Returns:
-        ``audio_codes`` [B, n_q, T] int64 in [0, V) and ``audio_codes_mask`` [B, T] bool, as in ``codec.encode``. Their
-        distance is never larger than that of the encoder's codes.
+        ``audio_codes`` [B, n_q, T] int64 in [0, V) and ``audio_codes_mask`` [B, T] bool, as in ``codec.encode``.
 
     Raises:
-        TypeError: input_values or padding_mask is not a tensor, or n_q or steps is not an int.
-        ValueError: as in ``codec.encode``; or the codec is of another family, or steps is below 1.
+        TypeError, ValueError: as in ``codec.encode`` and :class:`SearchingEncoder`.
     """
     SearchingEncoder(codec, n_q, steps)  # checks the arguments first
     out = codec.encode(input_values, padding_mask, n_q)

@@ -9,6 +9,7 @@ import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import encodec_toys
 import numpy as np
@@ -21,10 +22,9 @@ from torch import Tensor
 from audiotok import AudioTextProcessor, PreparedCorpus, build_tokenizer, checkpoint_dir, load_codec, prepare
 from audiotok.bitstream import AtokReader
 from audiotok.cli.main import main
-from audiotok.codec.adapters import ADAPTED, NOT_ADAPTED, adapt
+from audiotok.codec.adapters import adapt
 from audiotok.codec.base import Codec
 
-WORDS = "the cat sat on a mat and the dog ran to a big red house".split()
 DAC: dict[str, Any] = {
     "encoder_hidden_size": 8,
     "decoder_hidden_size": 64,
@@ -40,20 +40,16 @@ def dac() -> Any:
 
 
 def mimi() -> Any:
-    config = transformers.MimiConfig(
-        num_filters=4,
-        hidden_size=32,
-        codebook_size=64,
-        codebook_dim=16,
-        num_quantizers=4,
-        vector_quantization_hidden_dimension=16,
-        upsample_groups=32,
-        num_hidden_layers=1,
-        intermediate_size=32,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        head_dim=16,
-    )
+    small = {
+        "num_filters": 4,
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "head_dim": 16,
+        "upsample_groups": 32,
+    }
+    books = {"codebook_size": 64, "codebook_dim": 16, "num_quantizers": 4}
+    heads = {"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2}
+    config = transformers.MimiConfig(**small, **books, **heads, vector_quantization_hidden_dimension=16)
     return transformers.MimiModel(config)
 
 
@@ -96,10 +92,10 @@ def random_codec(kind: str) -> Any:
         kinds = ("VectorQuantization", "VectorQuantize")
         layers = [m for m in model.modules() if type(m).__name__.endswith(kinds) and hasattr(m, "codebook")]
         for layer in layers:
-            found = inputs_of(
-                layer, "decode_latents" if kind == "dac" else "encode", lambda: model.encode(wav)
-            )
-            latents = found[0].transpose(1, 2).flatten(0, 1)
+            name = "decode_latents" if kind == "dac" else "encode"
+            with mock.patch.object(layer, name, wraps=getattr(layer, name)) as call:
+                model.encode(wav)
+            latents = call.call_args_list[0].args[0].transpose(1, 2).flatten(0, 1)
             book = layer.codebook.weight if kind == "dac" else layer.codebook.state_dict()[BOOKS[kind]]
             # In Mimi these are sums, which equal the codewords because the counts are 1.
             book.copy_(latents.mean(0) + 0.8 * latents.std(0) * torch.randn(book.shape))
@@ -107,20 +103,6 @@ def random_codec(kind: str) -> Any:
                 layer.codebook._embed = None
     torch.set_rng_state(before)
     return model
-
-
-def inputs_of(layer: Any, name: str, run: Callable[[], object]) -> list[Tensor]:
-    """The first arguments of a method's calls while something runs."""
-    found, original = [], getattr(layer, name)
-
-    def method(x: Tensor, *args: Any) -> Any:
-        found.append(x)
-        return original(x, *args)
-
-    setattr(layer, name, method)
-    run()
-    delattr(layer, name)
-    return found
 
 
 BOOKS = {"mimi": "embed_sum", "xcodec": "embed"}
@@ -168,33 +150,36 @@ def test_neighbours_and_padding_do_not_change_codes(kind: str, codec: Any) -> No
 
 
 @EACH
-def test_works_with_the_rest_of_the_package(
-    kind: str,
-    codec: Any,
-    tmp_path: Path,
-    make_speech: Callable[..., Tensor],
-    no_network: list[object],
-    capsys: pytest.CaptureFixture[str],
+def test_a_loaded_codec_can_be_saved_copied_and_pickled(
+    kind: str, codec: Any, tmp_path: Path, no_network: list[object]
 ) -> None:
-    """A loaded codec: copies, tokenizer ids, a prepared row, files by the programs."""
     random_codec(kind).save_pretrained(tmp_path / "theirs")
     loaded = load_codec(tmp_path / "theirs")
     loaded.save_pretrained(tmp_path / "again")
-    assert isinstance(loaded, Codec) and loaded.config.codec_name == "theirs"
+    assert isinstance(loaded, Codec) and loaded.config.codec_name == "theirs" and no_network == []
     twins = (load_codec(tmp_path / "again"), pickle.loads(pickle.dumps(loaded)), copy.deepcopy(loaded))
     for twin in (*twins, codec):
         assert twin.codes_fingerprint == loaded.codes_fingerprint
         assert twin.weights_fingerprint == loaded.weights_fingerprint
-
-    config, rate = codec.config, codec.config.sampling_rate
+    config = codec.config
     assert config.bitrate_bps == config.n_q * math.log2(config.codebook_size) * config.frame_rate
-    (tmp_path / "speech").mkdir()
-    soundfile.write(tmp_path / "speech" / "a.wav", make_speech(0.7, sampling_rate=rate)[0].numpy(), rate)
-    (tmp_path / "speech" / "metadata.csv").write_text("file_name,transcription,language\na.wav,The cat.,en\n")
-    clip, _ = soundfile.read(tmp_path / "speech" / "a.wav", dtype="float32")
-    out = codec(torch.from_numpy(clip)[None, None])
-    assert min(len(book.unique()) for book in out.audio_codes[0]) > 2  # every codebook is in use
 
+
+def one_clip(folder: Path, wav: Tensor, rate: int) -> Tensor:
+    """A folder with one recording and its text; returns the recording [N] as it was stored."""
+    folder.mkdir()
+    soundfile.write(folder / "a.wav", wav[0].numpy(), rate)
+    (folder / "metadata.csv").write_text("file_name,transcription,language\na.wav,The cat.,en\n")
+    return torch.from_numpy(soundfile.read(folder / "a.wav", dtype="float32")[0])
+
+
+def test_works_with_the_rest_of_the_package(tmp_path: Path, make_speech: Callable[..., Tensor]) -> None:
+    """Tokenizer ids, a prepared row, files by the programs."""
+    random_codec("mimi").save_pretrained(tmp_path / "theirs")
+    codec = load_codec(tmp_path / "theirs")
+    config, rate = codec.config, codec.config.sampling_rate
+    clip = one_clip(tmp_path / "speech", make_speech(0.7, sampling_rate=rate), rate)
+    out = codec(clip[None, None])
     tokenizer = build_tokenizer(
         checkpoint_dir("text-en") / "tokenizer.model",
         config.n_q,
@@ -202,7 +187,7 @@ def test_works_with_the_rest_of_the_package(
         codes_fingerprint=codec.codes_fingerprint,
     )
     processor = AudioTextProcessor.from_codec(tokenizer, codec)
-    (sound,) = processor.decode_audio(processor("The cat.", torch.from_numpy(clip))["input_ids"])
+    (sound,) = processor.decode_audio(processor("The cat.", clip)["input_ids"])
     torch.testing.assert_close(sound, codec.decode(out.audio_codes).audio_values[0])
 
     prepare(tmp_path / "speech", tmp_path / "corpus", codec, batch_s=4.0)
@@ -214,7 +199,6 @@ def test_works_with_the_rest_of_the_package(
     assert main(["decode", str(tmp_path / "a.atok"), str(tmp_path / "a.wav"), *chosen]) == 0
     back, _ = soundfile.read(tmp_path / "a.wav", dtype="float32")
     np.testing.assert_allclose(back, out.audio_values[0, 0].clamp(-1, 1).numpy(), atol=1e-4)
-    assert no_network == []
 
 
 def test_files_and_shards_keep_scales(tmp_path: Path, make_speech: Callable[..., Tensor]) -> None:
@@ -222,13 +206,10 @@ def test_files_and_shards_keep_scales(tmp_path: Path, make_speech: Callable[...,
     encodec_toys.random_encodec(encodec_toys.SMALL["48k"]).save_pretrained(tmp_path / "stereo")
     codec = load_codec(tmp_path / "stereo")
     rate = codec.config.sampling_rate
-    (tmp_path / "speech").mkdir()
-    soundfile.write(tmp_path / "speech" / "a.wav", make_speech(1.3, sampling_rate=rate)[0].numpy(), rate)
-    (tmp_path / "speech" / "metadata.csv").write_text("file_name,transcription,language\na.wav,The cat.,en\n")
+    clip = one_clip(tmp_path / "speech", make_speech(1.3, sampling_rate=rate), rate)
     chosen = ["--codec", str(tmp_path / "stereo"), "--device", "cpu"]
     assert main(["encode", str(tmp_path / "speech" / "a.wav"), str(tmp_path / "a.atok"), *chosen]) == 0
-    clip, _ = soundfile.read(tmp_path / "speech" / "a.wav", dtype="float32")
-    out = codec(torch.from_numpy(clip).expand(1, 2, -1))
+    out = codec(clip.expand(1, 2, -1))
     with AtokReader(tmp_path / "a.atok") as file:
         found = file.read()
     assert torch.equal(found.codes, out.audio_codes[0])
@@ -239,14 +220,9 @@ def test_files_and_shards_keep_scales(tmp_path: Path, make_speech: Callable[...,
 
 
 def test_unsupported_models_are_refused(tmp_path: Path) -> None:
-    from transformers.models.auto.modeling_auto import MODEL_FOR_AUDIO_TOKENIZATION_NAMES
-
-    assert set(MODEL_FOR_AUDIO_TOKENIZATION_NAMES) <= set(ADAPTED) | set(NOT_ADAPTED)
-    for kind in NOT_ADAPTED:
-        (tmp_path / kind).mkdir()
-        (tmp_path / kind / "config.json").write_text(json.dumps({"model_type": kind}))
-        with pytest.raises(ValueError, match=kind):
-            load_codec(tmp_path / kind)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "neucodec"}))
+    with pytest.raises(ValueError, match="neucodec"):
+        load_codec(tmp_path)
     with pytest.raises(ValueError, match="Linear"):
         adapt(torch.nn.Linear(1, 1))
     with pytest.raises(ValueError, match="bfloat16"):

@@ -97,5 +97,6 @@ def test_tts_lm_uses_public_names_and_audiotok_uses_none_of_its() -> None:
 
 def test_every_public_name_exists() -> None:
     assert [name for name in audiotok.__all__ if getattr(audiotok, name, None) is None] == []
+    assert set(audiotok.__all__) <= set(dir(audiotok))
     with pytest.raises(AttributeError, match="nonsense"):
         _ = audiotok.nonsense

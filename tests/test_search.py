@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -47,7 +45,7 @@ def test_optimised_codes_are_closer(make_speech: Speech) -> None:
     """A distance that the search does not use: dB between mel spectra."""
     codec = load_codec()
     rate = codec.config.sampling_rate
-    wav = make_speech(1.0, rate, seed=3)
+    wav = make_speech(0.6, rate, seed=3)
     plain, optimised = (
         mel_distance(wav, codec.decode(codes, num_samples=wav.shape[-1]).audio_values[0], rate)
         for codes in (
@@ -61,55 +59,30 @@ def test_optimised_codes_are_closer(make_speech: Speech) -> None:
 def test_never_worse_than_the_encoder(tiny_codec: AudioCodec, make_speech: Speech) -> None:
     generator = torch.Generator().manual_seed(5)
     sounds = [
-        make_speech(0.7),
-        torch.zeros(1, 5000),
-        0.3 * torch.randn(1, 9000, generator=generator),
+        make_speech(0.5),
+        torch.zeros(1, 2000),
+        0.3 * torch.randn(1, 5000, generator=generator),
         torch.ones(1, 1),
-        torch.eye(1, 3000),  # a click
     ]
     for wav in sounds:
         for n_q in (1, 4):
             plain = tiny_codec.encode(wav[None], n_q=n_q).audio_codes
-            optimised = search_codes(tiny_codec, wav[None], n_q=n_q, steps=3).audio_codes
+            optimised = search_codes(tiny_codec, wav[None], n_q=n_q, steps=2).audio_codes
             assert optimised.shape == plain.shape and optimised.dtype == torch.int64
             assert distance(tiny_codec, wav[None], optimised) <= distance(tiny_codec, wav[None], plain) + 1e-5
 
 
 @pytest.mark.usefixtures("short_windows")
 def test_any_chunking_gives_the_same_codes(tiny_codec: AudioCodec, make_speech: Speech) -> None:
-    wav = make_speech(1.23)[None]
+    wav = make_speech(0.63)[None]
     whole = in_pieces(SearchingEncoder(tiny_codec, 3, 2), [wav])
-    assert whole.shape == (1, 3, 62)
-    for cuts in ([100, 5000], [1], [16_000, 16_001], list(range(700, 19_000, 700))):
+    assert whole.shape == (1, 3, 32)
+    for cuts in ([1, 5000], list(range(1700, 10_000, 1700))):
         pieces = list(wav.tensor_split(cuts, dim=-1))
         assert torch.equal(in_pieces(SearchingEncoder(tiny_codec, 3, 2), pieces), whole)
-    later = torch.cat([wav[..., :12_000], make_speech(0.4, seed=9)[None]], dim=-1)
-    # A window waits only for the frames measured with it: 30 + 3 frames of 320 samples end before 12,000.
-    assert torch.equal(in_pieces(SearchingEncoder(tiny_codec, 3, 2), [later])[..., :30], whole[..., :30])
-
-
-@pytest.mark.usefixtures("short_windows")
-def test_windows_equal_the_decoded_file(
-    tiny_codec: AudioCodec, make_speech: Speech, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Pulses, noise and the trunk's past continue across windows: with unchanged codes they equal the decoded file."""
-    measured: list[Tensor] = []
-    measure = search._Distance.forward
-
-    def record(self: search._Distance, wav: Tensor, target: Tensor) -> Tensor:
-        measured.append(wav.detach())
-        return measure(self, wav, target) + len(measured)  # the first result stays the best
-
-    monkeypatch.setattr(search._Distance, "forward", record)
-    wav = make_speech(1.6)[None]
-    codes = in_pieces(SearchingEncoder(tiny_codec, steps=1), [wav])
-    assert torch.equal(codes, tiny_codec.encode(wav).audio_codes)
-    decoded = tiny_codec.decode(codes).audio_values
-    starts = [0, *range(10 - search._MARGIN_FRAMES, 80, 10)]
-    assert len(measured) == 2 * 8  # two measures of eight windows
-    for start, piece in zip(starts, measured[::2], strict=False):
-        first = start * 320
-        torch.testing.assert_close(piece, decoded[..., first : first + piece.shape[-1]], atol=1e-5, rtol=0)
+    later = torch.cat([wav[..., :7_500], make_speech(0.2, seed=9)[None]], dim=-1)
+    # A window waits only for the frames measured with it: 20 + 3 frames of 320 samples end before 7,500.
+    assert torch.equal(in_pieces(SearchingEncoder(tiny_codec, 3, 2), [later])[..., :20], whole[..., :20])
 
 
 def test_items_do_not_depend_on_their_batch(tiny_codec: AudioCodec, make_speech: Speech) -> None:
@@ -134,11 +107,6 @@ def test_the_callers_mode_and_the_weights_stay(tiny_codec: AudioCodec, wav: Tens
         with mode():
             assert torch.equal(search_codes(tiny_codec, wav[None], steps=2).audio_codes, codes)
             assert not torch.is_grad_enabled()
-    torch.set_default_dtype(torch.float64)
-    try:
-        assert torch.equal(search_codes(tiny_codec, wav[None], steps=2).audio_codes, codes)
-    finally:
-        torch.set_default_dtype(torch.float32)
     assert trained == [weight.requires_grad for weight in tiny_codec.parameters()]
     assert all(weight.grad is None for weight in tiny_codec.parameters())
 
@@ -154,10 +122,9 @@ def test_search_errors(tiny_codec: AudioCodec, wav: Tensor) -> None:
     with pytest.raises(ValueError, match="Linear"):
         search_codes(torch.nn.Linear(1, 1), wav[None])
     session = SearchingEncoder(tiny_codec, steps=1)
-    with pytest.raises(ValueError, match="one stream"):
-        session.push(torch.zeros(2, 1, 320))
-    with pytest.raises(ValueError, match="NaN"):
-        session.push(torch.full((1, 1, 320), torch.nan))
+    for bad in (torch.zeros(2, 1, 320), torch.full((1, 1, 320), torch.nan)):
+        with pytest.raises(ValueError):
+            session.push(bad)
     assert session.push(wav[None]).shape == (1, 4, 0)  # a refused call leaves no state
     assert session.flush().shape == (1, 4, 51)
     with pytest.raises(RuntimeError, match="flushed"):
@@ -165,42 +132,30 @@ def test_search_errors(tiny_codec: AudioCodec, wav: Tensor) -> None:
     assert SearchingEncoder(tiny_codec, steps=1).flush().shape == (1, 4, 0)
 
 
-def test_encode_search(
-    tiny_codec_dir: Path, make_speech: Speech, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    save_audio(tmp_path / "in.wav", make_speech(1.3), 16_000)
+def test_encode_search(tiny_codec_dir: Path, make_speech: Speech, tmp_path: Path) -> None:
+    save_audio(tmp_path / "in.wav", make_speech(0.5), 16_000)
     codec, wav = load_codec(tiny_codec_dir), load_audio(tmp_path / "in.wav")[0]
     options = ["--codec", str(tiny_codec_dir), "--n-q", "2", "--search", "2"]
     assert main(["encode", str(tmp_path / "in.wav"), str(tmp_path / "out.atok"), *options]) == 0
     optimised = search_codes(codec, wav[None], n_q=2, steps=2).audio_codes[0]
     with open_atok(tmp_path / "out.atok") as file:
         assert torch.equal(file.read().codes, optimised)
-    live = [sys.executable, "-m", "audiotok.cli.main", "encode", str(tmp_path / "in.wav"), "-", *options]
-    (tmp_path / "live.atok").write_bytes(subprocess.run(live, check=True, capture_output=True).stdout)
-    with open_atok(tmp_path / "live.atok") as file:
-        assert torch.equal(file.read().codes, optimised)
-    with pytest.raises(SystemExit):
-        main(["encode", str(tmp_path / "in.wav"), str(tmp_path / "no.atok"), "--search", "0"])
-    assert "--search" in capsys.readouterr().err
 
 
 def test_eval_scores_the_search_beside_the_encoder(
     tiny_codec: AudioCodec, make_speech: Speech, tmp_path: Path
 ) -> None:
-    save_audio(tmp_path / "a.wav", make_speech(0.9), 16_000)
+    save_audio(tmp_path / "a.wav", make_speech(0.5), 16_000)
     rows = [Row(tmp_path / "a.wav", "", "")]
-    report = evaluate_codec(tiny_codec, rows, [1, 4], search=3, metrics=("mel_distance_db",), workers=0)
-    assert [(line.name, line.kind, line.raw_bps) for line in report.conditions] == [
-        ("n_q=1", "codec", 300.0),
-        ("n_q=4", "codec", 1200.0),
-        ("n_q=1, search 3", "search", 300.0),
-        ("n_q=4, search 3", "search", 1200.0),
+    report = evaluate_codec(tiny_codec, rows, [4], search=3, metrics=("mel_distance_db",), workers=0)
+    assert [(line.name, line.kind) for line in report.conditions] == [
+        ("n_q=4", "codec"),
+        ("n_q=4, search 3", "search"),
     ]
-    optimised = report.conditions[3].averages["mel_distance_db"].mean
     codes = search_codes(tiny_codec, load_audio(tmp_path / "a.wav")[0][None], steps=3).audio_codes
-    decoded = tiny_codec.decode(codes, num_samples=14_400).audio_values[0]
-    assert optimised == pytest.approx(
+    decoded = tiny_codec.decode(codes, num_samples=8_000).audio_values[0]
+    assert report.conditions[1].averages["mel_distance_db"].mean == pytest.approx(
         mel_distance(load_audio(tmp_path / "a.wav")[0], decoded, 16_000), abs=1e-4
     )
-    with pytest.raises(ValueError, match="at least 1 step"):
+    with pytest.raises(ValueError, match="step"):
         evaluate_codec(tiny_codec, rows, search=0, metrics=("mel_distance_db",), workers=0)

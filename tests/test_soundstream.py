@@ -16,11 +16,10 @@ from audiotok.cli.main import main
 from audiotok.codec.pretrained import load_codec
 from audiotok.codec.quantizer import ResidualVectorQuantizer
 from audiotok.codec.seanet import PRESETS, SeanetCodec, seanet_preset
-from audiotok.training.losses import MultiScaleSpectralLoss
 from audiotok.training.noise import NOISES, at_snr, make_noise, noisy_batch
-from audiotok.training.packed import Draw, PackedClips, write_packed
+from audiotok.training.packed import PackedClips, write_packed
 from audiotok.training.recipe import CodecRecipe, EntropyRecipe, SeanetRecipe, load_training_recipe
-from audiotok.training.seanet import Balancer, SeanetLosses, SeanetTrainer, SeanetTrainingModel, make_batch
+from audiotok.training.seanet import Balancer, SeanetLosses, SeanetTrainer, SeanetTrainingModel
 
 SMALL = ["model.sampling_rate=8000", "model.filters=4", "model.n_q=4", "model.codebook_size=32"]
 SMALL += ["model.codebook_dim=16", "batch=3", "crop_frames=20", "kmeans_crops=16", "log_every=1"]
@@ -60,9 +59,6 @@ def logged(folder: Path, key: str) -> list[float]:
     return [line[key] for line in lines if key in line]
 
 
-# ---- the codec
-
-
 def test_soundstream_preset_equals_the_paper() -> None:
     config = seanet_preset("soundstream")
     assert (config.filters, config.strides, config.dilations) == (32, [2, 4, 5, 8], [1, 3, 9])
@@ -78,7 +74,7 @@ def test_it_streams_to_the_same_codes_and_sound(make_speech: Callable[..., Tenso
     codec = small_codec()
     wav = make_speech(1.3, 8_000)[None, :, :10_000]
     whole = codec(wav)
-    for seed in range(3):
+    for seed in range(2):
         rng = np.random.default_rng(seed)
         cuts = [0, *sorted(rng.integers(0, 10_000, 9).tolist()), 10_000]
         encoder, decoder = codec.streaming_encoder(), codec.streaming_decoder()
@@ -88,15 +84,6 @@ def test_it_streams_to_the_same_codes_and_sound(make_speech: Callable[..., Tenso
         frames = [decoder.push(codes[..., t : t + 1 + seed]) for t in range(0, codes.shape[-1], 1 + seed)]
         sound = torch.cat([*frames, decoder.flush()], dim=-1)[..., :10_000]
         torch.testing.assert_close(sound, whole.audio_values, atol=1e-5, rtol=0)
-
-
-def test_codes_are_causal(make_speech: Callable[..., Tensor]) -> None:
-    codec = small_codec()
-    wav = make_speech(1.0, 8_000)[None]
-    changed = wav.clone()
-    changed[..., 10 * 320 :] = 0.2
-    before, after = (codec.encode(x).audio_codes for x in (wav, changed))
-    assert torch.equal(before[..., :10], after[..., :10]) and not torch.equal(before, after)
 
 
 def test_a_frames_flag_changes_that_frame_and_no_earlier_one(make_speech: Callable[..., Tensor]) -> None:
@@ -114,7 +101,7 @@ def test_a_frames_flag_changes_that_frame_and_no_earlier_one(make_speech: Callab
     session = codec.streaming_encoder(denoise=True)
     pieces = [session.push(wav[..., :3_000]), session.push(wav[..., 3_000:]), session.flush()]
     assert torch.equal(torch.cat(pieces, dim=-1), on)
-    with pytest.raises(ValueError, match="encodec-24k does not denoise; train one with denoises: true"):
+    with pytest.raises(ValueError, match="denoise"):
         small_codec("encodec-24k").encode(wav, denoise=True)
 
 
@@ -130,9 +117,6 @@ def test_lost_frames_are_concealed(make_speech: Callable[..., Tensor]) -> None:
         and session.push(codes[..., 18:20]).shape[-1] == 640
     )
     assert gap[..., :160].abs().max() > 0 and gap[..., -320:].abs().max() == 0  # held, then faded
-
-
-# ---- the quantiser
 
 
 def test_unused_codes_are_reinitialised() -> None:
@@ -168,26 +152,6 @@ def test_the_commitment_loss_reaches_the_latents_from_every_level() -> None:
     assert min(lengths) > 0.1 * max(lengths) > 0
 
 
-def test_levels_are_initialised_on_residuals() -> None:
-    torch.manual_seed(0)
-    latents = torch.randn(3_000, 8)
-    quantizer = ResidualVectorQuantizer(3, 32, 8)
-    quantizer.init_from(latents)
-    residual = latents
-    for k in range(3):
-        book = quantizer.codebooks[k]
-        away = torch.cdist(residual, book)
-        # Each codeword is the mean of the residuals that select it, as in k-means of this residual.
-        index = away.argmin(1)
-        means = torch.stack([residual[index == v].mean(0) for v in range(32)])
-        assert float((means - book).norm() / book.norm()) < 0.2
-        before, residual = residual, residual - book[index]
-        assert residual.square().mean() < 0.8 * before.square().mean()
-
-
-# ---- losses, balancer, noise
-
-
 def test_the_balancer_gives_each_loss_its_share() -> None:
     """The shares of the gradient equal the weights for losses of any size."""
     torch.manual_seed(0)
@@ -203,23 +167,13 @@ def test_the_balancer_gives_each_loss_its_share() -> None:
             shares[name].append(share)
     assert abs(np.mean(shares["a"]) / 0.25 - 1) < 0.05 and abs(np.mean(shares["b"]) / 0.75 - 1) < 0.05
     assert gradient.shape == wav.shape and 0.3 < float(gradient.flatten(1).norm(dim=1).mean()) < 1.1
-    plain = Balancer(weights, balance=False)
-    summed = plain.gradient(losses, wav)
+    plain = Balancer(weights, balance=False).gradient(losses, wav)
     (expected,) = torch.autograd.grad(losses["a"] + 3 * losses["b"], wav)
-    torch.testing.assert_close(summed, expected)
+    torch.testing.assert_close(plain, expected)
     again = Balancer(weights, decay=0.9)
     again.load_state_dict(balancer.state_dict())
     after = [each.gradient({"b": wav.square().mean()}, wav) for each in (again, balancer)]
     torch.testing.assert_close(*after)
-    with pytest.raises(KeyError):
-        balancer.gradient({"d": wav.sum()}, wav)
-
-
-def test_losses_are_minimal_for_equal_wavs(make_speech: Callable[..., Tensor]) -> None:
-    wav = make_speech(0.5, 8_000)[None]
-    loss = MultiScaleSpectralLoss(8_000, 64, log_weights=True)
-    levels = [float(loss(wav + gain * torch.randn(wav.shape), wav)) for gain in (0.0, 0.01, 0.1)]
-    assert levels[0] < 1e-2 < levels[1] < levels[2]
 
 
 @pytest.mark.parametrize("kind", NOISES)
@@ -242,17 +196,13 @@ def test_targets_are_clean_in_flagged_frames(make_speech: Callable[..., Tensor])
     rows = {tuple(sorted(set(row.tolist()))) for row in batch.wanted}
     assert rows == {(False,), (True,), (False, True)}  # all three ways
     assert 0 < sum(torch.equal(a, b) for a, b in zip(batch.wav, clean, strict=True)) < 24
-    again = noisy_batch(clean, clean[:4], 320, 8_000, seed=1, step=2)
-    assert torch.equal(again.wav, batch.wav) and not torch.equal(
-        noisy_batch(clean, clean[:4], 320, 8_000, seed=1, step=3).wav, batch.wav
+    again, other = (noisy_batch(clean, clean[:4], 320, 8_000, seed=1, step=step).wav for step in (2, 3))
+    assert torch.equal(again, batch.wav) and not torch.equal(other, batch.wav)
+    none, most = (
+        noisy_batch(clean, clean[:4], 320, 8_000, 1, 2, wanted_share=share).wanted.all(1).float().mean()
+        for share in (0.0, 0.8)
     )
-    whole = [
-        float(
-            noisy_batch(clean, clean[:4], 320, 8_000, 1, 2, wanted_share=share).wanted.all(1).float().mean()
-        )
-        for share in (0.0, 0.4, 0.8)
-    ]
-    assert whole[0] < 0.1 and whole[1] < whole[2] and whole[2] > 0.6
+    assert none < 0.1 and most > 0.6
     with pytest.raises(ValueError, match="denoise_share"):
         load_seanet_recipe("soundstream", ["denoise_share=0.9"])
 
@@ -260,20 +210,12 @@ def test_targets_are_clean_in_flagged_frames(make_speech: Callable[..., Tensor])
 def test_quantizer_dropout_follows_the_recipe() -> None:
     recipe = small_recipe("encodec-24k")
     model = SeanetTrainingModel(small_codec("encodec-24k"), recipe)
-    drawn = torch.cat([model.levels(8, step) for step in range(50)])
-    assert set(drawn.tolist()) == {2, 4} and torch.equal(model.levels(8, 3), model.levels(8, 3))
-    model.recipe = dataclasses.replace(recipe, levels=(), full_levels_share=0.0)
-    assert set(torch.cat([model.levels(8, step) for step in range(50)]).tolist()) == {1, 2, 3, 4}
+    assert set(torch.cat([model.levels(8, step) for step in range(50)]).tolist()) == {2, 4}
+    assert torch.equal(model.levels(8, 3), model.levels(8, 3))
 
 
-# ---- training
-
-
-@pytest.mark.parametrize("name", ["soundstream", "encodec-48k"])
-def test_a_run_that_is_killed_resumes_to_the_same_losses(
-    name: str, pack: PackedClips, tmp_path: Path
-) -> None:
-    recipe = small_recipe(name, "steps=8", "quantize_from=2", "save_every_s=0")
+def test_a_run_that_is_killed_resumes_to_the_same_losses(pack: PackedClips, tmp_path: Path) -> None:
+    recipe = small_recipe("encodec-48k", "steps=6", "quantize_from=2", "save_every_s=0")
     recipe = dataclasses.replace(recipe, adversarial_from=2, discriminator_warmup=2)
     SeanetTrainer(recipe, pack, pack, tmp_path / "whole", device="cpu").run()
     trainer = SeanetTrainer(recipe, pack, pack, tmp_path / "cut", device="cpu")
@@ -281,26 +223,21 @@ def test_a_run_that_is_killed_resumes_to_the_same_losses(
 
     def save_and_stop() -> None:
         save()
-        if trainer.step == 5:
+        if trainer.step == 4:
             raise KeyboardInterrupt
 
     trainer.save = save_and_stop  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
         trainer.run()
     resumed = SeanetTrainer(recipe, pack, pack, tmp_path / "cut", device="cpu")
-    assert resumed.step == 5
+    assert resumed.step == 4
     resumed.run()
     for key in ("spectral/multi_scale", "vq/commitment", "adv/gen"):
         whole, cut = (logged(tmp_path / folder, key) for folder in ("whole", "cut"))
-        assert len(whole) >= 4
+        assert len(whole) >= 3
         np.testing.assert_allclose(cut, whole, rtol=2e-3, atol=1e-4)
-    codecs = [load_codec(tmp_path / folder / "codec") for folder in ("whole", "cut")]
-    assert isinstance(codecs[0], SeanetCodec)
+    assert isinstance(load_codec(tmp_path / "cut" / "codec"), SeanetCodec)
     assert logged(tmp_path / "whole", "eval/si_sdr_db")
-    if name == "soundstream":
-        assert logged(tmp_path / "whole", "eval/si_sdr_db") == pytest.approx(
-            logged(tmp_path / "cut", "eval/si_sdr_db"), abs=0.5
-        )
 
 
 @pytest.mark.parametrize("name", ["soundstream", "encodec-48k"])
@@ -321,16 +258,6 @@ def test_perceptual_losses_reach_every_channel(name: str, make_speech: Callable[
     )
 
 
-def test_stereo_crops_are_panned(pack: PackedClips) -> None:
-    recipe = small_recipe("encodec-48k")
-    codec = small_codec("encodec-48k")
-    crops = pack.crops(0, 0, 6, 10, Draw()).wav
-    batch = make_batch(crops, crops, codec, recipe, 7)
-    assert batch.wav.shape == (6, 2, 3_200) and float(batch.wav.abs().max()) <= 1.0
-    assert not torch.allclose(batch.wav[:, 0], batch.wav[:, 1])
-    assert torch.equal(batch.wav, make_batch(crops, crops, codec, recipe, 7).wav)
-
-
 def test_kinds_of_recipes(capsys: pytest.CaptureFixture[str]) -> None:
     for name in PRESETS:
         assert load_seanet_recipe(name, []).config().codec_name == name
@@ -338,8 +265,7 @@ def test_kinds_of_recipes(capsys: pytest.CaptureFixture[str]) -> None:
     assert isinstance(load_training_recipe("entropy"), EntropyRecipe)
     with pytest.raises(FileNotFoundError):
         load_training_recipe("no-such")
-    small = load_seanet_recipe("soundstream-small", []).config()
-    assert small.denoises and small.sampling_rate == 16_000 and small.strides == [2, 4, 5, 8]
+    assert load_seanet_recipe("soundstream-small", []).config().sampling_rate == 16_000
     with pytest.raises(ValueError, match="filters"):
         load_training_recipe("encodec-24k", ["model.filter=3"])
     assert main(["train", "encodec-48k", "--data", "x", "--out", "y", "--print-config"]) == 0

@@ -8,8 +8,8 @@ from torch import nn
 
 from audiotok import SearchingEncoder, search_codes
 from audiotok.codec.decoder import hold_pitch, white_noise
-from audiotok.codec.layers import CausalConv1d, ResidualUnit, StreamState
-from audiotok.codec.streaming import FADE_S, HOLD_S, decode_with_losses, fade, random_losses
+from audiotok.codec.layers import CausalConv1d, StreamState
+from audiotok.codec.streaming import FADE_S, HOLD_S, decode_with_losses, random_losses
 
 
 def random_codes(codec, frames: int, batch: int = 1, seed: int = 0) -> torch.Tensor:
@@ -38,14 +38,6 @@ def test_convolution_step_equals_one_pass(channels, out, kernel, stride, dilatio
     torch.testing.assert_close(layer(x), whole, atol=1e-5, rtol=0)
 
 
-@torch.no_grad()
-def test_residual_unit_steps_equal_one_pass():
-    torch.manual_seed(0)
-    unit, state, x = ResidualUnit(8, 3, 0.125), StreamState(), torch.randn(1, 8, 20)
-    steps = torch.cat([unit(piece, state) for piece in x.split(1, dim=-1)], dim=-1)
-    torch.testing.assert_close(steps, unit(x), atol=1e-5, rtol=0)
-
-
 def test_noise_and_pitch_depend_on_the_sample_alone():
     whole = white_noise(0, 40_000, torch.device("cpu"))
     for first in (0, 16_300, 16_384, 32_600):
@@ -62,13 +54,10 @@ def test_session_results_can_be_used_in_training(tiny_codec):
     """The results of a session are not inference tensors."""
     wav = torch.randn(1, 1, 1000, generator=torch.Generator().manual_seed(0)) * 0.1
     codes = tiny_codec.streaming_encoder().push(wav)
-    table = nn.Embedding(64, 3)
-    table(codes).sum().backward()
-    session = tiny_codec.streaming_decoder()
-    scale = torch.ones((), requires_grad=True)
+    session, scale = tiny_codec.streaming_decoder(), torch.ones((), requires_grad=True)
     for sound in (session.push(codes), session.conceal(1), session.flush()):
         (sound * scale).sum().backward()
-    assert table.weight.grad is not None and scale.grad is not None
+    nn.Embedding(64, 3)(codes).sum().backward()
 
 
 def test_input_buffers_may_be_reused(tiny_codec, make_speech):
@@ -83,25 +72,13 @@ def test_input_buffers_may_be_reused(tiny_codec, make_speech):
         assert torch.equal(torch.cat([*found, session.flush()], dim=-1), whole.audio_codes)
 
 
-# --- lost frames
-# ----------------------------------------------------------------------------------------------------
-
-
-def test_concealment_without_losses_equals_decode(tiny_codec):
-    codes = random_codes(tiny_codec, 12, batch=2)
-    decoded = decode_with_losses(tiny_codec, codes, torch.zeros(12, dtype=torch.bool), conceal=True)
-    whole = tiny_codec.decode(codes).audio_values
-    torch.testing.assert_close(decoded, whole, atol=1e-5, rtol=0)
-
-
 @pytest.mark.parametrize("conceal", [True, False])
-@pytest.mark.parametrize("glide", [True, False])
 @pytest.mark.parametrize("gone", [slice(0, 3), slice(4, 5), slice(9, 12), slice(0, 12)])
-def test_a_loss_keeps_length_and_earlier_audio(tiny_codec, conceal, glide, gone):
+def test_a_loss_keeps_length_and_earlier_audio(tiny_codec, conceal, gone):
     codes, hop = random_codes(tiny_codec, 12, batch=2), tiny_codec.config.hop_length
     lost = torch.zeros(12, dtype=torch.bool)
     lost[gone] = True
-    decoded = decode_with_losses(tiny_codec, codes, lost, conceal, glide)
+    decoded = decode_with_losses(tiny_codec, codes, lost, conceal)
     whole = tiny_codec.decode(codes).audio_values
     assert decoded.shape == whole.shape and decoded.isfinite().all()
     # The second half of the last window before the gap overlaps the gap.
@@ -156,36 +133,26 @@ def test_the_sound_glides_to_what_follows(tiny_codec):
     assert levels[1][0] == 0 and levels[1][1] > 0.01
 
 
-def test_gains_of_a_fade_fall_from_one_to_zero():
-    gains = fade(0.0, 40, 0.01)
-    assert gains[0] == 1 and gains[-1] == 0 and bool((gains.diff() <= 0).all())
-    torch.testing.assert_close(torch.cat([fade(0.0, 7, 0.01), fade(0.07, 33, 0.01)]), gains)
-    both = fade(0.0, 40, 0.01, until_s=0.4)
-    torch.testing.assert_close(both, both.flip(0))
-
-
 def test_decoder_session_errors(tiny_codec):
     session = tiny_codec.streaming_decoder()
     codes = random_codes(tiny_codec, 2)
     session.push(codes)
-    with pytest.raises(ValueError, match="at least one lost frame, got 0"):
-        session.conceal(0)
-    with pytest.raises(ValueError, match="expected a batch of 1 as before, got 2"):
-        session.conceal(1, following=codes.repeat(2, 1, 1))
-    with pytest.raises(ValueError, match="at least one frame in following"):
-        session.conceal(1, following=codes[..., :0])
+    for call, value in (
+        (lambda: session.conceal(0), "got 0"),
+        (lambda: session.conceal(1, following=codes.repeat(2, 1, 1)), "batch of 1"),
+        (lambda: session.conceal(1, following=codes[..., :0]), "following"),
+    ):
+        with pytest.raises(ValueError, match=value):
+            call()
     session.flush()
-    with pytest.raises(RuntimeError, match="streaming_decoder"):
-        session.conceal(1)
-    with pytest.raises(ValueError, match=r"lost \[T\] = \[2\], got \[3\]"):
-        decode_with_losses(tiny_codec, codes, torch.zeros(3, dtype=torch.bool), conceal=True)
+    for call in (lambda: session.conceal(1), lambda: session.push(codes)):
+        with pytest.raises(RuntimeError, match="streaming_decoder"):
+            call()
 
 
-@pytest.mark.parametrize(("rate", "packet_frames"), [(0.0, 1), (0.05, 1), (0.1, 3), (1.0, 2)])
-def test_loss_rate(rate, packet_frames):
-    lost = random_losses(1000, rate, seed=3, packet_frames=packet_frames)
-    assert lost.shape == (1000,)
-    assert abs(float(lost.float().mean()) - rate) <= packet_frames / 1000 + 1e-6
-    assert torch.equal(lost, random_losses(1000, rate, seed=3, packet_frames=packet_frames))
-    with pytest.raises(ValueError, match="rate"):
-        random_losses(10, 1.5, seed=0)
+def test_loss_rate():
+    for rate, packet_frames in ((0.0, 1), (0.05, 1), (0.1, 3), (1.0, 2)):
+        lost = random_losses(1000, rate, seed=3, packet_frames=packet_frames)
+        assert lost.shape == (1000,)
+        assert abs(float(lost.float().mean()) - rate) <= packet_frames / 1000 + 1e-6
+        assert torch.equal(lost, random_losses(1000, rate, seed=3, packet_frames=packet_frames))

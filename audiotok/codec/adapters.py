@@ -12,7 +12,6 @@ from transformers import EncodecModel, PreTrainedModel
 from .base import SingleCodec, fingerprint
 from .config import BaseCodecConfig
 from .seanet import convert_encodec
-from .streaming import WholeDecoder, WholeEncoder
 
 ADAPTED: dict[str, str] = {
     "encodec": "EncodecModel",
@@ -22,29 +21,12 @@ ADAPTED: dict[str, str] = {
 }
 """Model types that are adapted, with their classes in ``transformers``."""
 
-_FEATURES = "its encoder needs filter banks that only its own processor computes"
-_CONTINUOUS = "it returns latents instead of codes"
-NOT_ADAPTED: dict[str, str] = {
-    "higgs_audio_v2_tokenizer": "it needs torchaudio, which audiotok does not use",
-    "xcodec2": _FEATURES,
-    "neucodec": _FEATURES,
-    "pocket_tts_audio_tokenizer": _CONTINUOUS,
-    "vibevoice_acoustic_tokenizer": _CONTINUOUS,
-}
-"""Audio tokenizers of transformers that cannot be adapted, with the reason."""
-
 _SHORT_FRAMES = 8  # clips of up to 8 frames may be too short for an encoder and are then padded
 
 
 class AdaptedConfig(BaseCodecConfig):
-    """Configuration of an adapted codec, derived from the model's own config and never stored.
-
-    Args:
-        theirs: the config of the model.
-        codec_name: name of the codec in files.
-
-    Raises:
-        ValueError: the model does not have residual codebooks of one size.
+    """Configuration of an adapted codec, derived from the model's own config and never stored. ValueError: the model
+    does not have residual codebooks of one size.
     """
 
     model_type = "audiotok_adapted"
@@ -107,10 +89,6 @@ class AdaptedCodec(SingleCodec):
         """Encode wavs [B, C, N] of one length one by one: codes [B, n_q, T], and None for the scales."""
         return torch.cat([self._codes(item[None]) for item in wav])[:, :n_q], None
 
-    def encode_segment(self, wav: Tensor, n_q: int) -> tuple[Tensor, Tensor | None]:
-        """Same as :meth:`encode_item`, because there are no segments."""
-        return self.encode_item(wav, n_q)
-
     def _codes(self, wav: Tensor) -> Tensor:
         """All codes [1, K, T] of one clip. Zeros are appended if the encoder leaves out frames at the end."""
         frames, hop = self.frames(wav.shape[-1]), self.config.hop_length
@@ -141,23 +119,9 @@ class AdaptedCodec(SingleCodec):
                 place[:, : sound.shape[-1]] = sound
         return wav
 
-    def streaming_encoder(self, n_q: int | None = None) -> WholeEncoder:
-        """A session that collects one stream and encodes it at the end."""
-        self._check_weights()
-        return WholeEncoder(self, self._check_n_q(n_q))
-
-    def streaming_decoder(self) -> WholeDecoder:
-        """A session that collects one stream and decodes it at the end."""
-        self._check_weights()
-        return WholeDecoder(self)
-
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
         """Save the wrapped model; :func:`~audiotok.load_codec` opens it."""
         self.model.save_pretrained(*args, **kwargs)
-
-    @property
-    def algorithmic_latency_ms(self) -> None:
-        """None: the codec does not stream."""
 
     @property
     def codes_fingerprint(self) -> str:
@@ -199,8 +163,7 @@ def adapt(model: nn.Module, codec_name: str | None = None) -> SingleCodec:
     """
     kind = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
     if kind not in ADAPTED or not isinstance(model, PreTrainedModel):
-        reason = f": {NOT_ADAPTED[kind]}" if kind in NOT_ADAPTED else ""
-        raise ValueError(f"expected a codec of {', '.join(ADAPTED)}, got {kind}{reason}")
+        raise ValueError(f"expected a codec of {', '.join(ADAPTED)}, got {kind}")
     name = codec_name or str(model.name_or_path).rstrip("/").rpartition("/")[2] or kind
     if isinstance(model, EncodecModel):
         return convert_encodec(model, name)

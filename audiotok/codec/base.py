@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,8 +14,9 @@ from torch import Tensor, nn
 from transformers.modeling_utils import PreTrainedAudioTokenizerBase
 from transformers.utils.generic import ModelOutput
 
-from ..audio import MAX_PEAK
+from .checks import check_codes, check_count, check_tensor, check_wav_form, check_wav_range
 from .layers import no_autocast
+from .streaming import StreamingDecoder, StreamingEncoder, WholeDecoder, WholeEncoder
 
 
 @dataclass
@@ -36,24 +36,14 @@ class CodecEncoderOutput(ModelOutput):
 
 @dataclass
 class CodecDecoderOutput(ModelOutput):
-    """What :meth:`Codec.decode` returns.
-
-    Attributes:
-        audio_values: [B, C, N] float32.
-    """
+    """What :meth:`Codec.decode` returns: ``audio_values`` [B, C, N] float32."""
 
     audio_values: Tensor | None = None
 
 
 @dataclass
 class CodecOutput(ModelOutput):
-    """What :meth:`Codec.forward` returns.
-
-    Attributes:
-        audio_codes: [B, K, T] int64.
-        audio_values: [B, C, N] float32, as long as the input.
-        audio_scales: [B, segments] float32, or None.
-    """
+    """What :meth:`Codec.forward` returns: codes and scales as of ``encode``, audio as of ``decode``."""
 
     audio_codes: Tensor | None = None
     audio_values: Tensor | None = None
@@ -84,6 +74,7 @@ class Codec(PreTrainedAudioTokenizerBase):
     codes_fields: tuple[str, ...] = ()  # config fields that define encoder and quantiser
     config: Any
     encoder: Any
+    decoder: Any
     quantizer: Any
 
     def frames(self, num_samples: int) -> int:
@@ -119,14 +110,12 @@ class Codec(PreTrainedAudioTokenizerBase):
             options: further options of the codec family.
 
         Returns:
-            ``audio_codes`` [B, K, T] int64 in [0, V) with K = n_q and T = ``frames(N)``, ``audio_codes_mask`` [B, T]
-            bool, and ``audio_scales`` [B, segments] float32 where the codec ``has_scale``.
+            K = n_q codebooks of T = ``frames(N)`` frames.
 
         Raises:
             RuntimeError: the weights are offloaded.
             TypeError: input_values or padding_mask is not a tensor, or n_q is not an int.
-            ValueError: input_values is not [B, C, N] with B, N >= 1 or not of floats, holds NaN, infinity or samples
-                far beyond full scale, the mask has another shape or pads on the left, or n_q is out of range.
+            ValueError: another shape, dtype or range, samples that are not finite, or padding on the left.
         """
         n_q = self._check_n_q(n_q)
         wav, lengths = self._check_wav(input_values, padding_mask)
@@ -149,28 +138,30 @@ class Codec(PreTrainedAudioTokenizerBase):
             audio_scales: [B, segments] float32 as :meth:`encode` gave them, of a codec that ``has_scale``; None assumes
                 a typical level of speech.
 
-        Returns:
-            ``audio_values`` [B, C, num_samples] float32.
-
         Raises:
             RuntimeError: the weights are offloaded.
             TypeError: audio_codes or padding_mask is not a tensor, or num_samples is not an int.
-            ValueError: codes of another shape, type or range, num_samples that the codes do not cover, a mask of
-                another shape, or another number of scales than of segments.
+            ValueError: another shape, dtype or range, or num_samples that the codes do not cover.
         """
-        codes = self._check_codes(audio_codes)
-        num_samples = self._check_num_samples(num_samples, codes.shape[-1])
+        self._check_weights()
+        config = self.config
+        codes = check_codes("audio_codes", audio_codes, config.n_q, config.codebook_size).to(self.device)
+        available = self.samples(codes.shape[-1])
+        if num_samples is None:
+            num_samples = available
+        check_count("num_samples", num_samples)
+        if not 0 < num_samples <= available:
+            raise ValueError(
+                f"expected num_samples in [1, {available}] for {codes.shape[-1]} frames of {config.hop_length} "
+                f"samples, got {num_samples}"
+            )
         mask = None
         if padding_mask is not None:
             check_tensor("padding_mask", padding_mask)
-            if (
-                padding_mask.ndim != 2
-                or len(padding_mask) != len(codes)
-                or padding_mask.shape[1] < num_samples
-            ):
+            shape = tuple(padding_mask.shape)
+            if len(shape) != 2 or shape[0] != len(codes) or shape[1] < num_samples:
                 raise ValueError(
-                    f"expected padding_mask [B, N] with B = {len(codes)} and N >= {num_samples}, got "
-                    f"{list(padding_mask.shape)}"
+                    f"expected padding_mask [B, N] with B = {len(codes)} and N >= {num_samples}, got {list(shape)}"
                 )
             mask = padding_mask[:, :num_samples].to(self.device).bool()
         if audio_scales is not None and not self.has_scale:
@@ -197,18 +188,22 @@ class Codec(PreTrainedAudioTokenizerBase):
         wav = self.decode(out.audio_codes, input_values.shape[-1], padding_mask, out.audio_scales)
         return CodecOutput(out.audio_codes, wav.audio_values, out.audio_scales)
 
-    @abstractmethod
-    def streaming_encoder(self, n_q: int | None = None) -> Any:
-        """A session that encodes one stream in pieces, or at the end if the codec does not stream."""
+    def streaming_encoder(self, n_q: int | None = None, **options: Any) -> Any:
+        """A session that encodes a batch of streams in pieces, or one stream at its end if the codec cannot stream."""
+        self._check_weights()
+        n_q = self._check_n_q(n_q)
+        return StreamingEncoder(self, n_q, **options) if self.streams else WholeEncoder(self, n_q)
 
-    @abstractmethod
     def streaming_decoder(self) -> Any:
-        """A session that decodes one stream in pieces, or at the end if the codec does not stream."""
+        """A session that decodes a batch of streams in pieces, or one stream at its end if the codec cannot stream."""
+        self._check_weights()
+        return StreamingDecoder(self) if self.streams else WholeDecoder(self)
 
     @property
-    @abstractmethod
     def algorithmic_latency_ms(self) -> float | None:
         """Algorithmic delay of a stream; None for a codec that does not stream."""
+        samples = self.config.hop_length + self.lookahead_samples
+        return 1000.0 * samples / self.config.sampling_rate if self.streams else None
 
     @property
     def codes_fingerprint(self) -> str:
@@ -233,7 +228,7 @@ class Codec(PreTrainedAudioTokenizerBase):
         if any(value.is_meta for value in self.parameters()):
             raise RuntimeError(
                 "this codec's weights are offloaded (device meta), and encode and decode cannot fetch them; load it "
-                "whole with load_codec(device=...) instead of cpu_offload, disk_offload or a device_map that offloads"
+                "whole with load_codec(device=...)"
             )
 
     def _check_n_q(self, n_q: int | None) -> int:
@@ -266,22 +261,6 @@ class Codec(PreTrainedAudioTokenizerBase):
         check_wav_range(wav)
         return wav, lengths
 
-    def _check_codes(self, codes: Tensor) -> Tensor:
-        self._check_weights()
-        return check_codes("audio_codes", codes, self.config.n_q, self.config.codebook_size).to(self.device)
-
-    def _check_num_samples(self, num_samples: int | None, frames: int) -> int:
-        available = self.samples(frames)
-        if num_samples is None:
-            return available
-        check_count("num_samples", num_samples)
-        if not 0 < num_samples <= available:
-            raise ValueError(
-                f"expected num_samples in [1, {available}] for {frames} frames of {self.config.hop_length} samples, "
-                f"got {num_samples}"
-            )
-        return num_samples
-
 
 class SingleCodec(Codec):
     """A codec whose codes depend on where the audio ends. Items of different lengths are coded one by one, so that
@@ -294,11 +273,9 @@ class SingleCodec(Codec):
         mask = torch.zeros(len(wav), total, dtype=torch.bool, device=wav.device)
         segments = -(-total // self.scale_frames) if self.has_scale else 0
         scales = torch.ones(len(wav), segments, device=wav.device)
-        for length in lengths.unique().tolist():
+        for length in lengths[lengths > 0].unique().tolist():
             rows = (lengths == length).nonzero()[:, 0]
             frames = self.frames(length)
-            if not frames:
-                continue
             # Tensor options are [B, T].
             chosen = {
                 key: value[rows, :frames] if isinstance(value, Tensor) else value
@@ -315,10 +292,6 @@ class SingleCodec(Codec):
     def encode_item(self, wav: Tensor, n_q: int) -> tuple[Tensor, Tensor | None]:
         """Codes [B, n_q, T] and scales [B, segments] or None of wavs [B, C, N] of one length."""
 
-    @abstractmethod
-    def encode_segment(self, wav: Tensor, n_q: int) -> tuple[Tensor, Tensor | None]:
-        """Same as :meth:`encode_item` for one segment [B, C, n] of a codec with ``segment_samples``."""
-
 
 def fingerprint(numbers: Mapping[str, Any] | list[Any], tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 of settings and weights of any shape, the first 16 hex digits; independent of device and dtype."""
@@ -327,84 +300,3 @@ def fingerprint(numbers: Mapping[str, Any] | list[Any], tensors: Mapping[str, Te
         digest.update(f"{name}{list(value.shape)}".encode())
         digest.update(value.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-def check_tensor(name: str, value: Any) -> None:
-    """Check that ``value`` is a dense tensor with data.
-
-    Raises:
-        TypeError: ``value`` is not a tensor.
-        ValueError: ``value`` is on the meta device, or not dense.
-    """
-    if not isinstance(value, Tensor):
-        raise TypeError(f"expected {name} as a torch.Tensor, got {type(value).__name__}; see torch.as_tensor")
-    if value.is_meta or value.layout != torch.strided:
-        raise ValueError(
-            f"expected {name} with its numbers, got one on {value.device}, {value.layout}; see Tensor.to_dense"
-        )
-
-
-def check_count(name: str, value: Any) -> None:
-    """Raise TypeError unless ``value`` is an int."""
-    if not hasattr(value, "__index__"):
-        raise TypeError(f"expected {name} as int, got {type(value).__name__}")
-
-
-def check_wav_form(name: str, wav: Tensor, least: int, channels: int = 1) -> None:
-    """Check that ``wav`` is a float tensor [B, C, N] with B >= 1, C = ``channels`` and N >= ``least``.
-
-    Raises:
-        TypeError: ``wav`` is not a tensor.
-        ValueError: ``wav`` has another shape or dtype.
-    """
-    check_tensor(name, wav)
-    if wav.ndim != 3 or wav.shape[0] < 1 or wav.shape[1] != channels or wav.shape[2] < least:
-        advice = "repeat the channel of a mono wav"
-        if channels == 1:
-            advice = "average the channels of a multi-channel wav first"
-        raise ValueError(
-            f"expected {name} [B, {channels}, N] with B >= 1 and N >= {least}, got {list(wav.shape)}; {advice}"
-        )
-    if not wav.is_floating_point():
-        raise ValueError(
-            f"expected float samples in [-1, 1], got {wav.dtype}; divide 16-bit samples by 32768"
-        )
-
-
-def check_wav_range(wav: Tensor) -> None:
-    """Raise ValueError if a sample is not finite or far beyond full scale."""
-    peak = float(wav.abs().max()) if wav.numel() else 0.0  # NaN if any sample is NaN
-    if not math.isfinite(peak):
-        raise ValueError("expected finite samples, got NaN or infinity; repair the wav first")
-    if peak > MAX_PEAK:
-        raise ValueError(f"expected samples in [-1, 1], got a peak of {peak:.3g}; scale the wav first")
-
-
-def check_codes(name: str, codes: Tensor, n_q: int, codebook_size: int, least: int = 1) -> Tensor:
-    """Check codes and convert them to int64.
-
-    Args:
-        name: name of the codes in error messages.
-        codes: [B, K, T] integers in [0, codebook_size) with B >= 1, 1 <= K <= n_q and T >= ``least``.
-        n_q, codebook_size: K and V of the codec.
-        least: minimum number of frames.
-
-    Returns:
-        The codes as int64.
-
-    Raises:
-        TypeError: ``codes`` is not a tensor.
-        ValueError: ``codes`` has another shape, dtype or range.
-    """
-    check_tensor(name, codes)
-    if codes.ndim != 3 or codes.shape[0] < 1 or not 1 <= codes.shape[1] <= n_q or codes.shape[2] < least:
-        raise ValueError(
-            f"expected {name} [B, K, T] with B >= 1, 1 <= K <= {n_q} and T >= {least}, got {list(codes.shape)}"
-        )
-    if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
-        raise ValueError(f"expected integer {name}, got {codes.dtype}")
-    codes = codes.to(torch.int64)
-    low, high = (int(codes.min()), int(codes.max())) if codes.numel() else (0, 0)
-    if low < 0 or high >= codebook_size:
-        raise ValueError(f"expected {name} in [0, {codebook_size}), got values from {low} to {high}")
-    return codes

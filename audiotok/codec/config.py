@@ -59,7 +59,7 @@ class CodecConfig(BaseCodecConfig):
     """Configuration of :class:`~audiotok.codec.model.AudioCodec`.
 
     Args:
-        sampling_rate: Hz of the wav that goes in and comes out.
+        sampling_rate: Hz of the wav.
         audio_channels: channels of the wav; this family is mono.
         hop_length: samples per frame; a multiple of ``synthesis_hop``.
         n_q: codebooks of the residual quantiser.
@@ -67,9 +67,8 @@ class CodecConfig(BaseCodecConfig):
         codebook_dim: width of the latent that is quantised (D).
         semantic_dim: width of the semantic latent, whose nearest codeword is the code of codebook 0; 0 quantises
             codebook 0 like the others.
-        encoder_banks: filter banks of the wav, each a dict of ``window`` (samples), ``low_hz``,
-            ``high_hz``, ``bands`` (equally wide in mel; None: every bin of the transform) and ``snapshots`` (windows
-            per frame).
+        encoder_banks: filter banks of the wav, each a dict of ``window`` (samples), ``low_hz``, ``high_hz``, ``bands``
+            (equally wide in mel; None: every bin of the transform) and ``snapshots`` (windows per frame).
         encoder_dim: width of the encoder's residual blocks, at frame rate.
         encoder_dilations: dilation of each residual block of the encoder, in frames.
         leaky_slope: negative slope of the encoder's leaky ReLU.
@@ -80,13 +79,11 @@ class CodecConfig(BaseCodecConfig):
         n_fft: samples of a synthesis window; twice ``synthesis_hop``.
         synthesis_hop: samples between synthesis windows.
         pitch_dim: width of the pitch head.
-        f0_min_hz: lowest pitch.
-        f0_max_hz: highest pitch.
-        f0_bins: log-spaced pitch classes between the two.
+        f0_min_hz, f0_max_hz, f0_bins: lowest and highest pitch, and log-spaced pitch classes between the two.
         codec_name: name of the released codes.
 
     Raises:
-        ValueError: a value breaks a rule above; the message names field, value and rule.
+        ValueError: a value breaks a rule; the message names field, value and rule.
     """
 
     model_type = "audiotok_codec"
@@ -147,38 +144,27 @@ class CodecConfig(BaseCodecConfig):
             "sampling_rate hop_length synthesis_hop n_q codebook_dim encoder_dim decoder_dim decoder_layers "
             "decoder_kernel decoder_ffn_ratio pitch_dim f0_bins"
         ).split()
-        for field in counts:
-            if not isinstance(getattr(self, field), int) or getattr(self, field) < 1:
-                raise ValueError(
-                    f"CodecConfig.{field}={getattr(self, field)!r} must be a whole number, 1 or more"
-                )
-        for bank in self.encoder_banks:
-            sizes = [bank.get(key) for key in ("window", "snapshots")] if isinstance(bank, dict) else [None]
-            if not all(isinstance(size, int) and size >= 1 for size in sizes):
-                raise ValueError(
-                    f"CodecConfig.encoder_banks: expected dicts with window and snapshots of 1 or more, got {bank!r}"
-                )
-        fit = all(
-            self.hop_length % bank["snapshots"] == 0
-            and bank["window"] >= self.hop_length // bank["snapshots"]
-            for bank in self.encoder_banks
-        )
-        semantic = self.semantic_dim
+        for field in (*counts, "semantic_dim"):
+            value, least = getattr(self, field), int(field != "semantic_dim")
+            if not isinstance(value, int) or value < least:
+                raise ValueError(f"CodecConfig.{field}={value!r} must be a whole number, {least} or more")
         self._check_rules(
-            ("encoder_banks", bool(self.encoder_banks), "must name a filter bank"),
             (
                 "encoder_banks",
-                fit,
-                "must have snapshots that divide hop_length, and windows without gaps between them",
+                bool(self.encoder_banks) and all(map(self._fits, self.encoder_banks)),
+                "must be dicts with snapshots that divide hop_length, and windows without gaps between them",
             ),
             ("audio_channels", self.audio_channels == 1, "must be 1: this family is mono"),
             ("hop_length", self.hop_length % self.synthesis_hop == 0, "must be a multiple of synthesis_hop"),
             ("n_fft", self.n_fft == 2 * self.synthesis_hop, "must be twice synthesis_hop"),
-            (
-                "semantic_dim",
-                isinstance(semantic, int) and semantic >= 0,
-                "must be a whole number, 0 or more",
-            ),
             ("codebook_size", self.codebook_size >= 2, "must be at least 2"),
             ("f0_max_hz", self.f0_min_hz < self.f0_max_hz, "must exceed f0_min_hz"),
         )
+
+    def _fits(self, bank: Any) -> bool:
+        window, snapshots = (
+            bank.get(key) if isinstance(bank, dict) else 0 for key in ("window", "snapshots")
+        )
+        if not isinstance(window, int) or not isinstance(snapshots, int) or snapshots < 1:
+            return False
+        return self.hop_length % snapshots == 0 and window >= self.hop_length // snapshots

@@ -9,29 +9,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import initialization as init
 
+from .config import CodecConfig
 from .layers import CausalConv1d, ConvNeXtBlock, Float32Module, StreamState, no_autocast
-
-_HASH_MULTIPLIER = 0x2545F491
-_NOISE_SAMPLES = 1 << 14  # samples of a cached block of noise
 
 
 @dataclass
 class DecoderFeatures:
-    """Filters, S synthesis hops per frame.
-
-    Attributes:
-        harmonic: [B, T * S, F] float32, magnitude of the pulses' filter.
-        noise: [B, T * S, F] float32, magnitude of the noise's filter.
-        phase: [B, T * S, F] float32, radians, phase of the pulses' filter.
-    """
+    """Filters [B, T * S, F] float32, S synthesis hops per frame: magnitudes for pulses and noise, phase in radians."""
 
     harmonic: Tensor
     noise: Tensor
@@ -40,12 +31,7 @@ class DecoderFeatures:
 
 @dataclass
 class PitchFeatures:
-    """Logits of the pitch head.
-
-    Attributes:
-        f0_logits: [B, T, f0_bins] float.
-        voiced_logit: [B, T] float.
-    """
+    """Logits of the pitch head: [B, T, f0_bins] and [B, T]."""
 
     f0_logits: Tensor
     voiced_logit: Tensor
@@ -53,13 +39,8 @@ class PitchFeatures:
 
 @dataclass
 class PitchState:
-    """State of a pulse train after a frame.
-
-    Attributes:
-        phase: [B] float64, turns.
-        f0_hz: [B] float32, of the last voiced frame.
-        voiced: [B] bool, whether the last frame was voiced.
-        sample: samples so far.
+    """State of a pulse train after a frame: phase [B] float64 in turns, pitch [B] float32 of the last voiced frame,
+    whether the last frame was voiced [B] bool, and the samples so far.
     """
 
     phase: Tensor
@@ -68,34 +49,20 @@ class PitchState:
     sample: int = 0
 
 
+@dataclass
 class DecoderState:
-    """State of the decoder between pieces of a stream.
-
-    Attributes:
-        layers: the last inputs of the causal layers.
-        excitation: phase and pitch of the pulses; None before the first frame.
-        past: [2, B, synthesis_hop] float32, the last hop of pulses and of noise.
-        overlap: [B, synthesis_hop] float32, the second half of the last synthesis window.
+    """State of the decoder between pieces of a stream: ``past`` [2, B, synthesis_hop] is the last hop of pulses and of
+    noise, ``overlap`` [B, synthesis_hop] the second half of the last synthesis window.
     """
 
-    def __init__(self) -> None:
-        self.layers = StreamState()
-        self.excitation: PitchState | None = None
-        self.past: Tensor | None = None
-        self.overlap: Tensor | None = None
+    layers: StreamState = field(default_factory=StreamState)
+    excitation: PitchState | None = None
+    past: Tensor | None = None
+    overlap: Tensor | None = None
 
 
 def hold_pitch(f0_hz: Tensor, voiced: Tensor, previous_hz: Tensor) -> Tensor:
-    """Replace the pitch of unvoiced frames by that of the last voiced frame.
-
-    Args:
-        f0_hz: [B, T] float32.
-        voiced: [B, T] bool.
-        previous_hz: [B] float32, for frames before the first voiced one.
-
-    Returns:
-        [B, T] float32.
-    """
+    """Replace the pitch [B, T] of unvoiced frames by that of the last voiced frame, ``previous_hz`` [B] at first."""
     count = voiced.long().cumsum(dim=1)  # the count of voiced frames is the slot of the last one
     slots = f0_hz.new_zeros(f0_hz.shape[0], f0_hz.shape[1] + 1).scatter(1, count * voiced, f0_hz)
     return torch.cat([previous_hz[:, None], slots[:, 1:]], dim=1).gather(1, count)
@@ -112,8 +79,7 @@ def pulse_train(
         f0_hz: [B, T] float32, pitch at the end of each frame.
         voiced: [B, T] bool. A frame after an unvoiced one starts at its own pitch instead of gliding to it.
         state: state after the preceding frames.
-        hop_length: samples per frame.
-        sampling_rate: Hz.
+        hop_length, sampling_rate: of the codec.
 
     Returns:
         [B, T * hop_length] float32, and the state after it.
@@ -141,53 +107,31 @@ def pulse_train(
 
 def white_noise(first_sample: int, samples: int, device: torch.device) -> Tensor:
     """Uniform white noise of unit power, where sample n is a hash of n: [samples] float32 in [-sqrt(3), sqrt(3)]."""
-    if torch.compiler.is_exporting() or samples > _NOISE_SAMPLES:
-        return _hash(first_sample, samples, device)
-    block, start = divmod(first_sample, _NOISE_SAMPLES)
-    piece = _noise_block(block, device)[start : start + samples]
-    if len(piece) == samples:
-        return piece
-    return torch.cat([piece, _noise_block(block + 1, device)[: samples - len(piece)]])
-
-
-@lru_cache(maxsize=64)
-@torch.inference_mode(False)  # cached blocks are also used in training
-def _noise_block(number: int, device: torch.device) -> Tensor:
-    return _hash(number * _NOISE_SAMPLES, _NOISE_SAMPLES, device)
-
-
-def _hash(first_sample: int, samples: int, device: torch.device) -> Tensor:
     n = torch.arange(first_sample, first_sample + samples, device=device, dtype=torch.int64)
     h = n & 0xFFFFFFFF
     for shift in (16, 15):
-        h = ((h ^ (h >> shift)) * _HASH_MULTIPLIER) & 0xFFFFFFFF
+        h = ((h ^ (h >> shift)) * 0x2545F491) & 0xFFFFFFFF
     h = h ^ (h >> 16)
     return (h.float() / 2**31 - 1.0) * 3**0.5
 
 
 class PitchHead(Float32Module):
-    """Latents -> pitch classes and voicing, in float64 outside training.
+    """Latents -> logits of log-spaced pitch classes and of voicing, in float64 outside training.
 
     Phase is the running sum of pitch, so float32 rounding errors would grow with time and differ between streaming and
     one pass.
-
-    Args:
-        latent_dim: width of the latents.
-        hidden: width of the two causal convolutions.
-        f0_min_hz, f0_max_hz, f0_bins: the pitch classes, log-spaced.
     """
 
     grid_hz: Tensor
 
-    def __init__(
-        self, latent_dim: int, hidden: int, f0_min_hz: float, f0_max_hz: float, f0_bins: int
-    ) -> None:
+    def __init__(self, config: CodecConfig) -> None:
         super().__init__()
-        self.range_hz = (f0_min_hz, f0_max_hz)
-        self.first = CausalConv1d(latent_dim, hidden, 5)
+        hidden = config.pitch_dim
+        self.range_hz = (config.f0_min_hz, config.f0_max_hz)
+        self.first = CausalConv1d(config.codebook_dim, hidden, 5)
         self.second = CausalConv1d(hidden, hidden, 3)
-        self.out = CausalConv1d(hidden, f0_bins + 1, 1)
-        self.register_buffer("grid_hz", torch.empty(f0_bins))
+        self.out = CausalConv1d(hidden, config.f0_bins + 1, 1)
+        self.register_buffer("grid_hz", torch.empty(config.f0_bins))
         self.init_tables()
 
     def init_tables(self) -> None:
@@ -215,29 +159,19 @@ class PitchHead(Float32Module):
 
 
 class SourceFilterHead(nn.Module):
-    """Trunk features -> filters -> windows of audio.
-
-    Args:
-        dim: width of the trunk.
-        hop_length: samples per frame.
-        n_fft: samples of a synthesis window.
-        synthesis_hop: samples between windows, half of ``n_fft``.
-        sampling_rate: Hz.
-    """
+    """Trunk features -> filters -> windows of audio."""
 
     window: Tensor
 
-    def __init__(self, dim: int, hop_length: int, n_fft: int, synthesis_hop: int, sampling_rate: int) -> None:
+    def __init__(self, config: CodecConfig) -> None:
         super().__init__()
-        self.hop_length = hop_length
-        self.n_fft = n_fft
-        self.synthesis_hop = synthesis_hop
-        self.sampling_rate = sampling_rate
-        self.hops = hop_length // synthesis_hop
-        self.bins = n_fft // 2 + 1
-        self.norm = nn.LayerNorm(dim)
-        self.filters = nn.Linear(dim, self.hops * self.bins * 3)
-        self.register_buffer("window", torch.empty(n_fft))
+        self.hop_length, self.sampling_rate = config.hop_length, config.sampling_rate
+        self.n_fft, self.synthesis_hop = config.n_fft, config.synthesis_hop
+        self.hops = config.hop_length // config.synthesis_hop
+        self.bins = config.n_fft // 2 + 1
+        self.norm = nn.LayerNorm(config.decoder_dim)
+        self.filters = nn.Linear(config.decoder_dim, self.hops * self.bins * 3)
+        self.register_buffer("window", torch.empty(config.n_fft))
         self.init_tables()
 
     def init_tables(self) -> None:
@@ -266,14 +200,8 @@ class SourceFilterHead(nn.Module):
         )
 
     def synthesize(self, features: DecoderFeatures, pulses: Tensor, noise: Tensor) -> Tensor:
-        """Filter excitation.
-
-        Args:
-            features: filters of T frames.
-            pulses, noise: [B, (T * S + 1) * synthesis_hop] float32, with one synthesis hop before the T frames.
-
-        Returns:
-            [B, T * S, n_fft] float32, windows that overlap by half.
+        """Filter pulses and noise [B, (T * S + 1) * synthesis_hop] float32, which begin one synthesis hop before the T
+        frames: [B, T * S, n_fft] float32, windows that overlap by half.
         """
         pulse_spectra = torch.fft.rfft(pulses.unfold(-1, self.n_fft, self.synthesis_hop) * self.window)
         noise_spectra = torch.fft.rfft(noise.unfold(-1, self.n_fft, self.synthesis_hop) * self.window)
@@ -283,33 +211,21 @@ class SourceFilterHead(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents -> wav.
+    """Latents -> wav: ``pitch`` predicts the pitch of the pulses, the trunk and ``head`` predict the filters."""
 
-    Args:
-        latent_dim: width of the latents.
-        dim, layers, kernel_size, ffn_ratio: sizes of the trunk.
-        pitch: predicts the pitch of the pulses.
-        head: predicts the filters and synthesises audio.
-    """
-
-    def __init__(
-        self,
-        latent_dim: int,
-        dim: int,
-        layers: int,
-        kernel_size: int,
-        ffn_ratio: int,
-        pitch: PitchHead,
-        head: SourceFilterHead,
-    ) -> None:
+    def __init__(self, config: CodecConfig) -> None:
         super().__init__()
-        self.embed = CausalConv1d(latent_dim, dim, kernel_size)
+        dim, kernel_size, layers = config.decoder_dim, config.decoder_kernel, config.decoder_layers
+        self.embed = CausalConv1d(config.codebook_dim, dim, kernel_size)
         self.norm = nn.LayerNorm(dim)
         self.blocks = nn.ModuleList(
-            [ConvNeXtBlock(dim, kernel_size, ffn_ratio, layer_scale=1.0 / layers) for _ in range(layers)]
+            [
+                ConvNeXtBlock(dim, kernel_size, config.decoder_ffn_ratio, layer_scale=1.0 / layers)
+                for _ in range(layers)
+            ]
         )
-        self.pitch = pitch
-        self.head = head
+        self.pitch = PitchHead(config)
+        self.head = SourceFilterHead(config)
 
     @property
     def gain_hop(self) -> int:
@@ -357,13 +273,7 @@ class Decoder(nn.Module):
     def excite(
         self, f0_hz: Tensor, voiced: Tensor, state: PitchState | None = None
     ) -> tuple[Tensor, Tensor, PitchState]:
-        """Pulses and noise of T frames, [B, T * hop_length] float32 each, and the state after them.
-
-        Args:
-            f0_hz: [B, T] float32.
-            voiced: [B, T] bool.
-            state: state after the preceding frames; None at the start.
-        """
+        """Pulses and noise [B, T * hop_length] float32 for this pitch and voicing [B, T], and the state after them."""
         head = self.head
         if state is None:
             state = self._initial(f0_hz)
@@ -387,15 +297,8 @@ class Decoder(nn.Module):
         state: DecoderState | None = None,
         gains: Tensor | None = None,
     ) -> Tensor:
-        """Audio of T frames from their filters and excitation.
-
-        Args:
-            features: of T frames.
-            pulses, noise: [B, T * hop_length] float32.
-            state, gains: as in :meth:`forward`.
-
-        Returns:
-            As :meth:`forward`.
+        """Audio of T frames from their filters and their pulses and noise [B, T * hop_length]; otherwise as
+        :meth:`forward`.
         """
         hop = self.head.synthesis_hop
         fresh = torch.stack([pulses, noise])

@@ -14,33 +14,23 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from .config import CodecConfig
 from .layers import CausalConv1d, Float32Module, ResidualUnit, StepConv1d, StreamState, no_autocast
 
 FLOOR = 2.0**-20  # power added before the logarithm, about -90 dB full scale
 
 
 def straight_log2(x: Tensor) -> Tensor:
-    """Piecewise linear log2 (exponent plus mantissa), identical on every machine.
-
-    Args:
-        x: any shape, float, positive.
-
-    Returns:
-        The same shape; equal to log2 at powers of two and at most 0.086 below it between them.
+    """Piecewise linear log2 (exponent plus mantissa) of positive floats, identical on every machine: equal to log2 at
+    powers of two and at most 0.086 below it between them.
     """
     exponent = torch.frexp(x.detach()).exponent
     return torch.ldexp(x, 1 - exponent) + (exponent - 2)
 
 
 def fourier_filters(bins: Iterable[int], window: int) -> Tensor:
-    """Cosines and sines of a windowed Fourier transform as filters of a strided convolution.
-
-    Args:
-        bins: F bins of a transform of ``window`` samples.
-        window: samples of the Hann window.
-
-    Returns:
-        [2 * F, 1, window] float32, the F cosines first, scaled so that a full-scale wave gives a magnitude of 8.
+    """Cosines and sines of F bins of a Fourier transform through a Hann window, as filters of a strided convolution:
+    [2 * F, 1, window] float32, the cosines first, scaled so that a full-scale wave gives a magnitude of 8.
     """
     n = torch.arange(window, dtype=torch.float64)
     turns = torch.remainder(torch.tensor([*bins]).double()[:, None] * n, window) * (2 * math.pi / window)
@@ -73,31 +63,29 @@ class FilterBank(nn.Module):
     The filters are not trained, because an error of 1 % would leak low harmonics into high bands, 40 dB below them.
 
     Args:
+        config: of the codec.
         window: samples of a filter.
         low_hz, high_hz: lowest and highest frequency.
         bands: number of mel bands; None uses every bin of the transform as a band.
         snapshots: windows per frame.
-        hop_length: samples per frame.
-        sampling_rate: Hz.
     """
 
     def __init__(
         self,
+        config: CodecConfig,
         window: int,
         low_hz: float,
         high_hz: float,
         bands: int | None,
         snapshots: int,
-        hop_length: int,
-        sampling_rate: int,
     ) -> None:
         super().__init__()
         self.snapshots = snapshots
-        bin_hz = sampling_rate / window
+        bin_hz = config.sampling_rate / window
         bins = range(math.floor(low_hz / bin_hz), math.ceil(high_hz / bin_hz) + 1)
         width = bands or len(bins)
         self.features = width * snapshots
-        self.analysis = CausalConv1d(1, 2 * len(bins), window, hop_length // snapshots, bias=False)
+        self.analysis = CausalConv1d(1, 2 * len(bins), window, config.hop_length // snapshots, bias=False)
         self.sums = StepConv1d(2 * len(bins), width, 1, bias=False)
         self.analysis.conv.fixed = partial(fourier_filters, bins, window)
         self.sums.fixed = partial(band_sums, bins, bin_hz, bands, (low_hz, high_hz))
@@ -112,24 +100,18 @@ class FilterBank(nn.Module):
 
 
 class Encoder(Float32Module):
-    """Wav -> latents at frame rate.
+    """Wav -> latents at frame rate."""
 
-    Args:
-        banks: filter banks of the wav.
-        dim: width of the residual blocks.
-        dilations: one residual block each, in frames.
-        latent_dim: width of the latents.
-        slope: negative slope of the leaky ReLU.
-    """
-
-    def __init__(
-        self, banks: list[FilterBank], dim: int, dilations: list[int], latent_dim: int, slope: float
-    ) -> None:
+    def __init__(self, config: CodecConfig) -> None:
         super().__init__()
+        dim, slope = config.encoder_dim, config.leaky_slope
+        banks = [FilterBank(config, **bank) for bank in config.encoder_banks]
         self.banks = nn.ModuleList(banks)
         self.mix = StepConv1d(sum(bank.features for bank in banks), dim, 1)
-        self.units = nn.ModuleList([ResidualUnit(dim, dilation, slope) for dilation in dilations])
-        self.latent = StepConv1d(dim, latent_dim, 1)
+        self.units = nn.ModuleList(
+            [ResidualUnit(dim, dilation, slope) for dilation in config.encoder_dilations]
+        )
+        self.latent = StepConv1d(dim, config.codebook_dim + config.semantic_dim, 1)
 
     @no_autocast
     def forward(self, wav: Tensor, state: StreamState | None = None) -> Tensor:

@@ -44,14 +44,9 @@ class StreamState:
 
     def __init__(self) -> None:
         self._tails: dict[nn.Module, Tensor] = {}
-        self._casts: dict[nn.Module, tuple[Tensor, Tensor | None]] = {}
 
     def extend(self, layer: nn.Module, x: Tensor, context: int) -> Tensor:
-        """Put the last ``context`` steps of a layer's input (zeros at first) before ``x`` [B, C, T]; keep the newest.
-
-        Returns:
-            [B, C, context + T].
-        """
+        """Put the last ``context`` steps of a layer's input (zeros at first) before ``x`` [B, C, T]."""
         tail = self._tails.get(layer)
         if tail is None:
             tail = x.new_zeros(x.shape[0], x.shape[1], context)
@@ -59,26 +54,10 @@ class StreamState:
         self._tails[layer] = joined[..., joined.shape[-1] - context :]
         return joined
 
-    def cast(self, conv: nn.Conv1d, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
-        """Weight [C', C, taps] and bias [C'] in another precision, converted once per stream."""
-        held = self._casts.get(conv)
-        if held is None or held[0].dtype != dtype:
-            held = self._casts[conv] = _cast(conv, dtype)
-        return held
-
-
-def _cast(conv: nn.Conv1d, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
-    return conv.weight.to(dtype), None if conv.bias is None else conv.bias.to(dtype)
-
 
 class StepConv1d(nn.Conv1d):
-    """``nn.Conv1d`` without padding, optimised for single output steps of a live stream.
-
-    For one step a dilated convolution takes four times as long as the equivalent matrix product, and a depthwise one
-    six times.
-
-    Attributes:
-        fixed: returns the weight of a layer that is not trained; None for trained layers.
+    """``nn.Conv1d`` without padding. A single output step of a live stream is a matrix product, four times as fast as a
+    dilated convolution. ``fixed`` returns the weight of a layer that is not trained.
     """
 
     fixed: Callable[[], Tensor] | None = None
@@ -104,10 +83,7 @@ class StepConv1d(nn.Conv1d):
 
 
 class CausalConv1d(nn.Module):
-    """A convolution whose output step t depends on inputs up to the end of step t only.
-
-    Args:
-        in_channels, out_channels, kernel_size, stride, dilation, groups, bias: as in ``nn.Conv1d``.
+    """A convolution whose output step t depends on inputs up to the end of step t only. Arguments as of ``nn.Conv1d``.
 
     The left context is ``dilation * (kernel_size - 1) + 1 - stride`` steps: zeros, or a stream's past.
     """
@@ -123,31 +99,20 @@ class CausalConv1d(nn.Module):
         bias: bool = True,
     ) -> None:
         super().__init__()
-        self.conv = StepConv1d(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride=stride,
-            dilation=dilation,
-            groups=groups,
-            bias=bias,
-        )
+        self.conv = StepConv1d(in_channels, out_channels, kernel_size, stride, 0, dilation, groups, bias)
         self.context = dilation * (kernel_size - 1) + 1 - stride
 
     def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
         """[B, C, T * stride] -> [B, C', T], in the input's precision."""
         x = F.pad(x, (self.context, 0)) if state is None else state.extend(self, x, self.context)
-        if x.dtype == self.conv.weight.dtype or torch.is_autocast_enabled(x.device.type):
+        weight, bias = self.conv.weight, self.conv.bias
+        if x.dtype == weight.dtype or torch.is_autocast_enabled(x.device.type):
             return self.conv(x)
-        cast = _cast(self.conv, x.dtype) if state is None else state.cast(self.conv, x.dtype)
-        return self.conv.convolve(x, *cast)
+        return self.conv.convolve(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
 
 class ResidualUnit(nn.Module):
-    """Leaky ReLU, a dilated causal convolution of 3, leaky ReLU, a pointwise one; added to the input.
-
-    SoundStream's residual unit (arXiv:2107.03312, figure 3) with a leaky ReLU.
-    """
+    """SoundStream's residual unit (arXiv:2107.03312, figure 3) with a leaky ReLU: [B, dim, T] -> [B, dim, T]."""
 
     def __init__(self, dim: int, dilation: int, slope: float) -> None:
         super().__init__()
@@ -156,16 +121,12 @@ class ResidualUnit(nn.Module):
         self.pointwise = StepConv1d(dim, dim, 1)
 
     def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
-        """[B, dim, T] -> [B, dim, T]."""
         h = self.dilated(F.leaky_relu(x, self.slope), state)
         return x + self.pointwise(F.leaky_relu(h, self.slope))
 
 
 class ConvNeXtBlock(nn.Module):
-    """Depthwise causal convolution, LayerNorm, a GELU pointwise pair, LayerScale; added to the input.
-
-    Vocos' block (arXiv:2306.00814) made causal.
-    """
+    """Vocos' block (arXiv:2306.00814) made causal: [B, dim, T] -> [B, dim, T]."""
 
     def __init__(self, dim: int, kernel_size: int, ffn_ratio: int, layer_scale: float) -> None:
         super().__init__()
@@ -177,7 +138,6 @@ class ConvNeXtBlock(nn.Module):
         self.scale = nn.Parameter(torch.full((dim,), layer_scale))
 
     def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
-        """[B, dim, T] -> [B, dim, T]."""
         h = self.norm(self.depthwise(x, state).transpose(1, 2))
         h = self.project(F.gelu(self.expand(h))) * self.scale
         return x + h.transpose(1, 2)

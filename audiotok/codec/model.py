@@ -10,39 +10,9 @@ from transformers import initialization as init
 from .base import Codec, CodecEncoderOutput
 from .config import CodecConfig
 from .decoder import Decoder, PitchHead, SourceFilterHead
-from .encoder import Encoder, FilterBank
+from .encoder import Encoder
 from .layers import ConvNeXtBlock, StepConv1d
 from .quantizer import ResidualVectorQuantizer
-from .streaming import StreamingDecoder, StreamingEncoder
-
-
-def build_encoder(config: CodecConfig) -> Encoder:
-    """The encoder that ``config`` describes."""
-    banks = [
-        FilterBank(**bank, hop_length=config.hop_length, sampling_rate=config.sampling_rate)
-        for bank in config.encoder_banks
-    ]
-    latent_dim = config.codebook_dim + config.semantic_dim
-    return Encoder(banks, config.encoder_dim, config.encoder_dilations, latent_dim, config.leaky_slope)
-
-
-def build_decoder(config: CodecConfig) -> Decoder:
-    """The decoder that ``config`` describes."""
-    head = SourceFilterHead(
-        config.decoder_dim, config.hop_length, config.n_fft, config.synthesis_hop, config.sampling_rate
-    )
-    pitch = PitchHead(
-        config.codebook_dim, config.pitch_dim, config.f0_min_hz, config.f0_max_hz, config.f0_bins
-    )
-    return Decoder(
-        config.codebook_dim,
-        config.decoder_dim,
-        config.decoder_layers,
-        config.decoder_kernel,
-        config.decoder_ffn_ratio,
-        pitch,
-        head,
-    )
 
 
 class AudioCodec(Codec):
@@ -69,11 +39,11 @@ class AudioCodec(Codec):
 
     def __init__(self, config: CodecConfig) -> None:
         super().__init__(config)
-        self.encoder = build_encoder(config)
+        self.encoder = Encoder(config)
         self.quantizer = ResidualVectorQuantizer(
             config.n_q, config.codebook_size, config.codebook_dim, semantic_dim=config.semantic_dim
         )
-        self.decoder = build_decoder(config)
+        self.decoder = Decoder(config)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -101,18 +71,6 @@ class AudioCodec(Codec):
 
     def _decode(self, codes: Tensor, lengths: list[int], scales: Tensor | None) -> Tensor:
         return self.decoder(self.quantizer.decode(codes))
-
-    def streaming_encoder(self, n_q: int | None = None) -> StreamingEncoder:
-        """A session that encodes a batch of streams in pieces."""
-        self._check_weights()
-        return StreamingEncoder(self.encoder, self.quantizer, self.config.hop_length, self._check_n_q(n_q))
-
-    def streaming_decoder(self) -> StreamingDecoder:
-        """A session that decodes a batch of streams in pieces."""
-        self._check_weights()
-        return StreamingDecoder(
-            self.decoder, self.quantizer, self.config.hop_length, self.config.sampling_rate
-        )
 
     @property
     def algorithmic_latency_ms(self) -> float:

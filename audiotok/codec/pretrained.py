@@ -30,12 +30,15 @@ from .seanet import SeanetCodec, SeanetConfig
 
 DEFAULT_CODEC = "default"
 _LOADING = ("missing_keys", "unexpected_keys", "mismatched_keys")
+# The codec families by model_type. A new one is a module beside this one and an entry here.
+_OURS: dict[str, Any] = {CodecConfig.model_type: AudioCodec, SeanetConfig.model_type: SeanetCodec}
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def register() -> None:
     """Register the codecs with the Auto classes of transformers. Safe to call again."""
-    for config, codec in ((CodecConfig, AudioCodec), (SeanetConfig, SeanetCodec)):
+    for codec in _OURS.values():
+        config: Any = codec.config_class
         AutoConfig.register(config.model_type, config, exist_ok=True)
         AutoModel.register(config, codec, exist_ok=True)
         AutoModelForAudioTokenization.register(config, codec, exist_ok=True)
@@ -74,7 +77,7 @@ def load_codec(
     Args:
         name_or_path: a folder with ``config.json``, a shipped name (None: the default), or a hub id ``owner/name``: one
             of our codecs, or an EnCodec, DAC, Mimi or XCodec of transformers. A folder precedes a shipped name.
-        device: device of the codec: "cpu", "cuda", "cuda:1"...
+        device: "cpu", "cuda", "cuda:1"...
         dtype: compute precision of the decoder's trunk, float32 or bfloat16, by name or as a ``torch.dtype``. Encoder
             and quantiser stay in float32, because codes are defined there.
 
@@ -98,9 +101,7 @@ def load_codec(
     elif "/" not in name and not name.startswith((".", "~")):
         name = str(checkpoint_dir(name))
     elif local.is_dir() or not is_hub_id(name):
-        if not (local / "config.json").is_file():
-            raise FileNotFoundError(f"expected a codec folder with config.json at {name}, found none")
-        name = str(local)
+        raise FileNotFoundError(f"expected a codec folder with config.json at {name}, found none")
     else:
         online = hub_answers()
     codec = _open(name, online)
@@ -112,19 +113,14 @@ def _open(name: str, online: bool) -> Codec:
     """The codec of a folder or hub id, by the model_type of its config."""
     config = _config_of(name, online)
     kind = config.get("model_type")
-    if kind == CodecConfig.model_type:
-        _check_config(name, config, CodecConfig)
-        return _read(AudioCodec, name, online)
-    if kind == SeanetConfig.model_type:
-        _check_config(name, config, SeanetConfig)
-        return _read(SeanetCodec, name, online)
+    if kind in _OURS:
+        _check_config(name, config, _OURS[kind].config_class)
+        return _read(_OURS[kind], name, online)
     # Imported late: it imports modelling code of transformers, which our own codecs do not need.
-    from .adapters import ADAPTED, NOT_ADAPTED, adapt
+    from .adapters import ADAPTED, adapt
 
     if kind not in ADAPTED:
-        ours = (CodecConfig.model_type, SeanetConfig.model_type)
-        why = f": {NOT_ADAPTED[kind]}" if kind in NOT_ADAPTED else ""
-        raise ValueError(f"{name}: expected a codec ({', '.join([*ours, *ADAPTED])}), got {kind!r}{why}")
+        raise ValueError(f"{name}: expected a codec ({', '.join([*_OURS, *ADAPTED])}), got {kind!r}")
     return adapt(_read(getattr(transformers, ADAPTED[kind]), name, online))
 
 

@@ -1,9 +1,8 @@
 """Residual vector quantisation: latents <-> codes, level by level, in float32.
 
-SoundStream (arXiv:2107.03312), algorithm 1, with the EMA codebooks and the expiry of section III-C. Expiry also
-writes the moving sums, because the EMA update of the same step would undo it otherwise. The residual is taken from the
-detached codeword, with one straight-through step around the whole stack, so that the commitment loss has a gradient at
-every level.
+SoundStream (arXiv:2107.03312), algorithm 1, with the EMA codebooks and the expiry of section III-C. The residual is
+taken from the detached codeword, with one straight-through step around the whole stack, so that the commitment loss has
+a gradient at every level.
 """
 
 from __future__ import annotations
@@ -35,30 +34,17 @@ class QuantizerOutput:
     commitment: Tensor
 
 
-def nearest(x: Tensor, codebook: Tensor, squares: Tensor | None = None) -> Tensor:
-    """Index of the nearest codeword by Euclidean distance.
-
-    Args:
-        x: [M, D] float32.
-        codebook: [V, D] float32.
-        squares: [V] float32, |c|^2 of each codeword; None computes them.
-
-    Returns:
-        [M] int64. Of equally near codewords the first.
-    """
-    if squares is None:
-        squares = codebook.square().sum(1)
+def nearest(x: Tensor, codebook: Tensor) -> Tensor:
+    """Index [M] int64 of the codeword in [V, D] nearest to each x [M, D] float32, the first of equally near ones."""
     # |x - c|^2 without |x|^2, which is the same for every c.
-    return torch.addmm(squares, x, codebook.t(), beta=1.0, alpha=-2.0).argmin(dim=1)
+    return torch.addmm(codebook.square().sum(1), x, codebook.t(), beta=1.0, alpha=-2.0).argmin(dim=1)
 
 
 class ResidualVectorQuantizer(Float32Module):
     """K codebooks in a row; each quantises the residual of the ones before.
 
     Args:
-        n_q: codebooks (K).
-        codebook_size: entries of each (V).
-        dim: width of the latents (D).
+        n_q, codebook_size, dim: K, V and D.
         decay: decay of the moving averages per step.
         expiry: a codeword used less often than ``expiry`` times the average is replaced by a latent of the batch.
         semantic_dim: extra channels after the D of the latents that select the code of level 0, the nearest entry of
@@ -114,44 +100,23 @@ class ResidualVectorQuantizer(Float32Module):
         init.zeros_(self.semantic_sums)
 
     @no_autocast
-    def encode(self, latents: Tensor, n_q: int | None = None, squares: Tensor | None = None) -> Tensor:
-        """Latents -> codes.
-
-        Args:
-            latents: [B, D + semantic_dim, T] float.
-            n_q: levels to use; None uses all.
-            squares: [K, V] float32 of :meth:`squares`, cached by live streams; None computes them.
-
-        Returns:
-            [B, n_q, T] int64 in [0, V).
-        """
+    def encode(self, latents: Tensor, n_q: int | None = None) -> Tensor:
+        """Latents [B, D + semantic_dim, T] float -> codes [B, n_q, T] int64 in [0, V); None uses all levels."""
         batch, _, frames = latents.shape
         flat = latents.float().transpose(1, 2).reshape(batch * frames, -1)
         residual, semantic = flat[:, : self.dim], flat[:, self.dim :]
-        squares, codes = self.squares() if squares is None else squares, []
+        codes = []
         for k in range(n_q or self.n_q):
-            semantic_codebook = self.semantic_codebook if k == 0 else None
-            if semantic_codebook is None:
-                index = nearest(residual, self.codebooks[k], squares[k])
+            if k == 0 and self.semantic_codebook is not None:
+                index = nearest(semantic, self.semantic_codebook)
             else:
-                index = nearest(semantic, semantic_codebook)
+                index = nearest(residual, self.codebooks[k])
             residual = residual - self.codebooks[k][index]
             codes.append(index.view(batch, frames))
         return torch.stack(codes, dim=1)
 
-    def squares(self) -> Tensor:
-        """|c|^2 of every codeword, [K, V]."""
-        return self.codebooks.square().sum(-1)
-
     def decode(self, codes: Tensor) -> Tensor:
-        """Codes -> latents: the sum of each level's codeword.
-
-        Args:
-            codes: [B, K, T] int64 in [0, V), any K from 1 to n_q.
-
-        Returns:
-            [B, D, T] float32.
-        """
+        """Codes [B, K, T] int64, any K from 1 to n_q -> latents [B, D, T] float32: the sum of each level's codeword."""
         levels = torch.arange(codes.shape[1], device=codes.device)[:, None]
         return self.codebooks[levels, codes].sum(dim=1).transpose(1, 2)
 
@@ -216,7 +181,7 @@ class ResidualVectorQuantizer(Float32Module):
         if semantic is not None:
             self.semantic_sums.mul_(self.decay).add_(semantic_sums, alpha=1 - self.decay)
         if n_dead:
-            # A reinitialised code starts with average usage; otherwise it would expire again at once.
+            # A reinitialised code starts with average usage and its own sum; otherwise it would expire again at once.
             pick = torch.randint(max(len(x), 1), (n_dead,), device=x.device)
             born = x[pick] if len(x) else self.codebooks[k, dead]
             self.usage[k, dead] = fair_share
@@ -233,12 +198,9 @@ class ResidualVectorQuantizer(Float32Module):
         """Start every codebook with k-means, level k on the residual of the levels before it.
 
         Args:
-            latents: [M, D + semantic_dim] float32, M >= codebook_size; 50 per codeword give good codebooks.
+            latents: [M, D + semantic_dim] float32; 50 per codeword give good codebooks. ValueError: M < V.
             iterations: Lloyd steps per level.
             seed: seed of the first centroids.
-
-        Raises:
-            ValueError: fewer latents than codewords.
         """
         if latents.shape[0] < self.codebook_size:
             raise ValueError(
@@ -253,12 +215,8 @@ class ResidualVectorQuantizer(Float32Module):
 
     @torch.no_grad()
     def refine(self, latents: Tensor, iterations: int = 4, seed: int = 0) -> None:
-        """Continue k-means from the present codebooks, because the moving averages of training are noisy means.
-
-        Args:
-            latents: [M, D + semantic_dim] float32, some 500 per codeword or more.
-            iterations: Lloyd steps per level.
-            seed: seed for replacing unused codewords.
+        """Continue k-means from the present codebooks, because the moving averages of training are noisy means. Takes
+        latents as :meth:`init_from`, some 500 per codeword or more; the seed is for unused codewords.
         """
         generator = torch.Generator().manual_seed(seed)
         self._kmeans(latents.float(), None, iterations, generator)
@@ -284,11 +242,7 @@ class ResidualVectorQuantizer(Float32Module):
 
     @torch.no_grad()
     def start_averages(self, vectors_per_step: float) -> None:
-        """Start the moving averages at the present codebooks: after k-means, or on released weights.
-
-        Args:
-            vectors_per_step: latents per training step of a codebook.
-        """
+        """Start the moving averages at the present codebooks, for training with so many latents per step."""
         self.usage.fill_(vectors_per_step / self.codebook_size)
         self.sums.copy_(self.codebooks * self.usage[..., None])
         if self.semantic_codebook is not None:
@@ -305,13 +259,7 @@ def _of_rank_0(value: Tensor) -> Tensor:
 def kmeans(
     x: Tensor, centroids: Tensor, iterations: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Lloyd's algorithm; an empty cluster is moved onto a random vector.
-
-    Args:
-        x: [M, D] float32.
-        centroids: [clusters, D] float32, initial centroids.
-        iterations: Lloyd steps.
-        generator: for empty clusters.
+    """Lloyd's algorithm on x [M, D] from initial centroids [clusters, D]; an empty cluster moves to a random vector.
 
     Returns:
         centroids [clusters, D] float32 and the index [M] int64 of each vector's centroid.
@@ -331,15 +279,7 @@ def kmeans(
 
 
 def perplexity(codes: Tensor, codebook_size: int) -> Tensor:
-    """Effective number of codewords in use: exp of the entropy of the codes.
-
-    Args:
-        codes: [..., T] int64 of one codebook.
-        codebook_size: V.
-
-    Returns:
-        scalar float32 in [1, V].
-    """
+    """Effective number of codewords in use, in [1, V]: exp of the entropy of the codes of one codebook."""
     p = torch.bincount(codes.reshape(-1), minlength=codebook_size).float()
     p = p / p.sum()
     return torch.exp(-(p * torch.log(p.clamp_min(1e-12))).sum())

@@ -4,8 +4,6 @@ transformers' EncodecModel. Weight norm is folded into the weights.
 
 from __future__ import annotations
 
-import difflib
-import functools
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,15 +17,6 @@ from .base import SingleCodec
 from .config import BaseCodecConfig
 from .layers import Float32Module, StreamState, no_autocast
 from .quantizer import ResidualVectorQuantizer
-from .streaming import (
-    MISSING_SCALE,
-    StreamingDecoder,
-    StreamingEncoder,
-    WholeDecoder,
-    WholeEncoder,
-    overlap_add,
-    segment_starts,
-)
 
 if TYPE_CHECKING:
     from transformers import EncodecConfig, EncodecModel
@@ -160,9 +149,6 @@ class SeanetConfig(BaseCodecConfig):
         return (self.segment_samples or 0) // self.hop_length if self.normalize else 0
 
 
-if TYPE_CHECKING:
-    from transformers import EncodecConfig, EncodecModel
-
 _ENCODEC: dict[str, Any] = {
     "dilations": [1],
     "latent_kernel_size": 7,
@@ -173,6 +159,9 @@ _ENCODEC: dict[str, Any] = {
     "pad_mode": "reflect",
     "strides": [2, 4, 5, 8],
 }
+
+MISSING_SCALE = 0.1
+"""Scale that is assumed if none is given: the RMS of speech at a typical level."""
 
 PRESETS: dict[str, dict[str, Any]] = {
     # SoundStream, sections III-A to III-C and III-F: 75 Hz, 8 x 1024 = 6 kbit/s.
@@ -195,14 +184,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def seanet_preset(name: str, **changes: Any) -> SeanetConfig:
-    """The configuration of a paper's codec.
-
-    Args:
-        name: one of :data:`PRESETS`.
-        changes: arguments of :class:`SeanetConfig` that differ.
-
-    Returns:
-        The configuration.
+    """The configuration of a paper's codec, one of :data:`PRESETS`, with other arguments of :class:`SeanetConfig`.
 
     Raises:
         ValueError: the preset or an argument is unknown, or a value breaks a rule.
@@ -212,8 +194,7 @@ def seanet_preset(name: str, **changes: Any) -> SeanetConfig:
     known = [key for key in SeanetConfig.__init__.__annotations__ if key not in ("kwargs", "return")]
     for key in changes:
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
-            raise ValueError(f"preset {name}: unknown argument {key}; the nearest is {near}")
+            raise ValueError(f"preset {name}: unknown argument {key}; expected one of {', '.join(known)}")
     return SeanetConfig(**PRESETS[name] | changes)
 
 
@@ -222,12 +203,7 @@ class _Conv1d(nn.Conv1d):
 
 
 class SEANetConv(nn.Module):
-    """A convolution with ceil(T / stride) output steps.
-
-    Args:
-        config: uses ``causal``, ``pad_mode`` and ``group_norm`` (EnCodec's ``time_group_norm``).
-        in_channels, out_channels, kernel_size, stride, dilation: as in ``nn.Conv1d``.
-    """
+    """A convolution with ceil(T / stride) output steps. ``group_norm`` is EnCodec's ``time_group_norm``."""
 
     def __init__(
         self,
@@ -320,7 +296,7 @@ class SEANetLSTM(nn.Module):
 
 
 class FiLM(nn.Module):
-    """FiLM: gain and offset per channel that depend on the denoising flag of a frame (SoundStream, section III-F)."""
+    """Gain and offset per channel that depend on the denoising flag of a frame (SoundStream, section III-F)."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -351,13 +327,7 @@ class SEANetEncoder(Float32Module):
 
     @no_autocast
     def forward(self, x: Tensor, state: StreamState | None = None, wanted: Tensor | bool = False) -> Tensor:
-        """[B, C, N] -> [B, D, ceil(N / hop_length)].
-
-        Args:
-            x: wav.
-            state: state of a stream.
-            wanted: [B, T] bool, or one bool for all frames: whether to remove noise.
-        """
+        """[B, C, N] -> [B, D, ceil(N / hop_length)]; ``wanted``, [B, T] bool or one bool: whether to remove noise."""
         x = self.first(x, state)
         for stage in self.stages:
             *units, down = stage  # type: ignore[misc]  # a ModuleList is a sequence
@@ -397,13 +367,7 @@ class SEANetDecoder(nn.Module):
     def forward(
         self, latents: Tensor, state: StreamState | None = None, gains: Tensor | None = None
     ) -> Tensor:
-        """[B, D, T] -> [B, C, T * hop_length] float32.
-
-        Args:
-            latents: in float32.
-            state: state of a stream.
-            gains: [T * hop_length], gain of every sample of lost frames.
-        """
+        """[B, D, T] -> [B, C, T * hop_length] float32; ``gains`` [T * hop_length] scale the samples of lost frames."""
         x = self.lstm(self.first(latents.to(self.first.conv.weight.dtype), state))
         for stage in self.stages:
             up, *units = stage  # type: ignore[misc]
@@ -412,6 +376,28 @@ class SEANetDecoder(nn.Module):
                 x = unit(x, state)
         wav = self.last(_elu(x), state).float()
         return wav if gains is None else wav * gains
+
+
+def segment_starts(num_samples: int, stride: int | None) -> list[int]:
+    """Samples at which segments begin; one segment if ``stride`` is None."""
+    return list(range(0, num_samples, stride)) if stride else [0]
+
+
+def overlap_add(segments: Sequence[Tensor], stride: int) -> Tensor:
+    """Join segments [B, C, n], the first the longest, with a cross-fade where they overlap (EnCodec, arXiv:2210.13438,
+    section 3.1): [B, C, N]. ``stride`` is the number of samples from the start of one to that of the next.
+    """
+    first, last = segments[0], segments[-1]
+    total = stride * (len(segments) - 1) + last.shape[-1]
+    ramp = torch.linspace(0, 1, first.shape[-1] + 2, device=first.device)[1:-1]
+    weights = 0.5 - (ramp - 0.5).abs()
+    sound, weight = first.new_zeros(*first.shape[:-1], total), first.new_zeros(total)
+    for number, segment in enumerate(segments):
+        at = number * stride
+        size = min(segment.shape[-1], total - at)
+        sound[..., at : at + size] += weights[:size] * segment[..., :size]
+        weight[at : at + size] += weights[:size]
+    return sound / weight
 
 
 class SeanetCodec(SingleCodec):
@@ -472,46 +458,30 @@ class SeanetCodec(SingleCodec):
 
     def samples(self, frames: int) -> int:
         """N, the samples that ``frames`` frames decode to."""
-        before = 0
-        if self.config.segment_stride is not None and frames:
-            before = (frames - 1) // self._segment_frames
-            frames -= before * self._segment_frames
-        return before * (self.config.segment_stride or 0) + self.config.hop_length * frames
+        size = (self.config.segment_samples or 0) // self.config.hop_length
+        before = (frames - 1) // size if size and frames else 0
+        return before * (self.config.segment_stride or 0) + self.config.hop_length * (frames - before * size)
 
-    @property
-    def _segment_frames(self) -> int:
-        return (self.config.segment_samples or 0) // self.config.hop_length
-
-    def encode_segment(
-        self, wav: Tensor, n_q: int, denoise: Tensor | bool = False
-    ) -> tuple[Tensor, Tensor | None]:
-        """Codes [B, n_q, T] and scale [B, 1] or None of one segment [B, C, N].
-
-        Raises:
-            ValueError: ``denoise`` is set, but the codec does not denoise.
+    def encode_item(self, wav: Tensor, n_q: int, denoise: Any = False) -> tuple[Tensor, Tensor | None]:
+        """As in the base class; ``denoise``, [B, T] bool or one bool, removes noise from these frames. ValueError: the
+        codec cannot denoise.
         """
         if denoise is not False and not self.config.denoises:
             raise ValueError(f"{self.config.codec_name} does not denoise; train one with denoises: true")
-        scale = None
-        if self.has_scale:
-            scale = wav.mean(dim=1).square().mean(dim=-1, keepdim=True).sqrt() + 1e-8
-            wav = wav / scale[:, None]
-        return self.quantizer.encode(self.encoder(wav, wanted=denoise), n_q), scale
-
-    def encode_item(
-        self, wav: Tensor, n_q: int, denoise: Tensor | bool = False
-    ) -> tuple[Tensor, Tensor | None]:
-        """As in the base class; ``denoise``, [B, T] bool or one bool, removes noise from these frames."""
         if self.streams:  # pad the last frame as a session does
             wav = F.pad(wav, (0, -wav.shape[-1] % self.config.hop_length))
-        starts = segment_starts(wav.shape[-1], self.config.segment_stride)
-        size = self.config.segment_samples or wav.shape[-1]
-        found = [self.encode_segment(wav[..., start : start + size], n_q, denoise) for start in starts]
-        scales = [scale for _, scale in found if scale is not None]
-        return torch.cat([codes for codes, _ in found], dim=-1), torch.cat(scales, dim=1) if scales else None
+        size, codes, scales = self.segment_samples or wav.shape[-1], [], []
+        for start in segment_starts(wav.shape[-1], self.config.segment_stride):
+            piece = wav[..., start : start + size]
+            if self.has_scale:
+                scales.append(piece.mean(dim=1).square().mean(dim=-1, keepdim=True).sqrt() + 1e-8)
+                piece = piece / scales[-1][:, None]
+            codes.append(self.quantizer.encode(self.encoder(piece, wanted=denoise), n_q))
+        return torch.cat(codes, dim=-1), torch.cat(scales, dim=1) if scales else None
 
     def _decode(self, codes: Tensor, lengths: list[int], scales: Tensor | None) -> Tensor:
-        pieces = codes.split(self._segment_frames or codes.shape[-1], dim=-1)
+        size = (self.segment_samples or 0) // self.config.hop_length
+        pieces = codes.split(size or codes.shape[-1], dim=-1)
         if scales is None:
             scales = torch.full((len(codes), len(pieces)), MISSING_SCALE)
         elif scales.shape != (len(codes), len(pieces)):
@@ -525,44 +495,14 @@ class SeanetCodec(SingleCodec):
         stride = self.config.segment_stride
         return overlap_add(sounds, stride) if stride and len(sounds) > 1 else sounds[0]
 
-    def streaming_encoder(
-        self, n_q: int | None = None, denoise: bool = False
-    ) -> StreamingEncoder | WholeEncoder:
-        """A session that encodes one stream: in pieces if the codec ``streams``, else by segments or at the end."""
-        self._check_weights()
-        n_q = self._check_n_q(n_q)
-        if not self.streams:
-            return WholeEncoder(self, n_q)
-        encoder = functools.partial(self.encoder, wanted=denoise)
-        return StreamingEncoder(encoder, self.quantizer, self.config.hop_length, n_q)
-
-    def streaming_decoder(self) -> StreamingDecoder | WholeDecoder:
-        """A session that decodes one stream, in pieces as in :meth:`streaming_encoder`."""
-        self._check_weights()
-        if not self.streams:
-            return WholeDecoder(self)
-        return StreamingDecoder(
-            self.decoder, self.quantizer, self.config.hop_length, self.config.sampling_rate
-        )
-
-    @property
-    def algorithmic_latency_ms(self) -> float | None:
-        """One frame and the look-ahead, or one segment; None if the codec has to wait for the end."""
-        if not self.is_causal and self.segment_samples is None:
-            return None
-        samples = self.segment_samples or self.config.hop_length + self.lookahead_samples
-        return 1000.0 * samples / self.config.sampling_rate
+    def streaming_encoder(self, n_q: int | None = None, denoise: bool = False) -> Any:
+        """As in the base class; ``denoise`` removes noise."""
+        return super().streaming_encoder(n_q, wanted=denoise)
 
 
 def convert_config(config: EncodecConfig, name: str = "encodec") -> SeanetConfig:
-    """The configuration of an EncodecModel as a :class:`SeanetConfig`.
-
-    Args:
-        config: configuration of an EncodecModel.
-        name: the ``codec_name`` of the result.
-
-    Raises:
-        ValueError: the config has a feature that is not in the paper.
+    """The configuration of an EncodecModel as a :class:`SeanetConfig` with this ``codec_name``. ValueError: it has a
+    feature that is not in the paper.
     """
     rules = [
         ("trim_right_ratio", config.trim_right_ratio == 1.0, "1.0"),
@@ -600,42 +540,28 @@ def convert_config(config: EncodecConfig, name: str = "encodec") -> SeanetConfig
 
 @torch.no_grad()
 def convert_encodec(model: EncodecModel, name: str = "encodec") -> SeanetCodec:
-    """A :class:`SeanetCodec` with the weights of an EncodecModel.
-
-    Args:
-        model: with any weights.
-        name: the ``codec_name`` of the result.
-
-    Returns:
-        The codec in evaluation mode: the same codes (but for ties), audio within 1e-4.
-
-    Raises:
-        ValueError: as of :func:`convert_config`.
+    """A :class:`SeanetCodec` with the weights of an EncodecModel, in evaluation mode: the same codes (but for ties),
+    audio within 1e-4. ValueError: as of :func:`convert_config`.
     """
     codec = SeanetCodec(convert_config(model.config, name))
     for theirs, ours in ((model.encoder, codec.encoder), (model.decoder, codec.decoder)):
         for source, target in zip(_boxes(theirs), _boxes(ours), strict=True):
-            _copy(source, target)
+            if isinstance(target, SEANetLSTM):
+                target.lstm.load_state_dict(source.lstm.state_dict())
+                continue
+            target.conv.weight.copy_(folded_weight(source.conv))
+            target.conv.bias.copy_(source.conv.bias)
+            target.norm.load_state_dict(source.norm.state_dict() if codec.config.group_norm else {})
     layers: Any = model.quantizer.layers
     codec.quantizer.codebooks.copy_(torch.stack([layer.codebook.embed for layer in layers]))
     return codec.eval()
 
 
-def _boxes(network: nn.Module) -> list[nn.Module]:
+def _boxes(network: nn.Module) -> list[Any]:
     """Modules with weights in the order of the signal, which is the same in both models."""
     theirs = ("EncodecConv1d", "EncodecConvTranspose1d", "EncodecLSTM")
     ours = (SEANetConv, SEANetUpsample, SEANetLSTM)
     return [m for m in network.modules() if isinstance(m, ours) or type(m).__name__ in theirs]
-
-
-def _copy(source: Any, target: Any) -> None:
-    if isinstance(target, SEANetLSTM):
-        target.lstm.load_state_dict(source.lstm.state_dict())
-        return
-    target.conv.weight.copy_(folded_weight(source.conv))
-    target.conv.bias.copy_(source.conv.bias)
-    if isinstance(target.norm, nn.GroupNorm):
-        target.norm.load_state_dict(source.norm.state_dict())
 
 
 def folded_weight(conv: Any) -> Tensor:
