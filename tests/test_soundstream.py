@@ -234,7 +234,7 @@ def test_a_run_that_is_killed_resumes_to_the_same_losses(pack: PackedClips, tmp_
     resumed.run()
     for key in ("spectral/multi_scale", "vq/commitment", "adv/gen"):
         whole, cut = (logged(tmp_path / folder, key) for folder in ("whole", "cut"))
-        assert len(whole) >= 3
+        assert len(whole) >= 2
         np.testing.assert_allclose(cut, whole, rtol=2e-3, atol=1e-4)
     assert isinstance(load_codec(tmp_path / "cut" / "codec"), SeanetCodec)
     assert logged(tmp_path / "whole", "eval/si_sdr_db")
