@@ -1,14 +1,10 @@
-"""Preparation at size: kills, Ray, memory, a million rows. Run by name."""
+"""Preparation at size: kills at random moments, and Ray. Run by name."""
 
 from __future__ import annotations
 
 import os
 import random
-import resource
-import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -18,11 +14,9 @@ from typing import Any
 import pytest
 import soundfile
 import torch
-from test_corpus_reader import build
 from test_prepare import ENVIRONMENT, RATE, files_of, write_folder
 
-from audiotok import AudioCodec, PreparedCorpus, prepare
-from audiotok.corpus import Manifest
+from audiotok import AudioCodec, prepare
 
 pytestmark = pytest.mark.slow
 OPTIONS: dict[str, Any] = {"rows_per_shard": 8, "batch_s": 2.0}
@@ -134,48 +128,3 @@ def test_ray_gives_the_same_rows(
     assert not ray.is_initialized()
     # Workers of Ray's own niceness (15) would stand still for minutes on a machine that others use.
     assert killed == ([os.nice(0)] if kill else [])
-
-
-_MEASURED = """
-import resource, sys
-from audiotok import load_codec, prepare
-prepare(sys.argv[1], sys.argv[2], load_codec(sys.argv[3]), rows_per_shard=64)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-"""
-
-
-def test_ten_times_the_rows_take_no_more_memory(
-    tmp_path: Path, tiny_codec_dir: Path, make_speech: Callable[..., torch.Tensor]
-) -> None:
-    peaks = []
-    for clips in (200, 2000):
-        folder = tmp_path / f"speech{clips}"
-        corpus = table(folder, speak(folder, make_speech, 20, clips))
-        command = [sys.executable, "-c", _MEASURED, corpus, tmp_path / f"out{clips}", tiny_codec_dir]
-        done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=True)
-        peaks.append(int(done.stdout))
-    print(f"peak memory: {peaks[0]} kB for 200 rows, {peaks[1]} kB for 2,000")
-    assert peaks[1] < 1.10 * peaks[0]
-
-
-def test_a_million_rows_give_their_first_batch_at_once(tmp_path: Path, tiny_codec: AudioCodec) -> None:
-    folder = build(tmp_path / "tokens", tiny_codec, shards=9, rows=1024)
-    manifest = Manifest.load(folder)
-    originals = manifest.shards[:8]
-    manifest.shards = []
-    for number in range(977):
-        original = originals[number % 8]
-        file = f"{number + 100:05d}.parquet"
-        os.link(folder / "shards" / original["file"], folder / "shards" / file)
-        manifest.shards.append(original | {"file": file})
-    manifest.rows = sum(shard["rows"] for shard in manifest.shards)
-    assert manifest.rows >= 1_000_000
-    manifest.save(folder)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_utime
-    began = time.monotonic()
-    batch = next(PreparedCorpus(folder, "train").batches(20_000, seed=1))
-    taken_s = time.monotonic() - began
-    cpu_s = resource.getrusage(resource.RUSAGE_SELF).ru_utime - before
-    print(f"first of {manifest.rows} rows' batches: {taken_s:.2f} s, {cpu_s:.2f} s of a core")
-    assert len(batch.rows) > 50 and cpu_s < 5
-    shutil.rmtree(folder)

@@ -193,7 +193,8 @@ class _Printer:
         line = f"{progress.stage}: {progress.rows} of {progress.rows_total} rows"
         if progress.seconds:
             line += f", {progress.seconds / max(progress.elapsed_s, 1e-9):.0f}x real time"
-        if not done and progress.remaining_s == progress.remaining_s:  # not NaN
-            line += f", about {progress.remaining_s:.0f} s left"
+        if not done:
+            left_s = progress.elapsed_s * (progress.rows_total / progress.rows - 1)
+            line += f", about {left_s:.0f} s left"
         start, end = ("\r\x1b[K", "\n" if done else "") if self._live else ("", "\n")
         print(start + line, end=end, file=sys.stderr, flush=True)

@@ -9,14 +9,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .checks import Limits, Shaping, read_row
-    from .preparation import Progress, dry_run, prepare
-    from .reader import Batch, PreparedCorpus
-    from .reports import listen, report, report_text
-    from .rows import Source, SourceRow
-    from .shards import Manifest
-    from .sources import open_source
-    from .verification import verify
+    from .checks import Limits as Limits
+    from .checks import Shaping as Shaping
+    from .checks import read_row as read_row
+    from .preparation import Progress as Progress
+    from .preparation import dry_run as dry_run
+    from .preparation import prepare as prepare
+    from .reader import Batch as Batch
+    from .reader import PreparedCorpus as PreparedCorpus
+    from .reports import listen as listen
+    from .reports import report as report
+    from .reports import report_text as report_text
+    from .rows import Source as Source
+    from .rows import SourceRow as SourceRow
+    from .shards import Manifest as Manifest
+    from .sources import open_source as open_source
+    from .verification import verify as verify
 
 _NAMES = {
     "checks": ("Limits", "Shaping", "read_row"),
@@ -29,25 +37,6 @@ _NAMES = {
     "verification": ("verify",),
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
-
-__all__ = [
-    "Batch",
-    "Limits",
-    "Manifest",
-    "PreparedCorpus",
-    "Progress",
-    "Shaping",
-    "Source",
-    "SourceRow",
-    "dry_run",
-    "listen",
-    "open_source",
-    "prepare",
-    "read_row",
-    "report",
-    "report_text",
-    "verify",
-]
 
 
 def __getattr__(name: str) -> Any:

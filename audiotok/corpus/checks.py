@@ -112,13 +112,9 @@ class Shaping:
 
 @dataclass(frozen=True)
 class Sound:
-    """A decoded clip.
+    """A decoded clip, wav [1, N] float32 in [-1, 1].
 
-    Attributes:
-        wav: [1, N] float32 in [-1, 1].
-        sampling_rate: in Hz.
-        start_s: seconds cut from its start.
-        level_db: level of its speech before any gain, in dB of full scale.
+    ``start_s`` seconds were cut from its start; its speech had ``level_db`` dB of full scale before any gain.
     """
 
     wav: Tensor
@@ -211,10 +207,11 @@ def _read(row: SourceRow, max_s: float) -> tuple[np.ndarray, int, tuple[str, str
     read_s = len(wav) / rate
     stated_s = read_s if cut.length_s is None else cut.length_s
     if abs(read_s - stated_s) > OVERSHOOT_S and min(read_s, stated_s) <= max_s:
+        has = "more" if read_s > max_s else f"{read_s:.3f} s"
         fault = (
-            f"the table states {stated_s:g} s, the file has {'more' if read_s > max_s else f'{read_s:.3f} s'}"
+            f"the table states {stated_s:g} s, the file has {has}; a part of a file needs a column offset too"
         )
-        return wav, rate, ("bad_span", f"{fault}; a part of a file needs a column offset too")
+        return wav, rate, ("bad_span", fault)
     lacking_s = 0.0 if cut.end_s is None else stop_s - cut.start_s - read_s
     if lacking_s <= OVERSHOOT_S and (len(wav) or not cut.start_s):
         return wav, rate, None

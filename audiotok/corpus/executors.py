@@ -59,8 +59,6 @@ def run_tasks(
 
     Raises:
         ValueError: ``workers`` or ``engine`` is invalid.
-        ModuleNotFoundError: Ray is not installed.
-        ConnectionError: the cluster was not found.
         ChildProcessError: processes died again and again (killed, or out of memory).
     """
     if engine not in ENGINES:
@@ -160,9 +158,7 @@ def _on_ray(
     try:
         ray: Any = import_module("ray")
     except ModuleNotFoundError:
-        raise ModuleNotFoundError(
-            'the engine ray needs the extra "ray": pip install "audiotok[ray]"'
-        ) from None
+        raise ModuleNotFoundError('the engine ray needs the extra: pip install "audiotok[ray]"') from None
     owns, gpus = not ray.is_initialized(), int(device.startswith("cuda"))
     if owns:
         local: dict[str, Any] = {}

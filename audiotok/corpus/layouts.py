@@ -74,7 +74,7 @@ def read_tables(
                 found = find_columns(present, columns, str(table))
             row = None
             for row, problem in rows:
-                entry = _entry(row, found, problem)
+                entry = table_row(row, found, problem)
                 entry.audio = f"{folder}/{entry.audio}" if folder and entry.audio else entry.audio
                 entry.split = entry.split or split_of(folder)
                 yield entry
@@ -94,7 +94,7 @@ def is_piped(table: Path) -> bool:
     return len(first) > 1 and not usual & {cell.strip() for cell in first}
 
 
-def _entry(row: Mapping[str, Any], names: Mapping[str, str | None], problem: Problem = None) -> SourceRow:
+def table_row(row: Mapping[str, Any], names: Mapping[str, str | None], problem: Problem = None) -> SourceRow:
     """A row of a table, given its columns."""
 
     def value(name: str) -> str:
@@ -111,11 +111,7 @@ def _entry(row: Mapping[str, Any], names: Mapping[str, str | None], problem: Pro
 
 
 def _open_table(path: Path, quotes: bool = True) -> tuple[list[str], _Rows]:
-    """The columns and rows of a table.
-
-    Raises:
-        ValueError: it is no table, or two columns have the same name.
-    """
+    """The columns and rows of a table. ValueError if it is none, or if two columns have the same name."""
     kind = path.suffix.lower()
     if kind == ".parquet":
         file = pq.ParquetFile(path)
@@ -295,14 +291,12 @@ def read_common_voice(names: Names, columns: Mapping[str, str], describe: str) -
     splits: dict[str, str] = {}
     for path in (names.folder / f"{name}.tsv" for name in ("train", "dev", "test")):
         if path.is_file():
-            listed = (
-                str(row.get(found["audio"] or "") or "") for row, _ in _open_table(path, quotes=False)[1]
-            )
-            splits |= dict.fromkeys(map(plain_name, listed), _SPLITS[path.stem])
+            listed = (table_row(row, found).audio for row, _ in _open_table(path, quotes=False)[1])
+            splits |= dict.fromkeys((plain_name(str(name)) for name in listed), _SPLITS[path.stem])
 
     def entries() -> Iterator[SourceRow]:
         for row, problem in rows:
-            entry = _entry(row, found, problem)
+            entry = table_row(row, found, problem)
             name = str(entry.audio)
             entry.id, entry.split = entry.id or name, splits.get(plain_name(name), "validated")
             entry.audio = f"clips/{name}" if name else ""

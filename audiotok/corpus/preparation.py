@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from .. import __version__
 from ..codec.pretrained import load_codec
 from .checks import DROPPED, Drop, Limits, Shaping, write_dropped
 from .executors import run_tasks
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 PLAN = ".plan.json"
 """The manifest of a preparation that is under way; nothing is counted in it."""
 
+_LIBRARIES = ("torch", "soundfile", "soxr", "datasets")
 _FOLDERS = ("shards", "dry-run")
 # Left by a kill in the middle of a write: the names that write_aside gives to our files.
 _HALF_WRITTEN = (".manifest.*.json", ".dropped.*.jsonl", ".report.*", ".README.*.md", "..plan.*.json")
@@ -61,11 +63,6 @@ class Progress:
     rows_total: int
     seconds: float
     elapsed_s: float
-
-    @property
-    def remaining_s(self) -> float:
-        """Estimated seconds until the stage is done; NaN where that is not known."""
-        return self.elapsed_s * (self.rows_total - self.rows) / self.rows if self.rows else math.nan
 
 
 def prepare(
@@ -257,11 +254,7 @@ def _output_folder(out: str | Path) -> Path:
 
 
 def _begin(folder: Path, plan: Manifest) -> Manifest | None:
-    """Begin or resume a plan. Returns its manifest if it is finished.
-
-    Raises:
-        ValueError: the folder holds the result of another plan.
-    """
+    """Begin or resume a plan. Returns its manifest if it is finished. ValueError if the folder holds another plan."""
     for name in (MANIFEST, PLAN):
         if not (folder / name).is_file():
             continue
@@ -290,14 +283,9 @@ def _expected(plan: Manifest) -> list[str]:
 
 
 def _finish(folder: Path, plan: Manifest) -> Manifest:
-    """Write ``dropped.jsonl``, report, card and manifest if all shards are there.
+    """Write ``dropped.jsonl``, report, card and manifest if all shards are there. ValueError if one is damaged.
 
-    Returns:
-        The manifest; of a preparation that is not whole, with the rows that are there, and nothing is written.
-
-    Raises:
-        ValueError: a shard is damaged.
-        OSError: a file cannot be written.
+    Returns the manifest. If shards are missing, nothing is written, and the manifest counts the rows that are there.
     """
     facts = {name: shard_facts(folder / "shards" / name, plan.plan) for name in _expected(plan)}
     if None in facts.values():
@@ -351,17 +339,10 @@ def _plan(
         options=options,
         plan=hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest(),
         licence=printable(licence),
-        versions={name: _version(name) for name in ("audiotok", "torch", "soundfile", "soxr", "datasets")},
+        versions={"audiotok": __version__} | {name: version(name) for name in _LIBRARIES},
         source_rows=sum(groups.values()),
         splits=groups,
     )
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:  # run from a checkout
-        return "unknown"
 
 
 def _binding(codec: AudioCodec, n_q: int | None) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import html
 import io
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -114,10 +114,7 @@ class Tally:
 
 
 def report(path: str | Path) -> dict[str, Any]:
-    """The counts of a prepared corpus, from its ``report.json``.
-
-    Args:
-        path: a folder written by :func:`~audiotok.corpus.prepare`.
+    """The counts of a folder written by :func:`~audiotok.corpus.prepare`, from its ``report.json``.
 
     Returns:
         JSON values: rows, hours, frames, hours of splits, languages and speakers, histograms, dropped reasons, shards,
@@ -230,7 +227,6 @@ def listen(
     rows: int = 20,
     seed: int = 0,
     split: str | None = None,
-    progress: Callable[[int, int], None] | None = None,
 ) -> list[str]:
     """Write a page, one file, with decoded audio, text and codes of random rows.
 
@@ -241,7 +237,6 @@ def listen(
         rows: how many are shown; all if there are fewer.
         seed: of the choice.
         split: only rows of this split; None takes all.
-        progress: called with rows decoded and rows in all.
 
     Returns:
         The ids of the rows, in the order of the page.
@@ -256,23 +251,17 @@ def listen(
     corpus.check(codec)
     if not len(corpus):
         raise ValueError(f"{path}: expected at least one row to listen to, got none")
-    chosen = choose(corpus, rows, seed)
-    sections, ids = [], []
-    for done, number in enumerate(chosen, 1):
-        row = corpus.row(number)
-        ids.append(row["id"])
-        sections.append(_section(row, codec))
-        if progress is not None:
-            progress(done, len(chosen))
+    chosen = [corpus.row(number) for number in choose(corpus, rows, seed)]
     manifest = corpus.manifest
     size = manifest.codec
-    intro = (
-        f"<p>{len(ids)} of {len(corpus)} rows, drawn with seed {seed}. Codec {html.escape(size['name'])} "
+    body = (
+        f"<p>{len(chosen)} of {len(corpus)} rows, drawn with seed {seed}. Codec {html.escape(size['name'])} "
         f"({manifest.codes_fingerprint}), {size['n_q']} x {size['codebook_size']}. The audio is decoded from the "
         "codes. In the pictures time runs to the right and codebook 0 is at the top.</p>"
     )
-    _write_text(Path(out), _page(f"{manifest.source}: listen", intro + "".join(sections) + _DRAW_CODES))
-    return ids
+    body += "".join(_section(row, codec) for row in chosen) + _DRAW_CODES
+    _write_text(Path(out), _page(f"{manifest.source}: listen", body))
+    return [row["id"] for row in chosen]
 
 
 def choose(corpus: PreparedCorpus, rows: int, seed: int) -> list[int]:

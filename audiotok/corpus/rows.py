@@ -293,10 +293,8 @@ def _checked(row: SourceRow, index: int, names: Names) -> SourceRow:
     part = row.audio if isinstance(row.audio, FilePart) else None
     name = part.path if part else str(row.audio or "")
     file, problem = names.find(name)
-    given = row.other if isinstance(row.other, dict) else {}
     try:
-        other = {key: value for key, value in given.items() if value not in (None, "")}
-        row.other = json.dumps(other, ensure_ascii=False, default=str) if other else None
+        row.other = packed(row.other)
     except RecursionError:
         row.other, problem = None, ("bad_row", "JSON with too deep nesting")
     own = file if os.path.isabs(name) else name  # an id does not depend on the location of the corpus
@@ -318,6 +316,16 @@ def _checked(row: SourceRow, index: int, names: Names) -> SourceRow:
     problem = row.problem or problem
     row.problem = problem and (problem[0], printable(problem[1]))
     return row
+
+
+def packed(other: str | dict[str, Any] | None) -> str | None:
+    """The further columns of a row that hold something, as JSON. RecursionError if they are nested too deeply."""
+    kept = (
+        {key: value for key, value in other.items() if value not in (None, "")}
+        if isinstance(other, dict)
+        else {}
+    )
+    return json.dumps(kept, ensure_ascii=False, default=str) if kept else None
 
 
 def _default_id(name: str, cut: Cut | None) -> str:

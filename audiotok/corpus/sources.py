@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -30,8 +29,9 @@ from .layouts import (
     read_tables,
     read_tars,
     read_vctk,
+    table_row,
 )
-from .rows import ALIASES, ListSource, Names, Problem, SourceRow, find_columns, printable, read_cut
+from .rows import ALIASES, ListSource, Names, Problem, SourceRow, find_columns, packed, printable
 
 _TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 # Layout -> files in the folder itself, one of which shows that it is of this layout; then ends of files anywhere below.
@@ -112,11 +112,7 @@ def open_source(
 
 
 def find_layout(folder: Path) -> str:
-    """Detect the layout of a folder by its characteristic files.
-
-    Raises:
-        ValueError: no layout was recognised.
-    """
+    """Detect the layout of a folder by its characteristic files. ValueError if no layout was recognised."""
     if (folder / "metadata.csv").is_file() and is_piped(folder / "metadata.csv"):
         return "ljspeech"
     for layout, marks in _IN_FOLDER.items():
@@ -278,29 +274,14 @@ class DatasetSource:
 
     def _row(self, index: int, part: int, at: int, values: Mapping[str, Any]) -> SourceRow:
         split, _, names = self._parts[part]
-
-        def field(name: str) -> str:
-            value = values.get(names[name] or "")
-            return "" if value is None else str(value)
-
-        audio, problem = _sound_of(values.get(names["audio"] or ""), self._locate)
-        cut, fault = read_cut(values, names)
-        used = set(names.values())
-        other = {
-            k: v for k, v in values.items() if k not in used and isinstance(v, str | int | float) and v != ""
-        }
-        return SourceRow(
-            id=field("id") or f"{split}/{at:08d}",  # paths inside a data set need not be unique, numbers are
-            audio=audio,
-            text=" ".join(field("text").split()),
-            speaker=field("speaker"),
-            language=field("language") or self._language,
-            split=field("split") or split,
-            cut=cut,
-            problem=problem or fault,
-            other=json.dumps(other, ensure_ascii=False) if other else None,
-            index=index,
-        )
+        row = table_row(values, names)
+        row.audio, problem = _sound_of(values.get(names["audio"] or ""), self._locate)
+        row.problem = problem or row.problem
+        row.id = row.id or f"{split}/{at:08d}"  # paths inside a data set need not be unique, numbers are
+        row.text = " ".join(row.text.split())
+        row.language, row.split, row.index = row.language or self._language, row.split or split, index
+        row.other = packed(row.other)
+        return row
 
 
 def _undecoded(data: datasets.Dataset, names: Mapping[str, str | None], describe: str) -> datasets.Dataset:
@@ -364,12 +345,7 @@ def _in_cache(name: str) -> tuple[str | None, Problem]:
 
 
 def _open_named(name: str, columns: Mapping[str, str], root: Path | None) -> DatasetSource:
-    """Open a data set by its name for ``datasets.load_dataset``, ``owner/name`` or ``owner/name:config``.
-
-    Raises:
-        FileNotFoundError: it is no such name.
-        ValueError: it cannot be opened.
-    """
+    """Open a data set by its name for ``datasets.load_dataset``, ``owner/name`` or ``owner/name:config``."""
     path, _, configuration = name.partition(":")
     is_file = Path(name).suffix.lower() in (*TABLES, ".parquet", ".tar", ".flac", ".wav")
     if is_file or not is_hub_id(path):
@@ -390,11 +366,7 @@ def _open_named(name: str, columns: Mapping[str, str], root: Path | None) -> Dat
 
 
 def _load(name: str, load: Callable[..., Any], *args: Any, **options: Any) -> Any:
-    """Run ``load`` without progress bars; errors become one line that names the source.
-
-    Raises:
-        ValueError: ``load`` failed.
-    """
+    """Run ``load`` without progress bars; an error becomes a ValueError of one line that names the source."""
     datasets.disable_progress_bars()
     try:
         return load(*args, **options)

@@ -145,8 +145,8 @@ def _describe_row(row: SourceRow, sound: Sound) -> dict[str, Any]:
     """The columns of a shard's row beside its codes."""
     named = {name: getattr(row, name) for name in ("id", "text", "speaker", "language", "split")}
     seconds = sound.wav.shape[1] / sound.sampling_rate
-    sounds = {"seconds": seconds, "start_s": sound.start_s, "level_db": sound.level_db}
-    return {"row": row.index, "fields": row.other or None, **named, **sounds}
+    measured = {"seconds": seconds, "start_s": sound.start_s, "level_db": sound.level_db}
+    return {"row": row.index, "fields": row.other or None, **named, **measured}
 
 
 def make_batches(lengths: Iterable[tuple[float, int]], batch_s: float) -> list[list[int]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,12 +42,7 @@ class Verification:
 
 
 def verify(
-    path: str | Path,
-    codec: AudioCodec | None = None,
-    *,
-    samples: int = 8,
-    seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    path: str | Path, codec: AudioCodec | None = None, *, samples: int = 8, seed: int = 0
 ) -> Verification:
     """Check a prepared corpus: hashes, counts, every code's range, and a sample of rows decoded.
 
@@ -56,10 +51,6 @@ def verify(
         codec: decodes the sample; None decodes none.
         samples: rows to decode.
         seed: of their choice.
-        progress: called with shards checked and shards in all.
-
-    Returns:
-        the number of checked items and the faults.
 
     Raises:
         FileNotFoundError: there is no manifest.
@@ -73,11 +64,9 @@ def verify(
             f"{codec.codes_fingerprint}; name its codec with --codec, or decode nothing with --samples 0"
         )
     found, places = Verification(), Counter[int]()
-    for number, shard in enumerate(manifest.shards, 1):
+    for shard in manifest.shards:
         found.faults += _few(_shard_faults(folder / "shards" / shard["file"], shard, manifest, found, places))
         found.shards += 1
-        if progress is not None:
-            progress(number, len(manifest.shards))
     found.faults += _few(_folder_faults(folder, manifest, found, places))
     if codec is not None and not found.faults and found.rows:
         corpus = PreparedCorpus(folder)

@@ -12,7 +12,6 @@ from audiotok import save_audio
 from audiotok.cli.main import main as audiotok
 
 SENTENCES = Path(__file__).with_name("sentences.txt")
-COLUMNS = ("file_name", "transcription", "speaker_id", "language", "split")
 LICENCE = "text public domain; sound made by tts-lm"
 
 
@@ -25,7 +24,7 @@ def speak(folder: Path, sentences: list[str], voices: list[str]) -> None:
     aside = folder / ".metadata.csv"
     with aside.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
-        table.writerow(COLUMNS)
+        table.writerow(("file_name", "transcription", "speaker_id", "language", "split"))
         for number, text in enumerate(sentences):
             voice, name = voices[number % len(voices)], f"{number:02d}.flac"
             speech = synthesizer.say(text, voice, seed=number, best_of=1)
@@ -43,9 +42,7 @@ def main() -> int:
     args, further = parser.parse_known_args()
     audio, sentences = args.out / "audio", SENTENCES.read_text(encoding="utf-8").splitlines()[: args.limit]
     # The table is written last, so all clips are there if it exists.
-    if (audio / "metadata.csv").exists():
-        print(f"{audio}: exists already and is used", file=sys.stderr)
-    else:
+    if not (audio / "metadata.csv").exists():
         speak(audio, sentences, args.voices.split(","))
     given = ["prepare", str(audio), "--out", str(args.out / "tokens"), "--licence", LICENCE]
     return audiotok([*given, "--expect-rows", str(len(sentences)), *further])
