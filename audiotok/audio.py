@@ -121,12 +121,8 @@ def read_comment(path: str | Path) -> str | None:
 
 
 def open_audio(source: str | Path | bytes | BinaryIO, name: str = "stdin") -> AudioReader:
-    """Open a sound for reading from front to back.
-
-    Args:
-        source: a path, the bytes of a file, or a binary stream. A wav on a pipe is read as it arrives; other formats
-            on a pipe are read when the pipe has ended.
-        name: name of bytes and streams in error messages.
+    """Open a path, the bytes of a file or a binary stream for reading from front to back; ``name`` is that of bytes and
+    streams in errors. A wav on a pipe is read as it arrives, other formats when the pipe has ended.
 
     Raises:
         FileNotFoundError: the file does not exist.
@@ -148,11 +144,8 @@ class AudioReader:
     """Sequential reader of a sound. Create it with :func:`open_audio` and close it after use.
 
     Attributes:
-        name: name in error messages.
-        sampling_rate: in Hz.
-        channels: channels of the first block.
-        format: container and coding, for display.
-        comment: the comment in its header, or None.
+        sampling_rate, channels: in Hz; of the first block.
+        name, format, comment: for display; the comment may be None.
         header_s: length in seconds that the header states, or None. It can be wrong; use it only as an estimate.
     """
 
@@ -182,9 +175,7 @@ class AudioReader:
 
     def blocks(self, sampling_rate: int | None = None) -> Iterator[Tensor]:
         """The sound as checked wavs [1, n] float32 in [-1, 1], channels averaged, at this rate in Hz or the file's.
-
-        Raises:
-            AudioError: the sound is damaged, cut off or empty, or a sample is not finite or in another unit.
+        AudioError: the sound is damaged, cut off or empty, or a sample is not finite or in another unit.
         """
         rate = self.sampling_rate if sampling_rate is None else sampling_rate
         return resampled(self._checked(), self.sampling_rate, rate)
@@ -192,14 +183,8 @@ class AudioReader:
     def samples(
         self, start_s: float = 0.0, stop_s: float | None = None, channel: int | None = None
     ) -> Iterator[np.ndarray]:
-        """Samples [n] float32 at :attr:`sampling_rate`, without a check of their values.
-
-        Args:
-            start_s, stop_s: the part to read, in seconds; None reads to the end.
-            channel: the channel to take, counted from 0; None averages the channels.
-
-        Raises:
-            AudioError: the sound is damaged or cut off, or has no such channel.
+        """Samples [n] float32 at :attr:`sampling_rate` from ``start_s`` to ``stop_s`` seconds, of one channel, counted
+        from 0, or averaged. Their values are not checked. AudioError: the sound is damaged, or has no such channel.
         """
         start = round(start_s * self.sampling_rate)
         left = None if stop_s is None else max(0, round(stop_s * self.sampling_rate) - start)
@@ -484,13 +469,8 @@ def resample(wav: Tensor, from_rate: int, to_rate: int) -> Tensor:
 
 
 def resampled(blocks: Iterable[Tensor], from_rate: int, to_rate: int) -> Iterator[Tensor]:
-    """Resample sound in blocks [1, n] float32. The result does not depend on the block boundaries.
-
-    Yields:
-        wav [1, n] float32 in [-1, 1], n >= 1, about 10 ms after the input because of the filter.
-
-    Raises:
-        AudioError: a rate is out of range.
+    """Resample sound in blocks [1, n] float32; the result does not depend on their boundaries. The output comes about
+    10 ms after the input because of the filter. AudioError: a rate is out of range.
     """
     import torch
 
@@ -553,12 +533,7 @@ def save_audio(path: str | Path, wav: Tensor, sampling_rate: int, comment: str |
 def save_audio_blocks(
     path: str | Path, blocks: Iterable[Tensor], sampling_rate: int, comment: str | None = None
 ) -> int:
-    """Write sound that arrives in blocks [1, n] or [n], in constant memory. Arguments and errors as for
-    :func:`save_audio`.
-
-    Returns:
-        the number of samples written.
-    """
+    """Write blocks [1, n] or [n] as :func:`save_audio` does, in constant memory; returns the number of samples."""
     import soundfile
 
     path = Path(path)

@@ -240,22 +240,17 @@ def test_a_run_that_is_killed_resumes_to_the_same_losses(pack: PackedClips, tmp_
     assert logged(tmp_path / "whole", "eval/si_sdr_db")
 
 
-@pytest.mark.parametrize("name", ["soundstream", "encodec-48k"])
-def test_perceptual_losses_reach_every_channel(name: str, make_speech: Callable[..., Tensor]) -> None:
-    recipe = load_seanet_recipe(name, ["disturbance=0.1", "unintelligibility=1"])
-    sides = range(recipe.config().audio_channels)
-    target = torch.stack([make_speech(1.0, seed=side)[0] for side in sides])[None]
+def test_perceptual_losses_reach_every_channel(make_speech: Callable[..., Tensor]) -> None:
+    recipe = load_seanet_recipe("encodec-48k", ["disturbance=0.1", "unintelligibility=1"])
+    target = torch.stack([make_speech(1.0, seed=side)[0] for side in (0, 1)])[None]
     wav = (target + 0.03 * torch.randn(target.shape)).requires_grad_()
     losses = SeanetLosses(recipe, 16_000)(wav, target, None)
     weights = SeanetLosses.weights(recipe)
-    perceptual = {key for key in losses if key.startswith("perceptual/")}
+    perceptual = [key for key in losses if key.startswith("perceptual/")]
     assert len(perceptual) == 2 and all(weights[key] > 0 for key in perceptual)
     for key in perceptual:
         (gradient,) = torch.autograd.grad(losses[key], wav, retain_graph=True)
         assert torch.isfinite(gradient).all() and float(gradient.abs().amax(-1).min()) > 0
-    assert not any(
-        key.startswith("perceptual/") for key in SeanetLosses(small_recipe(name), 8_000)(wav, target, None)
-    )
 
 
 def test_kinds_of_recipes(capsys: pytest.CaptureFixture[str]) -> None:

@@ -96,12 +96,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def shipped_codec(source: Path) -> str:
-    """The folder of the shipped codec that made the codes of a file.
-
-    Raises:
-        AtokError: no shipped codec has the name that the file states, or it is not a code file.
-        FileNotFoundError: the file does not exist.
-    """
+    """The folder of the shipped codec that made a file's codes. AtokError: there is none, or it is no code file."""
     from ..bitstream import AtokError
     from ..codec.config import CodecConfig
     from ..codec.pretrained import checkpoint_dir, shipped_checkpoints
@@ -135,11 +130,8 @@ class _Player:
     """Decodes frames in their order and conceals missing ones; gives wavs [1, n] float32 on the CPU.
 
     Attributes:
-        session: decoder of the stream.
         num_samples: samples to give in all; None gives all that are decoded.
-        frames: frames so far, missing ones included.
-        lost: missing frames.
-        given: samples so far.
+        frames, lost, given: frames so far, missing ones among them, and samples so far.
     """
 
     def __init__(self, codec: Codec, num_samples: int | None = None) -> None:
@@ -177,10 +169,8 @@ class _Player:
 def file_sound(
     codec: Codec, codes_fingerprint: str, model: EntropyModel | None, source: Path, n_q: int | None
 ) -> Iterator[Tensor]:
-    """Decode a code file to wavs [1, n] with the encoded number of samples, fewer if the end is missing.
-
-    Raises:
-        AtokError: the file is of another codec, has fewer codebooks or holds no packets.
+    """Decode a code file to wavs [1, n] with the encoded number of samples, fewer if the end is missing. AtokError: the
+    file is of another codec, has fewer codebooks or holds no packets.
     """
     import torch
     from tqdm import tqdm
@@ -217,16 +207,10 @@ def file_sound(
 def stream_sound(
     codec: Codec, codes_fingerprint: str, model: EntropyModel | None, stream: BinaryIO, n_q: int | None
 ) -> tuple[AtokHeader, Iterator[Tensor]]:
-    """Decode an ``.atok`` stream. Returns when its header has arrived.
-
-    Args:
-        codec, codes_fingerprint: the codec that made the codes.
-        model: the codec's entropy model, or None.
-        stream: source of the packets.
-        n_q: codebooks to use; None uses all in the stream.
+    """Decode an ``.atok`` stream with the codec that made it; ``n_q`` of None uses all codebooks.
 
     Returns:
-        the header, and wavs [1, n] float32, each as soon as it is complete. Gaps are concealed.
+        the header, when it has arrived, and wavs [1, n] float32, each as soon as it is complete.
 
     Raises:
         AtokError: the stream is of another codec or has fewer codebooks. The wavs raise it if there is no tail.

@@ -50,11 +50,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     add_rate_options(parser)
     parser.add_argument("--no-lm", action="store_true", help="do not use the codec's entropy model")
     parser.add_argument(
-        "--meta",
-        action="append",
-        default=[],
-        metavar="KEY=TEXT",
-        help="transcript, speaker, licence, generated...",
+        "--meta", action="append", default=[], metavar="KEY=TEXT", help="transcript, speaker, generated..."
     )
     parser.add_argument(
         "--packet-frames",
@@ -124,17 +120,8 @@ def new_header(
     packet_frames: int | None = None,
     meta: Iterable[str] = (),
 ) -> AtokHeader:
-    """The header for ``n_q`` codebooks of a codec; its length is not known yet.
-
-    Args:
-        config, codes_fingerprint: of the codec.
-        n_q: codebooks.
-        model: its entropy model; None codes adaptively.
-        packet_frames: None takes 2 s.
-        meta: KEY=TEXT, as of --meta.
-
-    Raises:
-        ValueError: a ``meta`` is not KEY=TEXT.
+    """The header for ``n_q`` codebooks of a codec, coded with its entropy model or adaptively, in packets of 2 s unless
+    ``packet_frames`` is given. Its length is not known yet. ValueError: a ``meta`` is not KEY=TEXT.
     """
     from ..bitstream import AtokHeader
     from ..bitstream.format import ADAPTIVE, LEARNT, MAX_PACKET_FRAMES, PACKET_S
@@ -173,14 +160,9 @@ def encode_sound(
 
     Args:
         sound: any rate and channels. A provenance tag in its comment is stored unless the header has one.
-        file: open for writing.
-        name: of the file, for display.
+        file, name: open for writing, and its name for display.
         codec, header, model: as of :func:`new_header`.
         search: optimisation steps; None takes the encoder's codes.
-
-    Raises:
-        AudioError: the sound is damaged.
-        ValueError: the codec cannot optimise codes.
     """
     from tqdm import tqdm
 

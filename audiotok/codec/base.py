@@ -21,12 +21,8 @@ from .streaming import StreamingDecoder, StreamingEncoder, WholeDecoder, WholeEn
 
 @dataclass
 class CodecEncoderOutput(ModelOutput):
-    """What :meth:`Codec.encode` returns.
-
-    Attributes:
-        audio_codes: [B, K, T] int64 in [0, V).
-        audio_codes_mask: [B, T] bool, False where a frame is padding.
-        audio_scales: [B, segments] float32, the gain of each segment if the codec ``has_scale``, otherwise None.
+    """What :meth:`Codec.encode` returns: codes [B, K, T] int64 in [0, V), a mask [B, T] that is False where a frame is
+    padding, and the gain of each segment [B, segments] float32 if the codec ``has_scale``.
     """
 
     audio_codes: Tensor | None = None

@@ -18,14 +18,9 @@ from .layers import Float32Module, no_autocast
 
 @dataclass
 class QuantizerOutput:
-    """Result of one quantisation in training.
-
-    Attributes:
-        quantized: [B, D, T], with the straight-through gradient.
-        first: [B, D, T], codeword of codebook 0 with the straight-through gradient; with a semantic codebook
-            the codeword in the semantic space, [B, semantic_dim, T].
-        codes: [B, K, T] int64.
-        commitment: scalar, mean squared distance of each level's input to its codeword.
+    """Result of one quantisation in training: the sum of codewords [B, D, T] and the codeword of codebook 0 (of the
+    semantic codebook if there is one) with straight-through gradients, codes [B, K, T] int64, and the mean squared
+    distance of each level's input to its codeword.
     """
 
     quantized: Tensor
@@ -122,11 +117,8 @@ class ResidualVectorQuantizer(Float32Module):
 
     @no_autocast
     def forward(self, latents: Tensor, levels_per_item: Tensor | None = None) -> QuantizerOutput:
-        """Quantise for training and, in training mode, move the codebooks.
-
-        Args:
-            latents: [B, D + semantic_dim, T] float32.
-            levels_per_item: [B] int64, levels kept of each item (quantizer dropout); None keeps all.
+        """Quantise latents [B, D + semantic_dim, T] for training and, in training mode, move the codebooks.
+        ``levels_per_item`` [B] int64 are the levels kept of each item (quantizer dropout); None keeps all.
         """
         batch, _, frames = latents.shape
         flat, semantic = latents.float().transpose(1, 2).split([self.dim, self.semantic_dim], dim=-1)
@@ -195,12 +187,8 @@ class ResidualVectorQuantizer(Float32Module):
 
     @torch.no_grad()
     def init_from(self, latents: Tensor, iterations: int = 10, seed: int = 0) -> None:
-        """Start every codebook with k-means, level k on the residual of the levels before it.
-
-        Args:
-            latents: [M, D + semantic_dim] float32; 50 per codeword give good codebooks. ValueError: M < V.
-            iterations: Lloyd steps per level.
-            seed: seed of the first centroids.
+        """Start every codebook with k-means on latents [M, D + semantic_dim] float32, best 50 per codeword, level k on
+        the residual of the levels before it. ValueError: M < V.
         """
         if latents.shape[0] < self.codebook_size:
             raise ValueError(
@@ -260,9 +248,7 @@ def kmeans(
     x: Tensor, centroids: Tensor, iterations: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Lloyd's algorithm on x [M, D] from initial centroids [clusters, D]; an empty cluster moves to a random vector.
-
-    Returns:
-        centroids [clusters, D] float32 and the index [M] int64 of each vector's centroid.
+    Returns the centroids and the index [M] int64 of each vector's centroid.
     """
     clusters = centroids.shape[0]
     index = nearest(x, centroids)
