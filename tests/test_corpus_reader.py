@@ -124,11 +124,6 @@ def test_the_first_format_is_still_read(tmp_path: Path) -> None:
     assert len(PreparedCorpus(tmp_path / "old", "train")) == 5
 
 
-def test_a_sound_corpus_is_verified(prepared: Path, tiny_codec: AudioCodec) -> None:
-    found = verify(prepared, tiny_codec, samples=3)
-    assert found.faults == [] and (found.shards, found.rows, found.decoded) == (5, 55, 3)
-
-
 def rewrite(prepared: Path, change: dict[str, Any], seal: bool) -> None:
     """Change a row of the second shard; ``sealed`` also updates its hash in the manifest."""
     path = prepared / "shards/00001.parquet"

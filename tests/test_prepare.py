@@ -269,24 +269,22 @@ def test_stopped_at_any_write_and_resumed(
     assert files_of(tmp_path / "out") == whole
 
 
-_KILLED = """
-import os, signal, sys
-from audiotok import load_codec, prepare
-def watch(progress):
-    if progress.stage == "encode" and progress.rows >= 6:
-        os.kill(os.getpid(), signal.SIGKILL)
-source, out, codec = sys.argv[1:]
-prepare(source, out, load_codec(codec), rows_per_shard=3, batch_s=1.5, workers=2, progress=watch)
-"""
-
-
 def test_killed_and_resumed(
-    mixed: Path, whole: dict[str, bytes], tiny_codec: AudioCodec, tiny_codec_dir: Path, tmp_path: Path
+    mixed: Path, whole: dict[str, bytes], tiny_codec: AudioCodec, tmp_path: Path
 ) -> None:
     out = tmp_path / "killed"
-    command = [sys.executable, "-c", _KILLED, str(mixed), str(out), str(tiny_codec_dir)]
-    killed = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+
+    def watch(progress: Progress) -> None:
+        if progress.rows >= 6:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    options = OPTIONS | {"workers": 2, "progress": watch}
+    killed = multiprocessing.get_context("fork").Process(
+        target=prepare, args=(mixed, out, tiny_codec), kwargs=options
+    )
+    killed.start()
+    killed.join()
+    assert killed.exitcode == -signal.SIGKILL
     assert not (out / "manifest.json").exists()
     (out / "shards/.train-00002.x.parquet").write_bytes(b"left by a kill in the middle of a write")
     finished = {path: path.stat().st_mtime_ns for path in out.glob("shards/t*.parquet")}

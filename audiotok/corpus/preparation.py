@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from .. import __version__
 from ..codec.pretrained import load_codec
 from .checks import DROPPED, Drop, Limits, Shaping, write_dropped
 from .executors import run_tasks
@@ -45,7 +44,6 @@ if TYPE_CHECKING:
 PLAN = ".plan.json"
 """The manifest of a preparation that is under way; nothing is counted in it."""
 
-_LIBRARIES = ("torch", "soundfile", "soxr", "datasets")
 _FOLDERS = ("shards", "dry-run")
 # Left by a kill in the middle of a write: the names that write_aside gives to our files.
 _HALF_WRITTEN = (".manifest.*.json", ".dropped.*.jsonl", ".report.*", ".README.*.md", "..plan.*.json")
@@ -339,10 +337,17 @@ def _plan(
         options=options,
         plan=hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest(),
         licence=printable(licence),
-        versions={"audiotok": __version__} | {name: version(name) for name in _LIBRARIES},
+        versions={name: _version(name) for name in ("audiotok", "torch", "soundfile", "soxr", "datasets")},
         source_rows=sum(groups.values()),
         splits=groups,
     )
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:  # run from a checkout
+        return "unknown"
 
 
 def _binding(codec: AudioCodec, n_q: int | None) -> dict[str, Any]:
