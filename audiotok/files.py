@@ -37,14 +37,9 @@ def writable_target(path: str | Path) -> Path:
     if target.is_dir():
         raise IsADirectoryError(f"expected a file to write, got the folder {path}; name a file in it")
     if not target.parent.is_dir():
-        raise FileNotFoundError(
-            f"cannot write {path}: the folder {target.parent} does not exist; create it first"
-        )
+        raise FileNotFoundError(f"cannot write {path}: there is no folder {target.parent}; create it first")
     if _is_open_file(target) or (target.exists() and not target.is_file()):
-        raise OSError(
-            f"cannot write {path}: expected a file, got a device or a pipe; name a file, or - for standard output "
-            "where a verb takes it"
-        )
+        raise OSError(f"cannot write {path}: expected a file, got a device or a pipe; name a file")
     if not os.access(target.parent, os.W_OK | os.X_OK):
         raise PermissionError(f"cannot write {path}: no permission to write in the folder {target.parent}")
     return target

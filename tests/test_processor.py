@@ -13,21 +13,16 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from test_adapters import MAKERS, random_codec
 from tokenizer_families import build_family
 from transformers import (
     AutoFeatureExtractor,
     AutoProcessor,
     AutoTokenizer,
-    DacConfig,
-    DacModel,
     EncodecConfig,
     EncodecModel,
     LlamaConfig,
     LlamaForCausalLM,
-    MimiConfig,
-    MimiModel,
-    XcodecConfig,
-    XcodecModel,
 )
 from transformers.models.auto.modeling_auto import AutoModelForAudioTokenization
 
@@ -283,78 +278,10 @@ def test_a_moved_folder_works(
     assert not no_network
 
 
-def random_books(codec: torch.nn.Module, scale: float = 1.0) -> torch.nn.Module:
-    """Random models of transformers have empty codebooks; these are filled with the spread of the latents."""
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, value in [*codec.named_buffers(), *codec.named_parameters()]:
-            if value.is_floating_point() and name.rpartition(".")[2] in ("embed", "embed_sum"):
-                value.copy_(scale * torch.randn(value.shape, generator=generator))
-            elif name.endswith("codebook.weight"):
-                value.copy_(torch.randn(value.shape, generator=generator))
-            elif name.endswith("cluster_usage"):
-                value.fill_(1.0)
-    return codec.eval()
-
-
-def encodec() -> torch.nn.Module:
-    torch.manual_seed(0)
-    config = EncodecConfig(
-        sampling_rate=16_000, num_filters=4, hidden_size=16, codebook_size=64, codebook_dim=16,
-        upsampling_ratios=[8, 5, 4, 2], target_bandwidths=[0.6, 1.2], num_lstm_layers=1,
-    )  # fmt: skip
-    codec = EncodecModel(config)
-    with torch.no_grad():
-        latents = codec.encoder(torch.randn(1, 1, 6400))[0]  # [D, T]
-        random_books(codec, float(latents.std(dim=-1).mean()))
-        codec.quantizer.layers[0].codebook.embed.add_(latents.mean(dim=-1))
-    return codec
-
-
-def dac() -> torch.nn.Module:
-    torch.manual_seed(0)
-    config = DacConfig(
-        encoder_hidden_size=8, downsampling_ratios=[2, 4, 5, 8], decoder_hidden_size=32, n_codebooks=3,
-        codebook_size=64, codebook_dim=4, sampling_rate=16_000,
-    )  # fmt: skip
-    return random_books(DacModel(config))
-
-
-def mimi() -> torch.nn.Module:
-    torch.manual_seed(0)
-    config = MimiConfig(
-        sampling_rate=24_000, num_filters=4, hidden_size=32, codebook_size=64, codebook_dim=16, num_quantizers=4,
-        vector_quantization_hidden_dimension=16, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2,
-        head_dim=16, intermediate_size=32, upsample_groups=32,
-    )  # fmt: skip
-    return random_books(MimiModel(config))
-
-
-def xcodec() -> torch.nn.Module:
-    torch.manual_seed(0)
-    acoustic = {
-        "encoder_hidden_size": 8, "downsampling_ratios": [8, 5, 4, 2], "decoder_hidden_size": 32,
-        "upsampling_ratios": [8, 5, 4, 2], "hidden_size": 16,
-    }  # fmt: skip
-    semantic = {
-        "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32,
-        "conv_dim": [8] * 7, "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 2,
-    }  # fmt: skip
-    config = XcodecConfig(
-        target_bandwidths=[0.6, 1.2],
-        codebook_size=64,
-        acoustic_model_config=acoustic,
-        semantic_model_config=semantic,
-    )
-    return random_books(XcodecModel(config))
-
-
-@pytest.mark.parametrize("make", [encodec, dac, mimi, xcodec])
-def test_codecs_of_transformers(
-    make: Callable, make_speech: Callable, tmp_path: Path, no_network: list
-) -> None:
+@pytest.mark.parametrize("kind", MAKERS)
+def test_codecs_of_transformers(kind: str, make_speech: Callable, tmp_path: Path, no_network: list) -> None:
     """The plain classes of transformers: ids, audio, a batch and a moved folder."""
-    codec = make()
+    codec = random_codec(kind)
     processor = AudioTextProcessor.from_codec(build_family("t5", 1_000), codec)
     rate = processor.feature_extractor.sampling_rate
     clip = make_speech(0.8, rate)

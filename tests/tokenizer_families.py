@@ -110,16 +110,10 @@ def llama3(vocab_size: int) -> PreTrainedTokenizerFast:
     backend = _byte_level(vocab_size - 256, _split("{1,3}"), ignore_merges=True)
     backend.add_special_tokens(_special(*names))
     first = backend.token_to_id(names[0])
-    backend.post_processor = processors.Sequence(
-        [
-            processors.ByteLevel(trim_offsets=False),
-            processors.TemplateProcessing(
-                single=f"{names[0]} $A",
-                pair=f"{names[0]} $A {names[0]}:1 $B:1",
-                special_tokens=[(names[0], first)],
-            ),
-        ]
+    bos = processors.TemplateProcessing(
+        single=f"{names[0]} $A", pair=f"{names[0]} $A {names[0]}:1 $B:1", special_tokens=[(names[0], first)]
     )
+    backend.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=False), bos])
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         bos_token=names[0],
@@ -156,9 +150,8 @@ def llama2(vocab_size: int) -> PreTrainedTokenizerFast:
     model = learner.model
     model.fuse_unk = True
     backend = Tokenizer(model)
-    backend.normalizer = normalizers.Sequence(
-        [normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]
-    )
+    spaces = [normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]
+    backend.normalizer = normalizers.Sequence(spaces)
     steps = [
         decoders.Replace("\u2581", " "),
         decoders.ByteFallback(),
@@ -170,33 +163,19 @@ def llama2(vocab_size: int) -> PreTrainedTokenizerFast:
         single="<s> $A", pair="<s> $A <s>:1 $B:1", special_tokens=[("<s>", 1)]
     )
     backend.add_special_tokens(_special("<unk>", "<s>", "</s>"))
+    names = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
     return PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        unk_token="<unk>",
-        bos_token="<s>",
-        eos_token="</s>",
-        padding_side="left",
-        chat_template=LLAMA2_CHAT,
+        tokenizer_object=backend, **names, padding_side="left", chat_template=LLAMA2_CHAT
     )
 
 
 def t5(vocab_size: int) -> PreTrainedTokenizerFast:
     file = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=(line for text in corpus(vocab_size) if (line := text.strip())),
-        model_writer=file,
-        model_type="unigram",
-        vocab_size=vocab_size - 100,
-        normalization_rule_name="nmt_nfkc",
-        character_coverage=1.0,
-        pad_id=0,
-        eos_id=1,
-        unk_id=2,
-        bos_id=-1,
-        hard_vocab_limit=False,
-        num_threads=1,
-        minloglevel=2,
-    )
+        sentence_iterator=(line for text in corpus(vocab_size) if (line := text.strip())), model_writer=file,
+        model_type="unigram", vocab_size=vocab_size - 100, normalization_rule_name="nmt_nfkc", pad_id=0, eos_id=1,
+        unk_id=2, bos_id=-1, character_coverage=1.0, hard_vocab_limit=False, num_threads=1, minloglevel=2,
+    )  # fmt: skip
     proto = sentencepiece_model_pb2.ModelProto.FromString(file.getvalue())
     vocab = [(piece.piece, piece.score) for piece in proto.pieces]
     extra = [f"<extra_id_{i}>" for i in range(99, -1, -1)]
@@ -211,12 +190,9 @@ def t5(vocab_size: int) -> PreTrainedTokenizerFast:
         single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", 1)]
     )
     backend.add_special_tokens(_special("<pad>", "</s>", "<unk>", *reversed(extra)))
+    names = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
     return PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        pad_token="<pad>",
-        eos_token="</s>",
-        unk_token="<unk>",
-        additional_special_tokens=[*reversed(extra)],
+        tokenizer_object=backend, **names, additional_special_tokens=[*reversed(extra)]
     )
 
 

@@ -272,8 +272,7 @@ class EntropyModel:
             for name, bound in sums.items():
                 if bound.max() >= _LIMIT:
                     raise EntropyModelError(
-                        f"expected sums below 2^24 in {name} of codebook {k}, got up to {bound.max()}; export the "
-                        "model with smaller weights"
+                        f"expected sums below 2^24 in {name} of codebook {k}, got up to {bound.max()}"
                     )
             below = below + t["emb"][k].max(0)
 

@@ -275,7 +275,7 @@ class AtokHeader:
             )
         if len(data) > MAX_HEADER_BYTES:
             raise AtokError(
-                f"expected a header of at most {MAX_HEADER_BYTES} bytes, got {len(data)}; cut its metadata"
+                f"expected a header of {MAX_HEADER_BYTES} bytes at most, got {len(data)}; cut its metadata"
             )
         return data
 
@@ -393,16 +393,11 @@ def read_head(data: bytes | bytearray) -> tuple[AtokHeader, int]:
     """
     start = bytes(data[: len(MAGIC)])
     if start != MAGIC[: len(start)]:
-        raise AtokError(
-            f"expected an .atok file, got one that begins with {start!r}; make one with 'audiotok encode'"
-        )
+        raise AtokError(f"expected an .atok file, got one that begins with {start!r}")
     if len(data) <= len(MAGIC):
         raise NeedMoreError
     if data[len(MAGIC)] != VERSION:
-        raise AtokError(
-            f"expected version {VERSION} of the .atok format, got {data[len(MAGIC)]}; read it with the version of "
-            "audiotok that wrote it"
-        )
+        raise AtokError(f"expected version {VERSION} of the .atok format, got {data[len(MAGIC)]}")
     body, end = frame_at(data, HEADER_MARK, MAX_HEADER_BYTES, len(MAGIC) + 1)
     return AtokHeader.from_bytes(Cursor(body)), end
 
@@ -417,9 +412,7 @@ def read_packet(header: AtokHeader, data: bytes | bytearray) -> tuple[Packet, in
     cursor = Cursor(body)
     number, frames = cursor.varint(), cursor.varint()
     if number >= _MAX_NUMBER or not 1 <= frames <= header.packet_frames:
-        raise DamageError(
-            f"expected a packet of 1 to {header.packet_frames} frames, got {frames} in number {number}"
-        )
+        raise DamageError(f"expected 1 to {header.packet_frames} frames, got {frames} in packet {number}")
     trim = cursor.varint() if mark == LAST_MARK else 0
     if trim >= header.hop_length:
         raise DamageError(f"expected less than a frame of padding, got {trim} samples")
@@ -464,19 +457,14 @@ class PacketScanner:
             except NeedMoreError:
                 return []
             except DamageError as error:
-                raise AtokError(
-                    f"the header is damaged ({error}); a file may hold a copy, a pipe cannot"
-                ) from None
+                raise AtokError(f"the header is damaged ({error}), and a pipe has no copy") from None
             self._drop(end, damaged=False)
         return self._scan(self.header, more=True)
 
     def finish(self) -> list[Found]:
         """End the stream and return the remaining packets. AtokError: there was no header."""
         if self.header is None:
-            raise AtokError(
-                f"expected an .atok stream as 'audiotok encode - -' writes it, got {len(self._held)} bytes without a "
-                "header; check the program that writes to the pipe"
-            )
+            raise AtokError(f"expected an .atok stream, got {len(self._held)} bytes without a header")
         return self._scan(self.header, more=False)
 
     def _scan(self, header: AtokHeader, more: bool) -> list[Found]:
@@ -507,9 +495,7 @@ class PacketScanner:
         places = [at for mark in (PACKET_MARK, LAST_MARK, TAIL_MARK) if (at := self._held.find(mark, 1)) > 0]
         self._drop(min(places, default=len(self._held)), damaged=True)
         if not self.packets and self.damaged_bytes > _PATIENCE_BYTES:
-            raise AtokError(
-                f"expected packets, got {self.damaged_bytes} bytes without a whole one; copy it again"
-            )
+            raise AtokError(f"expected packets, got {self.damaged_bytes} bytes without one; copy it again")
 
     def _drop(self, count: int, damaged: bool) -> None:
         del self._held[:count]

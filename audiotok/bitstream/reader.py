@@ -82,9 +82,7 @@ class AtokReader:
         if not self.path.exists():
             raise FileNotFoundError(f"{path}: no such file")
         if not self.path.is_file():  # opening a pipe would block until it has a writer
-            raise AtokError(
-                f"{path}: expected a file, which can be read from any place, got a device or a pipe"
-            )
+            raise AtokError(f"{path}: expected a file, got a device or a pipe")
         self._model, self._coder = model, None
         self.damage: list[str] = []
         self._file = open(self.path, "rb")  # noqa: SIM115  # closed by close()
@@ -226,9 +224,7 @@ class AtokReader:
             self.header, self.frames, self._sizes = tail.header, tail.frames, list(tail.sizes)
             self._places = list(accumulate(self._sizes, initial=tail_at - sum(tail.sizes)))
         elif start is None:
-            raise AtokError(
-                f"{self.path}: expected packets between header and index, got too few bytes; copy it again"
-            )
+            raise AtokError(f"{self.path}: there are too few bytes between header and index; copy it again")
         else:
             self._scan(header, start)
         if self.header.num_samples is not None:

@@ -84,7 +84,7 @@ class AtokWriter:
             self._put([self._codes])
         if self._scales:
             raise AtokError(
-                f"expected one scale for {self.header.scale_frames} frames, got {len(self._scales)} more"
+                f"expected a scale for {self.header.scale_frames} frames, got {len(self._scales)} more"
             )
         header = self.header if num_samples is None else replace(self.header, num_samples=num_samples)
         self._file.write(Tail(header, self.frames, tuple(self._sizes)).to_bytes())
@@ -104,7 +104,7 @@ class AtokWriter:
             scales, self._scales = tuple(self._scales[:count]), self._scales[count:]
             if len(scales) < count:
                 raise AtokError(
-                    f"expected one scale for {header.scale_frames} frames, got {len(scales)} for {frames}"
+                    f"expected a scale for {header.scale_frames} frames, got {len(scales)} for {frames}"
                 )
             trim = 0
             if self._end is not None and number * header.packet_frames + frames == self.frames:
@@ -117,13 +117,11 @@ class AtokWriter:
 
     def _checked(self, codes: Tensor) -> np.ndarray:
         if not isinstance(codes, Tensor):
-            raise TypeError(
-                f"expected codes as a torch.Tensor, got {type(codes).__name__}; see torch.as_tensor"
-            )
+            raise TypeError(f"expected codes as a torch.Tensor, got {type(codes).__name__}")
         whole = not (codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool)
         if codes.ndim != 2 or codes.shape[0] != self.header.n_q or not whole:
             raise AtokError(
-                f"expected integer codes [{self.header.n_q}, t], got {list(codes.shape)} {codes.dtype}"
+                f"expected integers [{self.header.n_q}, t], got {list(codes.shape)} {codes.dtype}"
             )
         values = codes.detach().to("cpu", torch.int64).numpy()
         bad = np.argwhere((values < 0) | (values >= np.array(self.header.codebook_sizes)[:, None]))
@@ -186,8 +184,6 @@ def truncate(source: str | Path, target: str | Path, n_q: int) -> list[str]:
             sizes.append(len(data))
             file.write(data)
         if reader.damage and not any(sizes):
-            raise AtokError(
-                f"{source}: expected packets, got none ({'; '.join(reader.damage)}); copy it again"
-            )
+            raise AtokError(f"{source}: no undamaged packet ({'; '.join(reader.damage)}); copy it again")
         file.write(Tail(header, reader.frames, tuple(sizes)).to_bytes())
         return reader.damage

@@ -82,7 +82,7 @@ class AudioConstraint(LogitsProcessor):
         """
         if scores.shape[1] < self._rows:
             raise ValueError(
-                f"expected logits of {self._rows} ids, got {scores.shape[1]}; resize_embeddings(model, tokenizer) first"
+                f"expected logits of {self._rows} ids, got {scores.shape[1]}; resize_embeddings() first"
             )
         self._follow(input_ids)
         masked = torch.full_like(scores, -torch.inf)

@@ -52,7 +52,7 @@ def as_codec(codec: Any) -> Any:
         codec = adapt(codec)
     if codec.has_scale:
         raise ValueError(
-            f"{codec.config.codec_name} has a scale per segment, which ids cannot represent; use a codec without scales"
+            f"{codec.config.codec_name} has scales, which ids cannot represent; use another codec"
         )
     return codec
 
@@ -90,14 +90,9 @@ def extend_tokenizer(
     if isinstance(base, str | Path):
         base = AutoTokenizer.from_pretrained(base)
     if not isinstance(base, PreTrainedTokenizerBase) or not base.is_fast:
-        raise TypeError(
-            f"expected a fast tokenizer, got {type(base).__name__}; pass use_fast=True when loading it"
-        )
+        raise TypeError(f"expected a fast tokenizer, got {type(base).__name__}; pass use_fast=True")
     if "audio_offset" in base.init_kwargs:
-        raise ValueError(
-            "this tokenizer has audio ids already: open its folder with AudioTextTokenizer.from_pretrained(), or "
-            "extend the tokenizer that it was made from"
-        )
+        raise ValueError("this tokenizer has audio ids already; use AudioTextTokenizer.from_pretrained()")
     if codec is not None:
         ours = as_codec(codec)
         n_q, codebook_size = n_q or ours.config.n_q, codebook_size or ours.config.codebook_size
@@ -118,9 +113,7 @@ def extend_tokenizer(
     tokenizer.check()
     for probe in _BASE_PROBES:
         if (got := tokenizer(probe)["input_ids"]) != (expected := base(probe)["input_ids"]):
-            raise ValueError(
-                f"this tokenizer cannot be extended: {probe!r} had ids {expected} and would have {got}"
-            )
+            raise ValueError(f"cannot extend: {probe!r} had ids {expected} and would have {got}")
     return tokenizer
 
 
@@ -155,9 +148,7 @@ def _extended(source: Tokenizer, size: int, n_q: int, codebook_size: int) -> Tok
     content["truncation"] = content["padding"] = None
     backend = Tokenizer.from_str(json.dumps(content))
     if backend.get_vocab_size(with_added_tokens=True) != len(strings):
-        raise ValueError(
-            "this tokenizer has two strings for one id, or contains audiotok's strings; it cannot be extended"
-        )
+        raise ValueError("cannot extend: the tokenizer has two strings for an id, or audiotok's strings")
     if model.get("type", "BPE") == "BPE" and not model.get("ignore_merges"):
         return backend
     # Other models match whole pre-tokens, which must not contain the space of audiotok's strings.
@@ -191,9 +182,7 @@ def resize_embeddings(model: PreTrainedModel, tokenizer: AudioTextTokenizer, see
     given: Any = model.get_input_embeddings()
     old = given.weight.shape[0]
     if old < text_ids:
-        raise ValueError(
-            f"expected a model with rows for {text_ids} text ids, got {old}; is it another model's tokenizer?"
-        )
+        raise ValueError(f"expected a model with {text_ids} rows or more for the text ids, got {old}")
     model.resize_token_embeddings(max(old, tokenizer.padded_vocab_size), mean_resizing=False)
     given = model.get_input_embeddings()
     output: Any = model.get_output_embeddings()
@@ -249,9 +238,7 @@ def build_tokenizer(
     new = [audio_token(k, code) for k in range(n_q) for code in range(codebook_size)]
     vocab = {string: i for i, string in enumerate([*pieces, *CONTROL_TOKENS.values(), *new])}
     if len(vocab) != facts["audio_offset"] + len(new):
-        raise ValueError(
-            f"{text_model}: expected no piece with the name of a control or audio token, got one"
-        )
+        raise ValueError(f"{text_model}: expected no piece named like a control or audio token")
     # BPE without merges matches single characters only, so text cannot yield control and audio tokens. The control
     # tokens are special tokens in transformers too, where split_special_tokens prevents that text yields them.
     backend = Tokenizer(models.BPE(vocab=vocab, merges=[], byte_fallback=True))

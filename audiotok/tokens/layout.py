@@ -392,9 +392,7 @@ def unflatten(
     empty = not isinstance(symbols, Tensor) and len(symbols) == 0
     symbols = _integers(torch.zeros(0).long() if empty else as_tensor(symbols), "symbols")
     if symbols.ndim != 1:
-        raise ValueError(
-            f"expected one sequence [S], got shape {list(symbols.shape)}; pass one row at a time"
-        )
+        raise ValueError(f"expected one sequence [S], got shape {list(symbols.shape)}")
     codes = _read_codes(symbols, cursor)
     if codes is not None:
         return Repaired(codes, 0) if errors == "repair" else codes

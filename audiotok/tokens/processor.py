@@ -141,9 +141,7 @@ class AudioTextProcessor(ProcessorMixin):
         """
         codes = self._codes(audio, sampling_rate)
         if codes.ndim != 2 or 0 in codes.shape:
-            raise ValueError(
-                f"expected codes [K, T] with T >= 1, or a wav of floats, got integers of shape {list(codes.shape)}"
-            )
+            raise ValueError(f"expected codes [K, T] or floats, got integers of shape {list(codes.shape)}")
         if codes.shape[0] <= self.tokenizer.n_q:  # codes of another codec are refused below
             codes = codes[: self.n_q]
         return self.tokenizer.encode_audio(codes, self.layout)
@@ -207,9 +205,7 @@ class AudioTextProcessor(ProcessorMixin):
         texts = texts * len(clips) if text is None else texts
         clips = clips * len(texts) if audio is None else clips
         if not texts or len(texts) != len(clips):
-            raise ValueError(
-                f"expected as many texts as clips, at least one, got {len(texts)} and {len(clips)}"
-            )
+            raise ValueError(f"expected as many texts as clips, got {len(texts)} and {len(clips)}")
         task = task or ("transcribe" if text is None else "speak")
         if task not in ("speak", "transcribe"):
             raise ValueError(f"unknown task {task!r}; choose from speak, transcribe")
@@ -259,9 +255,7 @@ class AudioTextProcessor(ProcessorMixin):
         def audio_ids(part: Mapping[str, Any]) -> list[int]:
             clip = next((part[key] for key in ("audio", "path", "url") if part.get(key) is not None), None)
             if clip is None:
-                raise ValueError(
-                    f"expected an audio part with 'audio' or 'path', got the keys {sorted(part)}"
-                )
+                raise ValueError(f"expected an audio part with 'audio' or 'path', got {sorted(part)}")
             return self._block(clip, rate)
 
         out = self.tokenizer.apply_chat_template(
@@ -419,10 +413,7 @@ class AudioTextProcessor(ProcessorMixin):
             if audio is None:
                 raise ValueError("expected audio with 'array', 'bytes', 'path' or 'codes', got none of them")
         elif isinstance(audio, bytes | bytearray | memoryview):
-            raise ValueError(
-                "expected codes as bytes with their number of codebooks; pass the shard's row, or "
-                "{'codes': ..., 'n_q': ...}"
-            )
+            raise ValueError("expected bytes of codes with their number 'n_q'; pass the shard's row")
         if isinstance(audio, str | Path | bytes):
             self._codec()
             rate = self.feature_extractor.sampling_rate
@@ -452,8 +443,7 @@ class AudioTextProcessor(ProcessorMixin):
         wav = wav.unsqueeze(0) if wav.ndim == 1 else wav
         if wav.ndim != 2 or wav.shape[0] not in (1, channels) or wav.shape[1] < 1:
             raise ValueError(
-                f"expected a wav [N] or [{channels}, N] with N >= 1, got shape {list(wav.shape)}; a batch is a list of "
-                "wavs"
+                f"expected a wav [N] or [{channels}, N] with N >= 1, got shape {list(wav.shape)}"
             )
         wav = resample(wav, rate if sampling_rate is None else sampling_rate, rate).expand(channels, -1)
         # Clips are encoded one by one, so that codes do not depend on the batch.
@@ -462,9 +452,7 @@ class AudioTextProcessor(ProcessorMixin):
 
     def _codec(self) -> Any:
         if self.audio_tokenizer is None:
-            raise ValueError(
-                "this processor has no codec, only codes [K, T] as audio; make it with from_codec()"
-            )
+            raise ValueError("this processor has no codec; pass codes, or make it with from_codec()")
         return self.audio_tokenizer
 
     def _options(self, kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], int | None]:
@@ -547,8 +535,7 @@ class AudioTextCollator:
         audio = row if row.get("codes") is not None else row.get("audio")
         if audio is None or not isinstance(row.get("text"), str):
             raise ValueError(
-                "expected a row with text and codes or audio that are not None, got the columns "
-                f"{', '.join(map(str, row))}"
+                f"expected a row with text and codes or audio, got the columns {', '.join(map(str, row))}"
             )
         return self.processor(row["text"], audio, self.task, labels=True)
 
@@ -560,9 +547,7 @@ def _row_codes(row: Mapping[str, Any]) -> Tensor:
         return as_tensor(codes)
     n_q = row.get("n_q")
     if not isinstance(n_q, Integral) or n_q < 1 or len(codes) % (2 * int(n_q)):
-        raise ValueError(
-            f"expected bytes of int16 codes with their n_q, got {len(codes)} bytes and n_q {n_q}; pass the shard's row"
-        )
+        raise ValueError(f"expected int16 codes and their n_q, got {len(codes)} bytes and n_q {n_q}")
     return torch.from_numpy(np.frombuffer(codes, dtype="<i2").reshape(int(n_q), -1).astype(np.int64))
 
 

@@ -133,8 +133,7 @@ class AudioTextTokenizer(PreTrainedTokenizerFast):
         codes = as_tensor(codes)
         if codes.ndim == 2 and codes.shape[0] > self.n_q:
             raise ValueError(
-                f"expected codes [K, T] of at most n_q = {self.n_q} codebooks, got {codes.shape[0]} rows; pass "
-                "codes[:n_q], or for a wav floats [C, N]"
+                f"expected codes of at most {self.n_q} codebooks, got {codes.shape[0]} rows; a wav is floats"
             )
         fill = self.control_id("fill")
         return flatten(codes, self.codebook_size, layout, self.audio_offset, fill).tolist()
@@ -224,9 +223,7 @@ class AudioTextTokenizer(PreTrainedTokenizerFast):
         # Unigram matches whole strings of its vocabulary, so it would find its special tokens in plain text.
         start, stop = coded["offset_mapping"][forbidden]
         if ids[forbidden] >= self.control_offset or stop - start < 2:
-            raise ValueError(
-                "the text contains a token that was added with add_tokens(); remove it from the text"
-            )
+            raise ValueError("the text contains a token of add_tokens(); remove it from the text")
         return self.encode_text(text[: start + 1]) + self.encode_text(text[start + 1 :])
 
     def apply_chat_template(  # type: ignore[override]  # the other options go through to the template
@@ -320,9 +317,7 @@ class AudioTextTokenizer(PreTrainedTokenizerFast):
         if unknown:
             raise ValueError(f"{', '.join(unknown)}: not supported for sequences of text and audio")
         if padding not in (True, False, "longest", "max_length", "do_not_pad"):
-            raise ValueError(
-                f"unknown padding {padding!r}; choose from True, longest, max_length, do_not_pad"
-            )
+            raise ValueError(f"expected padding True, longest, max_length or do_not_pad, got {padding!r}")
         pads = padding not in (False, "do_not_pad")
         tensors = getattr(return_tensors, "value", return_tensors)
         if tensors not in (None, "pt", "np"):
@@ -404,14 +399,9 @@ class AudioTextTokenizer(PreTrainedTokenizerFast):
         expected = {control: self.control_offset, name(0, 0): self.audio_offset, name(*last): end}
         for token, where in expected.items():
             if (got := self.backend_tokenizer.token_to_id(token)) != where:
-                raise ValueError(
-                    f"damaged tokenizer: expected {token} at id {where}, got {got}; build it again"
-                )
+                raise ValueError(f"damaged tokenizer: expected {token} at id {where}, got {got}")
         if readable and not self.split_special_tokens:
-            raise ValueError(
-                "damaged tokenizer: expected split_special_tokens true in tokenizer_config.json, got false; "
-                "otherwise typed control tokens become control ids; build it again"
-            )
+            raise ValueError("damaged tokenizer: expected split_special_tokens true in tokenizer_config.json")
 
     def _stored(self, name: str) -> Any:
         if name not in self.init_kwargs:
