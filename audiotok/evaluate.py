@@ -144,35 +144,20 @@ def bootstrap(values: Sequence[float], seed: int = 0) -> Average:
 
 @dataclass
 class Condition:
-    """One line of the table: the codec at ``n_q`` codebooks, or Opus.
-
-    Attributes:
-        name: as printed.
-        kind: "codec", "search" (optimised codes), "loss" (packets lost) or "opus".
-        n_q: codebooks decoded.
-        loss: share of packets that are lost.
-        conceal: whether lost packets are concealed or silent.
-        search: optimisation steps.
-        opus_kbps: the bitrate asked of Opus.
-        raw_bps: bits per second of a codec's codes before entropy coding.
-        bitrate_bps: coded bits per second: codes after entropy coding, or Opus packets.
-        averages: metric -> mean over the clips on which it is defined.
-        failures: file, metric and reason of each score that is not defined.
-        clips: file, speaker, length, coded bits and scores of each clip.
-    """
+    """One line of the table: the codec at ``n_q`` codebooks, or Opus."""
 
     name: str
-    kind: Literal["codec", "search", "loss", "opus"]
+    kind: Literal["codec", "search", "loss", "opus"]  # search: optimised codes; loss: lost packets
     n_q: int | None = None
-    loss: float | None = None
-    conceal: bool = False
-    search: int | None = None
+    loss: float | None = None  # share of packets that are lost
+    conceal: bool = False  # whether lost packets are concealed or silent
+    search: int | None = None  # optimisation steps
     opus_kbps: float | None = None
-    raw_bps: float | None = None
-    bitrate_bps: float | None = None
-    averages: dict[str, Average] = field(default_factory=dict)
-    failures: list[dict[str, str]] = field(default_factory=list)
-    clips: list[dict[str, Any]] = field(default_factory=list)
+    raw_bps: float | None = None  # bits per second of the codes before entropy coding
+    bitrate_bps: float | None = None  # bits per second of the coded codes, or of Opus packets
+    averages: dict[str, Average] = field(default_factory=dict)  # over the clips on which a metric is defined
+    failures: list[dict[str, str]] = field(default_factory=list)  # file, metric, reason
+    clips: list[dict[str, Any]] = field(default_factory=list)  # file, speaker, length, coded bits, scores
 
     def average(self) -> None:
         """Compute ``averages`` and ``bitrate_bps`` from ``clips``."""
@@ -185,25 +170,15 @@ class Condition:
 
 @dataclass
 class CodecReport:
-    """Result of an evaluation.
+    """Result of an evaluation."""
 
-    Attributes:
-        codec: name, numbers and fingerprints of the codec.
-        rows: number of clips.
-        duration_s: their total length.
-        conditions: lines of the table.
-        frames: frames over which codebook use was counted.
-        perplexity: of each codebook, 1 to V.
-        entropy_bps: bits per second of ideal order-0 coding.
-    """
-
-    codec: dict[str, Any]
-    rows: int
-    duration_s: float
+    codec: dict[str, Any]  # name, numbers and fingerprints
+    rows: int  # number of clips
+    duration_s: float  # their total length
     conditions: list[Condition]
-    frames: int
-    perplexity: list[float]
-    entropy_bps: float
+    frames: int  # over which codebook use was counted
+    perplexity: list[float]  # of each codebook, 1 to V
+    entropy_bps: float  # bits per second of ideal order-0 coding
 
     def as_dict(self) -> dict[str, Any]:
         """The report as JSON-plain values."""

@@ -27,14 +27,14 @@ LEVELS = ["#2a5d9f", "#c8641b", "#3f8f4f", "#8a4f9e"]
 
 
 def fitted(latents: Tensor, n_q: int, codebook_size: int) -> ResidualVectorQuantizer:
-    """A quantiser whose books are k-means of latents [M, D], level by level."""
+    """A quantiser whose codebooks are k-means of latents [M, D], level by level."""
     quantizer = ResidualVectorQuantizer(n_q, codebook_size, latents.shape[1])
     quantizer.init_from(latents, iterations=25)
     return quantizer.eval()
 
 
 def draw_levels() -> Any:
-    """What RVQ does to one latent: each level quantises what the ones before it left over."""
+    """RVQ of one latent: each level quantises the residual of the levels before."""
     generator = torch.Generator().manual_seed(3)
     angle = torch.rand(3000, generator=generator) * 5.0
     latents = torch.stack([angle.cos(), angle.sin()], 1) * (0.6 + 0.15 * angle[:, None])
@@ -49,17 +49,13 @@ def draw_levels() -> Any:
         index = nearest(left[None], book)[0]
         panel.scatter(*residuals[::3].T, s=2, color=GREY, alpha=0.35, linewidths=0)
         panel.scatter(*book.T, s=26, color=LEVELS[level], marker="s")
-        panel.annotate(
-            "",
-            book[index].tolist(),
-            (0, 0),
-            arrowprops={"arrowstyle": "->", "color": LEVELS[level], "lw": 1.8},
-        )
+        arrow = {"arrowstyle": "->", "color": LEVELS[level], "lw": 1.8}
+        panel.annotate("", book[index].tolist(), (0, 0), arrowprops=arrow)
         panel.plot(*left, "k*", markersize=11)
         panel.plot(*zip(book[index].tolist(), left.tolist(), strict=True), "k:", lw=1)
         total = total + book[index]
         error = float((chosen - total).norm())
-        panel.set_title(f"level {level}: code {int(index)}, left over {error:.3f}", fontsize=9)
+        panel.set_title(f"level {level}: code {int(index)}, residual {error:.3f}", fontsize=9)
         reach = 1.1 * float(residuals.abs().quantile(0.999))
         panel.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
         panel.tick_params(labelsize=7)
@@ -68,7 +64,7 @@ def draw_levels() -> Any:
 
 
 def draw_error() -> Any:
-    """Error against levels: each adds its bits, and latents that are not alike in all directions need fewer."""
+    """Error over the number of levels, for latents with equal and with falling variances."""
     generator = torch.Generator().manual_seed(5)
     size, dim, n_q = 64, 8, 8
     plain = torch.randn(20_000, dim, generator=generator)
@@ -76,8 +72,8 @@ def draw_error() -> Any:
     figure, panel = plt.subplots(figsize=(5.2, 3.4), layout="constrained")
     levels = np.arange(n_q + 1)
     for latents, name, colour in (
-        (plain, "alike in all directions", BLUE),
-        (falling, "each half as wide as the last", ORANGE),
+        (plain, "equal variances", BLUE),
+        (falling, "each deviation half of the one before", ORANGE),
     ):
         train, test = latents[:16_000], latents[16_000:]
         quantizer = fitted(train, n_q, size)
@@ -88,13 +84,8 @@ def draw_error() -> Any:
             errors.append(float((test - decoded).square().mean() / test.square().mean()))
         panel.plot(levels, 10 * np.log10(errors), "o-", color=colour, label=name, markersize=4)
     slope = -6.02 * np.log2(size) / dim
-    panel.plot(
-        levels,
-        slope * levels,
-        "--",
-        color=GREY,
-        label=f"6.02 dB x {int(np.log2(size))} bits / {dim} directions",
-    )
+    label = f"6.02 dB x {int(np.log2(size))} bits / {dim} directions"
+    panel.plot(levels, slope * levels, "--", color=GREY, label=label)
     panel.set(xlabel=f"codebooks of {size}", ylabel="error over signal, dB")
     panel.legend(fontsize=8)
     panel.grid(alpha=0.3)
@@ -102,20 +93,16 @@ def draw_error() -> Any:
 
 
 def draw_layouts() -> Any:
-    """The four layouts of one grid of 4 codebooks and 6 frames: what a language model reads, left to right."""
+    """The four layouts of codes with 4 codebooks and 6 frames."""
     n_q, frames, size, fill = 4, 6, 100, 10_000
-    grid = torch.arange(frames)[None].expand(
-        n_q, -1
-    )  # the code is the frame's number, the symbol tells the level
-    figure, panels = plt.subplots(
-        5, 1, figsize=(10, 5.2), layout="constrained", height_ratios=[4, 1, 1, 1, 1]
-    )
+    codes = torch.arange(frames)[None].expand(n_q, -1)  # each code is the number of its frame
+    sizes: Any = {"figsize": (10, 5.2), "height_ratios": [4, 1, 1, 1, 1]}
+    figure, panels = plt.subplots(5, 1, layout="constrained", **sizes)
     _cells(panels[0], [(k, t, k, t) for k in range(n_q) for t in range(frames)])
-    panels[0].set_title(
-        "the grid: codebook k downwards, frame t to the right; a cell says its frame", fontsize=9, loc="left"
-    )
+    title = "codes [K, T]: codebook k downwards, frame t to the right; each cell shows its frame"
+    panels[0].set_title(title, fontsize=9, loc="left")
     for panel, layout in zip(panels[1:], ("first", "flat", "delay", "coarse"), strict=True):
-        symbols = flatten(grid, size, layout, fill=fill).tolist()
+        symbols = flatten(codes, size, layout, fill=fill).tolist()
         cells = [(0, at, -1 if s == fill else s // size, s % size) for at, s in enumerate(symbols)]
         _cells(panel, cells)
         panel.set_title(f"{layout}: {len(symbols)} symbols", fontsize=9, loc="left")
@@ -126,19 +113,18 @@ def draw_layouts() -> Any:
 
 
 def _cells(panel: Any, cells: list[tuple[int, int, int, int]]) -> None:
-    """Squares at (row, column), coloured by level (-1: filled up), each with its frame's number."""
+    """Squares at (row, column), coloured by level (-1: fill), each with the number of its frame."""
     for row, column, level, frame in cells:
         colour = "#e4e4e4" if level < 0 else LEVELS[level]
         panel.add_patch(plt.Rectangle((column + 0.04, -row + 0.04), 0.92, 0.92, color=colour))
         if level >= 0:
-            panel.text(
-                column + 0.5, -row + 0.5, str(frame), ha="center", va="center", color="white", fontsize=8
-            )
+            style: Any = {"ha": "center", "va": "center", "color": "white", "fontsize": 8}
+            panel.text(column + 0.5, -row + 0.5, str(frame), **style)
     panel.set_ylim(-max(row for row, *_ in cells) - 0.05, 1.05)
 
 
 def write_clip(path: Path) -> None:
-    """``audiotok plot`` of a sentence that ``tts-lm say`` said, in few pixels and colours: a page must open quickly."""
+    """``audiotok plot`` of a generated sentence, as a small PNG with few colours."""
     from PIL import Image
 
     from audiotok.cli.main import main as audiotok
@@ -149,7 +135,7 @@ def write_clip(path: Path) -> None:
         if tts_lm(["say", "Nobody knew what to say.", "-o", said, "--seed", "1"]) or audiotok(
             ["plot", said, "-o", drawn]
         ):
-            raise RuntimeError("expected a sentence and its picture; see the error above")
+            raise RuntimeError("see the error above")
         image = Image.open(drawn).convert("RGB")
     small = image.resize((760, round(image.height * 760 / image.width)), Image.Resampling.LANCZOS)
     few = small.quantize(48, method=Image.Quantize.MAXCOVERAGE, kmeans=4, dither=Image.Dither.NONE)

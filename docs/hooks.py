@@ -35,23 +35,16 @@ def api(package: str) -> str:
 def cli(program: str) -> str:
     """The help of every command of a program."""
     build = import_module(PROGRAMS[program]).build_parser
-    (commands,) = (
-        action for action in build(None)._actions if isinstance(action, argparse._SubParsersAction)
-    )
-    lines = []
-    for verb in commands.choices:
-        (parsers,) = (
-            action for action in build(verb)._actions if isinstance(action, argparse._SubParsersAction)
-        )
-        lines += [
-            f"## {program} {verb}",
-            "",
-            "```text",
-            parsers.choices[verb].format_help().rstrip(),
-            "```",
-            "",
-        ]
-    return "\n".join(lines)
+
+    def commands(verb: str | None) -> dict[str, argparse.ArgumentParser]:
+        actions = build(verb)._actions
+        return next(action.choices for action in actions if isinstance(action, argparse._SubParsersAction))
+
+    sections = [
+        f"## {program} {verb}\n\n```text\n{commands(verb)[verb].format_help().rstrip()}\n```\n"
+        for verb in commands(None)
+    ]
+    return "\n".join(sections)
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:

@@ -4,26 +4,18 @@ from __future__ import annotations
 
 import json
 
-import numpy as np
 import pytest
 import torch
 
 from audiotok.bitstream import EntropyModel
 from audiotok.cli.main import main
 from audiotok.corpus.shards import Manifest, pack_codes, write_shard
-from audiotok.training.entropy import EntropyTrainer, speaker_weights
+from audiotok.training.entropy import EntropyTrainer
 from audiotok.training.recipe import EntropyRecipe
 
 BOOKS = torch.randn(4, 64, 16, generator=torch.Generator().manual_seed(1))
-TINY = {
-    "packet_frames": 20,
-    "width": 8,
-    "hidden": 8,
-    "out_width": 8,
-    "batch": 4,
-    "log_every": 10,
-    "warmup_steps": 1,
-}
+TINY = {"packet_frames": 20, "width": 8, "hidden": 8, "out_width": 8, "batch": 4}
+TINY |= {"log_every": 10, "warmup_steps": 1}
 
 
 def corpus(folder, fingerprint: str):
@@ -68,17 +60,6 @@ def test_it_learns_and_its_files_are_smaller(tmp_path):
     assert model.codes_fingerprint == "1" * 16 and metrics["model_fingerprint"] == model.fingerprint
     # The framing of clips of 1.2 s is large and counts too.
     assert metrics["framing_percent"] > 20
-
-
-def test_speaker_balance():
-    frames, speakers = np.array([100, 300, 500, 100]), ["a", "a", "b", None]
-    as_they_come = speaker_weights(frames, speakers, 0.0)
-    assert as_they_come.tolist() == frames.tolist()
-    alike = speaker_weights(frames, speakers, 1.0)
-    assert [float(alike[:2].sum()), float(alike[2]), float(alike[3])] == pytest.approx([1000.0] * 3)
-    assert float(alike[1] / alike[0]) == pytest.approx(3.0)  # within a speaker by length
-    between = speaker_weights(frames, speakers, 0.5)
-    assert 1.0 < float(between[2] / between[3]) == pytest.approx(5**0.5)
 
 
 def test_a_killed_run_resumes_to_the_same_weights(tmp_path, monkeypatch):

@@ -15,25 +15,18 @@ import pytest
 from tts_lm import Synthesizer
 from tts_lm.sentences import REASONS, answer_sentences
 
-PLAIN = 600
-HOSTILE = 400
-_SUBJECTS = (
-    "The old man|My sister|A tall woman|The children|Nobody|Our neighbour|The doctor|Every visitor".split("|")
-)
-_VERBS = "walked along|looked at|came back from|talked about|slept beside|waited near|dreamt of|passed".split(
-    "|"
-)
-_PLACES = "the river|a quiet garden|the station|the empty house|the hill|an open window|the market".split("|")
-_ENDS = "before the rain came|in the morning|for a long time|without a word|and went home|last winter".split(
-    "|"
-)
+_PARTS = [
+    "The old man|My sister|A tall woman|The children|Nobody|Our neighbour|The doctor|Every visitor",
+    "walked along|looked at|came back from|talked about|slept beside|waited near|dreamt of|passed",
+    "the river|a quiet garden|the station|the empty house|the hill|an open window|the market",
+    "before the rain came|in the morning|for a long time|without a word|and went home|last winter",
+]
 
 
 def plain_sentences(count: int) -> list[str]:
     """Sentences of 30 to 70 letters, seeded."""
     rng = random.Random(0)
-    parts = (_SUBJECTS, _VERBS, _PLACES, _ENDS)
-    return [" ".join(rng.choice(words) for words in parts) + "." for _ in range(count)]
+    return [" ".join(rng.choice(part.split("|")) for part in _PARTS) + "." for _ in range(count)]
 
 
 def hostile_texts(count: int) -> list[str]:
@@ -57,17 +50,24 @@ def hostile_texts(count: int) -> list[str]:
     return [rng.choice(kinds)() for _ in range(count)]
 
 
-def generate(synthesizer: Synthesizer, texts: list[str]) -> tuple[Counter[str], int]:
-    """One sample of every text: the worst finish reason of each, and the number out of bounds."""
-    reasons: Counter[str] = Counter()
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "count"), [("plain", 600), ("hostile", 400)])
+def test_generations_end_within_their_bounds(
+    kind: str, count: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = plain_sentences(count) if kind == "plain" else hostile_texts(count)
+    synthesizer = Synthesizer.from_pretrained(os.environ.get("TTS_LM_MODEL"))
+    sampling = type(synthesizer.sampling)(**vars(synthesizer.sampling) | {"best_of": 1})
+    reasons: Counter[str] = Counter()  # the worst finish reason of each text
     outside = 0
-    for start in range(0, len(texts), 16):
+    for start in range(0, count, 16):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             plans = [synthesizer.plan(text, seed=start) for text in texts[start : start + 16]]
         flat = [sentence for plan in plans for sentence in plan]
-        settings, silent = synthesizer.sampling, synthesizer._silent
-        answers = answer_sentences(synthesizer._decoder, flat, settings, synthesizer.reranker, silent)
+        answers = answer_sentences(
+            synthesizer._decoder, flat, sampling, synthesizer.reranker, synthesizer._silent
+        )
         said = iter(answers)
         for plan in plans:
             mine = [next(said) for _ in plan]
@@ -76,38 +76,8 @@ def generate(synthesizer: Synthesizer, texts: list[str]) -> tuple[Counter[str], 
                 frames = len(answer.codes)
                 outside += not 1 <= frames <= sentence.limits.longest
                 outside += answer.finish_reason == "eos" and frames < sentence.limits.shortest
-    return reasons, outside
-
-
-@pytest.mark.slow
-def test_a_thousand_generations_end_within_their_bounds(capsys: pytest.CaptureFixture[str]) -> None:
-    synthesizer = Synthesizer.from_pretrained(os.environ.get("TTS_LM_MODEL"))
-    synthesizer.sampling = type(synthesizer.sampling)(**vars(synthesizer.sampling) | {"best_of": 1})
-    found = {
-        "plain": generate(synthesizer, plain_sentences(PLAIN)),
-        "hostile": generate(synthesizer, hostile_texts(HOSTILE)),
-    }
     with capsys.disabled():
-        print(
-            f"\n{'texts':<10}{'number':>8}"
-            + "".join(f"{why:>10}" for why in REASONS)
-            + f"{'out of bounds':>16}"
-        )
-        for name, (reasons, outside) in found.items():
-            shares = "".join(f"{100 * reasons[why] / reasons.total():>9.1f}%" for why in REASONS)
-            print(f"{name:<10}{reasons.total():>8}{shares}{outside:>16}")
-    assert sum(reasons.total() for reasons, _ in found.values()) == 1000
-    assert all(outside == 0 for _, outside in found.values())
-    assert found["plain"][0]["eos"] >= 0.98 * PLAIN
-
-
-def test_the_texts_are_what_they_are_called() -> None:
-    from tts_lm.text import normalise
-
-    hostile = hostile_texts(HOSTILE)
-    assert len(set(plain_sentences(PLAIN))) > PLAIN / 2
-    assert max(map(len, hostile)) == 2000 and min(map(len, hostile)) == 1
-    assert any(text.isdigit() for text in hostile)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        assert all(normalise(text) for text in hostile)
+        shares = "".join(f"{why:>10} {100 * reasons[why] / count:.1f} %" for why in REASONS)
+        print(f"\n{kind}: {count} texts,{shares}; {outside} out of bounds")
+    assert reasons.total() == count and outside == 0
+    assert kind == "hostile" or reasons["eos"] >= 0.98 * count

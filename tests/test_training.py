@@ -22,7 +22,7 @@ from audiotok.codec.pretrained import load_codec
 from audiotok.state import load_state, save_state
 from audiotok.training.codec import CodecTrainer
 from audiotok.training.losses import pitch_loss
-from audiotok.training.packed import Draw, PackedClips, check_apart, gather, write_packed
+from audiotok.training.packed import Draw, PackedClips, check_apart, gather, speaker_weights, write_packed
 from audiotok.training.perceptual import Disturbance, Unintelligibility
 from audiotok.training.recipe import CodecRecipe, load_training_recipe
 from audiotok.training.release import blend_decoder, release
@@ -137,6 +137,10 @@ def test_crops_follow_seed_speakers_weights_and_bands(tmp_path: Path) -> None:
     assert torch.equal(first.wav, again.wav) and not torch.equal(first.wav, other.wav)
     assert first.wav.shape == (4, 1, 25 * 320) and float(first.wav.abs().max()) <= 1.0
     np.testing.assert_allclose(pack.chances(Draw(speaker_power=1.0)), [0.25, 0.25, 0.5])
+    frames, speakers = np.array([100, 300, 500, 100]), ["a", "a", "b", None]
+    assert speaker_weights(frames, speakers, 0.0).tolist() == frames.tolist()
+    between = speaker_weights(frames, speakers, 0.5)
+    assert between[2] / between[3] == pytest.approx(5**0.5) and between[1] / between[0] == pytest.approx(3.0)
     np.testing.assert_allclose(pack.chances(Draw(weights={"b": 2.0})), [0.25, 0.25, 0.5])
     wide, narrow = (pack.crops(0, 0, 8, 50, Draw(lowpass_share=share)).wav for share in (0.0, 1.0))
     top = [torch.fft.rfft(wav[:, 0])[:, -100:].abs().mean() for wav in (wide, narrow)]

@@ -21,6 +21,7 @@ from ..bitstream.format import LEARNT, AtokHeader, raw_bits
 from ..bitstream.writer import AtokWriter
 from ..corpus import PreparedCorpus
 from ..files import write_json
+from .packed import speaker_weights
 from .recipe import EntropyRecipe
 from .trainer import TrainingLoop, TrainingPlan
 
@@ -37,10 +38,7 @@ class EntropyNet(nn.Module):
 
     Args:
         n_q, codebook_size: K and V of the codec.
-        width: width of the embeddings (E).
-        hidden: width of h1 and h2.
-        out_width: width of q (O).
-        taps: past frames at which h1 is read.
+        width, hidden, out_width, taps: as in :class:`.recipe.EntropyRecipe`.
     """
 
     def __init__(
@@ -167,9 +165,6 @@ def _earlier(x: Tensor, frames: int) -> Tensor:
     return F.pad(x, (0, 0, frames, 0))[:, :size] if frames > 0 else F.pad(x, (0, 0, 0, -frames))[:, -frames:]
 
 
-_CLIP_S = 10.0
-
-
 class EntropyTrainer(TrainingLoop):
     """Trains an entropy model on the split ``train`` of a prepared corpus.
 
@@ -208,8 +203,9 @@ class EntropyTrainer(TrainingLoop):
         self.validation = PreparedCorpus(data, "validation")
         self.facts = self.corpus.manifest.codec
         self._rows = [row["codes"].to(torch.int16) for row in self.corpus]
-        self._weights = speaker_weights(
-            self.corpus.frames, self.corpus.column("speaker"), recipe.speaker_balance
+        speakers = self.corpus.column("speaker")
+        self._weights = torch.from_numpy(
+            speaker_weights(self.corpus.frames, speakers, recipe.speaker_balance)
         )
         n_q, size = self.facts["n_q"], self.facts["codebook_size"]
         self.net = EntropyNet(n_q, size, recipe.width, recipe.hidden, recipe.out_width, recipe.taps)
@@ -274,29 +270,12 @@ class EntropyTrainer(TrainingLoop):
 
     def _clips(self) -> list[Tensor]:
         """Codes [K, T] of up to ``eval_clips`` validation clips, at most 10 s of each."""
-        frames = round(_CLIP_S * self.facts["sampling_rate"] / self.facts["hop_length"])
+        frames = round(10.0 * self.facts["sampling_rate"] / self.facts["hop_length"])
         lengths = np.array(self.validation.column("frames"))
         index = np.flatnonzero(lengths >= frames)
         index = index if len(index) else np.arange(len(lengths))
         chosen = index[np.linspace(0, len(index) - 1, min(len(index), self.recipe.eval_clips)).astype(int)]
         return [self.validation.row(int(i))["codes"][:, :frames] for i in chosen]
-
-
-def speaker_weights(frames: np.ndarray, speakers: list[str | None], balance: float) -> Tensor:
-    """Sampling weight of each row: its length, reduced if its speaker has much data.
-
-    Args:
-        frames: [R], frames of each row.
-        speakers: speaker of each row; all None count as one speaker.
-        balance: 0 leaves lengths as they are, 1 gives every speaker the same share.
-
-    Returns:
-        [R] float64, not normalised.
-    """
-    names = np.array(["" if speaker is None else speaker for speaker in speakers])
-    _, which = np.unique(names, return_inverse=True)
-    shares = np.bincount(which, weights=frames) / frames.sum()
-    return torch.from_numpy(frames / shares[which] ** balance)
 
 
 def measure(model: EntropyModel, facts: dict[str, Any], clips: list[Tensor]) -> dict[str, Any]:

@@ -24,7 +24,6 @@ def mel_filters(n_fft: int, n_mels: int, sampling_rate: int) -> Tensor:
 
 
 _MELS = 64
-_LONGEST_WINDOW = 2048
 
 
 class SpectralLoss(nn.Module):
@@ -57,15 +56,11 @@ class SpectralLoss(nn.Module):
         """Two wavs [B, 1, N] float32 -> scalar."""
         total = wav.new_zeros(())
         for n_fft, _ in self.resolutions:
-            ours, theirs = (self._magnitude(x, n_fft) for x in (wav, target))
+            window: Tensor = getattr(self, f"window_{n_fft}")
             mel: Tensor = getattr(self, f"mel_{n_fft}")
+            ours, theirs = (_magnitude(x[:, 0], window) for x in (wav, target))
             total = total + self._log_l1(mel @ ours, mel @ theirs) + 0.3 * self._log_l1(ours, theirs)
         return total / len(self.resolutions)
-
-    def _magnitude(self, wav: Tensor, n_fft: int) -> Tensor:
-        window: Tensor = getattr(self, f"window_{n_fft}")
-        spectrum = torch.stft(wav[:, 0], n_fft, n_fft // 4, window=window, return_complex=True)
-        return torch.sqrt(spectrum.real.square() + spectrum.imag.square() + 1e-9)
 
     def _log_l1(self, ours: Tensor, theirs: Tensor) -> Tensor:
         return F.l1_loss(torch.log(ours + self.floor), torch.log(theirs + self.floor))
@@ -86,7 +81,7 @@ class MultiScaleSpectralLoss(nn.Module):
     def __init__(self, sampling_rate: int, shortest: int, log_weights: bool) -> None:
         super().__init__()
         windows = [shortest]
-        while windows[-1] < _LONGEST_WINDOW:
+        while windows[-1] < 2048:
             windows.append(2 * windows[-1])
         self.windows = tuple(windows)
         roots = [(size / 2) ** 0.5 if log_weights else 1.0 for size in windows]
@@ -99,17 +94,20 @@ class MultiScaleSpectralLoss(nn.Module):
         """Two wavs [B, C, N] float32 -> scalar."""
         total = wav.new_zeros(())
         for size, weight in zip(self.windows, self.log_weights, strict=True):
-            ours, theirs = (self._mel(x.flatten(0, 1), size) for x in (wav, target))
+            window: Tensor = getattr(self, f"window_{size}")
+            mel: Tensor = getattr(self, f"mel_{size}")
+            ours, theirs = (mel @ _magnitude(x.flatten(0, 1), window, True) for x in (wav, target))
             logs = torch.log(ours + 1e-5) - torch.log(theirs + 1e-5)
             # root mean square over the bands of each frame, smooth at zero
             total = total + F.l1_loss(ours, theirs) + weight * (logs.square().mean(1) + 1e-8).sqrt().mean()
         return total / len(self.windows)
 
-    def _mel(self, wav: Tensor, size: int) -> Tensor:
-        window: Tensor = getattr(self, f"window_{size}")
-        filters: Tensor = getattr(self, f"mel_{size}")
-        spectrum = torch.stft(wav, size, size // 4, window=window, normalized=True, return_complex=True)
-        return filters @ torch.sqrt(spectrum.real.square() + spectrum.imag.square() + 1e-9)
+
+def _magnitude(wav: Tensor, window: Tensor, normalized: bool = False) -> Tensor:
+    """Magnitudes [B, bins, frames] of wavs [B, N] with hops of a quarter of the window."""
+    size = len(window)
+    spectrum = torch.stft(wav, size, size // 4, window=window, normalized=normalized, return_complex=True)
+    return torch.sqrt(spectrum.real.square() + spectrum.imag.square() + 1e-9)
 
 
 def pitch_loss(
@@ -141,21 +139,6 @@ def discriminator_loss(real: list[list[Tensor]], fake: list[list[Tensor]]) -> Te
     return torch.stack(terms).mean()
 
 
-def adversarial_loss(fake: list[list[Tensor]]) -> Tensor:
-    """Hinge loss of the generator, a scalar."""
-    return torch.stack([F.relu(1 - f[-1]).mean() for f in fake]).mean()
-
-
-def feature_loss(real: list[list[Tensor]], fake: list[list[Tensor]]) -> Tensor:
-    """Relative L1 between the features of recorded and decoded waveforms, a scalar (EnCodec, section 3.4)."""
-    terms = [
-        F.l1_loss(ours, theirs.detach()) / theirs.detach().abs().mean().clamp_min(1e-4)
-        for r, f in zip(real, fake, strict=True)
-        for theirs, ours in zip(r[:-1], f[:-1], strict=True)
-    ]
-    return torch.stack(terms).mean()
-
-
 def discriminate(
     discriminator: nn.Module, wav: Tensor, target: Tensor
 ) -> tuple[list[list[Tensor]], list[list[Tensor]]]:
@@ -175,16 +158,26 @@ def discriminate(
 
 
 def generator_losses(discriminator: nn.Module, wav: Tensor, real: list[list[Tensor]]) -> dict[str, Tensor]:
-    """The adversarial losses of decoded waveforms [B, C, N]; the discriminators get no gradient.
+    """Losses of decoded waveforms [B, C, N] against discriminators, which get no gradient.
 
     Args:
         discriminator: without accelerate's wrapper.
         wav: decoded.
         real: features and logits of the recorded waveforms.
+
+    Returns:
+        ``adv/gen``, the hinge loss, and ``adv/feature``, the relative L1 between the features of recorded and decoded
+        waveforms (EnCodec, section 3.4).
     """
     discriminator.requires_grad_(False)
     try:
         fake = discriminator(wav)
     finally:
         discriminator.requires_grad_(True)
-    return {"adv/gen": adversarial_loss(fake), "adv/feature": feature_loss(real, fake)}
+    hinge = [F.relu(1 - f[-1]).mean() for f in fake]
+    features = [
+        F.l1_loss(ours, theirs.detach()) / theirs.detach().abs().mean().clamp_min(1e-4)
+        for r, f in zip(real, fake, strict=True)
+        for theirs, ours in zip(r[:-1], f[:-1], strict=True)
+    ]
+    return {"adv/gen": torch.stack(hinge).mean(), "adv/feature": torch.stack(features).mean()}

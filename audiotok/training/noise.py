@@ -14,17 +14,13 @@ _BABBLERS = 5
 
 @dataclass
 class NoisyBatch:
-    """Crops to be denoised, or not.
+    """Crops to be denoised, or not."""
 
-    Attributes:
-        wav: [B, 1, N] float32, input of the encoder.
-        target: [B, 1, N] float32, target of the decoder: clean in wanted frames, the input in the others.
-        wanted: [B, T] bool, frames to denoise.
-    """
-
-    wav: Tensor
-    target: Tensor
-    wanted: Tensor
+    wav: Tensor  # [B, 1, N] float32, input of the encoder
+    target: (
+        Tensor  # [B, 1, N] float32, target of the decoder: clean in wanted frames, the input in the others
+    )
+    wanted: Tensor  # [B, T] bool, frames to denoise
 
 
 def coloured(samples: int, sampling_rate: int, rng: np.random.Generator) -> np.ndarray:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -27,17 +26,11 @@ _SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3"}
 
 @dataclass
 class Batch:
-    """Crops for one step.
+    """Crops for one step."""
 
-    Attributes:
-        wav: [B, 1, N] float32 in [-1, 1].
-        features: [B, T, F] float32, targets of codebook 0; None if the pack has no features.
-        spoken: [B, T] bool, true where a frame belongs to a clip.
-    """
-
-    wav: Tensor
-    features: Tensor | None
-    spoken: Tensor
+    wav: Tensor  # [B, 1, N] float32 in [-1, 1]
+    features: Tensor | None  # [B, T, F] float32, targets of codebook 0; None if the pack has no features
+    spoken: Tensor  # [B, T] bool, true where a frame belongs to a clip
 
     def to(self, device: torch.device) -> Batch:
         """Move the crops to another device."""
@@ -47,15 +40,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Draw:
-    """How crops are drawn and changed.
-
-    Attributes:
-        max_gain_db: crops are made louder or quieter by up to this.
-        lowpass_share: share of crops that are low-passed between 4 kHz and half the sampling rate.
-        noise_share: share of crops that get noise 15 to 45 dB below the speech.
-        speaker_power: 0 draws clips by their length, 0.5 draws speakers by the square root of their total length.
-        weights: clips whose id begins with a key are drawn this many times as often.
-    """
+    """How crops are drawn and changed; the settings are those of :class:`.recipe.BaseRecipe`."""
 
     max_gain_db: float = 0.0
     lowpass_share: float = 0.0
@@ -77,6 +62,22 @@ def map_tensors(path: Path) -> dict[str, np.ndarray]:
         for name, info in header.items()
         if name != "__metadata__"
     }
+
+
+def speaker_weights(lengths: np.ndarray, speakers: Sequence[str | None], power: float) -> np.ndarray:
+    """Sampling weight of each row: its length, reduced if its speaker has much data.
+
+    Args:
+        lengths: [R].
+        speakers: speaker of each row; all None count as one speaker.
+        power: 0 leaves lengths as they are, 1 gives every speaker the same share.
+
+    Returns:
+        [R] float64, not normalised.
+    """
+    _, which = np.unique([speaker or "" for speaker in speakers], return_inverse=True)
+    totals = np.bincount(which, weights=lengths)
+    return lengths / totals[which] ** power
 
 
 class PackedClips:
@@ -127,12 +128,8 @@ class PackedClips:
         """Sampling probability of each clip, [clips] float64."""
         key = json.dumps([draw.speaker_power, draw.weights])
         if key not in self._chances:
-            lengths = np.diff(self.offsets).astype(np.float64)
-            totals: dict[str, float] = defaultdict(float)
-            speakers = [str(row.get("speaker") or "") for row in self.rows]
-            for speaker, length in zip(speakers, lengths, strict=True):
-                totals[speaker] += length
-            chances = lengths / np.asarray([totals[speaker] for speaker in speakers]) ** draw.speaker_power
+            speakers = [row.get("speaker") for row in self.rows]
+            chances = speaker_weights(np.diff(self.offsets), speakers, draw.speaker_power)
             for prefix, weight in draw.weights.items():
                 chances[[str(row["id"]).startswith(prefix) for row in self.rows]] *= weight
             self._chances[key] = chances / chances.sum()
@@ -171,11 +168,8 @@ class PackedClips:
             spoken[row, :count] = True
             if features is not None and self.features is not None:
                 features[row, :count] = self.features[first + start : first + start + count]
-        return Batch(
-            torch.from_numpy(wav),
-            None if features is None else torch.from_numpy(features),
-            torch.from_numpy(spoken),
-        )
+        targets = None if features is None else torch.from_numpy(features)
+        return Batch(torch.from_numpy(wav), targets, torch.from_numpy(spoken))
 
 
 def _colour(pcm: np.ndarray, rng: np.random.Generator, draw: Draw) -> np.ndarray:
@@ -224,13 +218,10 @@ def write_packed(stem: str | Path, clips: Iterable[tuple[dict[str, Any], np.ndar
             offsets.append(offsets[-1] + len(samples))
         file.write(np.asarray(offsets, dtype="<i8").tobytes())
         size = 2 * offsets[-1]
+        ends = [size, size + 8 * len(offsets)]
         header = {
             "pcm": {"dtype": "I16", "shape": [offsets[-1]], "data_offsets": [0, size]},
-            "offsets": {
-                "dtype": "I64",
-                "shape": [len(offsets)],
-                "data_offsets": [size, size + 8 * len(offsets)],
-            },
+            "offsets": {"dtype": "I64", "shape": [len(offsets)], "data_offsets": ends},
         }
         file.seek(0)
         file.write((_HEADER - 8).to_bytes(8, "little") + json.dumps(header).encode().ljust(_HEADER - 8))

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 _WINDOW_S = 0.032  # overlap of one half, as in P.862
 _TOP_HZ = 8000.0
 _BANDS = 49
-_SPEECH_BAND_HZ = (325.0, 3250.0)
 _LEVEL = 10**7.3  # power of speech after levelling, in the units of the hearing threshold
 _ZWICKER = 0.23
 _SYLLABLE_FRAMES = 20  # 320 ms; within it the worst frames are weighted most
@@ -45,9 +44,7 @@ class Disturbance(nn.Module):
     def __init__(self, sampling_rate: int) -> None:
         super().__init__()
         if sampling_rate < 16_000:
-            raise ValueError(
-                f"expected at least 16000 Hz, the band of P.862.2, got {sampling_rate}; set disturbance to 0"
-            )
+            raise ValueError(f"PESQ needs at least 16000 Hz, got {sampling_rate}; set disturbance to 0")
         self.fft = round(_WINDOW_S * sampling_rate)
         self.bins = round(_WINDOW_S * _TOP_HZ) + 1
         bins_hz = torch.linspace(0.0, _TOP_HZ, self.bins)
@@ -68,9 +65,7 @@ class Disturbance(nn.Module):
             "threshold": 10 ** (0.1 * quiet_db.clamp(-6.0, 75.0))[:, None],
             "exponent": ((6.0 / (centre + 2.0)).clamp(1.0, 2.0) ** 0.15 * _ZWICKER)[:, None],
             "window": torch.hann_window(self.fft),
-            "speech_band": ((bins_hz >= _SPEECH_BAND_HZ[0]) & (bins_hz <= _SPEECH_BAND_HZ[1])).float()[
-                :, None
-            ],
+            "speech_band": ((bins_hz >= 325.0) & (bins_hz <= 3250.0)).float()[:, None],
         }
         for name, table in tables.items():
             self.register_buffer(name, table, persistent=False)
@@ -135,16 +130,13 @@ class Unintelligibility(nn.Module):
     def __init__(self, sampling_rate: int) -> None:
         super().__init__()
         if sampling_rate < 10_000:
-            raise ValueError(
-                f"expected at least 10000 Hz, STOI's bands, got {sampling_rate}; set unintelligibility to 0"
-            )
+            raise ValueError(f"STOI needs at least 10000 Hz, got {sampling_rate}; set unintelligibility to 0")
         self.hop = round(0.0128 * sampling_rate)
         self.fft = 2 ** math.ceil(math.log2(2 * self.hop))
         bins_hz = torch.linspace(0.0, sampling_rate / 2, self.fft // 2 + 1)
         centre_hz = _LOWEST_THIRD_HZ * 2 ** (torch.arange(_THIRDS) / 3)
-        inside = (bins_hz >= centre_hz[:, None] * 2 ** (-1 / 6)) & (
-            bins_hz < centre_hz[:, None] * 2 ** (1 / 6)
-        )
+        low_hz, high_hz = (centre_hz[:, None] * 2 ** (sign / 6) for sign in (-1, 1))
+        inside = (bins_hz >= low_hz) & (bins_hz < high_hz)
         self.register_buffer("bands", inside.float(), persistent=False)
         self.register_buffer("window", torch.hann_window(2 * self.hop), persistent=False)
 
@@ -166,9 +158,8 @@ class Unintelligibility(nn.Module):
 
 
 def _power(wav: Tensor, window: Tensor, n_fft: int, hop: int) -> Tensor:
-    spectrum = torch.stft(
-        wav[:, 0], n_fft, hop, len(window), window=window, return_complex=True, center=False
-    )
+    size = len(window)
+    spectrum = torch.stft(wav[:, 0], n_fft, hop, size, window=window, return_complex=True, center=False)
     return spectrum.real.square() + spectrum.imag.square()
 
 

@@ -50,12 +50,7 @@ def _scale(codec: SeanetCodec, wav: Tensor) -> Tensor:
 
 
 class SeanetLosses(nn.Module):
-    """The losses of a recipe.
-
-    Args:
-        recipe: defines windows and weights.
-        sampling_rate: Hz.
-    """
+    """The losses of a recipe at a sampling rate in Hz."""
 
     def __init__(self, recipe: SeanetRecipe, sampling_rate: int) -> None:
         super().__init__()
@@ -208,12 +203,9 @@ class SeanetTrainer(Trainer):
         recipe = self.recipe
         codec = init or SeanetCodec(recipe.config())
         model = SeanetTrainingModel(codec, recipe)
-        discriminator = MultiResolutionDiscriminator(
-            recipe.discriminator_windows,
-            recipe.discriminator_channels,
-            codec.config.audio_channels,
-            recipe.discriminator_rates,
-        )
+        windows, channels = recipe.discriminator_windows, recipe.discriminator_channels
+        sides, rates = codec.config.audio_channels, recipe.discriminator_rates
+        discriminator = MultiResolutionDiscriminator(windows, channels, sides, rates)
         self.losses = SeanetLosses(recipe, codec.config.sampling_rate).to(self.accelerator.device)
         self.balancer = Balancer(SeanetLosses.weights(recipe), recipe.balancer_decay, balance=recipe.balance)
         # EnCodec's optimiser (section 4.1 of the paper); SoundStream does not name one.

@@ -33,27 +33,16 @@ class NonFiniteError(ValueError):
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """Budget, learning rate and intervals of a run.
+    """Budget, learning rate and intervals of a run."""
 
-    Args:
-        lr: peak learning rate: linear warm-up, then a cosine down to ``floor * lr``.
-        floor: share of ``lr`` at the end of the budget.
-        warmup: share of the budget in which the rate rises.
-        steps: optimiser steps; 0 sets no limit.
-        minutes: training time, not counting interruptions; 0 sets no limit. All ranks use the clock of rank 0.
-        log_every: steps between lines of the log.
-        eval_every: steps between evaluations; 0 evaluates with every checkpoint.
-        save_s: seconds between checkpoints.
-    """
-
-    lr: float
-    floor: float
-    warmup: float
-    steps: int
-    minutes: float = 0.0
-    log_every: int = 50
-    eval_every: int = 0
-    save_s: float = 180.0
+    lr: float  # peak learning rate: linear warm-up, then a cosine down to floor * lr
+    floor: float  # share of lr at the end of the budget
+    warmup: float  # share of the budget in which the rate rises
+    steps: int  # optimiser steps; 0 sets no limit
+    minutes: float = 0.0  # training time without interruptions, by the clock of rank 0; 0 sets no limit
+    log_every: int = 50  # steps between lines of the log
+    eval_every: int = 0  # steps between evaluations; 0 evaluates with every checkpoint
+    save_s: float = 180.0  # seconds between checkpoints
 
     def spent(self, step: int, seconds: float) -> float:
         """Share of the budget that is spent after ``step`` steps and ``seconds``."""
@@ -208,8 +197,7 @@ class TrainingLoop(ABC):
         except (KeyError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise ValueError(f"{path} holds another model ({reason}); choose another --out") from None
-        self.step, self.seconds = state["step"], state["seconds"]
-        self._saved = self.step
+        self.step, self.seconds, self._saved = state["step"], state["seconds"], state["step"]
         self.accelerator.print(f"{self.out}: resumed at step {self.step}", file=sys.stderr, flush=True)
 
     def _agree(self, values: dict[str, float], seconds: float) -> None:
@@ -247,12 +235,7 @@ class TrainingLoop(ABC):
 
 
 class TrainingModel(nn.Module):
-    """A codec in training.
-
-    Args:
-        codec: the codec.
-        recipe: the recipe.
-    """
+    """A codec in training, with its recipe."""
 
     def __init__(self, codec: Any, recipe: Any) -> None:
         super().__init__()

@@ -15,11 +15,11 @@ from torch.nn import functional as F
 
 from ..models.ar import build_ar, save_ar
 from ..text import TEXT_START, build_prompt, character_ids
-from .data import Clip, render
+from .data import Clip, Task, render
 from .recipe import Recipe
 
 
-class ArTask:
+class ArTask(Task):
     """Batches and loss of the AR model.
 
     The model is trained with the ids that occur and exported with the full vocabulary. The loss covers codes,
@@ -33,6 +33,7 @@ class ArTask:
     """
 
     def __init__(self, recipe: Recipe, tokenizer: Any, frame_rate: float, start: Any = None) -> None:
+        super().__init__()
         self.recipe = recipe
         self.characters = character_ids(tokenizer)
         controls_and_codes = range(tokenizer.control_offset, tokenizer.audio_offset + tokenizer.codebook_size)
@@ -48,8 +49,7 @@ class ArTask:
         add_dropout(self.model, recipe.optim.dropout)
         self.supervision = None
         if recipe.attention.weight > 0:
-            chosen = recipe.attention
-            self.supervision = AttentionSupervision(self.model, chosen.layers, chosen.heads, chosen.width)
+            self.supervision = AttentionSupervision(self.model, recipe.attention.layers)
 
     def collate(self, clips: Sequence[Clip], rng: np.random.Generator, training: bool) -> dict[str, Tensor]:
         """Build a batch of B clips.
@@ -138,37 +138,27 @@ def add_dropout(model: Any, share: float) -> None:
 
 
 class AttentionSupervision:
-    """Supervises some attention heads of a ``LlamaForCausalLM``.
+    """Supervises the first attention head of some blocks of a ``LlamaForCausalLM``.
 
-    With known phoneme times, a few heads are trained to attend to the phoneme of the next frame. Without supervision, a
+    With known phoneme times, the head is trained to attend to the phoneme of the next frame. Without supervision, a
     decoder-only TTS model needs hundreds of hours to learn the alignment.
 
     Args:
-        model: the model, with as many key heads as heads.
+        model: the model.
         layers: indices of the supervised blocks.
-        heads: number of supervised heads per block, the first ones.
-        width: positions on either side of the target that count as correct.
 
     Raises:
-        ValueError: the model has no such block or head.
+        ValueError: the model has no such block.
     """
 
-    def __init__(self, model: Any, layers: Sequence[int], heads: int, width: int) -> None:
-        config = model.config
-        if (
-            not layers
-            or max(layers) >= config.num_hidden_layers
-            or not 0 < heads <= config.num_key_value_heads
-        ):
+    def __init__(self, model: Any, layers: Sequence[int]) -> None:
+        blocks = model.config.num_hidden_layers
+        if not layers or max(layers) >= blocks:
             raise ValueError(
-                f"expected attention.layers below {config.num_hidden_layers} and 1 to "
-                f"{config.num_key_value_heads} heads, got layers {list(layers)} and {heads} heads; "
-                "--set attention.layers=[0] suits the smallest, --set attention.weight=0 goes without"
+                f"expected attention.layers below {blocks}, got {list(layers)}; set them, or attention.weight=0"
             )
-        self.heads = heads
-        self.width = width
-        self.size = config.head_dim
-        self._inputs: list[tuple[nn.Module, Tensor, tuple[Tensor, Tensor]]] = []
+        self.size = model.config.head_dim
+        self._inputs: list[tuple[Any, Tensor, tuple[Tensor, Tensor]]] = []
         for index in layers:
             model.model.layers[index].self_attn.register_forward_pre_hook(self._keep, with_kwargs=True)
 
@@ -179,8 +169,8 @@ class AttentionSupervision:
             targets: [B, S] int64, for each position the position it should attend to, -1 for none.
 
         Returns:
-            The mean of -log(attention within ``width`` of the target), and the mean attention there, both
-            scalars; zeros if no position has a target.
+            The mean of -log(attention to the target), and the mean attention there, both scalars; zeros if no position
+            has a target.
         """
         inputs, self._inputs = self._inputs, []
         rows, queries = torch.nonzero(targets >= 0, as_tuple=True)
@@ -188,16 +178,16 @@ class AttentionSupervision:
             zero = torch.zeros((), device=targets.device)
             return zero, zero
         logs = []
-        window = targets[rows, queries, None] + torch.arange(
-            -self.width, self.width + 1, device=targets.device
-        )
-        window = window.clamp(min=0).minimum(queries[:, None])
         for attention, hidden, (cos, sin) in inputs:
-            scores = self._scores(attention, hidden, cos, sin)  # [B, H, S, S]
-            total = scores.logsumexp(-1)[rows, :, queries]  # [M, H]
-            near = scores[rows[:, None], :, queries[:, None], window]  # [M, W, H]
-            logs.append(near.logsumexp(1) - total)
-        found = torch.cat(logs, dim=1)
+            query, key = (
+                _rotate(F.linear(hidden, part.weight[: self.size]), cos, sin)
+                for part in (attention.q_proj, attention.k_proj)
+            )
+            scores = (query @ key.transpose(-1, -2)).float() * self.size**-0.5  # [B, S, S]
+            future = torch.ones_like(scores[0], dtype=torch.bool).triu(1)
+            scores = scores.masked_fill(future, torch.finfo(torch.float32).min)[rows, queries]
+            logs.append(scores.gather(1, targets[rows, queries][:, None])[:, 0] - scores.logsumexp(-1))
+        found = torch.stack(logs)
         return -found.mean(), found.detach().exp().mean()
 
     def _keep(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
@@ -206,22 +196,10 @@ class AttentionSupervision:
             where = kwargs["position_embeddings"] if "position_embeddings" in kwargs else args[1]
             self._inputs.append((module, hidden, where))
 
-    def _scores(self, attention: Any, hidden: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        batch, length, _ = hidden.shape
-        wide = self.heads * self.size
-        query, key = (
-            F.linear(hidden, part.weight[:wide]).view(batch, length, self.heads, self.size).transpose(1, 2)
-            for part in (attention.q_proj, attention.k_proj)
-        )
-        query, key = _rotate(query, cos, sin), _rotate(key, cos, sin)
-        scores = (query @ key.transpose(-1, -2)).float() * self.size**-0.5
-        future = torch.ones(length, length, dtype=torch.bool, device=hidden.device).triu(1)
-        return scores.masked_fill(future, torch.finfo(torch.float32).min)
-
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     left, right = x.chunk(2, dim=-1)
-    return x * cos.unsqueeze(1) + torch.cat((-right, left), dim=-1) * sin.unsqueeze(1)
+    return x * cos + torch.cat((-right, left), dim=-1) * sin
 
 
 class SmallVocabulary:

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from torch import Tensor, nn
 
 from audiotok import PreparedCorpus
 
@@ -52,6 +55,28 @@ class Clip:
         """Largest number of ids of the clip in the AR sequence."""
         longest = (1 + max(len(word.letters), len(word.text)) + len(word.after) for word in self.words)
         return self.frames + 7 + sum(longest)
+
+
+class Task(nn.Module, ABC):
+    """A model with its batches and its loss, in one module that accelerate can wrap."""
+
+    model: Any
+
+    def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """:meth:`loss` of the model."""
+        return self.loss(self.model, batch)
+
+    @abstractmethod
+    def collate(self, clips: Sequence[Clip], rng: np.random.Generator, training: bool) -> dict[str, Tensor]:
+        """Build a batch; ``training`` turns on augmentation."""
+
+    @abstractmethod
+    def loss(self, model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch and scalars to log, by path."""
+
+    def export(self, model: Any, folder: Path) -> None:
+        """Write the model as a ``from_pretrained`` folder."""
+        model.save_pretrained(folder)
 
 
 def read_clips(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from torch.nn import functional as F
 from ..models.nar import NarConfig, NarModel
 from ..text import character_ids
 from ..voices import OTHER_VOICE
-from .data import Clip, render
+from .data import Clip, Task, render
 from .recipe import Recipe
 
 _SHORTEST_PROMPT = 25
@@ -23,7 +22,7 @@ _NO_PROMPT = 0.1
 _NO_VOICE = 0.15
 
 
-class NarTask:
+class NarTask(Task):
     """Batches and loss of the NAR model.
 
     The voice prompt of a clip is cut from another clip of its speaker, so that the model cannot copy the target.
@@ -44,6 +43,7 @@ class NarTask:
         start: NarModel | None = None,
         codebooks: Tensor | None = None,
     ) -> None:
+        super().__init__()
         self.recipe = recipe
         self.characters = character_ids(tokenizer)
         sizes = recipe.model
@@ -107,10 +107,6 @@ class NarTask:
         count = (labels >= 0).sum()
         loss = total / count
         return loss, {"nar/loss": loss.detach(), "nar/accuracy": right / count}
-
-    def export(self, model: Any, folder: Path) -> None:
-        """Write the model as a ``from_pretrained`` folder."""
-        model.save_pretrained(folder)
 
     def _prompt(self, clip: Clip, rng: np.random.Generator, training: bool) -> np.ndarray:
         others = self._by_speaker.get(clip.speaker, [])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,18 +10,13 @@ from audiotok import load_recipe
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 # Numbers above 0, and from 0 to 1; the others are at least 0.
-_POSITIVE = {
-    "hidden_size",
-    "layers",
-    "heads",
-    "intermediate_size",
-    "batch_tokens",
-    "max_seconds",
-    "grad_clip",
-}
-_POSITIVE |= {"log_every", "save_minutes"}
-_SHARES = {"drop_punctuation", "spell", "prompted", "min_lr", "warmup", "betas", "ema"}
-_SHARES |= {"dropout", "attention_dropout", "token_noise"}
+_POSITIVE = set(
+    "hidden_size layers heads intermediate_size batch_tokens max_seconds grad_clip log_every".split()
+)
+_POSITIVE |= {"save_minutes"}
+_SHARES = set(
+    "drop_punctuation spell prompted min_lr warmup betas ema dropout attention_dropout token_noise".split()
+)
 
 
 @dataclass(frozen=True)
@@ -72,11 +66,9 @@ class OptimRecipe:
 
 @dataclass(frozen=True)
 class AttentionRecipe:
-    """Supervision of some attention heads of the AR model, which attend to the phoneme of the next frame."""
+    """Supervision of attention heads of the AR model, which attend to the phoneme of the next frame."""
 
-    layers: tuple[int, ...] = (1, 3)  # indices of the supervised blocks
-    heads: int = 1  # number of supervised heads per block
-    width: int = 0  # characters on either side of the target that count as correct. 0 is best with phonemes
+    layers: tuple[int, ...] = (1, 3)  # indices of the blocks whose first head is supervised
     weight: float = 0.5  # weight of the attention loss; 0 turns it off
 
 
@@ -115,28 +107,19 @@ def load_lm_recipe(name_or_path: str | Path, overrides: list[str] | tuple[str, .
         ValueError: an unknown key, a value of the wrong type or out of its range, or no budget.
     """
     recipe = load_recipe(Recipe, name_or_path, RECIPES, overrides)
-    _check(recipe, "")
+    _check(recipe)
     if not recipe.max_steps and not recipe.max_minutes:
         raise ValueError("the recipe has no budget; set max_steps or max_minutes")
     return recipe
 
 
-def _check(settings: Any, where: str) -> None:
-    """Raise ValueError for numbers that are not finite or out of range."""
+def _check(settings: Any, where: str = "") -> None:
+    """Raise ValueError for numbers out of range."""
     for spec in fields(settings):
-        value = getattr(settings, spec.name)
+        value, name = getattr(settings, spec.name), f"{where}{spec.name}"
         if is_dataclass(value):
-            _check(value, f"{where}{spec.name}.")
-            continue
-        numbers = (
-            value.values() if isinstance(value, dict) else value if isinstance(value, tuple) else [value]
-        )
-        for number in numbers:
-            if isinstance(number, str):
-                continue
-            # attention.layers are indices from 0; model.layers is a number of layers.
-            positive = spec.name in _POSITIVE and not isinstance(value, tuple)
-            share = spec.name in _SHARES
-            if not math.isfinite(number) or number < 0 or (positive and not number) or (share and number > 1):
-                rule = "above 0" if positive else "from 0 to 1" if share else "of at least 0"
-                raise ValueError(f"recipe: expected {where}{spec.name} to be a number {rule}, got {number}")
+            _check(value, f"{name}.")
+        elif spec.name in _SHARES and max(value if isinstance(value, tuple) else (value,)) > 1:
+            raise ValueError(f"recipe: expected {name} from 0 to 1, got {value}")
+        elif spec.name in _POSITIVE and value == 0:
+            raise ValueError(f"recipe: expected {name} above 0, got {value}")

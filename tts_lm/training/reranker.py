@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..models.reranker import CLASSES, SILENCE, Reranker, RerankerConfig
-from .data import Clip
+from .data import Clip, Task
 from .recipe import Recipe
 
 UNKNOWN = -100
@@ -40,7 +39,7 @@ def frame_labels(clip: Clip) -> np.ndarray:
     return labels
 
 
-class RerankerTask:
+class RerankerTask(Task):
     """Batches and loss of the reranker. The loss covers frames with a known phoneme.
 
     Args:
@@ -50,6 +49,7 @@ class RerankerTask:
     """
 
     def __init__(self, recipe: Recipe, tokenizer: Any, start: Reranker | None = None) -> None:
+        super().__init__()
         self.recipe = recipe
         self.codebook_size = tokenizer.codebook_size
         self.model = start or Reranker(
@@ -84,7 +84,3 @@ class RerankerTask:
         loss = F.cross_entropy(logits, wanted)
         accuracy = (logits.argmax(-1) == wanted).float().mean()
         return loss, {"reranker/loss": loss.detach(), "reranker/accuracy": accuracy}
-
-    def export(self, model: Any, folder: Path) -> None:
-        """Write the model as a ``from_pretrained`` folder."""
-        model.save_pretrained(folder)

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,34 +27,12 @@ from ..folder import find_checkpoint, load_part
 from ..models.nar import NarConfig, NarModel
 from ..models.reranker import Reranker, RerankerConfig
 from .ar import ArTask
-from .data import Clip, join, plan_epoch, read_clips
+from .data import Clip, Task, join, plan_epoch, read_clips
 from .nar import NarTask
 from .recipe import Recipe
 from .reranker import RerankerTask
 
-_PARTS = {"ar": "ar", "nar": "nar", "reranker": "reranker"}  # folders of a bundle
 _HELD_OUT = 64  # clips of an evaluation
-
-
-class Task(Protocol):
-    """Interface between the training loop and a model."""
-
-    @property
-    def model(self) -> nn.Module:
-        """The model to train."""
-        ...
-
-    def collate(self, clips: Sequence[Clip], rng: np.random.Generator, training: bool) -> dict[str, Tensor]:
-        """Build a batch."""
-        ...
-
-    def loss(self, model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a batch and scalars to log, by path."""
-        ...
-
-    def export(self, model: Any, folder: Path) -> None:
-        """Write the model as a ``from_pretrained`` folder."""
-        ...
 
 
 def train_lm(
@@ -159,15 +137,14 @@ class TtsTrainer(TrainingLoop):
         super().__init__(recipe, plan, out, device, recipe.dtype)
         self.task, self.bare = task, task.model
         self.clips, self.held_out, self.frame_rate = clips, held_out, frame_rate
+        matrices = [p for p in self.bare.parameters() if p.ndim >= 2]
+        vectors = [p for p in self.bare.parameters() if p.ndim < 2]
         groups = [
-            {
-                "params": [p for p in self.bare.parameters() if p.ndim >= 2],
-                "weight_decay": optim.weight_decay,
-            },
-            {"params": [p for p in self.bare.parameters() if p.ndim < 2], "weight_decay": 0.0},
+            {"params": matrices, "weight_decay": optim.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
         ]
         optimizer = torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, eps=1e-8, foreach=True)
-        self.objective, self.optimizer = self.accelerator.prepare(_Objective(task), optimizer)
+        self.objective, self.optimizer = self.accelerator.prepare(task, optimizer)
         self.optimizers = [self.optimizer]
         self.average = MovingAverage(self.bare, optim.ema)
         self.epoch, self.batch = 0, 0  # the next batch
@@ -187,12 +164,8 @@ class TtsTrainer(TrainingLoop):
         norm = self.update(self.optimizer, self.bare.parameters(), self.recipe.optim.grad_clip)
         self.average.update(self.bare, self.step + 1)
         self.batch += 1
-        return {
-            **metrics,
-            "train/loss": loss.detach(),
-            "train/gradient_norm": norm,
-            "data/epoch": self.epoch + self.batch / rounds,
-        }
+        progress = {"train/gradient_norm": norm, "data/epoch": self.epoch + self.batch / rounds}
+        return {**metrics, "train/loss": loss.detach(), **progress}
 
     def evaluate(self) -> dict[str, float]:
         """Losses of the moving average on held-out clips of every source."""
@@ -256,18 +229,6 @@ class TtsTrainer(TrainingLoop):
         return {name: tensor.to(self.accelerator.device) for name, tensor in batch.items()}
 
 
-class _Objective(nn.Module):
-    """Model and loss in one forward pass, so that accelerate can wrap both."""
-
-    def __init__(self, task: Task) -> None:
-        super().__init__()
-        self.model = task.model
-        self._loss = task.loss
-
-    def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        return self._loss(self.model, batch)
-
-
 class MovingAverage:
     """Exponential moving average of the parameters of a model, with a shorter memory in the first steps."""
 
@@ -301,7 +262,7 @@ def _start(init: str | Path | None, kind: str, fingerprint: str) -> Any:
     if init is None:
         return None
     folder = find_checkpoint(init)
-    folder = folder / _PARTS[kind] if (folder / _PARTS[kind]).is_dir() else folder
+    folder = folder / kind if (folder / kind).is_dir() else folder
     if kind == "ar":
         model = load_part(AutoModelForCausalLM, folder, "llama")
         theirs = getattr(model.config, "audio", {}).get("codes_fingerprint")
