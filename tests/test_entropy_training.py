@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-import pytest
 import torch
 
 from audiotok.bitstream import EntropyModel
@@ -60,27 +59,6 @@ def test_it_learns_and_its_files_are_smaller(tmp_path):
     assert model.codes_fingerprint == "1" * 16 and metrics["model_fingerprint"] == model.fingerprint
     # The framing of clips of 1.2 s is large and counts too.
     assert metrics["framing_percent"] > 20
-
-
-def test_a_killed_run_resumes_to_the_same_weights(tmp_path, monkeypatch):
-    data = corpus(tmp_path / "data", "1" * 16)
-    train(data, tmp_path / "whole", 6).run()
-    killed = train(data, tmp_path / "killed", 6)
-
-    def until_three():
-        if killed.step == 3:
-            killed.save()
-            raise KeyboardInterrupt
-        return EntropyTrainer.train_step(killed)
-
-    monkeypatch.setattr(killed, "train_step", until_three)
-    with pytest.raises(KeyboardInterrupt):
-        killed.run()
-    again = train(data, tmp_path / "killed", 6)
-    assert again.step == 3
-    again.run()
-    prints = [measured(tmp_path / name)["model_fingerprint"] for name in ("whole", "killed")]
-    assert prints[0] == prints[1] and again.step == 6
 
 
 def test_the_program_trains_and_binds(tmp_path, tiny_codec, tiny_codec_dir, capsys):

@@ -23,13 +23,14 @@ from lm_toys import (
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
-from audiotok import PreparedCorpus
+from audiotok import PreparedCorpus, save_audio
 from tts_lm.cli.main import main
 from tts_lm.decoding.engine import ArDecoder
 from tts_lm.decoding.sampling import FrameLimits, Sampling
 from tts_lm.models.ar import build_ar
 from tts_lm.models.nar import NarModel
 from tts_lm.text import TEXT_START, build_prompt, character_ids, normalise, pronounce_text
+from tts_lm.training.alignments import main as align_folder
 from tts_lm.training.ar import ArTask, AttentionSupervision, SmallVocabulary
 from tts_lm.training.data import Clip, join, plan_epoch, read_clips, render
 from tts_lm.training.nar import NarTask
@@ -142,6 +143,20 @@ def test_a_teachers_times_are_spread_over_our_phonemes(tmp_path):
     for word, symbols in ((0, (0, 2)), (1, (3, 7)), (2, (9, 11)), (4, (18, 21))):
         inside = [w for t, w in enumerate(words) if symbols[0] * step < (t + 0.5) / 50 < symbols[1] * step]
         assert set(inside) <= ({2, 3} if word == 2 else {word})
+
+
+def test_recordings_are_aligned(tmp_path, make_speech, capsys):
+    pytest.importorskip("pocketsphinx")
+    save_audio(tmp_path / "a.wav", make_speech(1.5, seed=1), 16_000)
+    (tmp_path / "b.wav").write_text("no sound")
+    rows = ["file_name,transcription", "a.wav,The blorptz.", "b.wav,Hello.", "c.wav,"]
+    (tmp_path / "metadata.csv").write_text("\n".join(rows))
+    assert align_folder([str(tmp_path), str(tmp_path / "words.jsonl"), "--workers", "1"]) == 0
+    first, second = map(json.loads, (tmp_path / "words.jsonl").read_text().splitlines())
+    assert (first["id"], second["id"]) == ("a.wav", "b.wav") and "b.wav" in second["fail"]
+    phones = {word: [phone[0] for phone in parts] for word, _, _, parts in first["words"]}
+    assert phones["blorptz"][:2] == ["B", "L"]  # not in the dictionary
+    assert capsys.readouterr().out == "1 aligned, 1 not\n"
 
 
 def test_frames_point_at_their_phoneme(clips):
@@ -316,17 +331,11 @@ def test_the_attention_that_is_scored_is_the_models(layers):
     loss.backward()
     touched = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
     assert f"model.layers.{max(layers)}.self_attn.q_proj.weight" in touched
-
-
-def test_attention_without_targets_costs_nothing():
-    model = build_ar(toy_tokenizer(), FRAME_RATE, 16, 2, 2, 16)
-    supervision = AttentionSupervision(model, (0,))
     model.train()
-    model(torch.randint(100, (1, 5)), use_cache=False)
-    loss, mass = supervision.loss(torch.full((1, 5), -1))
-    assert loss.item() == mass.item() == 0
+    model(ids, use_cache=False)
+    assert [value.item() for value in supervision.loss(torch.full((2, 25), -1))] == [0, 0]
     with pytest.raises(ValueError, match="attention.layers"):
-        AttentionSupervision(model, (2,))
+        AttentionSupervision(model, (3,))
 
 
 @pytest.mark.parametrize("kind", ["dropout", "attention_dropout"])

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from functools import cache
 from multiprocessing import Pool
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,6 @@ from audiotok import load_audio, read_rows, write_aside
 
 from ..text import SOUNDS, write_sounds
 from ..text.english import word_phonemes
-
-_decoder: Any = None  # of a worker
 
 
 @dataclass(frozen=True)
@@ -178,35 +177,37 @@ def _share(phonemes: list[Any], weights: list[int]) -> list[list[Any]]:
     return [phonemes[low:high] for low, high in zip(edges, edges[1:], strict=False)]
 
 
-def _start() -> None:
-    global _decoder
+@cache
+def _decoder() -> Any:
+    """The aligner of this process."""
     try:
         from pocketsphinx import Decoder
     except ImportError:
         raise ImportError("alignment needs pocketsphinx: pip install 'audiotok[align]'") from None
     # Rescoring with bestpath breaks about one alignment in seven (impossible phone durations).
-    _decoder = Decoder(lm=None, loglevel="FATAL", bestpath=False)
+    return Decoder(lm=None, loglevel="FATAL", bestpath=False)
 
 
 def _align(row: tuple[str, Path, str]) -> dict[str, Any]:
     """Align a recording (id, file, text): ``{"id", "words": [...]}`` in units of 10 ms, or ``{"id", "fail": why}``."""
     name, path, text = row
+    decoder = _decoder()
     words = re.findall(r"[a-z]+(?:'[a-z]+)*", text.lower().replace("\u2019", "'"))
     try:
         samples = load_audio(path, 16_000)[0].mean(0).numpy()
         pcm = (samples.clip(-1, 1) * 32767).astype(np.int16).tobytes()
         for word in words:
-            if _decoder.lookup_word(word) is None:
+            if decoder.lookup_word(word) is None:
                 phones = [phoneme.rstrip("012") for phoneme in word_phonemes(word)]
-                _decoder.add_word(word, " ".join(phones), True)
-        _decoder.set_align_text(" ".join(words))
+                decoder.add_word(word, " ".join(phones), True)
+        decoder.set_align_text(" ".join(words))
         for again in (False, True):
             if again:
-                _decoder.set_alignment()  # the second pass aligns phones within the words of the first
-            _decoder.start_utt()
-            _decoder.process_raw(pcm, full_utt=True)
-            _decoder.end_utt()
-        found = _decoder.get_alignment()
+                decoder.set_alignment()  # the second pass aligns phones within the words of the first
+            decoder.start_utt()
+            decoder.process_raw(pcm, full_utt=True)
+            decoder.end_utt()
+        found = decoder.get_alignment()
     except (RuntimeError, ValueError, OSError) as error:
         return {"id": name, "fail": str(error)}
     parts = [[w.name, w.start, w.duration, [[p.name, p.start, p.duration] for p in w]] for w in found or ()]
@@ -226,9 +227,10 @@ def main(argv: list[str] | None = None) -> int:
         if row.text.strip()
     ]
     aligned = 0
-    with Pool(args.workers, _start) as pool, write_aside(args.out) as aside:
+    with Pool(args.workers) as pool, write_aside(args.out) as aside:
+        results = pool.imap(_align, rows, chunksize=8) if args.workers > 1 else map(_align, rows)
         with aside.open("w", encoding="utf-8") as file:
-            for done, result in enumerate(pool.imap(_align, rows, chunksize=8), 1):
+            for done, result in enumerate(results, 1):
                 aligned += bool(result.get("words"))
                 file.write(json.dumps(result, ensure_ascii=False) + "\n")
                 if done % 500 == 0:
