@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         AudioError,
         audio_blocks,
         load_audio,
+        pcm_bytes,
         read_comment,
         resample,
         save_audio,
@@ -56,7 +57,7 @@ __version__ = "0.1.0"
 
 # Module -> public names in it.
 _PUBLIC = {
-    "audio": "audio_blocks AudioError load_audio read_comment resample save_audio SOUND_SUFFIXES wav_head",
+    "audio": "audio_blocks AudioError load_audio pcm_bytes read_comment resample save_audio SOUND_SUFFIXES wav_head",
     "bitstream": "AtokError AtokHeader AtokReader AtokWriter open save_atok",
     "codec.config": "CodecConfig",
     "codec.model": "AudioCodec",
@@ -87,7 +88,7 @@ __all__ = [
     "CodecConfig", "FrameReader", "LayoutError", "MetricError", "PreparedCorpus", "Repaired",
     "SearchingEncoder", "TrainingLoop", "TrainingPlan", "__version__", "audio_blocks",
     "bootstrap_interval", "build_tokenizer", "checkpoint_dir", "export_onnx", "extend_tokenizer",
-    "flatten", "load_audio", "load_codec", "load_recipe", "load_tokenizer", "open", "pesq", "pictures",
+    "flatten", "load_audio", "load_codec", "load_recipe", "load_tokenizer", "open", "pcm_bytes", "pesq", "pictures",
     "prepare", "program", "quiet_loading", "read_comment", "read_rows", "recipe_dict", "resample",
     "resize_embeddings", "save_atok", "save_audio", "search_codes", "seconds_in_context",
     "sequence_length", "store_half", "threads", "unflatten", "wav_head", "write_aside", "write_json",

@@ -82,23 +82,17 @@ def test_a_stream_and_the_others_take_turns(synthesizer):
     voice = synthesizer.voice()
     with running(synthesizer) as (scheduler, _):
 
-        async def ask() -> tuple[int, int]:
-            chunks, said = 0, 0
+        async def ask() -> None:
             async with aclosing(scheduler.stream(LONG, voice, 0)) as stream:
-                async for _ in stream:
-                    chunks += 1
-                    if chunks >= 3:
-                        await scheduler.say("A.", voice, 0)
-                        said += 1
-                    if said == 2:
-                        break
+                for _ in range(2):
+                    await anext(stream)
+                    await scheduler.say("A.", voice, 0)
             assert scheduler.places_taken == 0
             whole = [chunk async for chunk in scheduler.stream(TEXTS[2], voice, 1)]
             alone = list(synthesizer.stream(TEXTS[2], voice, 1))
-            assert [torch.equal(a.codes, b.codes) for a, b in zip(whole, alone, strict=True)]
-            return chunks, said
+            assert all(torch.equal(a.codes, b.codes) for a, b in zip(whole, alone, strict=True))
 
-        assert asyncio.run(ask()) == (4, 2)
+        asyncio.run(ask())
 
 
 def test_a_stream_stays_a_few_chunks_ahead_of_its_client(synthesizer):

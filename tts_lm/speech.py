@@ -238,11 +238,5 @@ def provenance_tag(text: str, voice: str, settings: object) -> str:
     return f"Generated speech, not a recording: tts-lm {__version__}, voice {voice}, request {digest}"
 
 
-def pcm16(wav: Tensor) -> bytes:
-    """Samples [n] float32 in [-1, 1] as 16-bit little-endian integers."""
-    whole = torch.floor(wav.float() * 32768).clamp(-32768, 32767).to(torch.int16)
-    return whole.numpy().astype("<i2").tobytes()
-
-
 def _mono(wav: Tensor, gain: float) -> Tensor:
     return (gain * wav[0, 0].float().cpu()).clamp(-1.0, 1.0)

@@ -204,9 +204,9 @@ def _write(line: _Line, speech: Speech, synthesizer: Synthesizer, tag: str) -> N
 
 def _stream(args: argparse.Namespace) -> int:
     """Stream to standard output."""
-    from audiotok import wav_head
+    from audiotok import pcm_bytes, wav_head
 
-    from ..speech import pcm16, provenance_tag
+    from ..speech import provenance_tag
 
     if sys.stdout.isatty():
         raise ValueError(
@@ -218,7 +218,7 @@ def _stream(args: argparse.Namespace) -> int:
     head = wav_head(rate, provenance_tag(args.text, voice.name, settings))
     for chunk in synthesizer.stream(args.text, voice, args.seed, **common.sampling_settings(args)):
         if len(chunk.wav):
-            out.write(head + pcm16(chunk.wav))
+            out.write(head + pcm_bytes(chunk.wav, "s16le"))
             out.flush()
             head, samples, latency = b"", samples + len(chunk.wav), latency or time.monotonic() - began
     print(f"tts-lm: {_pace(samples / rate, began)}, the first after {1000 * latency:.0f} ms", file=sys.stderr)

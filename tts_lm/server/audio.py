@@ -14,9 +14,7 @@ import soxr
 import torch
 from torch import Tensor
 
-from audiotok import AudioError, audio_blocks, wav_head
-
-from ..speech import pcm16
+from audiotok import AudioError, audio_blocks, pcm_bytes, wav_head
 
 SoundFormat = Literal["mp3", "opus", "aac", "flac", "wav", "pcm"]
 PCM_RATE_HZ = 24_000
@@ -105,7 +103,7 @@ class StreamEncoder:
         """Add samples [n] float32 and return the bytes that are ready."""
         samples = self._resampler.resample_chunk(wav.numpy(), last=is_last).clip(-1.0, 1.0)
         if self._file is None:
-            self._sink.write(pcm16(torch.from_numpy(samples)))
+            self._sink.write(pcm_bytes(torch.from_numpy(samples), "s16le"))
         elif len(samples):
             frame = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
             frame.rate = self._rate

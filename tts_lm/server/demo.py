@@ -24,9 +24,9 @@ from fastapi import FastAPI, HTTPException
 from fastapi.responses import StreamingResponse
 from torch import Tensor
 
-from audiotok import pictures, program, save_audio, wav_head
+from audiotok import pcm_bytes, pictures, program, save_audio, wav_head
 
-from ..speech import PAUSE_SECONDS, SpeechChunk, pcm16, provenance_tag
+from ..speech import PAUSE_SECONDS, SpeechChunk, provenance_tag
 from ..synthesizer import Synthesizer
 from ..voices import Voice
 from .audio import read_clip
@@ -102,16 +102,15 @@ class Page:
             ValueError: nothing in the text can be spoken, or it is too long.
         """
         chunks: list[SpeechChunk] = []
-        rate, samples = self._config.sampling_rate, 0
+        rate = self._config.sampling_rate
         try:
             if len(text) > TEXT_LETTERS:
                 raise ValueError(f"the text may have {TEXT_LETTERS} letters, got {len(text)}; shorten it")
             with self._models:
                 for chunk in self.synthesizer.stream(text, voice, seed):
-                    live.put((b"" if chunks else wav_head(rate)) + pcm16(chunk.wav))
+                    live.put((b"" if chunks else wav_head(rate)) + pcm_bytes(chunk.wav, "s16le"))
                     chunks.append(chunk)
-                    samples += len(chunk.wav)
-                    yield samples / rate, ""
+                    yield sum(len(chunk.wav) for chunk in chunks) / rate, ""
         finally:
             live.put(None)
         wav = torch.cat([chunk.wav for chunk in chunks])
@@ -129,7 +128,7 @@ class Page:
         self._draw(picture_path, wav, None, torch.cat(codes, dim=1), f"{voice.name}: {shown}")
         bad = [chunk.finish_reason for chunk in chunks if chunk.finish_reason not in (None, "eos")]
         ended = f"ended by {bad[0]}, not by itself; another seed may do better" if bad else "ended by itself"
-        yield samples / rate, ended
+        yield len(wav) / rate, ended
 
     def show(self, path: str, n_q: int, wav_path: Path, picture_path: Path) -> None:
         """Encode the start of an audio file, and write the reconstruction from ``n_q`` codebooks and a picture.
@@ -198,24 +197,24 @@ def build_app(page: Page, hosts: tuple[str, ...] | None = None) -> Any:
 
 def _speak_tab(page: Page) -> None:
     example, voices = "The garden is quiet this morning.", page.synthesizer.voices.items()
-    text = gradio.Textbox(example, label="Text", lines=3, max_length=TEXT_LETTERS, elem_id="text")
+    text = gradio.Textbox(example, label="Text", lines=3, max_length=TEXT_LETTERS)
     with gradio.Row():
         known = [(f"{name}: {voice.card.get('description', 'a voice')}", name) for name, voice in voices]
-        voice = gradio.Dropdown(known, value=known[0][1], label="Voice", elem_id="voice")
-        seed = gradio.Number(0, label="Seed of the sampling noise", precision=0, elem_id="seed")
+        voice = gradio.Dropdown(known, value=known[0][1], label="Voice")
+        seed = gradio.Number(0, label="Seed of the sampling noise", precision=0)
     with gradio.Accordion("A voice of your own", open=False):
         gradio.Markdown(
             "1 to 8 seconds of one speaker; 3 to 5 work best. Expect a similar voice, not the same one."
         )
-        clip = _audio_input("Clip", "clip")
-        words = gradio.Textbox(label="Exact transcript of the clip", elem_id="words")
+        clip = _audio_input("Clip")
+        words = gradio.Textbox(label="Exact transcript of the clip")
         agreed = "The speaker of this clip agreed to the use of the voice."
-        consent = gradio.Checkbox(label=agreed, elem_id="consent")
-    button = gradio.Button("Speak", variant="primary", elem_id="speak")
-    player = gradio.HTML(elem_id="live")
-    status = gradio.Markdown(elem_id="spoken")
-    audio = _audio_output("Whole speech", "speech")
-    picture = _picture("Waveform, spectrogram, codes", "speech-picture")
+        consent = gradio.Checkbox(label=agreed)
+    button = gradio.Button("Speak", variant="primary")
+    player = gradio.HTML()
+    status = gradio.Markdown()
+    audio = _audio_output("Whole speech")
+    picture = _picture("Waveform, spectrogram, codes")
 
     def speak(
         text: str, voice: str, seed: float, clip: str | None, words: str, consent: bool
@@ -249,11 +248,11 @@ def _codebooks_tab(page: Page) -> None:
         f"codebooks keep. The first {CLIP_SECONDS:g} s are used."
     )
     with gradio.Row():
-        source = _audio_input("A clip of speech", "source")
-        decoded = _audio_output("After the codec", "decoded")
+        source = _audio_input("A clip of speech")
+        decoded = _audio_output("After the codec")
     most = page.synthesizer.codec.config.n_q
-    n_q = gradio.Slider(1, most, value=most, step=1, label="Codebooks", elem_id="n-q")
-    picture = _picture("Before and after", "clip-picture")
+    n_q = gradio.Slider(1, most, value=most, step=1, label="Codebooks")
+    picture = _picture("Before and after")
 
     def show(path: str | None, n_q: float) -> Iterator[tuple[Any, ...]]:
         if path is None:
@@ -270,11 +269,9 @@ def _codebooks_tab(page: Page) -> None:
         control.change(run, [source, n_q], outputs, api_visibility="private", trigger_mode="always_last")
 
 
-def _audio_input(label: str, name: str) -> Any:
+def _audio_input(label: str) -> Any:
     sources = ["upload", "microphone"]
-    audio = gradio.Audio(
-        label=label, sources=sources, type="filepath", elem_id=name, editable=False, buttons=["download"]
-    )
+    audio = gradio.Audio(label=label, sources=sources, type="filepath", editable=False, buttons=["download"])
     keep = audio.async_move_resource_to_block_cache
 
     async def keep_uploads(path: str | None) -> str | None:
@@ -286,13 +283,13 @@ def _audio_input(label: str, name: str) -> Any:
     return audio
 
 
-def _audio_output(label: str, name: str) -> Any:
-    return gradio.Audio(label=label, type="filepath", interactive=False, elem_id=name, buttons=["download"])
+def _audio_output(label: str) -> Any:
+    return gradio.Audio(label=label, type="filepath", interactive=False, buttons=["download"])
 
 
-def _picture(label: str, name: str) -> Any:
+def _picture(label: str) -> Any:
     buttons = ["download", "fullscreen"]  # the default has a button that uploads the picture
-    return gradio.Image(label=label, type="filepath", interactive=False, elem_id=name, buttons=buttons)
+    return gradio.Image(label=label, type="filepath", interactive=False, buttons=buttons)
 
 
 def _with_messages(work: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:

@@ -31,7 +31,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class ServeLimits:
-    """Largest values of requests. Raises ValueError for a value that is not positive."""
+    """Largest values of requests."""
 
     queue: int = 64  # waiting and running requests
     batch: int = 8  # sentences per batch
@@ -40,11 +40,6 @@ class ServeLimits:
     clip_seconds: float = 18.0  # of an uploaded clip, with silence at its ends
     voices: int = 32  # added by clients
     timeout_seconds: float = 120.0  # from a request to its response or to the end of its stream
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if not value > 0:
-                raise ValueError(f"expected {name} above 0, got {value}")
 
 
 class QueueFull(RuntimeError):
