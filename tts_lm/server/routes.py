@@ -16,8 +16,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from fastapi import APIRouter, Depends, File, Form, Request, UploadFile
 from fastapi.responses import Response, StreamingResponse
 from prometheus_client import generate_latest
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from starlette.types import Receive, Scope, Send
 
 from ..speech import SpeechChunk, provenance_tag
@@ -111,22 +110,13 @@ async def _unless_client_leaves(request: Request, work: Awaitable[_T]) -> _T:
 # Speech
 
 
-def _voice_name(given: Any) -> Any:
-    name = given.get("id") if isinstance(given, dict) else given
-    if not isinstance(name, str):
-        raise PydanticCustomError("voice", "expected the name of a voice, or an object with its id")
-    return name
-
-
 class SpeechRequest(BaseModel):
-    """OpenAI's fields, and ``seed`` and ``stream``. Other fields are ignored and named in ``X-Ignored-Fields``."""
+    """OpenAI's fields, ``seed`` and ``stream``. Others, ``instructions`` too, are named in ``X-Ignored-Fields``."""
 
     model_config = ConfigDict(extra="allow")
     model: str = Field(max_length=200, description="a model of GET /v1/models, or a name of OpenAI")
     input: str = Field(min_length=1, description="plain text")
-    voice: Annotated[str, BeforeValidator(_voice_name, str | dict)] = Field(
-        description="a voice of GET /v1/voices"
-    )
+    voice: str = Field(description="a voice of GET /v1/voices, or an object with its id")
     response_format: SoundFormat = Field("mp3", description="pcm is 16-bit little-endian mono at 24 kHz")
     speed: float = Field(
         1.0, ge=0.25, le=4.0, allow_inf_nan=False, strict=True, description="changes no pitch"
@@ -134,12 +124,16 @@ class SpeechRequest(BaseModel):
     stream: bool = Field(False, strict=True, description="send audio while it is generated")
     stream_format: Literal["audio", "sse"] | None = Field(None, description="implies stream")
     seed: int = Field(0, ge=-(1 << 63), lt=1 << 63, strict=True, description="seed of the sampling noise")
-    instructions: Any = Field(None, description="ignored")
 
     @model_validator(mode="before")
     @classmethod
-    def _drop_nulls(cls, given: Any) -> Any:
-        return {k: v for k, v in given.items() if v is not None} if isinstance(given, dict) else given
+    def _simplify(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        given = {key: value for key, value in given.items() if value is not None}
+        if isinstance(given.get("voice"), dict):
+            given["voice"] = given["voice"].get("id")
+        return given
 
 
 def check_text(text: str) -> str:
@@ -168,8 +162,7 @@ async def speech(asked: SpeechRequest, request: Request, server: Served) -> Resp
     voice, is_voice = server.voice(asked.voice)
     settings = {"model": server.model, "seed": asked.seed, "speed": asked.speed}
     headers = {TAG_HEADER: provenance_tag(asked.input, voice.name, settings)}
-    without_effect = {"instructions": asked.instructions, "model": not is_model, "voice": not is_voice}
-    ignored = [*(asked.model_extra or ()), *(name for name, is_so in without_effect.items() if is_so)]
+    ignored = [*(asked.model_extra or ()), *["model"] * (not is_model), *["voice"] * (not is_voice)]
     if ignored:
         names = dict.fromkeys(re.sub(r"[^\w.-]", "?", name or "?", flags=re.ASCII)[:40] for name in ignored)
         headers[IGNORED_HEADER] = ", ".join(list(names)[:20])
