@@ -218,7 +218,7 @@ def _stream(args: argparse.Namespace) -> int:
     head = wav_head(rate, provenance_tag(args.text, voice.name, settings))
     for chunk in synthesizer.stream(args.text, voice, args.seed, **common.sampling_settings(args)):
         if len(chunk.wav):
-            out.write(head + pcm_bytes(chunk.wav, "s16le"))
+            out.write(head + pcm_bytes(chunk.wav))
             out.flush()
             head, samples, latency = b"", samples + len(chunk.wav), latency or time.monotonic() - began
     print(f"tts-lm: {_pace(samples / rate, began)}, the first after {1000 * latency:.0f} ms", file=sys.stderr)

@@ -103,7 +103,7 @@ class StreamEncoder:
         """Add samples [n] float32 and return the bytes that are ready."""
         samples = self._resampler.resample_chunk(wav.numpy(), last=is_last).clip(-1.0, 1.0)
         if self._file is None:
-            self._sink.write(pcm_bytes(torch.from_numpy(samples), "s16le"))
+            self._sink.write(pcm_bytes(torch.from_numpy(samples)))
         elif len(samples):
             frame = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
             frame.rate = self._rate

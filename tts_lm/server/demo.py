@@ -108,7 +108,7 @@ class Page:
                 raise ValueError(f"the text may have {TEXT_LETTERS} letters, got {len(text)}; shorten it")
             with self._models:
                 for chunk in self.synthesizer.stream(text, voice, seed):
-                    live.put((b"" if chunks else wav_head(rate)) + pcm_bytes(chunk.wav, "s16le"))
+                    live.put((b"" if chunks else wav_head(rate)) + pcm_bytes(chunk.wav))
                     chunks.append(chunk)
                     yield sum(len(chunk.wav) for chunk in chunks) / rate, ""
         finally:
