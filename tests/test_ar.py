@@ -19,10 +19,9 @@ from transformers import (
     LogitsProcessorList,
 )
 
-from tts_lm.decoding.engine import Answer, ArDecoder
+from tts_lm.decoding.engine import Answer, ArDecoder, build_prompt
 from tts_lm.decoding.sampling import FrameLimits, Sampling
-from tts_lm.models.ar import build_ar, save_ar
-from tts_lm.text import build_prompt, character_ids
+from tts_lm.models.ar import build_ar, character_ids, save_ar
 
 GREEDY = Sampling(temperature=0)
 TEXTS = ["hello there", "a", "the quick brown fox, the lazy dog", "why? no.", "mm", "seventeen kind words"]
@@ -113,8 +112,8 @@ def few_heads() -> Any:
 def test_cached_is_uncached(model, prompts, sampling, fast):
     for row, prompt in enumerate(prompts):
         decoder = ArDecoder(model)
-        assert decoder.fast is not None  # on a CPU, in float32
-        decoder.fast = decoder.fast if fast else None
+        assert decoder.fast  # on a CPU, in float32
+        decoder.fast = fast
         spy = Spy(decoder)
         [answer] = decoder.generate([prompt], [FrameLimits(5, STEPS)], [(7, row)], sampling)
         wanted = stock_logits(model, prompt, answer.codes)[: len(spy.steps)]
@@ -150,7 +149,7 @@ def test_a_step_in_numpy_is_a_step_in_torch_for_rows_of_any_length(model, prompt
     spies, answers = [], []
     for fast in (True, False):
         decoder = ArDecoder(model)
-        decoder.fast = decoder.fast if fast else None
+        decoder.fast = fast
         spies.append(Spy(decoder))
         limits = [FrameLimits(STEPS, STEPS)] * len(prompts)
         answers.append(decoder.generate(prompts, limits, [(7, row) for row in range(len(prompts))], GREEDY))

@@ -13,7 +13,7 @@ from collections import Counter
 import pytest
 
 from tts_lm import Synthesizer
-from tts_lm.sentences import REASONS, answer_sentences
+from tts_lm.synthesizer import REASONS
 
 _PARTS = [
     "The old man|My sister|A tall woman|The children|Nobody|Our neighbour|The doctor|Every visitor",
@@ -65,10 +65,7 @@ def test_generations_end_within_their_bounds(
             warnings.simplefilter("ignore", UserWarning)
             plans = [synthesizer.plan(text, seed=start) for text in texts[start : start + 16]]
         flat = [sentence for plan in plans for sentence in plan]
-        answers = answer_sentences(
-            synthesizer._decoder, flat, sampling, synthesizer.reranker, synthesizer._silent
-        )
-        said = iter(answers)
+        said = iter(synthesizer.generate(flat, sampling))
         for plan in plans:
             mine = [next(said) for _ in plan]
             reasons[max((answer.finish_reason for answer in mine), key=REASONS.index)] += 1

@@ -25,11 +25,11 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from audiotok import PreparedCorpus, save_audio
 from tts_lm.cli.main import main
-from tts_lm.decoding.engine import ArDecoder
+from tts_lm.decoding.engine import TEXT_START, ArDecoder, build_prompt
 from tts_lm.decoding.sampling import FrameLimits, Sampling
-from tts_lm.models.ar import build_ar
+from tts_lm.models.ar import build_ar, character_ids
 from tts_lm.models.nar import NarModel
-from tts_lm.text import TEXT_START, build_prompt, character_ids, normalise, pronounce_text
+from tts_lm.text import normalise, pronounce_text
 from tts_lm.training.alignments import main as align_folder
 from tts_lm.training.ar import ArTask, AttentionSupervision, SmallVocabulary
 from tts_lm.training.data import Clip, join, plan_epoch, read_clips, render

@@ -6,19 +6,21 @@ import re
 import time
 import warnings
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lm_toys import toy_tokenizer
 
 from tts_lm.cli.main import main
-from tts_lm.sentences import plan_sentences
-from tts_lm.text import PHONEMES, character_ids, normalise, phonemes, split_phonemes
-from tts_lm.text.english import guess, word_phonemes
+from tts_lm.models.ar import character_ids
+from tts_lm.synthesizer import Synthesizer
+from tts_lm.text import PHONEMES, normalise, phonemes, split_phonemes
+from tts_lm.text.english import word_phonemes
 from tts_lm.text.kokoro import align, from_kokoro
+from tts_lm.voices import Voice
 
 CASES = dict(
     line.split("\t")
@@ -45,7 +47,7 @@ def test_at_least_95_of_100_texts_are_read_right():
 
 
 @pytest.mark.parametrize("language", [None, "en", "zh"])
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=25)
 @given(text=st.text("aB1 .,一不长儿得2%$￥￦é-:/\n*<>&#@～。，！가あ", max_size=40))
 def test_only_the_inventory_comes_out(language, text):
     with warnings.catch_warnings():
@@ -79,11 +81,10 @@ def test_the_language_of_numbers_is_found_by_script_or_chosen():
 
 
 @pytest.mark.parametrize("nothing", ["", "。。。", "😀", "가나다", "-"])
-def test_nothing_to_say_is_refused(nothing):
+@pytest.mark.parametrize("language", [None, "zh"])
+def test_nothing_to_say_is_refused(nothing, language):
     with pytest.raises(ValueError):
-        phonemes(nothing)
-    with pytest.raises(ValueError):
-        phonemes(nothing, "zh")
+        phonemes(nothing, language)
 
 
 def test_an_unknown_language_is_refused():
@@ -92,12 +93,12 @@ def test_an_unknown_language_is_refused():
 
 
 @pytest.mark.parametrize(
-    "tooth", ["一", "1", "1-", "a1", "1,", "~1", "$1", "儿", "得", "a 1 ", "中1", "。", "x.com", "3", "1:"]
+    "tooth", ["一", "1", "1-", "a1", "1,", "~1", "$1", "得", "a 1 ", "中1", "。", "x.com", "1:", "1.234."]
 )
 def test_no_text_takes_for_ever(tooth):
     began = time.process_time()
-    phonemes((tooth * 2000)[:2000] + "好 a")
-    assert time.process_time() - began < 10
+    phonemes((tooth * 500)[:500] + "好 a")
+    assert time.process_time() - began < 2
 
 
 def test_what_the_number_library_cannot_read_is_read_digit_by_digit(monkeypatch):
@@ -111,14 +112,10 @@ def test_what_the_number_library_cannot_read_is_read_digit_by_digit(monkeypatch)
     assert phonemes("房间7") == phonemes("房间七")
 
 
-@pytest.mark.parametrize("word", ["blorptz", "zx", "qqqqqq", "tokenizers", "a" * 100])
-def test_unknown_words_are_read(word):
-    said = word_phonemes(word)
-    assert said and set(said) <= set(PHONEMES)
-    assert guess(word[:20]) == guess(word[:20])
-
-
 def test_unknown_words_are_read_by_analogy():
+    for word in ("blorptz", "zx", "qqqqqq", "a" * 50):
+        said = word_phonemes(word)
+        assert said and set(said) <= set(PHONEMES)
     assert word_phonemes("flimp") == "F L IH1 M P".split()
     assert word_phonemes("brightnesses")[:4] == "B R AY1 T".split()
 
@@ -152,7 +149,7 @@ def test_times_go_from_the_teachers_phonemes_to_ours():
     assert all(a[2] <= b[1] for a, b in zip(said, said[1:], strict=False))
 
 
-def test_the_command_prints_one_sentence_a_line(capsys, monkeypatch):
+def test_the_command_prints_one_sentence_a_line(capsys):
     assert main(["phonemes", "Hello. 你好。"]) == 0
     assert capsys.readouterr().out == "HH AH0 L OW1 .\nn i2 h ao3 .\n"
     assert main(["phonemes", "3", "--language", "zh"]) == 0
@@ -175,10 +172,11 @@ class PhonemeTokenizer:
 
 def test_the_tokenizer_of_the_model_chooses_the_front_end():
     tokenizer: Any = PhonemeTokenizer()
-    ids = character_ids(tokenizer)
-    assert list(ids) == list(PHONEMES)
-    voice: Any = SimpleNamespace(prompt_text=None, index=0, codes=None)
-    first, second = plan_sentences("用 Python。Good!", voice, 0, tokenizer, ids, 50.0)
+    pipeline = Synthesizer.__new__(Synthesizer)
+    pipeline.tokenizer, pipeline._symbols, pipeline.frame_rate = tokenizer, character_ids(tokenizer), 50.0
+    assert list(pipeline._symbols) == list(PHONEMES)
+    pipeline.voices = {"a": Voice("a", 0, torch.zeros(1, 5))}
+    first, second = pipeline.plan("用 Python。Good!")
     said = phonemes("用 Python。Good!")
     assert [PHONEMES[i] for i in first.prompt if i < 900] == said[: said.index(".") + 1]
     assert second.spoken == "G UH1 D !"
@@ -187,3 +185,4 @@ def test_the_tokenizer_of_the_model_chooses_the_front_end():
 
 def test_the_english_front_end_reads_normalised_text():
     assert phonemes("AI at 5 a.m.") == phonemes(normalise("AI at 5 a.m."))
+    assert phonemes("约1.234.567,89元。", "zh") == phonemes("约1234567.89元。", "zh")

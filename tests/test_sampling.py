@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from tts_lm.decoding.sampling import Sampling, draw, find_loop, find_silence, frame_limits, nucleus, row_noise
 
 RATE = 50.0
-NOTHING_YET = torch.full((1, 0), -1)
 
 
 def logits_of(*probabilities: float) -> torch.Tensor:
@@ -33,7 +32,6 @@ def test_noise_is_a_function_of_seed_row_and_step():
     [
         (0, 1.0, [0.5, 0.25, 0.15, 0.1]),
         (0, 0.5, [1.0, 0, 0, 0]),
-        (0, 0.6, [2 / 3, 1 / 3, 0, 0]),
         (0, 0.89, [0.5 / 0.9, 0.25 / 0.9, 0.15 / 0.9, 0]),
         (2, 1.0, [2 / 3, 1 / 3, 0, 0]),
         (1, 1e-9, [1.0, 0, 0, 0]),
@@ -45,14 +43,7 @@ def test_nucleus_keeps_the_fewest_best(top_k, top_p, kept):
     assert torch.allclose(found, torch.tensor([kept])[:, order], atol=1e-6)
 
 
-def test_greedy_takes_the_best_and_needs_no_noise():
-    logits = torch.randn(7, 20)
-    noise = torch.rand(7, 2, dtype=torch.float64)
-    drawn = draw(logits, noise, torch.zeros(7, 5, dtype=torch.long), Sampling(temperature=0))
-    assert torch.equal(drawn, logits.argmax(-1))
-
-
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize("temperature", [0.5, 2.0])
 def test_codes_are_drawn_as_often_as_they_are_likely(temperature):
     probabilities = torch.tensor([0.6, 0.3, 0.1])
     steps = 20_000
@@ -64,7 +55,7 @@ def test_codes_are_drawn_as_often_as_they_are_likely(temperature):
     assert torch.allclose(found, wanted / wanted.sum(), atol=0.015)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(seed=st.integers(0, 2**32), edge=st.sampled_from([0.0, 0.5, 1 - 2**-53]), top_p=st.floats(0.01, 1.0))
 def test_what_is_forbidden_is_never_drawn(seed, edge, top_p):
     generator = torch.Generator().manual_seed(seed)
@@ -76,6 +67,7 @@ def test_what_is_forbidden_is_never_drawn(seed, edge, top_p):
     for chosen in (Sampling(top_p=top_p), Sampling(top_p=top_p, window=0), Sampling(temperature=0)):
         drawn = draw(logits, noise, recent, chosen)
         assert torch.isfinite(logits[torch.arange(6), drawn]).all()
+    assert torch.equal(drawn, logits.argmax(-1))  # greedy needs no noise
 
 
 def test_a_row_draws_the_same_beside_others():
@@ -91,33 +83,25 @@ def test_a_code_that_fills_the_window_is_drawn_again_from_all():
     logits = logits_of(0.9, 0.06, 0.04)
     noise = torch.tensor([[0.3, 0.93]], dtype=torch.float64)  # nucleus says 0; all codes say 1
     chosen = Sampling(temperature=1.0, top_p=0.5, window=10, ratio=0.1)
-    once = torch.tensor([[0] + 9 * [2]])
     twice = torch.tensor([[0, 0] + 8 * [2]])
-    assert draw(logits, noise, NOTHING_YET, chosen).item() == 0
-    assert draw(logits, noise, once, chosen).item() == 0
-    assert draw(logits, noise, twice, chosen).item() == 1
-    early = torch.tensor([[-1, -1, 0, 0]])
-    assert draw(logits, noise, early, chosen).item() == 1
+    for recent, code in ((torch.full((1, 0), -1), 0), (torch.tensor([[0] + 9 * [2]]), 0), (twice, 1)):
+        assert draw(logits, noise, recent, chosen).item() == code
+    assert draw(logits, noise, torch.tensor([[-1, -1, 0, 0]]), chosen).item() == 1
     assert draw(logits, noise, twice, Sampling(temperature=1.0, top_p=0.5, window=0)).item() == 0
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    ("name", "value"),
     [
-        {"temperature": -0.1},
-        {"temperature": float("nan")},
-        {"temperature": float("inf")},
-        {"top_p": 0.0},
-        {"top_p": 1.1},
-        {"top_p": float("nan")},
-        {"top_k": -1},
-        {"window": -1},
-        {"ratio": -0.5},
+        *[("temperature", value) for value in (-0.1, float("nan"), float("inf"))],
+        *[("top_p", value) for value in (0.0, 1.1, float("nan"))],
+        *[(name, -1) for name in ("top_k", "window", "ratio", "n_q")],
+        ("best_of", 0),
     ],
 )
-def test_settings_out_of_range_are_refused(wrong):
-    with pytest.raises(ValueError, match=f"expected .*{next(iter(wrong))}"):
-        Sampling(**wrong)
+def test_settings_out_of_range_are_refused(name, value):
+    with pytest.raises(ValueError, match=name):
+        Sampling(**{name: value})
 
 
 @pytest.mark.parametrize("period", [1, 2, 7, 20])
@@ -144,12 +128,11 @@ def test_silence_is_found_and_something_is_kept():
     assert find_silence(quiet, {3, 4}, RATE) == 1
 
 
-@settings(deadline=None)
-@given(sounds=st.integers(0, 1000), rate=st.sampled_from([12.5, 25.0, 50.0, 75.0]))
-def test_limits_leave_room(sounds, rate):
-    limits = frame_limits(sounds, rate)
-    assert 1 <= limits.shortest < limits.longest
-    assert frame_limits(sounds + 1, rate).longest >= limits.longest
-    if sounds:  # between 25 and 160 ms a sound
-        assert limits.shortest / rate / sounds <= max(0.025, 1 / rate / sounds)
-        assert limits.longest / rate / sounds >= 0.16
+@pytest.mark.parametrize("rate", [12.5, 25.0, 50.0, 75.0])
+def test_limits_leave_room(rate):
+    """Between 25 and 160 ms a phoneme."""
+    for phonemes in range(1, 500):
+        limits = frame_limits(phonemes, rate)
+        assert 1 <= limits.shortest < limits.longest <= frame_limits(phonemes + 1, rate).longest
+        assert limits.shortest / rate <= max(0.025 * phonemes, 1 / rate)
+        assert limits.longest / rate >= 0.16 * phonemes

@@ -1,6 +1,6 @@
 """Evaluation of generated speech: word or character error rate by Whisper, DNSMOS, speaker similarity, speed.
 
-Recordings are scored in the same way, unchanged and after the codec, as upper bounds for a model over its codes.
+Recordings are scored in the same way, unchanged and after the codec, as upper bounds.
 """
 
 from __future__ import annotations
@@ -50,25 +50,20 @@ class Rate:
 
 @dataclass
 class Outcome:
-    """One row of the report: generated lines or recordings.
-
-    Attributes:
-        name: name of the row.
-        lines: number of lines or clips.
-        error_rate: word error rate, or character error rate for Chinese; None without a recogniser.
-        finish_reasons: number of lines by finish reason.
-        times_real_time: seconds of speech per second of computing.
-        scores: mean of each metric over the clips that have a score.
-        details: one entry per line.
-    """
+    """One row of the report: generated lines or recordings."""
 
     name: str
     lines: int
     error_rate: Rate | None = None
+    """Word error rate, or character error rate for Chinese; None without a recogniser."""
     finish_reasons: dict[str, int] = field(default_factory=dict)
+    """Number of lines by finish reason."""
     times_real_time: float | None = None
+    """Seconds of speech per second of computing."""
     scores: dict[str, Rate] = field(default_factory=dict)
+    """Mean of each metric over the clips that have a score."""
     details: list[dict[str, Any]] = field(default_factory=list)
+    """One entry per line."""
 
     def as_dict(self) -> dict[str, Any]:
         """The outcome as JSON values."""
@@ -111,9 +106,8 @@ class Whisper:
 
     def __call__(self, wav: Tensor, sampling_rate: int) -> str:
         """wav [N] float32 -> transcript."""
-        samples = resample(wav.reshape(1, -1), sampling_rate, _RATE)[0].numpy()
         segments, _ = self._model.transcribe(
-            samples,
+            _samples(wav, sampling_rate),
             language=self._language,
             beam_size=5,
             condition_on_previous_text=False,
@@ -152,12 +146,6 @@ def comparable_form(text: str, language: str) -> str:
             pass  # a number that cn2an cannot write out stays as it is, and its digits are dropped
         return re.sub(r"[^\u4e00-\u9fffa-z]", "", text.lower())
     return " ".join(re.findall(r"[^\W_]+", text.lower()))
-
-
-def unpunctuated(text: str) -> str:
-    """A line in lower case without punctuation. Digits are kept."""
-    words = re.sub(r"[^\w\s']|_", " ", text.lower().replace("’", "'"))
-    return " ".join(word.strip("'") for word in words.split() if word.strip("'"))
 
 
 def read_lines(path: str | Path, limit: int | None = None) -> list[str]:
@@ -208,21 +196,15 @@ def read_recordings(
     return recordings[:limit]
 
 
-@dataclass(frozen=True)
-class PromptedLine:
-    """A line of a list in the format of seed-tts-eval: a text, and a clip of the voice for it."""
-
-    text: str
-    prompt: Path
-    prompt_text: str
-
-
-def read_prompted_lines(path: str | Path, limit: int | None = None) -> list[PromptedLine]:
-    """Read a list of ``name|prompt text|prompt file|text``; further columns are ignored.
+def read_prompted_lines(path: str | Path, limit: int | None = None) -> list[tuple[str, Path, str]]:
+    """Read a list of ``name|prompt text|prompt file|text`` (seed-tts-eval); further columns are ignored.
 
     Args:
         path: UTF-8; prompt files are relative to its folder.
         limit: largest number of lines.
+
+    Returns:
+        Text, clip of the voice for it, and transcript of the clip.
 
     Raises:
         FileNotFoundError: the list or a prompt is missing.
@@ -233,44 +215,45 @@ def read_prompted_lines(path: str | Path, limit: int | None = None) -> list[Prom
     for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
         if not line.strip():
             continue
-        columns = line.split("|")
+        columns = [column.strip() for column in line.split("|")]
         if len(columns) < 4:
             raise ValueError(
                 f"{path}, line {number}: expected name|prompt text|prompt file|text, got {len(columns)} columns"
             )
-        prompt = path.parent / columns[2].strip()
+        prompt = path.parent / columns[2]
         if not prompt.is_file():
             raise FileNotFoundError(f"{path}, line {number}: no prompt {prompt}")
-        out.append(PromptedLine(columns[3].strip(), prompt, columns[1].strip()))
+        out.append((columns[3], prompt, columns[1]))
     if not out:
         raise ValueError(f"{path}: no lines of name|prompt text|prompt file|text")
     return out[:limit]
 
 
-class DNSMOS:
-    """DNSMOS of speechmos (arXiv:2010.15258, arXiv:2110.01763), from 1 (bad) to 5.
+def _samples(wav: Tensor, sampling_rate: int) -> np.ndarray:
+    """wav [N] -> [M] float32 at 16 kHz."""
+    return resample(wav.reshape(1, -1), sampling_rate, _RATE)[0].numpy()
 
-    Args:
-        key: ``p808_mos`` (P.808, naturalness) or ``ovrl_mos`` (P.835, overall).
+
+class DNSMOS:
+    """DNSMOS P.808 (naturalness) of speechmos (arXiv:2010.15258), from 1 (bad) to 5.
 
     Raises:
         ModuleNotFoundError: speechmos is missing.
     """
 
-    def __init__(self, key: str = "p808_mos") -> None:
+    def __init__(self) -> None:
         try:
             from speechmos import dnsmos
         except ModuleNotFoundError:
             raise _missing("speechmos", "DNSMOS") from None
         self._run: Callable[[np.ndarray, int], Any] = dnsmos.run
-        self._key = key
 
     def __call__(self, index: int, wav: Tensor, sampling_rate: int) -> float:
         """Score of wav [N], scaled to a peak of 0.7."""
-        samples = resample(wav.reshape(1, -1), sampling_rate, _RATE)[0].numpy()
+        samples = _samples(wav, sampling_rate)
         if len(samples) < _SHORTEST or not samples.any():
             return float("nan")
-        return float(self._run(samples / np.abs(samples).max() * 0.7, _RATE)[self._key])
+        return float(self._run(samples / np.abs(samples).max() * 0.7, _RATE)["p808_mos"])
 
 
 class SpeakerEncoder:
@@ -298,7 +281,7 @@ class SpeakerEncoder:
 
     def __call__(self, wav: Tensor, sampling_rate: int) -> np.ndarray:
         """wav [N] float32 -> unit vector [256]."""
-        samples = resample(wav.reshape(1, -1), sampling_rate, _RATE)[0].numpy()
+        samples = _samples(wav, sampling_rate)
         level = float(np.sqrt(np.mean(np.square(samples))))
         return self._encoder.embed_utterance(samples * (10 ** (-30 / 20) / max(level, 1e-9)))
 
@@ -358,7 +341,7 @@ def evaluate_lines(
     """Generate speech for lines and score it. A line that cannot be spoken counts as a line with all words missing.
 
     Args:
-        synthesizer: its ``say(text, voice=, seed=)`` returns ``.wav [N]``, ``.sampling_rate``, ``.finish_reason``.
+        synthesizer: the pipeline.
         lines: sentences.
         name: name of the row.
         voice: a voice for all lines, or a function from the index of a line to its voice; None is the default.
@@ -372,24 +355,19 @@ def evaluate_lines(
 
     def clips() -> Iterator[tuple[Tensor, int]]:
         for index, line in enumerate(lines):
+            fact: dict[str, Any] = {"finish_reason": "error", "duration_s": 0.0, "taken_s": 0.0}
+            facts.append(fact)
             start = time.perf_counter()
             try:
                 speech = synthesizer.say(
                     line, voice=voice(index) if callable(voice) else voice, seed=seed + index
                 )
             except ValueError as error:
-                facts.append(
-                    {"finish_reason": "error", "error": str(error), "duration_s": 0.0, "taken_s": 0.0}
-                )
+                fact["error"] = str(error)
                 yield torch.zeros(0), _RATE
                 continue
-            facts.append(
-                {
-                    "finish_reason": str(speech.finish_reason),
-                    "duration_s": speech.wav.shape[-1] / speech.sampling_rate,
-                    "taken_s": time.perf_counter() - start,
-                }
-            )
+            fact["taken_s"] = time.perf_counter() - start
+            fact |= {"finish_reason": str(speech.finish_reason), "duration_s": speech.seconds}
             yield speech.wav, speech.sampling_rate
 
     outcome = _score(name, lines, clips(), language, recogniser, metrics, progress)
@@ -432,25 +410,6 @@ def evaluate_recordings(
     return _score(name, texts, clips(), language, recogniser, metrics, progress)
 
 
-def difference(first: Outcome, second: Outcome, seed: int = 0) -> Rate:
-    """Error rate of the first outcome minus the second, with its 95 % bootstrap interval.
-
-    Args:
-        first, second: outcomes with error rates. Outcomes of the same texts are resampled in pairs.
-        seed: seed of the resampling.
-    """
-    tables = [np.array([(d["errors"], d["length"]) for d in outcome.details]) for outcome in (first, second)]
-    paired = [d["reference"] for d in first.details] == [d["reference"] for d in second.details]
-
-    def gap(*picks: np.ndarray) -> np.ndarray:
-        return _pooled(tables[0], picks[0]) - _pooled(tables[1], picks[-1])
-
-    counts = [len(table) for table in tables]
-    low, high = bootstrap_interval(counts[:1] if paired else counts, gap, seed)
-    every = [np.arange(count)[None] for count in counts]
-    return Rate(float(gap(*every)[0]), low, high)
-
-
 def _score(
     name: str,
     texts: Sequence[str],
@@ -472,15 +431,22 @@ def _score(
         if progress:
             progress(len(details), len(texts))
     outcome = Outcome(name, len(details), details=details)
+
+    def rate(table: np.ndarray) -> Rate:
+        """Ratio of the sums of the two columns of [lines, 2]."""
+
+        def ratio(rows: np.ndarray) -> np.ndarray:
+            return rows[..., 0].sum(-1) / rows[..., 1].sum(-1).clip(1)
+
+        low, high = bootstrap_interval([len(table)], lambda picks: ratio(table[picks]))
+        return Rate(float(ratio(table)), low, high)
+
     if recogniser is not None:
-        table = np.array([(d["errors"], d["length"]) for d in details])
-        low, high = bootstrap_interval([len(table)], lambda picks: _pooled(table, picks))
-        outcome.error_rate = Rate(float(table[:, 0].sum() / table[:, 1].sum()), low, high)
+        outcome.error_rate = rate(np.array([(d["errors"], d["length"]) for d in details]))
     for what in metrics or {}:
-        found = np.array([detail[what] for detail in details if detail[what] is not None])
-        if len(found):
-            low, high = bootstrap_interval([len(found)], lambda picks, found=found: found[picks].mean(axis=1))
-            outcome.scores[what] = Rate(float(found.mean()), low, high)
+        found = [(detail[what], 1) for detail in details if detail[what] is not None]
+        if found:
+            outcome.scores[what] = rate(np.array(found))
     return outcome
 
 
@@ -501,9 +467,3 @@ def _errors(text: str, transcript: str, language: str) -> dict[str, Any]:
         "errors": counted.substitutions + counted.deletions + counted.insertions,
         "length": counted.hits + counted.substitutions + counted.deletions,
     }
-
-
-def _pooled(table: np.ndarray, picks: np.ndarray) -> np.ndarray:
-    """Error rate of each resample: table [lines, 2], picks [R, lines] -> [R]."""
-    sums = table[picks].sum(axis=1)
-    return sums[:, 0] / np.maximum(sums[:, 1], 1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ DEFAULT_NAME = "default"
 FORMAT_VERSION = 1
 _PARTS = ("ar", "nar", "voices")
 _WEIGHTS = "model.safetensors"
-_MISFITS = ("missing_keys", "unexpected_keys", "mismatched_keys")
 _AGAIN = "fetch or bundle the model again"
 
 
@@ -31,14 +29,13 @@ def find_checkpoint(name_or_path: str | Path | None = None) -> Path:
         FileNotFoundError: there is no such shipped model or folder.
     """
     name = DEFAULT_NAME if name_or_path is None else str(name_or_path)
-    shipped = CHECKPOINTS / name
-    if "/" not in name and not name.startswith((".", "~")) and shipped.is_dir():
-        return shipped
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return folder
-    names = ", ".join(sorted(p.name for p in CHECKPOINTS.glob("*") if p.is_dir())) or "none"
-    raise FileNotFoundError(f"no TTS model {name!r}; expected a folder or a shipped name ({names})")
+    shipped = {path.name: path for path in CHECKPOINTS.glob("*") if path.is_dir()}
+    folder = shipped.get(name, Path(name).expanduser())
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"no TTS model {name!r}; expected a folder or a shipped name ({', '.join(sorted(shipped))})"
+        )
+    return folder
 
 
 def find_part(name_or_path: str | Path, part: str) -> Path:
@@ -68,8 +65,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{path}: expected JSON ({reason}); {_AGAIN}") from None
+        raise ValueError(f"{path}: expected JSON ({_reason(error)}); {_AGAIN}") from None
     if not isinstance(value, dict):
         raise ValueError(f"{path}: expected a JSON object, got {type(value).__name__}; {_AGAIN}")
     return value
@@ -85,32 +81,26 @@ def read_card(folder: Path) -> dict[str, Any]:
     for part in (CARD, *_PARTS):
         if not (folder / part).exists():
             raise FileNotFoundError(
-                f"expected a synthesizer with {CARD}, {', '.join(_PARTS[:-1])} and {_PARTS[-1]} in {folder}, "
-                f"but it has no {part}; write one with `tts-lm bundle`"
+                f"{folder} is no TTS model: it has no {part}; write one with `tts-lm bundle`"
             )
     path = folder / CARD
     card = read_json(path)
+    codec = card.get("codec")
     if card.get("format_version") != FORMAT_VERSION:
-        raise ValueError(
-            f"{path}: expected format_version {FORMAT_VERSION}, got {card.get('format_version')}; bundle it again"
-        )
-    if card.get("unfinished"):
-        raise ValueError(f"{path}: writing this folder was interrupted; bundle it again")
-    missing = {"codec", "codes_fingerprint"} - set(card)
-    if missing:
-        raise ValueError(f"{path}: expected {' and '.join(sorted(missing))} in it; bundle it again")
-    codec = card["codec"]
-    if codec is not None and (not isinstance(codec, str) or not codec or set("/\\.~") & set(codec)):
-        raise ValueError(
-            f"{path}: expected codec to be a shipped codec's name, or null for the folder's own, got {codec!r}"
-        )
-    if codec is None and not (folder / "codec" / "config.json").is_file():
-        raise FileNotFoundError(
-            f"expected the codec of {path} in {folder / 'codec'}, found none; bundle it again"
-        )
-    if not isinstance(card.get("sampling", {}), dict):
-        raise ValueError(f"{path}: expected sampling to be an object, got {card['sampling']!r}")
-    return card
+        wrong = f"expected format_version {FORMAT_VERSION}, got {card.get('format_version')}"
+    elif card.get("unfinished"):
+        wrong = "writing this folder was interrupted"
+    elif missing := {"codec", "codes_fingerprint"} - set(card):
+        wrong = f"expected {' and '.join(sorted(missing))} in it"
+    elif codec is not None and (not isinstance(codec, str) or not codec or set("/\\.~") & set(codec)):
+        wrong = f"expected codec to be a shipped codec's name, or null for the folder's own, got {codec!r}"
+    elif codec is None and not (folder / "codec" / "config.json").is_file():
+        wrong = f"expected its codec in {folder / 'codec'}, found none"
+    elif not isinstance(card.get("sampling", {}), dict):
+        wrong = f"expected sampling to be an object, got {card['sampling']!r}"
+    else:
+        return card
+    raise ValueError(f"{path}: {wrong}; bundle the model again")
 
 
 def load_part(family: Any, folder: Path, model_type: str, dtype: torch.dtype = torch.float32) -> Any:
@@ -131,50 +121,46 @@ def load_part(family: Any, folder: Path, model_type: str, dtype: torch.dtype = t
             raise FileNotFoundError(f"expected {name} in {folder}, found none; {_AGAIN}")
     kind = read_json(folder / "config.json").get("model_type")
     if kind != model_type:
-        raise ValueError(
-            f"{folder / 'config.json'}: expected model_type {model_type!r}, got {kind!r}; {_AGAIN}"
-        )
+        raise ValueError(f"{folder}: expected model_type {model_type!r}, got {kind!r}; {_AGAIN}")
     try:
         with quiet_loading():
             model, loading = family.from_pretrained(
                 folder, dtype=dtype, local_files_only=True, output_loading_info=True
             )
     except Exception as error:  # whatever a damaged config or damaged weights raise inside transformers
-        reason = " ".join(str(error).split())[:200]
         raise ValueError(
-            f"{folder}: cannot load the {model_type} model, config.json or {_WEIGHTS} is damaged "
-            f"({type(error).__name__}: {reason}); {_AGAIN}"
+            f"{folder}: cannot load the {model_type} model, it is damaged ({_reason(error)}); {_AGAIN}"
         ) from error
-    wrong = [f"{len(loading[key])} {key.replace('_', ' ')}" for key in _MISFITS if loading.get(key)]
+    wrong = [
+        f"{len(loading[key])} {key}" for key in sorted(loading) if key.endswith("_keys") and loading[key]
+    ]
+    if not all(bool(torch.isfinite(value).all()) for value in model.state_dict().values()):
+        wrong.append("NaN or infinity")
     if wrong:
         raise ValueError(
             f"{folder / _WEIGHTS}: expected the weights of its config.json, got {', '.join(wrong)}; {_AGAIN}"
         )
-    if not all(bool(torch.isfinite(value).all()) for value in model.state_dict().values()):
-        raise ValueError(f"{folder / _WEIGHTS}: expected finite weights, got NaN or infinity; {_AGAIN}")
     return model
 
 
 def load_tokenizer_part(folder: Path) -> Any:
-    """Load the tokenizer of a TTS model without network access, from ``ar/`` or the older ``tokenizer/``.
+    """Load the tokenizer of a TTS model without network access.
 
     Raises:
         FileNotFoundError: a file is missing.
         ValueError: its files are damaged.
     """
-    former = folder / "tokenizer"
-    folder = former if (former / "tokenizer.json").is_file() else folder / "ar"
     try:
         with quiet_loading():
             return load_tokenizer(folder.absolute())
     except (FileNotFoundError, ImportError):
         raise
     except Exception as error:  # whatever damaged files raise inside transformers and tokenizers
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(
-            f"{folder}: cannot load the tokenizer, its files are damaged ({type(error).__name__}: {reason}); "
-            f"{_AGAIN}"
-        ) from error
+        raise ValueError(f"{folder}: the tokenizer is damaged ({_reason(error)}); {_AGAIN}") from error
+
+
+def _reason(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def claim_folder(folder: str | Path) -> Path:
@@ -189,8 +175,7 @@ def claim_folder(folder: str | Path) -> Path:
     ours = (folder / CARD).is_file() and "format_version" in read_json(folder / CARD)
     if folder.is_dir() and any(folder.iterdir()) and not ours:
         raise FileExistsError(
-            f"expected a new or empty folder, or one with a {CARD} to replace; {folder} holds other files; "
-            "choose another name"
+            f"expected a new or empty folder, or one with a {CARD} to replace; {folder} holds other files"
         )
     folder.mkdir(parents=True, exist_ok=True)
     # Until the real card is written, the folder may be written again but not read.
@@ -199,12 +184,8 @@ def claim_folder(folder: str | Path) -> Path:
 
 
 def drop_part(folder: Path) -> None:
-    """Remove an old part from a claimed folder. Other files in it are kept.
-
-    Args:
-        folder: folder of the part; it may be missing.
-    """
-    for name in ("config.json", _WEIGHTS, "tokenizer.json", "tokenizer_config.json", "tokenizer.model"):
+    """Remove the model of a part from a claimed folder. Other files in it are kept."""
+    for name in ("config.json", _WEIGHTS):
         (folder / name).unlink(missing_ok=True)
     if folder.is_dir() and not any(folder.iterdir()):
-        shutil.rmtree(folder)
+        folder.rmdir()

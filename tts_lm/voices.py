@@ -69,13 +69,13 @@ def voice_index(speaker: str) -> int:
 
 
 def voice_name(speaker: str) -> str:
-    """The voice name of a corpus speaker: a known voice, or the speaker's name in a form that suits a file name."""
+    """The voice of a corpus speaker: a known voice, or the speaker's name in a form that suits a file name."""
     name = re.sub(r"[^a-z0-9]+", "_", speaker.lower()).strip("_") or "speaker"
     return _SPEAKERS.get(name, name)
 
 
 def clone_voice(wav: Tensor, sampling_rate: int, text: str, codec: Any, name: str = "clip") -> Voice:
-    """Make a voice from a clip.
+    """Make a voice from a clip (VALL-E, arXiv:2301.02111, section 4.3).
 
     Args:
         wav: [N] or [1, N] float32 in [-1, 1], 1 to 8 s without its silent ends, at any level.
@@ -172,8 +172,7 @@ def save_voices(voices: Iterable[Voice], folder: str | Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.glob("*.json"):
         if {"name", "index"} <= set(read_json(path)):
-            path.unlink()
-            path.with_suffix(".safetensors").unlink(missing_ok=True)
+            _remove(path)
     for voice in voices:
         add_voice(voice, folder)
 
@@ -185,7 +184,8 @@ def add_voice(voice: Voice, folder: str | Path) -> None:
         FileExistsError: the folder has a voice of this name.
         OSError: the files cannot be written.
     """
-    card, codes = (Path(folder) / f"{voice.name}{suffix}" for suffix in (".json", ".safetensors"))
+    card = Path(folder) / f"{voice.name}.json"
+    codes = card.with_suffix(".safetensors")
     if card.exists():
         raise FileExistsError(f"{card}: exists already; give the voice another name, or remove it first")
     facts: dict[str, Any] = {"name": voice.name, "index": voice.index}
@@ -197,6 +197,11 @@ def add_voice(voice: Voice, folder: str | Path) -> None:
     except SafetensorError as error:  # the disk is full
         raise OSError(f"{codes}: {error}") from None
     write_json(card, facts | voice.card)
+
+
+def _remove(card: Path) -> None:
+    card.unlink(missing_ok=True)
+    card.with_suffix(".safetensors").unlink(missing_ok=True)
 
 
 def load_voices(
@@ -228,10 +233,7 @@ def _load_voice(path: Path, n_q: int | None, codebook_size: int | None) -> Voice
     card = read_json(path)
     name, index = card.pop("name", None), card.pop("index", None)
     if not isinstance(name, str) or not isinstance(index, int) or not 0 <= index <= OTHER_VOICE:
-        raise ValueError(
-            f"{path}: expected a voice's card with 'name' and 'index' (0 to {OTHER_VOICE}), got {name!r} and "
-            f"{index!r}; bundle the model again"
-        )
+        raise ValueError(f"{path}: expected a voice's card with 'name' and 'index'; bundle the model again")
     weights = path.with_suffix(".safetensors")
     if not weights.is_file():
         raise FileNotFoundError(f"{weights}: the codes of voice {name} are missing; bundle the model again")
@@ -243,8 +245,7 @@ def _load_voice(path: Path, n_q: int | None, codebook_size: int | None) -> Voice
     fits = codes.ndim == 2 and codes.shape[0] == (n_q or codes.shape[0]) and codes.numel() > 0
     if not fits or int(codes.min()) < 0 or int(codes.max()) >= (codebook_size or 1 << 31):
         raise ValueError(
-            f"{weights}: expected codes [{n_q or 'K'}, P] from 0 to {(codebook_size or 1 << 31) - 1}, got "
-            f"{list(codes.shape)}; they are damaged or belong to another codec; bundle the model again"
+            f"{weights}: the codes {list(codes.shape)} are damaged or belong to another codec; bundle the model again"
         )
     return Voice(name, index, codes, card, str(card.pop("prompt_text", "")))
 
@@ -275,10 +276,8 @@ class VoiceStore:
                 self._folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise OSError(f"{folder}: {error.strerror}; name another folder for voices") from None
-            for path in _cards(self._folder):
-                voice = _load_voice(path, n_q, codebook_size)
-                if voice.name not in self._own:
-                    self.added[voice.name] = voice
+            found = (_load_voice(path, n_q, codebook_size) for path in _cards(self._folder))
+            self.added = {voice.name: voice for voice in found if voice.name not in own}
 
     def all(self) -> list[Voice]:
         """Every voice, the default first."""
@@ -309,11 +308,9 @@ class VoiceStore:
         voice = find_voice(self.added, name)
         if voice is None:
             return False
-        name = voice.name
         if self._folder is not None:
-            (self._folder / f"{name}.json").unlink(missing_ok=True)
-            (self._folder / f"{name}.safetensors").unlink(missing_ok=True)
-        del self.added[name]
+            _remove(self._folder / f"{voice.name}.json")
+        del self.added[voice.name]
         return True
 
 
@@ -336,15 +333,17 @@ def choose_voices(
         ValueError: there are no rows, or one of the names has none. The message lists the speakers.
     """
     wanted = int(PROMPT_SECONDS * frame_rate)
+
+    def fitness(row: dict[str, Any]) -> tuple[bool, int, str]:
+        return row["frames"] < wanted, abs(row["frames"] - wanted), row["id"]
+
     best: dict[str, dict[str, Any]] = {}
     counts: Counter[str] = Counter()
     for row in rows:
-        if row["split"] != "train":
-            continue
-        name = voice_name(row["speaker"])
-        counts[name] += 1
-        if name not in best or _fitness(row, wanted) < _fitness(best[name], wanted):
-            best[name] = row
+        if row["split"] == "train":
+            name = voice_name(row["speaker"])
+            counts[name] += 1
+            best[name] = min(best.get(name, row), row, key=fitness)
     common = [name for name, _ in counts.most_common(_MAX_SPEAKERS)]
     chosen = list(names) if names is not None else [name for name in best if name in VOICES] or common
     if not chosen or set(chosen) - set(best):
@@ -353,19 +352,15 @@ def choose_voices(
             f"expected rows of split train by {missing} in the corpora; found the speakers "
             f"{', '.join(common) or 'none'}"
         )
-    voices = [_cut_voice(name, best[name], wanted) for name in dict.fromkeys(chosen)]
+    voices = []
+    for name in dict.fromkeys(chosen):
+        row = best[name]
+        unknown = {"description": f"speaker {row['speaker'] or 'unnamed'} of the corpus"} | _unstated()
+        card = CARDS.get(name, unknown) | {"clip": row["id"], "text": row["text"]}
+        codes = row["codes"][:, :wanted].clone()
+        voices.append(Voice(name, VOICES.get(name, OTHER_VOICE), codes, card))
     return sorted(voices, key=lambda voice: voice.index)
-
-
-def _cut_voice(name: str, row: dict[str, Any], wanted: int) -> Voice:
-    unknown = {"description": f"speaker {row['speaker'] or 'unnamed'} of the corpus"} | _unstated()
-    card = CARDS.get(name, unknown) | {"clip": row["id"], "text": row["text"]}
-    return Voice(name, VOICES.get(name, OTHER_VOICE), row["codes"][:, :wanted].clone(), card)
 
 
 def _unstated() -> dict[str, str]:
     return dict.fromkeys(("license", "attribution", "consent"), NOT_STATED)
-
-
-def _fitness(row: dict[str, Any], wanted: int) -> tuple[bool, int, str]:
-    return row["frames"] < wanted, abs(row["frames"] - wanted), row["id"]

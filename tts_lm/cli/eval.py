@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -46,7 +46,6 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="DNSMOS P.808, or speaker similarity to --recordings or to the prompts of a .lst",
     )
     add("--voices", nargs="+", metavar="V", help="score each of these voices, or 'all'")
-    add("--lowercase", action="store_true", help="also score the lines in lower case without punctuation")
     folder = "recordings to score too: a folder with metadata.csv, split test"
     add("--recordings", metavar="DIR", help=folder)
     add("--source", metavar="S", help="only recordings whose source begins with this")
@@ -69,12 +68,12 @@ def run(args: argparse.Namespace) -> int:
     listed = evaluate.read_prompted_lines(args.lines, args.limit) if is_list else []
     if args.voices and (listed or args.voice):
         raise ValueError("--voices, --voice and a .lst exclude each other; give one of them")
-    lines = [line.text for line in listed] or evaluate.read_lines(args.lines, args.limit)
+    lines = [text for text, _, _ in listed] or evaluate.read_lines(args.lines, args.limit)
     recordings = evaluate.read_recordings(args.recordings, args.source) if args.recordings else []
     metrics: dict[str, Metric] = {}
     own: dict[str, Metric] = {}  # of the recordings
     if "similarity" in args.metrics:
-        references = [line.prompt for line in listed] or [path for path, _ in recordings]
+        references = [prompt for _, prompt, _ in listed] or [path for path, _ in recordings]
         if args.voices or not references:
             raise ValueError(
                 "similarity needs recordings of one voice; add --recordings DIR --source S, or a .lst"
@@ -95,56 +94,38 @@ def run(args: argparse.Namespace) -> int:
         synthesizer.sampling = replace(synthesizer.sampling, **changed)
 
     def cloned(index: int) -> Voice:
-        line = listed[index]
-        return synthesizer.clone_voice(*load_audio(line.prompt), line.prompt_text, line.prompt.stem)
+        _, prompt, words = listed[index]
+        return synthesizer.clone_voice(*load_audio(prompt), words, prompt.stem)
 
-    forms = {"as written": lines}
-    if args.lowercase:
-        forms["lower case"] = [evaluate.unpunctuated(line) for line in lines]
     outcomes = []
     with progress_bar("lines") as progress:
         scored = {"language": args.language, "recogniser": asr, "progress": progress}
         for voice in voices:
-            for form, texts in forms.items():
-                name = f"{form}, {voice}" if args.voices else form
-                speaker = cloned if listed else voice
-                outcomes.append(
-                    evaluate.evaluate_lines(
-                        synthesizer,
-                        texts,
-                        name=name,
-                        voice=speaker,
-                        seed=args.seed,
-                        metrics=metrics,
-                        **scored,
-                    )
+            name, speaker = str(voice) if args.voices else "model", cloned if listed else voice
+            outcomes.append(
+                evaluate.evaluate_lines(
+                    synthesizer, lines, name=name, voice=speaker, seed=args.seed, metrics=metrics, **scored
                 )
+            )
         for name in ("through codec", "recordings") if recordings else ():
             codec = synthesizer.codec if name == "through codec" else None
             outcomes.append(evaluate.evaluate_recordings(recordings, codec, name=name, metrics=own, **scored))
-    rated = [outcome for outcome in outcomes if outcome.error_rate is not None]
-    gaps = {
-        f"{first.name} - {second.name}": evaluate.difference(first, second)
-        for index, first in enumerate(rated)
-        for second in rated[index + 1 :]
-    }
     report = {name: getattr(args, name) for name in ("voice", "language", "seed", "asr")} | {
         "model": args.model or "default",
         "sampling_changed": changed,
         "outcomes": [outcome.as_dict() for outcome in outcomes],
-        "error_rate_differences": {name: vars(gap) for name, gap in gaps.items()},
     }
     if args.json == "-":
         print(json.dumps(report, ensure_ascii=False))
         return 0
-    print_table(outcomes, gaps, "CER" if args.language == "zh" else "WER")
+    print_table(outcomes, "CER" if args.language == "zh" else "WER")
     if args.json:
         program.write_report(args.json, report)
     return 0
 
 
-def print_table(outcomes: Sequence[Outcome], gaps: Mapping[str, Rate], unit: str) -> None:
-    """Print outcomes with 95 % bootstrap intervals over lines, and differences of error rates in points."""
+def print_table(outcomes: Sequence[Outcome], unit: str) -> None:
+    """Print outcomes with 95 % bootstrap intervals over lines."""
     metrics = list(dict.fromkeys(what for outcome in outcomes for what in outcome.scores))
     columns = "".join(f"{what:>22}" for what in metrics)
     print(f"{'':<24}{'lines':>6}{f'{unit} %':>22}{columns}{'x real time':>13}  finished by")
@@ -154,8 +135,6 @@ def print_table(outcomes: Sequence[Outcome], gaps: Mapping[str, Rate], unit: str
         speed = "" if outcome.times_real_time is None else f"{outcome.times_real_time:.1f}"
         reasons = ", ".join(f"{why} {n}" for why, n in outcome.finish_reasons.items())
         print(f"{outcome.name:<24}{outcome.lines:>6}{rate:>22}{cells}{speed:>13}  {reasons}")
-    for name, gap in gaps.items():
-        print(f"{unit} of {name}: {_interval(gap, 100, 1)} points")
 
 
 def _interval(rate: Rate | None, factor: float, digits: int) -> str:

@@ -146,7 +146,7 @@ def _load(args: argparse.Namespace) -> tuple[Synthesizer, Voice, dict[str, Any]]
 def _write_files(args: argparse.Namespace, lines: list[_Line]) -> int:
     from audiotok import read_comment
 
-    from ..speech import provenance_tag
+    from ..synthesizer import provenance_tag
 
     synthesizer, voice, settings = _load(args)
     todo, failed = [], 0
@@ -206,7 +206,7 @@ def _stream(args: argparse.Namespace) -> int:
     """Stream to standard output."""
     from audiotok import pcm_bytes, wav_head
 
-    from ..speech import provenance_tag
+    from ..synthesizer import provenance_tag
 
     if sys.stdout.isatty():
         raise ValueError(

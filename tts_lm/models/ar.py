@@ -8,6 +8,8 @@ from typing import Any
 
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
+from ..text.phonemes import PHONEMES
+
 MAX_POSITIONS = 2048
 
 
@@ -63,8 +65,6 @@ def save_ar(model: LlamaForCausalLM, folder: str | Path, tokenizer: Any = None) 
             sequence.
     """
     config = model.config
-    if isinstance(config.eos_token_id, list):  # older models have </audio>, then <eos>
-        config.eos_token_id = config.eos_token_id[0]
     model.generation_config = GenerationConfig(
         bos_token_id=config.bos_token_id,
         eos_token_id=config.eos_token_id,
@@ -80,3 +80,20 @@ def save_ar(model: LlamaForCausalLM, folder: str | Path, tokenizer: Any = None) 
         tokenizer = copy.deepcopy(tokenizer)
         tokenizer.eos_token = tokenizer.convert_ids_to_tokens(config.eos_token_id)
         tokenizer.save_pretrained(str(folder))
+
+
+def character_ids(tokenizer: Any) -> dict[str, int]:
+    """Map the text symbols of a model to ids.
+
+    Args:
+        tokenizer: tokenizer of the model. If it has an id for every symbol of ``PHONEMES``, the symbols are English and
+            Mandarin phonemes; otherwise they are printable ASCII characters.
+
+    Raises:
+        ValueError: the tokenizer splits or merges some of them.
+    """
+    for symbols in (PHONEMES, [chr(code) for code in range(32, 127)]):
+        ids = {symbol: tokenizer.encode_text(symbol) for symbol in symbols}
+        if all(len(found) == 1 for found in ids.values()):
+            return {symbol: found[0] for symbol, found in ids.items()}
+    raise ValueError("expected a tokenizer with one id for each printable character; use load_tokenizer()")

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.utils.generic import can_return_tuple
 
 _TEXT, _PROMPT, _TARGET = 0, 1, 2
 N_VOICES = 16
@@ -189,6 +191,7 @@ class NarModel(PreTrainedModel):
         below = rows[:, 0] < levels[:, None]
         return torch.einsum("bktd,bk->btd", words, below.to(words.dtype))
 
+    @can_return_tuple
     def forward(
         self,
         text_ids: Tensor,
@@ -199,7 +202,7 @@ class NarModel(PreTrainedModel):
         text_mask: Tensor | None = None,
         mask: Tensor | None = None,
         prompt_mask: Tensor | None = None,
-    ) -> Tensor:
+    ) -> BaseModelOutput:
         """Hidden states of the target frames, at one level per row.
 
         Args:
@@ -213,7 +216,7 @@ class NarModel(PreTrainedModel):
             prompt_mask: [B, P] bool.
 
         Returns:
-            [B, T, W], the input of :meth:`logits`.
+            ``last_hidden_state`` [B, T, W], the input of :meth:`logits`.
         """
         masks = [
             torch.ones(ids.shape[0], ids.shape[-1], dtype=torch.bool, device=ids.device)
@@ -233,7 +236,7 @@ class NarModel(PreTrainedModel):
         allowed = torch.cat(masks, 1)[:, None, None]
         for block in self.blocks:
             x = block(x, level, allowed, cos, sin)
-        return self.norm(x[:, -codes.shape[-1] :], level)
+        return BaseModelOutput(last_hidden_state=self.norm(x[:, -codes.shape[-1] :], level))
 
     def logits(self, hidden: Tensor, level: int) -> Tensor:
         """Logits of the codes of one level, [..., W] -> [..., V] float32.
@@ -281,8 +284,8 @@ class NarModel(PreTrainedModel):
         filled = min(n_q or self.config.n_q, self.config.n_q)
         for index in range(1, filled):
             level = torch.full_like(voice, index)
-            hidden = self(text_ids, likeliest, level, voice, prompt_codes, text_mask, mask, prompt_mask)
-            scores = self.logits(hidden, index)
+            out = self(text_ids, likeliest, level, voice, prompt_codes, text_mask, mask, prompt_mask)
+            scores = self.logits(out.last_hidden_state, index)
             likeliest[:, index] = scores.argmax(-1)
             left = left + scores.softmax(-1) @ words[index]
             codes[:, index] = torch.cdist(left, words[index].expand(len(left), -1, -1)).argmin(-1)

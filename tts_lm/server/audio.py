@@ -53,7 +53,7 @@ def encode(wav: Tensor, sampling_rate: int, form: SoundFormat, tag: str) -> byte
         wav: [N] float32 in [-1, 1].
         sampling_rate: in Hz; the next higher rate is used if the format does not support it.
         form: the format; ``pcm`` is 16-bit little-endian mono at 24 kHz without a header.
-        tag: provenance tag of :func:`tts_lm.speech.provenance_tag`.
+        tag: provenance tag of :func:`tts_lm.synthesizer.provenance_tag`.
     """
     out = io.BytesIO()
     if form == "wav":

@@ -19,8 +19,7 @@ from prometheus_client import generate_latest
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from starlette.types import Receive, Scope, Send
 
-from ..speech import SpeechChunk, provenance_tag
-from ..synthesizer import Synthesizer
+from ..synthesizer import SpeechChunk, Synthesizer, provenance_tag
 from ..voices import Voice, VoiceStore
 from .audio import MEDIA_TYPES, SoundFormat, StreamEncoder, change_speed, encode, read_clip
 from .errors import ApiError, api_error, client_errors, failure

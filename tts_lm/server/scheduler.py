@@ -16,9 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from ..sentences import Sentence
-from ..speech import Said, Speech, SpeechChunk
-from ..synthesizer import Synthesizer
+from ..synthesizer import Said, Sentence, Speech, SpeechChunk, Synthesizer
 from ..voices import Voice
 
 # Wait for requests that arrive together, and for clients that send a request as soon as they have a response.

@@ -11,31 +11,44 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from .terms import TERMS
 
-SOUNDS = {
-    name: character
-    for name, _, character in (
-        pair.partition("=")
-        for pair in (
-            "AA=A AE=E AH=U AO=O AW=0 AY=I EH=1 ER=2 EY=3 IH=4 IY=Y OW=5 OY=6 "
-            "UH=7 UW=W B=B CH=C D=D DH=8 F=F G=G HH=H JH=J K=K L=L M=M "
-            "N=N NG=9 P=P R=R S=S SH=X T=T TH=Q V=V W=& Y=$ Z=Z ZH=%"
-        ).split()
-    )
-}
+def _read_terms() -> dict[str, dict[str, str]]:
+    out: dict[str, dict[str, str]] = {}
+    for line in (Path(__file__).parent / "english_terms.txt").read_text(encoding="utf-8").splitlines():
+        if not line.startswith("# "):
+            kind, _, entries = line.partition(": ")
+            for entry in entries.split("; "):
+                written, _, spoken = entry.partition("=")
+                out.setdefault(kind, {})[written] = spoken
+    return out
+
+
+TERMS = _read_terms()
+"""Kind -> written form -> spoken form, which is empty in kinds that are sets of words."""
+
+
+def either(kind: str) -> str:
+    """Regular expression for the words of a kind of :data:`TERMS`, longer words first."""
+    return "|".join(sorted(TERMS[kind], key=len, reverse=True))
+
+
+SOUNDS = dict(
+    pair.split("=", 1)
+    for pair in (
+        "AA=A AE=E AH=U AO=O AW=0 AY=I EH=1 ER=2 EY=3 IH=4 IY=Y OW=5 OY=6 "
+        "UH=7 UW=W B=B CH=C D=D DH=8 F=F G=G HH=H JH=J K=K L=L M=M "
+        "N=N NG=9 P=P R=R S=S SH=X T=T TH=Q V=V W=& Y=$ Z=Z ZH=%"
+    ).split()
+)
 """ARPAbet names, and the character of each. It is a digit, capital or sign that is not in normalised text."""
 _NAMES = {character: name for name, character in SOUNDS.items()}
-_SUFFIXES = {
-    suffix: ending
-    for suffix, _, ending in (
-        pair.partition("=")
-        for pair in (
-            "'s=s s'= es=4Z s=s ed=d ing=49 ly=LY ers=2Z er=2 ness=NUS less=LUS able=UBUL ful=FUL like=LI,K "
-            "n't=UNT 'll=UL 've=UV 'd=D 're=2"
-        ).split()
-    )
-}
+_SUFFIXES = dict(
+    pair.split("=", 1)
+    for pair in (
+        "'s=s s'= es=4Z s=s ed=d ing=49 ly=LY ers=2Z er=2 ness=NUS less=LUS able=UBUL ful=FUL like=LI,K "
+        "n't=UNT 'll=UL 've=UV 'd=D 're=2"
+    ).split()
+)
 _DICTIONARY = Path(__file__).parent.parent / "pronunciations.txt.xz"
 _VOICELESS = frozenset(SOUNDS[s] for s in ("P", "T", "K", "F", "TH"))
 _HISSING = frozenset(SOUNDS[s] for s in ("S", "Z", "SH", "ZH", "CH", "JH"))
@@ -51,31 +64,25 @@ def write_sounds(phones: Iterable[str]) -> str:
 
 
 def pronounce(word: str) -> str | None:
-    """The pronunciation of a word, without stress.
-
-    Args:
-        word: lower-case letters and apostrophes.
-
-    Returns:
-        One character a phoneme, or None if neither the word nor its stem is in the dictionary.
-    """
+    """The pronunciation of a word in lower case, without stress: one character a phoneme, or None if it is unknown."""
     known = _lexicon()
-    if word in known:
-        return known[word]
-    for suffix, ending in (
-        ("'s", "s"),
-        ("s'", ""),
-        ("s", "s"),
-        ("ed", "d"),
-        ("ing", "4" + SOUNDS["NG"]),
-        ("ly", "LY"),
-    ):
+    return known.get(word) or _inflected(word, known, ("'s", "s'", "s", "ed", "ing", "ly"))
+
+
+def _inflected(
+    word: str, known: dict[str, str], suffixes: Iterable[str], doubled: bool = False
+) -> str | None:
+    """The pronunciation of a known stem and a suffix; ``doubled`` also finds the stem of "stopped"."""
+    for suffix in suffixes:
         stem = word.removesuffix(suffix)
         if stem == word or len(stem) < 2:
             continue
-        sound = known.get(stem) or known.get(stem + "e" if suffix in ("ed", "ing") else stem)
-        if sound is not None:
-            return sound + _ending(sound[-1], ending)
+        stems = [stem]
+        if suffix in ("ed", "ing", "er", "ers", "able"):
+            stems += [stem + "e", *([stem[:-1]] if doubled and stem[-1] == stem[-2] else [])]
+        found = next((known[s] for s in stems if s in known), None)
+        if found is not None:
+            return found + _ending(found.rstrip("',")[-1], _SUFFIXES[suffix])
     return None
 
 
@@ -126,16 +133,9 @@ def word_phonemes(word: str) -> list[str]:
     if word in known:
         return _arpabet(known[word])
     word = word.strip("'") or word
-    for suffix, ending in _SUFFIXES.items():
-        stem = word.removesuffix(suffix)
-        if stem == word or len(stem) < 2:
-            continue
-        stems = (stem, stem + "e", stem[:-1]) if suffix in ("ed", "ing", "er", "ers", "able") else (stem,)
-        found = next(
-            (known[s] for s in stems if s in known and (s != stem[:-1] or stem[-1] == stem[-2])), None
-        )
-        if found is not None:
-            return _arpabet(found + _ending(found.rstrip("',")[-1], ending))
+    found = _inflected(word, known, _SUFFIXES, doubled=True)
+    if found is not None:
+        return _arpabet(found)
     for cut in range(len(word) - 3, 2, -1):
         if is_common(word[:cut]) and is_common(word[cut:]):
             return [*word_phonemes(word[:cut]), *(p.replace("1", "2") for p in word_phonemes(word[cut:]))]
@@ -219,121 +219,38 @@ def _letters() -> tuple[str, list[int], list[list[str]]]:
 
 
 def _is_verb(tokens: list[str], at: int) -> bool:
-    """Whether a homograph has its second pronunciation."""
+    """Whether a homograph has its second pronunciation, from the words beside it."""
     word = tokens[at]
     before = tokens[at - 1] if at else ""
     after = tokens[at + 1] if at + 1 < len(tokens) else ""
-    verb = before in TERMS["verb_before"] or (
-        not before[:1].isalpha() and after in ("the", "your", "my", "it", "this", "that", "a")
-    )
     noun = before in TERMS["noun_before"]
+    verb = before in TERMS["verb_before"] or (not before[:1].isalpha() and after in TERMS["object_after"])
     if word == "read":
-        past = TERMS["past_before"]
-        ago = {"yesterday", "ago", "last"} & set(tokens) and before not in (
-            "to",
-            "will",
-            "can",
-            "must",
-            "not",
-        )
-        return not (before in past or ago)
+        ago = {"yesterday", "ago", "last"} & set(tokens) and before not in TERMS["present_before"]
+        return not (before in TERMS["past_before"] or ago)
     if word == "lead":
-        metal = TERMS["lead_before"]
-        return not (
-            after in metal or before in ("of", "with", "contains", "contain", "into", "like", "is", "and")
-        )
+        return after not in TERMS["lead_after"] and before not in TERMS["lead_before"]
     if word == "live":
-        shows = TERMS["live_before"]
-        return not (
-            before in ("a", "the", "broadcast", "streamed", "go", "goes", "went", "going", "reported")
-            or after in shows
-            and before not in TERMS["verb_before"]
-            or before in ("is", "are", "was", "were")
-        )
+        show = after in TERMS["live_after"] and before not in TERMS["verb_before"]
+        return not (before in TERMS["live_before"] or show)
     if word == "lives":
-        return not (
-            noun
-            or before
-            in (
-                "lost",
-                "save",
-                "saved",
-                "human",
-                "many",
-                "nine",
-                "two",
-                "people's",
-                "own",
-                "daily",
-                "saving",
-                "cost",
-            )
-        )
-    if word in ("wind", "tear", "bow", "close", "wound") and after in (
-        "up",
-        "down",
-        "apart",
-        "off",
-        "around",
-        "through",
-        "out",
-        "back",
-    ):
+        return not (noun or before in TERMS["lives_before"])
+    if word in ("wind", "tear", "bow", "close", "wound") and after in TERMS["particle"]:
         return not noun or word == "close" and before not in ("a", "the")
     if word == "close":
-        return verb or after in (
-            "the",
-            "your",
-            "my",
-            "this",
-            "that",
-            "it",
-            "all",
-            "its",
-            "their",
-            "his",
-            "her",
-        )
+        return verb or after in TERMS["close_after"]
     if word == "wound":
         return False
     if word == "bass":
-        return (
-            after not in ("fish", "fishing", "lake", "boat", "and")
-            or before in ("a", "the")
-            and after == "guitar"
-        )
+        return after not in TERMS["bass_after"]
     if word == "minute":
-        return before in ("very", "so", "extremely", "these", "most") and after != ""
-    if word in ("content", "compact", "invalid", "perfect") and before in (
-        "is",
-        "was",
-        "are",
-        "were",
-        "be",
-        "am",
-        "very",
-        "quite",
-        "i'm",
-    ):
+        return before in TERMS["minute_before"] and after != ""
+    if word in ("content", "compact", "invalid", "perfect") and before in TERMS["adjective_before"]:
         return word != "perfect"
-    if word == "resume":
+    if word in ("separate", "estimate") and before in TERMS["state_before"]:
+        return False
+    if word in TERMS["verb_unless_noun"]:
         return not noun
-    if word in (
-        "use",
-        "separate",
-        "produce",
-        "permit",
-        "refuse",
-        "reject",
-        "transfer",
-        "increase",
-        "decrease",
-        "estimate",
-    ):
-        return not noun and not (
-            word in ("separate", "estimate")
-            and before in ("are", "is", "were", "was", "two", "three", "keep")
-        )
     return verb and not noun
 
 

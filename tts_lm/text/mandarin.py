@@ -8,6 +8,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from .numbers import ungroup
+
 HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff〇"
 _DIGITS = "零一二三四五六七八九"
 _THIRD, _NEUTRAL = "3", "5"
@@ -72,6 +74,7 @@ def normalise_mandarin(text: str) -> str:
     Returns:
         The text without digits, with ASCII punctuation. Numbers that ``wetext`` rejects are read digit by digit.
     """
+    text = ungroup(text)
     for pattern, speak in _RULES:
         text = pattern.sub(speak, text)
     if re.search(r"[\d%℃°℉]", text):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import html
 import re
 import unicodedata
 import warnings
+from collections.abc import Sequence
 
-from .english import is_common, is_spelled, is_word
-from .markup import strip_markup
-from .numbers import MONTH, cardinal, digits, ordinal, speak_numbers
-from .terms import TERMS, either
+from .english import TERMS, either, is_common, is_spelled, is_word
+from .numbers import MONTH, cardinal, digits, ordinal, speak_numbers, spell_code
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz'"
 PUNCTUATION = ".,?!;:-"
@@ -94,15 +94,47 @@ def split_sentences(text: str, max_letters: int = MAX_SENTENCE_LETTERS) -> list[
     Returns:
         At least one sentence. Each has a letter, and together they have all words in order.
     """
-    pieces: list[str] = []
-    for sentence in re.split(r"(?<=[.!?])\s", text):
-        pieces.extend(_cut(sentence.strip(), max_letters, (r"(?<=[;:,-])\s", r"\s")))
-    return [piece for piece in pieces if re.search("[a-z]", piece)]
+    return ["".join(piece) for piece in split_symbols(text, max_letters, " ")]
 
 
-def plain(text: str) -> str:
-    """Drop the punctuation of normalised text, except apostrophes."""
-    return " ".join("".join(" " if c in PUNCTUATION else c for c in text).split())
+def split_symbols(symbols: Sequence[str], limit: int, boundary: str) -> list[list[str]]:
+    """Cut letters or phonemes after full stops, and longer sentences after commas, between words, then anywhere.
+
+    Args:
+        symbols: letters or phonemes with ``PUNCTUATION``; ``boundary`` separates words.
+        limit: largest number of symbols of a piece.
+        boundary: it is dropped at the ends of pieces.
+    """
+    return [
+        piece
+        for sentence in _split_after(symbols, ".?!")
+        for piece in _cut(sentence, limit, (",;:-", boundary), boundary)
+    ]
+
+
+def _split_after(symbols: Sequence[str], ends: str) -> list[list[str]]:
+    pieces: list[list[str]] = [[]]
+    for symbol in symbols:
+        pieces[-1].append(symbol)
+        if symbol in ends:
+            pieces.append([])
+    return pieces
+
+
+def _cut(symbols: list[str], limit: int, ends: tuple[str, ...], boundary: str) -> list[list[str]]:
+    symbols = symbols[symbols[:1] == [boundary] : len(symbols) - (symbols[-1:] == [boundary])]
+    if len(symbols) <= limit:
+        return [symbols] if any(s not in PUNCTUATION and s != boundary for s in symbols) else []
+    if not ends:
+        return [symbols[at : at + limit] for at in range(0, len(symbols), limit)]
+    joined: list[list[str]] = []
+    for piece in _split_after(symbols, ends[0]):
+        for part in _cut(piece, limit, ends[1:], boundary):
+            if joined and len(joined[-1]) + 1 + len(part) <= limit:
+                joined[-1] += [boundary, *part]
+            else:
+                joined.append(part)
+    return joined
 
 
 def plain_letters(text: str) -> str:
@@ -284,8 +316,16 @@ def _street(match: re.Match[str]) -> str:
     )
 
 
-def _hashtag(match: re.Match[str]) -> str:
-    return " hashtag " + re.sub(r"(?<=[a-z])(?=[A-Z])", " ", match[1].replace("_", " "))
+def _hash(match: re.Match[str]) -> str:
+    """Colours, numbers and hashtags."""
+    word = match[1]
+    hexadecimal = re.fullmatch(r"[\da-fA-F]{3,4}|[\da-fA-F]{6}|[\da-fA-F]{8}", word)
+    mixed = re.search(r"\d", word) and not word.isdecimal()
+    if hexadecimal and (mixed or not re.search(r"[\daeAE]", word) or re.fullmatch(r"0\d{5,}", word)):
+        return " hash " + spell_code(word)
+    if word.isdecimal():
+        return " number " + word
+    return " hashtag " + re.sub(r"(?<=[a-z])(?=[A-Z])", " ", word.replace("_", " "))
 
 
 def _initial(match: re.Match[str]) -> str:
@@ -309,8 +349,7 @@ _SHORTHAND: list = [
         ("", r"(?<!\S)\.(?=[a-z]|[A-Z]{2})", " dot "),
         ("", r"(?<![\w@])@(\w+(?:\.\w+)*)",
          lambda m: " at " + re.sub(r"_|(?<=[a-z])(?=[A-Z])", " ", m[1]).replace(".", " dot ")),
-        ("", r"(?<![\w#&])#(?=\d+\b)", " number "),
-        ("", r"(?<![\w#&])#(\w*[^\W\d]\w*)", _hashtag),
+        ("", r"(?<![\w#&])#(\w+)", _hash),
         ("", r"\b([CFG])#(?!\w)", r"\1 sharp "),
         ("", r"\b([CG])\+\+", r"\1 plus plus "),
         ("", r"\bc/o\b", "care of"),
@@ -388,16 +427,77 @@ def _mark(match: re.Match[str]) -> str:
     return next((mark for mark in marks if mark in ".?!"), marks[-1]) + " "
 
 
-def _cut(text: str, limit: int, seams: tuple[str, ...]) -> list[str]:
-    if len(text) <= limit:
-        return [text] if text else []
-    if not seams:
-        return [text[at : at + limit] for at in range(0, len(text), limit)]
-    parts = [part for piece in re.split(seams[0], text) for part in _cut(piece.strip(), limit, seams[1:])]
-    joined: list[str] = []
-    for part in parts:
-        if joined and len(joined[-1]) + 1 + len(part) <= limit:
-            joined[-1] += " " + part
-        else:
-            joined.append(part)
-    return joined
+# ---- markup
+
+_BLOCKS = "p div br hr li ul ol dl dt dd tr table thead tbody h1 h2 h3 h4 h5 h6 section article header footer".split()
+_INLINE = (
+    "pre blockquote a abbr b big body button center cite code del em font head html i img input ins kbd label link "
+    "main mark meta nav q s samp small span strike strong sub sup td th time title tt u var video audio source svg form"
+)
+_ATTRIBUTES = r"(?:\s+[\w:-]+\s*=\s*(?:\"[^\"]*\"|'[^']*'|[^\s>\"']+))*"
+_TAG = re.compile(rf"</?({'|'.join(_BLOCKS + _INLINE.split())})\b{_ATTRIBUTES}\s*/?>", re.IGNORECASE)
+_HIDDEN = re.compile(r"<!--.*?-->|<(script|style)\b[^<>]*>.*?</\1\s*>", re.IGNORECASE | re.DOTALL)
+_BULLET = r"(?:[-*+•‣▪◦]|\d{1,2}[.)]|[a-z][.)]|\((?:[a-z]|[ivx]{2,4}|\d{1,2})\))"
+_ITEM = re.compile(rf"[ \t>]*{_BULLET}[ \t]+(?=\S)")
+_LINK = r"!?\[([^\[\]]*)\](?:\([^()\s]*(?:\([^()]*\)[^()\s]*)*(?:\s+\"[^\"]*\")?\)|\[[^\[\]]*\])"
+_WRAPPED = 40
+"""Shorter lines end a sentence, as in lists, addresses and poems."""
+
+
+def strip_markup(text: str) -> str:
+    """Remove Markdown and HTML, and end a sentence after each short line, list item, heading and table row.
+
+    Args:
+        text: any text. Other uses of the signs are kept, such as ``a < b`` and ``List<String>``.
+
+    Returns:
+        One line. Links are replaced by their text. The cells of a table are separated by commas.
+    """
+    if "<" in text or "&" in text:
+        text = _HIDDEN.sub(" ", text)
+        text = _TAG.sub(lambda m: "\n\n" if m[1].lower() in _BLOCKS else _inline(m[0]), text)
+        text = html.unescape(text)
+    return _join_lines([_line(line) for line in re.split(r"\r\n|[\n\r\v\f\x85\u2028\u2029]", text)])
+
+
+def _inline(tag: str) -> str:
+    return ", " if re.match(r"</t[dh]\b", tag, re.IGNORECASE) else ""
+
+
+def _line(line: str) -> tuple[str, bool]:
+    """The words of a line, and whether it is a sentence of its own."""
+    stripped = line.strip()
+    if re.fullmatch(r"[-*_=~`|:+\s]*|(?:```|~~~)\s*\w*", stripped):
+        return "", True  # a rule, a fence, or the line below a table header
+    alone = False
+    while match := re.match(r"(?:>\s?)+|#{1,6}\s+", stripped):
+        stripped, alone = stripped[match.end() :], True
+    if match := _ITEM.match(stripped):
+        label = re.sub(r"\W", "", match[0])
+        stripped, alone = (f"{label}, " if label else "") + stripped[match.end() :], True
+    stripped = re.sub(r"^\[[ xX]\]\s+|\s#+$", "", stripped)
+    if stripped.startswith("|") or re.search(r"\S\s+\|\s+\S", stripped):
+        cells = [cell.strip() for cell in stripped.split("|")]
+        stripped, alone = ", ".join(cell for cell in cells if cell), True
+    stripped = re.sub(_LINK, r"\1", stripped)
+    stripped = re.sub(r"\[\^[\w-]+\]:?", " ", stripped)
+    stripped = re.sub(r"<((?:https?://|mailto:)[^<>\s]+)>", r"\1", stripped)
+    stripped = re.sub(r"`+([^`]*)`+", r"\1", stripped)
+    for mark in (r"\*\*\*", r"\*\*", "~~", "==", r"\|\|", "__", r"\*", "_"):
+        stripped = re.sub(rf"(?<![\w*]){mark}(?=\S)([^\n]{{1,300}}?)(?<=\S){mark}(?![\w*])", r"\1", stripped)
+    return stripped, alone
+
+
+def _join_lines(lines: list[tuple[str, bool]]) -> str:
+    """One line of text, with a full stop at every line end that ends a sentence."""
+    out, before, broken = "", 0, False
+    for line, alone in lines:
+        if not line:
+            broken = True
+            continue
+        wrapped = before >= _WRAPPED and (line[0].islower() or before >= 1.5 * _WRAPPED)
+        if out and (alone or broken or not wrapped) and not re.search(r"[.!?;,]\W*$", out):
+            out = re.sub(r"[\s:-]+$", "", out) + "."
+        out = f"{out} {line}" if out else line
+        before, broken = len(line), False
+    return out

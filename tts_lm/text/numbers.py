@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
-from .terms import TERMS, either
+from .english import TERMS, either
 
 NUMBER = r"(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?)"
 MONTHS = "january february march april may june july august september october november december".split()
@@ -24,53 +24,62 @@ _OTHERS = "|".join(sorted({*map(re.escape, _UNITS), *_PER} - {"%", "°", "K"}, k
 UNIT = rf"(?:{_NAMES})(?:\^?[23²³])?(?:/(?:{_OTHERS})(?:\^?[23²³])?)?(?![^\W_]|/\w)"
 
 
+def ungroup(text: str) -> str:
+    """Write ``1.234.567,89``, ``1 234,5`` and ``1.234.567`` without groups and with a decimal point."""
+    text = re.sub(
+        r"(?a:(?<![\w.,'])([1-9]\d{0,2}([.' ])\d{3}(?:\2\d{3})*),(\d\d?|\d{4,})(?!\w|[.,]\d))",
+        lambda m: m[1].replace(m[2], "") + "." + m[3],
+        text,
+    )
+    return re.sub(
+        r"(?a:(?<!ersion )(?<![\w.,])([1-9]\d{0,2})\.(\d{3})\.(\d{3})(?!\w|[.,]\d))", r"\1\2\3", text
+    )
+
+
 def speak_numbers(text: str) -> str:
-    """Replace every digit by words.
-
-    Args:
-        text: English text, any length, with ASCII punctuation; abbreviations with points must be written out.
-
-    Returns:
-        The text without digits; spaces may be doubled.
-    """
+    """Replace every digit of English text by words. Abbreviations with points must be written out before."""
+    text = ungroup(text)
     for pattern, speak in _RULES:
         text = pattern.sub(speak, text)
     return re.sub(r"\d", " ", text)
 
 
-def cardinal(number: str) -> str:
-    """A number in words. Numbers with leading zeros or too many digits are read digit by digit."""
+def _words(number: str, to: str = "cardinal") -> str:
     from num2words import num2words
 
+    return num2words(int(number), to=to).replace(",", "")
+
+
+def cardinal(number: str) -> str:
+    """A number in words. Numbers with leading zeros or too many digits are read digit by digit."""
     number = number.replace(",", "")
     whole, _, decimals = number.partition(".")
     if len(whole) > 12 or (len(whole) > 9 and whole[-3:] != "000") or (len(whole) > 1 and whole[0] == "0"):
         return digits(number)
-    words = num2words(int(whole)).replace(",", "") if whole else ""
+    words = _words(whole) if whole else ""
     return f"{words} point {digits(decimals[:20])}".strip() if decimals else words
 
 
 def ordinal(number: str) -> str:
     """``21`` -> ``twenty-first``."""
-    from num2words import num2words
-
     number = number.replace(",", "")
-    return num2words(int(number), to="ordinal").replace(",", "") if len(number) < 13 else digits(number)
+    return _words(number, "ordinal") if len(number) < 13 else digits(number)
 
 
 def year(number: str) -> str:
     """``1999`` -> ``nineteen ninety-nine``."""
-    from num2words import num2words
-
-    return num2words(int(number), to="year").replace(",", "") if len(number) == 4 else cardinal(number)
+    return _words(number, "year") if len(number) == 4 else cardinal(number)
 
 
 def digits(text: str) -> str:
     """A number digit by digit. Points are read, and other characters separate groups."""
-    from num2words import num2words
-
-    said = (num2words(int(c)) if c.isdecimal() else "point" if c == "." else "," for c in text)
+    said = (_words(c) if c.isdecimal() else "point" if c == "." else "," for c in text)
     return re.sub(r"(?: ,)+ ?", ", ", " ".join(said)).strip(", ")
+
+
+def spell_code(code: str) -> str:
+    """Letters and digits one by one: ``ff0a`` -> ``f f zero ay``."""
+    return " ".join(digits(c) if c.isdecimal() else "ay" if c in "aA" else c.lower() for c in code)
 
 
 def plural(words: str) -> str:
@@ -97,52 +106,42 @@ def paired(number: str) -> str:
     return cardinal(number)
 
 
-def _date(day: str, month: int | str, year_: str | None) -> str:
-    name = MONTHS[month - 1] if isinstance(month, int) else _month(month)
-    return f" {name} {ordinal(day)}" + (f", {_short_year(year_)}" if year_ else "") + " "
+def _date(month: int, day: int, year_: str | None) -> str | None:
+    """The words of a date, or None if there is no such day."""
+    if not (1 <= month <= 12 and 1 <= day <= 31):
+        return None
+    if year_ and len(year_) == 2:
+        year_ = ("19" if int(year_) > 50 else "20") + year_
+    return f" {MONTHS[month - 1]} {ordinal(str(day))}" + (f", {year(year_)} " if year_ else " ")
+
+
+def _iso_date(match: re.Match[str]) -> str:
+    date = _date(int(match[2]), int(match[3]), match[1])
+    if date is None:
+        return digits(re.sub(r"\D", "-", match[0]))
+    return date + (", " if match[4] is not None or match[0][-1] == "T" else "")
+
+
+def _slash_date(match: re.Match[str]) -> str:
+    """Words before, first and second number, year."""
+    first, second = int(match[2]), int(match[3])
+    month, day = (second, first) if first > 12 or "." in match[0] else (first, second)
+    date = _date(month, day, match[4])
+    return f"{match[1]} {date.lstrip()}" if date else match[0].replace(".", "/")
 
 
 def _month(name: str) -> str:
     return next(m for m in MONTHS if m.startswith(name.lower()[:3]))
 
 
-def _short_year(text: str) -> str:
-    if len(text) != 2:
-        return year(text)
-    return year(("19" if int(text) > 50 else "20") + text)
-
-
-def _iso_date(match: re.Match[str]) -> str:
-    month, day = int(match[2]), int(match[3])
-    if not (1 <= month <= 12 and 1 <= day <= 31):
-        return digits(re.sub(r"\D", "-", match[0]))
-    return _date(str(day), month, match[1]) + (", " if match[4] is not None or match[0][-1] == "T" else "")
-
-
-def _slash_date(match: re.Match[str], at: int = 1) -> str:
-    first, second = int(match[at]), int(match[at + 1])
-    month, day = (second, first) if first > 12 or "." in match[0] else (first, second)
-    if not (1 <= month <= 12 and 1 <= day <= 31):
-        return f"{match[at]}/{match[at + 1]}" + (f"/{match[3]}" if at == 1 else "")
-    return _date(str(day), month, match[3] if at == 1 else None)
-
-
 def _month_date(match: re.Match[str]) -> str:
     until = f" to {ordinal(match[3])}" if match[3] else ""
-    return f" {_month(match[1])} {ordinal(match[2])}{until}" + (
-        f", {_short_year(match[4])}" if match[4] else ""
-    )
+    return f" {_month(match[1])} {ordinal(match[2])}{until}" + (f", {year(match[4])}" if match[4] else "")
 
 
 def _day_month(match: re.Match[str]) -> str:
-    return f" {ordinal(match[1])}{match[2] or ''} {_month(match[3])}" + (
-        f" {year(match[4])}" if match[4] else ""
-    )
-
-
-def _code_before(match: re.Match[str]) -> str:
-    scale = _SCALES[(match[3] or match[4]).lower()] if match[3] or match[4] else ""
-    return f" {_amount(match[2], scale, _CODES[match[1]])} "
+    date = f" {ordinal(match[1])}{match[2] or ''} {_month(match[3])}"
+    return date + (f" {year(match[4])}" if match[4] else "")
 
 
 def _time(match: re.Match[str]) -> str:
@@ -164,30 +163,16 @@ def _half(half: str | None) -> str:
 
 
 def _money(match: re.Match[str]) -> str:
-    minus, land, sign, number, until, word, letter = match.groups("")
-    unit = _SIGNS[sign]
-    unit = f"{_LANDS[land]} {unit}" if land else unit
-    scale = _SCALES[(word or letter).lower()] if word or letter else ""
-    if until:
-        return f" {minus}{cardinal(number)} to {_amount(until, scale, unit)} "
-    return f" {minus}{_amount(number, scale, unit)} "
+    minus, land, sign, number, until, *scale = match.groups("")
+    unit = f"{_LANDS[land]} {_SIGNS[sign]}" if land else _SIGNS[sign]
+    before = f" {minus}{cardinal(number)} to " if until else f" {minus}"
+    return f"{before}{_amount(until or number, scale, unit)} "
 
 
-def _price(match: re.Match[str]) -> str:
-    unit = match[match.lastindex or 0]
-    return f"{match[1]} per {_UNITS.get(unit) or _PER.get(unit, unit)}"
-
-
-def _money_behind(match: re.Match[str]) -> str:
-    unit = _SIGNS.get(match[4]) or _CODES.get(match[4]) or "dollar"
-    scale = _SCALES[(match[2] or match[3]).lower()] if match[2] or match[3] else ""
-    return f" {_amount(match[1], scale, unit)} "
-
-
-def _amount(number: str, scale: str, unit: str) -> str:
-    number = number.replace(",", "")
-    if scale:
-        return f"{cardinal(number)} {scale} {plural(unit)}"
+def _amount(number: str, scale: Iterable[str | None], unit: str) -> str:
+    number, letters = number.replace(",", ""), "".join(filter(None, scale)).lower()
+    if letters:
+        return f"{cardinal(number)} {_SCALES[letters]} {plural(unit)}"
     whole, _, cents = number.partition(".")
     if not cents or not int(cents) or len(cents) != 2 or unit.split()[-1] not in _COINS:
         many = number if cents and int(cents) else whole
@@ -222,11 +207,11 @@ def _power(name: str) -> str:
 
 
 def _fraction(match: re.Match[str]) -> str:
-    if match[4]:
-        first, _, below = match[4].partition("/")
-        unit = plural(_power(first)) if match[1] or int(match[2]) > int(match[3]) else _power(first)
-        return f"{_ratio(match)} {unit}" + (f" per {_power(below)}" if below else "")
-    return _ratio(match)
+    if not match[4]:
+        return _ratio(match)
+    first, _, below = match[4].partition("/")
+    unit = plural(_power(first)) if match[1] or int(match[2]) > int(match[3]) else _power(first)
+    return f"{_ratio(match)} {unit}" + (f" per {_power(below)}" if below else "")
 
 
 def _ratio(match: re.Match[str]) -> str:
@@ -257,28 +242,17 @@ def _phone(match: re.Match[str]) -> str:
     return " " + plus + ", ".join("eight hundred" if g == "800" else digits(g) for g in groups) + " "
 
 
-def _seven_digits(match: re.Match[str]) -> str:
-    round_range = int(match[1]) % 50 == 0 and int(match[2]) % 50 == 0
-    return match[0] if round_range else _phone(match)
-
-
 def _dotted(match: re.Match[str]) -> str:
     """Addresses and versions, whose parts are separate numbers."""
-    address, rest = match[1], match[2] or ""
-    word = (
-        " dot "
-        if address.count(".") == 3 and all(int(part) < 256 for part in address.split("."))
-        else " point "
-    )
-    said = word.join(cardinal(part) for part in address.split("."))
-    for sign, name in ((":", "port"), ("/", "slash")):
-        if rest.startswith(sign):
-            return f" {said} {name} {cardinal(rest[1:])} "
-    return f" {said} "
+    parts, rest = match[1].split("."), match[2] or ""
+    word = " dot " if len(parts) == 4 and all(int(part) < 256 for part in parts) else " point "
+    if rest:
+        rest = f" {'port' if rest[0] == ':' else 'slash'} {cardinal(rest[1:])}"
+    return f" {word.join(map(cardinal, parts))}{rest} "
 
 
 def _version(match: re.Match[str]) -> str:
-    return match[1] + " " + " point ".join(cardinal(part) for part in match[2].split(".")) + " "
+    return match[1] + " " + " point ".join(map(cardinal, match[2].split("."))) + " "
 
 
 def _alphanumeric(match: re.Match[str]) -> str:
@@ -317,24 +291,23 @@ _RULES: list[tuple[re.Pattern[str], Callable[[re.Match[str]], str]]] = [
         # Other ways to group the digits of a number.
         ("", rf"(?<![\d.,])(\d{{1,3}}(?:\.\d{{3}})*),(\d\d?)(?=\s?(?:€|{UNIT}))",
          lambda m: m[1].replace(".", "") + "." + m[2]),
-        ("", r"\b0[xX]([\dA-Fa-f]+)\b",
-         lambda m: "zero x " + " ".join(digits(c) if c.isdecimal() else c for c in m[1])),
+        ("", r"\b0[xX]([\dA-Fa-f]+)\b", lambda m: "zero x " + spell_code(m[1])),
         ("", r"(?<=\d)(?: (?=000\b)|'(?=\d{3}\b))", lambda m: ""),
         ("", rf"(?<={_SIGN})(?=\.\d)", lambda m: "0"),
         # Groups of digits: addresses, dates, phone numbers, versions.
         ("", rf"{_FREE}(\d{{1,3}}(?:\.\d{{1,3}}){{3}})(:\d+|/\d+)?(?!\w|\.\d)", _dotted),
         ("", rf"{_FREE}{_YEAR}-(\d\d)-(\d\d)(?:(?=\s\d\d?:)()|T(?=\d)|(?![\w-]))", _iso_date),
         ("", rf"{_FREE}{_YEAR}[/.](\d\d?)[/.](\d\d?)()(?![\w/]|\.\d)", _iso_date),
-        ("", rf"{_FREE}(\d\d?)[/.](\d\d?)[/.]{_YEAR}(?![\w/]|\.\d)", _slash_date),
-        ("", rf"{_FREE}(\d\d?)/(\d\d?)/(\d\d)(?![\w/]|\.\d)", _slash_date),
+        ("", rf"(){_FREE}(\d\d?)[/.](\d\d?)[/.]{_YEAR}(?![\w/]|\.\d)", _slash_date),
+        ("", rf"(){_FREE}(\d\d?)/(\d\d?)/(\d\d)(?![\w/]|\.\d)", _slash_date),
         ("i", r"\b(on|by|due|until|till|before|after|since|from|mon|tue|wed|thu|fri|sat|sun),? "
-              r"(\d\d?)/(\d\d?)(?![\w/]|\.\d)",
-         lambda m: f"{m[1]} {_slash_date(m, 2)}"),
+              r"(\d\d?)/(\d\d?)()(?![\w/]|\.\d)", _slash_date),
         ("", rf"{_FREE}(?:\+\d{{1,3}}[ .-]?)(?:\(?\d{{1,5}}\)?[ .-]?){{1,5}}\d{{2,4}}(?![\w-])", _phone),
         ("", rf"{_FREE}0\d{{2,4}}/\d{{4,8}}(?![\w/-])", _phone),
         ("", rf"{_FREE}0\d{{2,4}}[ -](?:\d{{3,4}}[ -]\d{{3,4}}|\d{{6}})(?![\w-])", _phone),
         ("", rf"{_FREE}(?:1[ .-])?(?:\(\d{{3}}\)\s?|\d{{3}}[ .-])\d{{3}}[ .-]\d{{4}}(?![\w-])", _phone),
-        ("", rf"{_FREE}(\d{{3}})-(\d{{4}})(?![\w-])", _seven_digits),
+        ("", rf"{_FREE}(\d{{3}})-(\d{{4}})(?![\w-])",
+         lambda m: m[0] if int(m[1]) % 50 == int(m[2]) % 50 == 0 else _phone(m)),
         ("", rf"{_FREE}\d+(?:-\d+){{2,}}(?![\w-])", _phone),
         ("", rf"{_FREE}(\d+(?:\.\d+){{2,}})()(?![^\W_])(?:-(?=[a-z]))?", _dotted),
         ("i", r"\b(version|release|python|ubuntu|ios|android|macos|cuda|pytorch|v)\s(\d+(?:\.\d+)+)\b", _version),
@@ -382,11 +355,14 @@ _RULES: list[tuple[re.Pattern[str], Callable[[re.Match[str]], str]]] = [
         ("", r"(?<=\d)\s?\^\s?(?=-?\d)", lambda m: " to the power of "),
         ("", rf"(?<![\w.)-])[-−](?={_SIGN}?\s?\.?\d)|(?<=to )-(?=\d)", lambda m: " minus "),
         # Money.
-        ("", rf"({_SIGN}\s?{NUMBER}{_SCALE}|(?<![\d.,]){NUMBER}\s?{_SIGN})/([a-z]+|kWh|GB|L)\b", _price),
+        ("", rf"({_SIGN}\s?{NUMBER}{_SCALE}|(?<![\d.,]){NUMBER}\s?{_SIGN})/([a-z]+|kWh|GB|L)\b",
+         lambda m: f"{m[1]} per {_UNITS.get(m[m.lastindex]) or _PER.get(m[m.lastindex], m[m.lastindex])}"),
         ("", rf"(minus\s+)?(?:\b({either('currency_land')}))?({_SIGN})\s?({NUMBER})"
              rf"(?: to ({NUMBER})(?![\d,]*{_SIGN}))?{_SCALE}", _money),
-        ("", rf"(?<![\w.])({NUMBER}){_SCALE}\s?({_SIGN}|(?:{'|'.join(_CODES)})\b)", _money_behind),
-        ("", rf"\b({'|'.join(_CODES)})\s?({NUMBER}){_SCALE}(?!\w)", _code_before),
+        ("", rf"(?<![\w.])({NUMBER}){_SCALE}\s?({_SIGN}|(?:{'|'.join(_CODES)})\b)",
+         lambda m: f" {_amount(m[1], m.group(2, 3), _SIGNS.get(m[4]) or _CODES[m[4]])} "),
+        ("", rf"\b({'|'.join(_CODES)})\s?({NUMBER}){_SCALE}(?!\w)",
+         lambda m: f" {_amount(m[2], m.group(3, 4), _CODES[m[1]])} "),
         # Units, scales, ordinals, decades and fractions.
         ("", r"\b(\d)'\s?(\d\d?)(?:\"|(?![\w']))", lambda m: f"{cardinal(m[1])} foot {cardinal(m[2])}"),
         ("i", r"(?<!\w)'?\b(\d{0,3}[1-9]0|\d{1,2}00)'s\b", _decade),

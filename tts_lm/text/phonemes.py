@@ -8,12 +8,11 @@ from collections.abc import Sequence
 
 from .english import english_phonemes
 from .mandarin import HAN, initial_final, normalise_mandarin, pinyin
-from .markup import strip_markup
-from .normalize import ADDRESS, normalise, plain_letters
+from .normalize import ADDRESS, PUNCTUATION, normalise, plain_letters, split_symbols, strip_markup
 
 BOUNDARY = "_"
 """Separator of words."""
-MARKS = (",", ".", "?", "!", ";", ":", "-")
+MARKS = tuple(PUNCTUATION)
 VOWELS = ("AA", "AE", "AH", "AO", "AW", "AY", "EH", "ER", "EY", "IH", "IY", "OW", "OY", "UH", "UW")
 CONSONANTS = tuple("B CH D DH F G HH JH K L M N NG P R S SH T TH V W Y Z ZH".split())
 INITIALS = tuple("b p m f d t n l g k h j q x zh ch sh r z c s".split())
@@ -58,15 +57,11 @@ def phonemes(text: str, language: str | None = None) -> list[str]:
     if not isinstance(text, str):
         raise TypeError(f"expected the text as str, got {type(text).__name__}")
     text = text.translate(_FULL_WIDTH)
+    han = re.search(f"[{HAN}]", text)
     if language is None:
-        language = (
-            "zh"
-            if re.search(f"[{HAN}]", text)
-            or re.search("[、-】！-～]", text)
-            and not re.search("[A-Za-z]", text)
-            else "en"
-        )
-    if not re.search(f"[{HAN}]", text) and language == "en":
+        wide = re.search("[、-】！-～]", text) and not re.search("[A-Za-z]", text)
+        language = "zh" if han or wide else "en"
+    if not han and language == "en":
         return english_phonemes(normalise(text))
     out: list[str] = []
     for chinese, run in _runs(strip_markup(text), language):
@@ -81,41 +76,8 @@ def phonemes(text: str, language: str | None = None) -> list[str]:
 
 
 def split_phonemes(symbols: Sequence[str], limit: int = MAX_PHONEMES) -> list[list[str]]:
-    """Cut phonemes into sentences, at full stops, then commas, then between words, then anywhere.
-
-    Args:
-        symbols: the output of :func:`phonemes`.
-        limit: largest number of symbols of a sentence.
-
-    Returns:
-        Sentences with at least one phoneme each. Together they have all phonemes in order.
-    """
-    return [
-        piece for piece in _cut(list(symbols), limit, ((".", "?", "!"), (",", ";", ":", "-"), (BOUNDARY,)))
-    ]
-
-
-def _cut(symbols: list[str], limit: int, ends: tuple[tuple[str, ...], ...]) -> list[list[str]]:
-    first = ends[0] == (".", "?", "!") if ends else False
-    if len(symbols) <= limit and not first:
-        symbols = symbols[symbols[:1] == [BOUNDARY] : len(symbols) - (symbols[-1:] == [BOUNDARY])]
-        return [symbols] if any(s not in (*MARKS, BOUNDARY) for s in symbols) else []
-    if not ends:
-        return [symbols[at : at + limit] for at in range(0, len(symbols), limit)]
-    pieces: list[list[str]] = [[]]
-    for symbol in symbols:
-        pieces[-1].append(symbol)
-        if symbol in ends[0]:
-            pieces.append([])
-    if first:
-        return [part for piece in pieces for part in _cut(piece, limit, ends[1:])]
-    joined: list[list[str]] = []
-    for part in (part for piece in pieces for part in _cut(piece, limit, ends[1:])):
-        if joined and len(joined[-1]) + 1 + len(part) <= limit:
-            joined[-1] += part if joined[-1][-1] in MARKS and part[0] == BOUNDARY else [BOUNDARY, *part]
-        else:
-            joined.append(part)
-    return joined
+    """Cut the output of :func:`phonemes` into sentences of at most ``limit`` symbols, without losing a phoneme."""
+    return split_symbols(symbols, limit, BOUNDARY)
 
 
 def _runs(text: str, language: str) -> list[tuple[bool, str]]:

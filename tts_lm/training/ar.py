@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..models.ar import build_ar, save_ar
-from ..text import TEXT_START, build_prompt, character_ids
+from ..decoding.engine import TEXT_START, build_prompt
+from ..models.ar import build_ar, character_ids, save_ar
 from .data import Clip, Task, render
 from .recipe import Recipe
 

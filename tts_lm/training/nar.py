@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..models.ar import character_ids
 from ..models.nar import NarConfig, NarModel
-from ..text import character_ids
 from ..voices import OTHER_VOICE
 from .data import Clip, Task, render
 from .recipe import Recipe
@@ -95,7 +95,7 @@ class NarTask(Task):
     def loss(self, model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch and scalars to log, by path."""
         inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
-        hidden = model(**inputs)
+        hidden = model(**inputs).last_hidden_state
         labels, level = batch["labels"], batch["level"]
         total = torch.zeros((), device=hidden.device)
         right = torch.zeros((), device=hidden.device)
