@@ -9,6 +9,7 @@ import pytest
 import torch
 from lm_toys import loud
 from torch import Tensor
+from transformers.utils.generic import ModelOutput
 
 from tts_lm.models.nar import NarConfig, NarModel
 
@@ -52,8 +53,8 @@ def inputs(frames: int, prompt: int, text: int, seed: int = 0) -> dict[str, Tens
 
 def level_logits(model: NarModel, row: dict[str, Tensor], level: int, **masks: Tensor) -> Tensor:
     with torch.no_grad():
-        hidden = model(**row, level=torch.full_like(row["voice"], level), **masks)
-        return model.logits(hidden, level)
+        out = model(**row, level=torch.full_like(row["voice"], level), **masks)
+        return model.logits(out.last_hidden_state, level)
 
 
 @pytest.mark.parametrize(("frames", "prompt", "text"), [(30, 12, 9), (1, 1, 1), (7, 0, 3)])
@@ -111,22 +112,19 @@ def test_a_level_sees_all_levels_below_and_none_above(model, level):
             assert (after - before)[0, 7].abs().max() > 1e-3
         else:
             assert torch.equal(after, before)
+    for name in ("text_ids", "prompt_codes", "voice"):
+        other = row | {name: (row[name] + 1) % (16 if name == "voice" else TEXT)}
+        assert (level_logits(model, other, level) - before).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("name", ["text_ids", "prompt_codes", "voice"])
-def test_text_prompt_and_voice_are_seen(model, name):
-    row = inputs(15, 5, 6)
-    other = row | {name: (row[name] + 1) % (16 if name == "voice" else TEXT)}
-    assert (level_logits(model, other, 1) - level_logits(model, row, 1)).abs().max() > 1e-3
-
-
-def test_levels_are_told_apart(model):
+def test_the_output_is_a_model_output_or_a_tuple(model):
     row = inputs(15, 5, 6)
     with torch.no_grad():
-        one, two = (
-            model(**row | {"codes": row["codes"] * 0}, level=torch.tensor([level])) for level in (1, 2)
-        )
-    assert (one - two).abs().max() > 1e-2
+        one, two = (model(**row, level=torch.tensor([level])) for level in (1, 2))
+        [bare] = model(**row, level=torch.tensor([1]), return_dict=False)
+    assert isinstance(one, ModelOutput) and one[0].shape == (1, 15, model.config.hidden_size)
+    assert torch.equal(bare, one.last_hidden_state)
+    assert (one.last_hidden_state - two.last_hidden_state).abs().max() > 1e-2
 
 
 def test_padding_and_neighbours_do_not_change_an_item(model):
@@ -153,19 +151,14 @@ def test_padding_and_neighbours_do_not_change_an_item(model):
         assert torch.equal(filled[index, :, : alone.shape[-1]], alone)
 
 
-def test_saved_and_loaded_it_is_the_same(model, tmp_path: Path, no_network):
+def test_saved_and_loaded_it_is_the_same_and_half_precision_fills_too(model, tmp_path: Path, no_network):
     model.save_pretrained(tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
     loaded = NarModel.from_pretrained(tmp_path)
-    row = inputs(11, 4, 5)
+    row = inputs(30, 4, 5)
     assert no_network == [] and loaded.config.codes_fingerprint == "abc"
     assert torch.equal(level_logits(loaded, row, 2), level_logits(model, row, 2))
-
-
-def test_half_precision_fills_too(model, tmp_path: Path):
-    model.save_pretrained(tmp_path)
     half = NarModel.from_pretrained(tmp_path, dtype=torch.bfloat16)
-    row = inputs(30, 4, 5)
     first = row.pop("codes")[:, 0]
     codes = half.fill(first, **row)
     assert codes.shape == (1, K, 30) and codes.max() < V
@@ -187,7 +180,7 @@ def test_codes_are_scored_by_the_distance_of_their_codewords(model, tmp_path: Pa
         assert torch.allclose(scores, (bias - precision * distance).log_softmax(-1), atol=1e-3)
     taught.save_pretrained(tmp_path)
     assert torch.equal(NarModel.from_pretrained(tmp_path).codebooks, taught.codebooks)
-    with pytest.raises(ValueError, match=r"expected codebooks \[4, 32, 64\], got \[4, 32, 8\]"):
+    with pytest.raises(ValueError, match=r"\[4, 32, 8\]"):
         taught.set_codebooks(books[..., :8])
 
 
@@ -199,5 +192,5 @@ def test_latents_are_sums_of_codewords(model):
 
 
 def test_sizes_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match="even multiple of heads, got 12 and 4"):
+    with pytest.raises(ValueError, match="12 and 4"):
         NarConfig(hidden_size=12, num_attention_heads=4)

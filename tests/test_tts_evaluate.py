@@ -6,6 +6,7 @@ import csv
 import importlib.util
 import json
 import math
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,22 +19,19 @@ import torch
 from torch import Tensor
 
 from audiotok import AudioCodec, save_audio
-from tts_lm import evaluate
+from tts_lm import Speech, evaluate
 from tts_lm.cli.main import main
 from tts_lm.evaluate import (
     DNSMOS,
-    PromptedLine,
     SpeakerEncoder,
     SpeakerSimilarity,
     Whisper,
     comparable_form,
-    difference,
     evaluate_lines,
     evaluate_recordings,
     read_lines,
     read_prompted_lines,
     read_recordings,
-    unpunctuated,
 )
 
 LINES = ["It is a truth.", "Refuse nothing!", "The machine went back in time."]
@@ -43,7 +41,10 @@ LINES = ["It is a truth.", "Refuse nothing!", "The machine went back in time."]
 def normalizer(monkeypatch: pytest.MonkeyPatch) -> None:
     """English normalisation without the package whisper-normalizer."""
     pytest.importorskip("jiwer")
-    monkeypatch.setattr(evaluate, "_english_normalizer", lambda: lambda text: unpunctuated(text))
+    words = re.compile(r"[\w']+")
+    monkeypatch.setattr(
+        evaluate, "_english_normalizer", lambda: lambda text: " ".join(words.findall(text.lower()))
+    )
 
 
 class Actor:
@@ -54,12 +55,12 @@ class Actor:
         self.seeds: list[int] = []
         self.voices = {"a": None, "b": None}
 
-    def say(self, text: str, voice: Any = None, seed: int = 0) -> SimpleNamespace:
+    def say(self, text: str, voice: Any = None, seed: int = 0) -> Speech:
         if text.lower().startswith("refuse"):
             raise ValueError("nothing to say")
         self.said.append(text)
         self.seeds.append(seed)
-        return SimpleNamespace(wav=torch.full((16_000,), 0.1), sampling_rate=16_000, finish_reason="eos")
+        return Speech(torch.full((16_000,), 0.1), 16_000, torch.zeros(1, 50, dtype=torch.int64), "eos")
 
     def voice(self, name: str | None) -> None:
         if name not in (None, *self.voices):
@@ -84,8 +85,6 @@ def test_errors_are_counted_over_all_lines() -> None:
     assert outcome.times_real_time is not None and outcome.times_real_time > 0
     assert outcome.scores["one"].rate == 1.0
     json.dumps(outcome.as_dict(), allow_nan=False)
-    gap = difference(outcome, outcome)
-    assert (gap.rate, gap.low, gap.high) == (0.0, 0.0, 0.0)
     without = evaluate_lines(actor, LINES[:1])
     assert without.error_rate is None and without.lines == 1
 
@@ -123,8 +122,8 @@ def test_read_prompted_lines(tmp_path: Path) -> None:
     path = tmp_path / "meta.lst"
     path.write_text("u1|What I say.|wavs/a.wav|What to say.|truth.wav\n\nu2|What I say.|wavs/a.wav|More.\n")
     lines = read_prompted_lines(path)
-    assert lines[0] == PromptedLine("What to say.", tmp_path / "wavs" / "a.wav", "What I say.")
-    assert [line.text for line in lines] == ["What to say.", "More."]
+    assert lines[0] == ("What to say.", tmp_path / "wavs" / "a.wav", "What I say.")
+    assert [text for text, _, _ in lines] == ["What to say.", "More."]
     assert len(read_prompted_lines(path, 1)) == 1
     for text, error, key in (
         ("u1|What I say.|wavs/b.wav|More.", FileNotFoundError, "line 1.*b.wav"),
@@ -228,11 +227,11 @@ def test_eval_verb_writes_table_and_json(
     lines, out = tmp_path / "lines.txt", tmp_path / "out.json"
     lines.write_text("\n".join(LINES))
     words = ["eval", "--lines", str(lines), "--asr", "tiny", "--json", str(out)]
-    assert main([*words, "--lowercase", "--limit", "2", "--voices", "all"]) == 0
-    table = capsys.readouterr().out
-    assert "as written, a" in table and "lower case, b" in table and "WER" in table
+    assert main([*words, "--limit", "2", "--voices", "all"]) == 0
+    assert "WER" in capsys.readouterr().out
     report = json.loads(out.read_text())
-    assert len(report["outcomes"]) == 4 and report["outcomes"][0]["lines"] == 2
+    assert [outcome["name"] for outcome in report["outcomes"]] == ["a", "b"]
+    assert report["outcomes"][0]["lines"] == 2
     assert report["outcomes"][0]["error_rate"]["rate"] == pytest.approx(3 / 6)
     assert asked[0]["language"] == "en"
     assert main(words) == 1  # out.json exists
