@@ -109,8 +109,9 @@ class Sentence:
     """Their ids."""
     prompt: list[int]
     limits: FrameLimits
-    noise_key: tuple[int, int]
-    """Seed, and index of the sentence in its text."""
+    seed: int
+    row: int
+    """Index in the text. The sampling noise depends on it and on the seed."""
     voice: Voice
 
 
@@ -331,7 +332,7 @@ class Synthesizer:
             prompt = build_prompt(self.tokenizer, before + own, voice.index) + codes
             limits = frame_limits(sum(symbol != boundary for symbol in spoken), self.frame_rate)
             written = spoken if isinstance(spoken, str) else " ".join(spoken)
-            out.append(Sentence(written, own, prompt, limits, (operator.index(seed), row), voice))
+            out.append(Sentence(written, own, prompt, limits, operator.index(seed), row, voice))
         return out
 
     def _sentences(self, text: str, limit: int = MAX_SYMBOLS) -> Sequence[Sequence[str]]:
@@ -377,7 +378,7 @@ class Synthesizer:
                 rows = [sentences[index] for index, _ in group]
                 # Each sentence, attempt and candidate has its own row of noise.
                 keys = [
-                    (row.noise_key[0], row.noise_key[1] + (attempt << 32) + (nth << 40))
+                    (row.seed, row.row + (attempt << 32) + (nth << 40))
                     for row, (_, nth) in zip(rows, group, strict=True)
                 ]
                 prompts, limits = [row.prompt for row in rows], [row.limits for row in rows]
@@ -458,9 +459,8 @@ class Synthesizer:
                 [answer] = self.generate([sentence], sampling)
                 first = whole_answer(answer)
             else:
-                first = self.decoder.stream(
-                    sentence.prompt, sentence.limits, sentence.noise_key, sampling, self.silent
-                )
+                key = (sentence.seed, sentence.row)
+                first = self.decoder.stream(sentence.prompt, sentence.limits, key, sampling, self.silent)
 
             def fill(codes: Tensor, sentence: Sentence = sentence) -> Tensor:
                 return self._fill(sentence, codes, sampling.n_q)
