@@ -26,8 +26,7 @@ from torch import Tensor
 
 from audiotok import pcm_bytes, pictures, program, save_audio, wav_head
 
-from ..speech import PAUSE_SECONDS, SpeechChunk, provenance_tag
-from ..synthesizer import Synthesizer
+from ..synthesizer import PAUSE_SECONDS, SpeechChunk, Synthesizer, provenance_tag
 from ..voices import Voice
 from .audio import read_clip
 from .security import Access, protect
