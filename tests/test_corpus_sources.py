@@ -434,7 +434,6 @@ def test_columns_that_name_a_part_are_honoured(
 def test_two_columns_for_one_part_are_refused(
     field: str, columns: tuple[str, str], put: Put, folder: Path
 ) -> None:
-    put("long.wav")
     rows = [{"file_name": "long.wav", "text": "T", name: 0.25} for name in columns]
     put("metadata.jsonl", "\n".join(map(json.dumps, rows)))
     with pytest.raises(ValueError, match=f"--column {field}={columns[0]}"):

@@ -117,13 +117,3 @@ def test_rate_distortion_draws_one_curve_per_system_and_panel(tmp_path: Path, fi
     report["conditions"] = [line("n_q=8", "codec", 4000)]
     with pytest.raises(ValueError, match="got none"):
         draw_rate_distortion(tmp_path / "rd.png", report)
-
-
-def test_a_missing_matplotlib_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
-    from audiotok.pictures import check_picture
-
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install 'audiotok\[plot\]'"):
-        check_picture("a.png")

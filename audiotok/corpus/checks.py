@@ -149,8 +149,7 @@ def inspect(row: SourceRow, limits: Limits) -> float | Drop:
 def decode(row: SourceRow, limits: Limits, sampling_rate: int | None, shaping: Shaping) -> Sound | Drop:
     """Decode a row that passed :func:`inspect`, check it, resample it to ``sampling_rate`` (None: not) and shape it.
 
-    Returns:
-        the sound, or the reason why there is none.
+    Returns the sound, or the reason why there is none.
     """
 
     try:

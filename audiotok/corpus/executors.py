@@ -55,11 +55,8 @@ def run_tasks(
         device: device of the tasks.
 
     Yields:
-        each task and its result, in the order in which they are done.
-
-    Raises:
-        ValueError: ``workers`` or ``engine`` is invalid.
-        ChildProcessError: processes died again and again (killed, or out of memory).
+        each task and its result, in the order in which they are done. ChildProcessError if processes died again and
+        again (killed, or out of memory).
     """
     if engine not in ENGINES:
         raise ValueError(f"expected an engine of {', '.join(ENGINES)}, got {engine!r}")

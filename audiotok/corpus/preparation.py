@@ -206,8 +206,7 @@ def _open(
         # further on.
         if Path(os.path.realpath(out)).is_relative_to(os.path.realpath(source)):
             raise ValueError(f"{out}: expected a folder outside of the source {source}; choose another")
-    is_open = hasattr(source, "describe") and hasattr(source, "__iter__")
-    opened: Any = source if is_open else open_source(source, **opening)
+    opened: Any = source if hasattr(source, "listing") else open_source(source, **opening)
     # Small corpora are cut into about 32 shards, so that several workers can share them.
     return opened, rows_per_shard or min(1024, max(64, -(-len(opened) // 32)))
 

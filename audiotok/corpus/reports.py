@@ -120,8 +120,7 @@ def report(path: str | Path) -> dict[str, Any]:
         JSON values: rows, hours, frames, hours of splits, languages and speakers, histograms, dropped reasons, shards,
         codec.
 
-    Raises:
-        FileNotFoundError, ValueError: the folder is not a prepared corpus, or its report is damaged.
+    Raises FileNotFoundError or ValueError where the folder is not a prepared corpus, or its report is damaged.
     """
     file = Path(path) / REPORT_FILES[0]
     manifest = Manifest.load(path)

@@ -52,7 +52,6 @@ _BELOW = {
 }
 LAYOUTS = tuple(dict.fromkeys(["ljspeech", *_IN_FOLDER, *_BELOW]))
 _PIECE = 1024
-_OFFLINE = "no such folder, not kept on this machine, and the hub does not answer"
 Locate = Callable[[str], tuple[str | None, Problem]]
 """Returns the path of a file that a row names, or why it may not be read."""
 
@@ -358,7 +357,9 @@ def _open_named(name: str, columns: Mapping[str, str], root: Path | None) -> Dat
             try:
                 return datasets.load_dataset(path, configuration or None)
             except Exception as error:
-                raise ConnectionError(_OFFLINE) from error
+                raise ConnectionError(
+                    "no such folder, not on this machine, and the hub does not answer"
+                ) from error
 
     return DatasetSource(
         _load(name, load), columns, name, partial(_find_below, Names(root)) if root else _in_cache
