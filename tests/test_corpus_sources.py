@@ -599,11 +599,11 @@ def test_splits_and_languages_of_a_data_set() -> None:
 
 def test_the_survey_finds_repeated_ids_and_changed_files(put: Put, folder: Path) -> None:
     put("a.flac")
-    ids = [*"abcabd", *map(str, range(5000)), "a"]
+    ids = [*"abcabd", *map(str, range(500)), "a"]
     lines = [{"file_name": "a.flac", "id": id, "split": "dev" if id == "d" else None} for id in ids]
     put("metadata.jsonl", "\n".join(map(json.dumps, lines)))
     found = survey(open_source(folder))
-    assert np.flatnonzero(found.repeated).tolist() == [3, 4, 5006] and found.groups["dev"].tolist() == [5]
+    assert np.flatnonzero(found.repeated).tolist() == [3, 4, 506] and found.groups["dev"].tolist() == [5]
     assert len(found.groups["train"]) == len(ids) - 1
     assert survey(open_source(folder)).digest == found.digest
     with (folder / "a.flac").open("ab") as file:
