@@ -184,13 +184,6 @@ def test_codes_are_scored_by_the_distance_of_their_codewords(model, tmp_path: Pa
         taught.set_codebooks(books[..., :8])
 
 
-def test_latents_are_sums_of_codewords(model):
-    codes = inputs(5, 1, 1)["codes"]
-    words = torch.stack([model.codebooks[k, codes[0, k]] for k in range(K)])
-    assert torch.allclose(model.latents(codes)[0], words.sum(0), atol=1e-6)
-    assert torch.allclose(model.latents(codes, torch.tensor([2]))[0], words[:2].sum(0), atol=1e-6)
-
-
 def test_sizes_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="12 and 4"):
         NarConfig(hidden_size=12, num_attention_heads=4)

@@ -40,27 +40,21 @@ NO_SPEECH = {
 
 
 @pytest.mark.parametrize("name", NO_SPEECH)
-@pytest.mark.parametrize("level", [0.5, 1e-3])
-def test_a_clip_without_speech_is_no_voice(tiny_codec, name, level):
-    sound = NO_SPEECH[name]
-    wav = torch.from_numpy(level * sound / max(1e-9, np.abs(sound).max())).float()
-    with pytest.raises(ValueError):
-        clone_voice(wav, 16_000, WORDS, tiny_codec)
+def test_a_clip_without_speech_is_no_voice(tiny_codec, name):
+    for level in (0.5, 1e-3):
+        wav = torch.from_numpy(level * NO_SPEECH[name] / max(1e-9, np.abs(NO_SPEECH[name]).max())).float()
+        with pytest.raises(ValueError):
+            clone_voice(wav, 16_000, WORDS, tiny_codec)
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_a_quiet_clip_is_cloned_as_a_loud_one(tiny_codec, seed):
+@pytest.mark.parametrize("seed", range(2))
+def test_quiet_loud_and_noisy_clips_are_cloned_alike(tiny_codec, seed):
     wav = speech_like(2.0, seed=seed)
     loud = clone_voice(wav, 16_000, WORDS, tiny_codec)
-    for gain_db in (-40, -20, 6):
+    for gain_db in (-40, 6):
         quiet = clone_voice(wav * 10 ** (gain_db / 20), 16_000, WORDS, tiny_codec)
         assert float((quiet.codes == loud.codes).float().mean()) > 0.99
-
-
-@pytest.mark.parametrize("snr_db", [20, 10])
-def test_speech_in_noise_is_accepted(tiny_codec, snr_db):
-    wav = speech_like(2.0)
-    noise = torch.from_numpy(_WHITE).float() * wav.std() * 10 ** (-snr_db / 20)
+    noise = torch.from_numpy(_WHITE).float() * wav.std() * 10 ** (-10 / 20)
     assert clone_voice(wav + noise, 16_000, WORDS, tiny_codec).prompt_text == WORDS
 
 

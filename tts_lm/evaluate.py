@@ -149,11 +149,7 @@ def comparable_form(text: str, language: str) -> str:
 
 
 def read_lines(path: str | Path, limit: int | None = None) -> list[str]:
-    """Read sentences, one per line, from the last tab-separated column.
-
-    Args:
-        path: a text or TSV file in UTF-8.
-        limit: largest number of lines.
+    """Read sentences from a file in UTF-8, one per line, from the last tab-separated column.
 
     Raises:
         FileNotFoundError: no such file.
@@ -174,16 +170,9 @@ def read_lines(path: str | Path, limit: int | None = None) -> list[str]:
 def read_recordings(
     data: str | Path, source: str | None = None, split: str | None = "test", limit: int | None = None
 ) -> list[tuple[Path, str]]:
-    """Read recordings with transcripts from the ``metadata.csv`` of an audio folder.
+    """Files and transcripts from the ``metadata.csv`` of an audio folder, at least one.
 
-    Args:
-        data: the folder. The columns are ``file_name``, ``transcription`` and optionally ``source`` and ``split``.
-        source: keep rows whose source begins with this.
-        split: keep rows of this split; None keeps all.
-        limit: largest number of rows.
-
-    Returns:
-        (file, transcript) pairs, at least one.
+    Only rows of the split are read, and only sources that begin with ``source``.
 
     Raises:
         FileNotFoundError: no ``metadata.csv``.
@@ -199,12 +188,8 @@ def read_recordings(
 def read_prompted_lines(path: str | Path, limit: int | None = None) -> list[tuple[str, Path, str]]:
     """Read a list of ``name|prompt text|prompt file|text`` (seed-tts-eval); further columns are ignored.
 
-    Args:
-        path: UTF-8; prompt files are relative to its folder.
-        limit: largest number of lines.
-
     Returns:
-        Text, clip of the voice for it, and transcript of the clip.
+        Text, clip of the voice for it (relative to the list), and transcript of the clip.
 
     Raises:
         FileNotFoundError: the list or a prompt is missing.
@@ -291,11 +276,8 @@ class SpeakerSimilarity:
 
     Two clips of one speaker have about 0.8 to 0.9, of different speakers 0.5 to 0.6.
 
-    Args:
-        encoder: wav [N] and rate -> unit vector.
-        references: recordings of the voice, or one prompt a clip.
-        one_each: compare clip i with reference i; else with the mean of all.
-        leave_out: the clips are the references themselves; compare each with the mean of the others.
+    Clip i is compared with the mean of the references, with reference i (``one_each``), or, if the clips are the
+    references, with the mean of the others (``leave_out``). ``encoder`` maps wav [N] and rate to a unit vector.
 
     Raises:
         ValueError: too few references.

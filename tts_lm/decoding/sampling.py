@@ -54,19 +54,10 @@ class Sampling:
             if isinstance(value, bool) or not isinstance(value, kind):
                 number = "a whole number" if kind is int else "a number"
                 raise TypeError(f"expected {name} to be {number}, got {value!r}")
-        ranges = {
-            "temperature": 0 <= self.temperature < math.inf,
-            "top_k": self.top_k >= 0,
-            "top_p": 0 < self.top_p <= 1,
-            "window": self.window >= 0,
-            "ratio": self.ratio >= 0,
-            "n_q": self.n_q >= 0,
-            "best_of": self.best_of >= 1,
-        }
-        for name, fits in ranges.items():
-            if not fits:
+            low, high = {"top_p": (math.ulp(0.0), 1), "best_of": (1, math.inf)}.get(name, (0, math.inf))
+            if not low <= value <= high or value == math.inf:
                 rule = {"top_p": "> 0 and <= 1", "best_of": ">= 1"}.get(name, ">= 0")
-                raise ValueError(f"expected {name} {rule}, got {getattr(self, name)}")
+                raise ValueError(f"expected {name} {rule}, got {value}")
 
 
 @dataclass(frozen=True)
@@ -129,15 +120,7 @@ def nucleus(logits: Tensor, top_k: int, top_p: float) -> Tensor:
 
 
 def find_loop(codes: np.ndarray, frame_rate: float) -> int | None:
-    """Find a loop at the end of a row.
-
-    Args:
-        codes: [T] int64 of the row.
-        frame_rate: frame rate in Hz.
-
-    Returns:
-        The number of frames to keep, up to the end of the first period, or None if there is no loop.
-    """
+    """Find a loop at the end of codes [T]: frames to keep, up to the end of the first period, or None."""
     for period in range(1, int(_LOOP_PERIOD_SECONDS * frame_rate) + 1):
         span = max(int(_LOOP_SECONDS * frame_rate), _LOOP_TURNS * period)
         if len(codes) >= span and np.array_equal(codes[-span:-period], codes[-span + period :]):
@@ -146,16 +129,7 @@ def find_loop(codes: np.ndarray, frame_rate: float) -> int | None:
 
 
 def find_silence(codes: np.ndarray, silent: Collection[int], frame_rate: float) -> int | None:
-    """Find silence at the end of a row.
-
-    Args:
-        codes: [T] int64 of the row.
-        silent: codes of silence.
-        frame_rate: frame rate in Hz.
-
-    Returns:
-        The number of frames to keep, at least one, or None if the silence is short.
-    """
+    """Find silence at the end of codes [T]: frames to keep, at least one, or None if the silence is short."""
     span = int(_SILENCE_SECONDS * frame_rate)
     if not silent or len(codes) < span or not np.isin(codes[-span:], list(silent)).all():
         return None

@@ -21,19 +21,9 @@ N_VOICES = 16
 
 
 class NarConfig(PreTrainedConfig):
-    """Configuration of a :class:`NarModel`.
+    """Configuration of a :class:`NarModel`: text ids, K codebooks of V codewords of width D, and the sizes of a Llama.
 
-    Args:
-        text_size: number of text ids.
-        n_q: number of codebooks K.
-        codebook_size: codebook size V.
-        codebook_dim: width D of the codewords of the codec.
-        hidden_size: width W.
-        num_hidden_layers: number of blocks.
-        num_attention_heads: number of attention heads.
-        intermediate_size: width inside the feed-forward blocks.
-        dropout: dropout of the residual branches.
-        codes_fingerprint: fingerprint of the codec.
+    ``dropout`` is that of the residual branches, ``codes_fingerprint`` that of the codec.
     """
 
     model_type = "audiotok_nar"
@@ -166,14 +156,7 @@ class NarModel(PreTrainedModel):
 
     @torch.no_grad()
     def set_codebooks(self, codebooks: Tensor) -> None:
-        """Copy the codec's codewords, scaled to order one.
-
-        Args:
-            codebooks: [K, V, D] float.
-
-        Raises:
-            ValueError: the shape differs from that of the model.
-        """
+        """Copy the codec's codewords [K, V, D], scaled to order one. Raises ValueError if the shape differs."""
         if codebooks.shape != self.codebooks.shape:
             raise ValueError(
                 f"expected codebooks {list(self.codebooks.shape)}, got {list(codebooks.shape)}; use its own codec"

@@ -133,11 +133,7 @@ class Reranker(PreTrainedModel):
 
 
 def word_classes(phonemes: str) -> list[list[int]]:
-    """Classes of the phonemes of a text, one list per word.
-
-    Args:
-        phonemes: output of :func:`~tts_lm.text.pronounce_text`; words without a pronunciation are in letters.
-    """
+    """Classes of the phonemes of a text, one list per word. Words without a pronunciation are in letters."""
     words = [[_CLASS_OF[c] for c in word if c in _CLASS_OF] for word in phonemes.split()]
     return [word for word in words if word]
 
@@ -147,12 +143,12 @@ def word_costs(log_probabilities: np.ndarray, words: Sequence[Sequence[int]]) ->
 
     The cost of a frame is the log-probability of its likeliest class minus that of its class on the path. The cost of a
     word is the mean over its phonemes of their mean costs per frame or, if larger, the sum over its frames divided by
-    the usual length of its phonemes. The latter detects drawn-out words and insertions. A gap, where silence is
-    expected, counts as a word of four phonemes. No cost exceeds 3.
+    the usual length of its phonemes, which detects drawn-out words and insertions. A gap, where silence is expected,
+    counts as a word of four phonemes. No cost exceeds 3.
 
     Args:
         log_probabilities: [T, classes] float, of silence and the phonemes.
-        words: output of :func:`word_classes`, W >= 1 words with at most T phonemes.
+        words: output of :func:`word_classes`, at least one word, with at most T phonemes.
 
     Returns:
         [2 W + 1] float64, nats per phoneme: gap, word, gap, word... gap.

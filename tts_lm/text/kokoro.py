@@ -31,37 +31,14 @@ _FINALS = _table(
     "y=v ɥe=ve ɥɛn=van yn=vn ɨ=iii ɚ=er ɔ=o jɔ=io ɛ=ei"
 )
 _TONES = {"→": "1", "↗": "2", "↓": "3", "↘": "4"}
-_AFTER_N = {
-    "y",
-    "u",
-    "a",
-    "ɤ",
-    "ai",
-    "ei",
-    "au",
-    "ou",
-    "ja",
-    "je",
-    "jau",
-    "jou",
-    "wo",
-    "ɥe",
-    "ʊŋ",
-    "jɛn",
-    "jaŋ",
-}
+_AFTER_N = set("y u a ɤ ai ei au ou ja je jau jou wo ɥe ʊŋ jɛn jaŋ".split())
 """Finals before which an n is more often an initial than the coda of the previous syllable."""
 
 
 def from_kokoro(phonemes: Sequence[Timed], language: str) -> list[Timed]:
-    """Convert the teacher's phonemes.
+    """Convert the IPA characters of one clip, as ``teacher.py`` writes them, to symbols of ``PHONEMES``.
 
-    Args:
-        phonemes: IPA characters of one clip with their times, as ``teacher.py`` writes them.
-        language: language of the clip, ``en`` or ``zh``.
-
-    Returns:
-        Symbols of ``PHONEMES`` with their times. Stress marks and tones are merged into their vowels and finals.
+    Stress marks and tones are merged into their vowels and finals. ``language`` is ``en`` or ``zh``.
 
     Raises:
         ValueError: a character has no counterpart.
@@ -70,11 +47,7 @@ def from_kokoro(phonemes: Sequence[Timed], language: str) -> list[Timed]:
 
 
 def align(spoken: Sequence[str], timed: Sequence[Timed]) -> tuple[list[Timed], int]:
-    """Assign the times of the phonemes of the teacher to those of the front end.
-
-    Args:
-        spoken: output of :func:`~tts_lm.text.phonemes` for the text.
-        timed: the output of :func:`from_kokoro` for the same text.
+    """Assign the times of :func:`from_kokoro` to the phonemes of the front end for the same text.
 
     Returns:
         ``spoken`` with times, and the number of phonemes without a counterpart, boundaries and punctuation not
