@@ -42,7 +42,7 @@ def pack(tmp_path: Path, make_speech: Speech) -> PackedClips:
 def tiny_recipe(**changes: object) -> CodecRecipe:
     recipe = load_training_recipe("tiny")
     assert isinstance(recipe, CodecRecipe)
-    return dataclasses.replace(recipe, **{"log_every": 1, "eval_every": 1000, "kmeans_crops": 32, **changes})
+    return dataclasses.replace(recipe, **{"log_every": 1, "eval_every": 1000, "eval_clips": 1, "kmeans_crops": 32, **changes})
 
 
 def logged(folder: Path, key: str) -> dict[int, float]:

@@ -60,20 +60,19 @@ def release(codec: AudioCodec, out: str | Path, provenance: dict[str, Any]) -> A
     return released
 
 
-def refine_codebooks(codec: AudioCodec, clips: PackedClips, crops: int, max_gain_db: float = 6.0) -> None:
+def refine_codebooks(codec: AudioCodec, clips: PackedClips, crops: int) -> None:
     """Continue k-means of the codebooks with the encoder fixed; train the decoder on the result afterwards.
 
     Args:
         codec: changed in place.
         clips: the training data.
         crops: seconds of speech; 20,000 are about 1,000 frames per codeword.
-        max_gain_db: crops are made louder or quieter by up to this, as in training.
     """
     frames = round(codec.config.frame_rate)
     latents = []
     with torch.no_grad():
         for step in range(-(-crops // 32)):
-            wav = clips.crops(_SEED, step, 32, frames, Draw(max_gain_db)).wav
+            wav = clips.crops(_SEED, step, 32, frames, Draw(max_gain_db=6.0)).wav
             latents.append(codec.encoder(wav).transpose(1, 2).flatten(0, 1))
     codec.quantizer.refine(torch.cat(latents))
 

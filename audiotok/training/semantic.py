@@ -42,10 +42,7 @@ def _start(pack: str, hop_length: int, name: str) -> None:
 
 
 def plan_windows(lengths: list[int]) -> list[list[tuple[int, int, int]]]:
-    """Distribute clips over windows of 30 s.
-
-    Args:
-        lengths: frames of each clip.
+    """Distribute clips of these lengths in frames over windows of 30 s.
 
     Returns:
         The pieces of each window as (clip, first frame of the clip, first frame of the window).

@@ -29,12 +29,9 @@ from ..text.english import word_phonemes
 class Times:
     """Times of a word."""
 
-    starts: np.ndarray
-    """Start of each phoneme in frames, [M] float32."""
-    ends: np.ndarray
-    """End of each phoneme in frames, [M] float32. A pause may follow the last."""
-    phonemes: str | None
-    """The M phonemes, one character each; None if unknown."""
+    starts: np.ndarray  # start of each phoneme in frames, [M] float32
+    ends: np.ndarray  # end of each phoneme in frames, [M] float32. A pause may follow the last
+    phonemes: str | None  # the M phonemes, one character each; None if unknown
 
     def shifted(self, frames: int) -> Times:
         """The times shifted by ``frames``."""
@@ -45,14 +42,10 @@ class Times:
 class Word:
     """One word of a clip."""
 
-    text: str
-    """The word as model input: phonemes, or letters if no pronunciation is known."""
-    letters: str
-    """Lower case."""
-    after: str
-    """Punctuation behind it, often empty."""
-    times: Times | None = None
-    """Its times; None if the clip was not aligned."""
+    text: str  # the word as model input: phonemes, or letters if no pronunciation is known
+    letters: str  # lower case
+    after: str  # punctuation behind it, often empty
+    times: Times | None = None  # its times; None if the clip was not aligned
 
 
 @dataclass(frozen=True)

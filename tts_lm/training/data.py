@@ -35,10 +35,8 @@ class Clip:
     id: str
     words: tuple[Word, ...]
     speaker: str
-    voice: int
-    """0..15, the control token."""
-    codes: np.ndarray
-    """[K, T] int16."""
+    voice: int  # 0..15, the control token
+    codes: np.ndarray  # [K, T] int16
 
     @property
     def frames(self) -> int:
