@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from copy import copy
 
 import pytest
 import torch
@@ -152,7 +153,7 @@ def test_allowed_ids_equal_the_cursor(tok: AudioTextTokenizer, layout: str) -> N
             cursor.push(symbol)
         for index in (*range(tok.audio_offset, tok.audio_offset + 24), tok.control_id("fill")):
             with suppress(LayoutError):
-                cursor.copy().push(index)
+                copy(cursor).push(index)
                 expected.add(index)
         assert allowed == expected | ({tok.control_id("audio_end")} if cursor.may_end else set())
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from copy import deepcopy
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -19,9 +20,6 @@ class _State:
 
     cursor: Cursor | None = None
     closed: bool = False
-
-    def copy(self) -> _State:
-        return replace(self, cursor=None if self.cursor is None else self.cursor.copy())
 
 
 class AudioConstraint(LogitsProcessor):
@@ -57,10 +55,8 @@ class AudioConstraint(LogitsProcessor):
         text: bool = False,
     ) -> None:
         if max_length < 1 or min_frames < 0 or (max_frames is not None and max_frames < max(1, min_frames)):
-            raise ValueError(
-                "expected max_length >= 1 and 0 <= min_frames <= max_frames, got "
-                f"{max_length}, {min_frames} and {max_frames}"
-            )
+            limits = f"max_length {max_length}, min_frames {min_frames} and max_frames {max_frames}"
+            raise ValueError(f"expected max_length >= 1 and 0 <= min_frames <= max_frames, got {limits}")
         self._fresh = lambda: tokenizer.audio_cursor(layout, n_q)
         self._fresh()  # checks layout and n_q
         self._start, self._end = tokenizer.control_id("audio_start"), tokenizer.control_id("audio_end")
@@ -97,17 +93,15 @@ class AudioConstraint(LogitsProcessor):
         """Update the state of each row, starting from the previous step if the row continues one of its rows."""
         parents: list[int | None] = [None] * len(input_ids)
         if self._seen is not None and self._seen.shape[1] == input_ids.shape[1] - 1:
-            if torch.equal(self._seen, input_ids[:, :-1]):
-                parents = list(range(len(input_ids)))
-            else:  # With beams, a row may continue any row, and several rows may continue the same one.
-                same = (input_ids[:, None, :-1] == self._seen[None]).all(dim=-1)  # [B, B before]
-                parents = [int(row.nonzero()[0]) if row.any() else None for row in same]
+            # With beams, a row may continue any row, and several rows may continue the same one.
+            same = (input_ids[:, None, :-1] == self._seen[None]).all(dim=-1)  # [B, B before]
+            parents = [int(row.nonzero()[0]) if row.any() else None for row in same]
         states = []
         for row, (parent, last) in enumerate(zip(parents, input_ids[:, -1].tolist(), strict=True)):
             if parent is None:
                 states.append(self._replay(input_ids[row].tolist()))
             else:
-                states.append(self._step(self._states[parent].copy(), last))
+                states.append(self._step(deepcopy(self._states[parent]), last))
         self._seen, self._states = input_ids.clone(), states
 
     def _replay(self, ids: list[int]) -> _State:

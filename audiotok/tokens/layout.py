@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -125,10 +124,6 @@ class Cursor:
             raise ValueError(f"expected a fill symbol outside the codes' [{offset}, {stop}), got {fill}")
         self.position = self.begun = 0
         self.settled = False
-
-    def copy(self) -> Cursor:
-        """Another cursor at the same position."""
-        return copy.copy(self)
 
     @property
     def codebooks(self) -> range:
