@@ -21,17 +21,12 @@ _STEM_CHARACTERS = 40
 def writable_target(path: str | Path) -> Path:
     """Check in advance that a file can be written.
 
-    Args:
-        path: the file. A symbolic link is followed, so that its target is replaced and the link stays.
-
     Returns:
-        the path of the file itself; its folder exists and can be written.
+        the path of the file itself, to which symbolic links lead; its folder exists and can be written.
 
     Raises:
-        FileNotFoundError: the folder does not exist.
-        IsADirectoryError: it is a folder.
-        PermissionError: the folder cannot be written.
-        OSError: it is a device, a pipe, or a link that leads to itself.
+        OSError: there is no such folder, it cannot be written, or the path is a folder, a device, a pipe, or a link
+            that leads to itself.
     """
     target = _followed(Path(path))
     if target.is_dir():
@@ -49,11 +44,7 @@ def writable_target(path: str | Path) -> Path:
 def write_aside(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it onto ``path`` on success, delete it on any error.
 
-    Args:
-        path: the file. Its folder must exist and be writable; a symbolic link is followed.
-
-    Yields:
-        a path in the same folder (so that the rename is atomic) with the same suffix.
+    It has the suffix of ``path`` and lies in the same folder, so that the rename is atomic.
 
     Raises:
         OSError: as :func:`writable_target`, or writing failed; it names ``path``.
@@ -75,7 +66,10 @@ def write_aside(path: str | Path) -> Iterator[Path]:
     except BaseException as error:
         if aside is not None:
             aside.unlink(missing_ok=True)
-        if isinstance(error, OSError) and _is_of(error, aside):
+        # Name the file that was asked for. The error of a full disk has no file name.
+        if isinstance(error, OSError) and (
+            error.errno in _FULL if error.filename is None else aside is None or error.filename == str(aside)
+        ):
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 
@@ -107,10 +101,3 @@ def _followed(path: Path) -> Path:
 
 def _is_open_file(path: Path) -> bool:
     return str(path.absolute()).startswith(_OPEN_FILES)
-
-
-def _is_of(error: OSError, aside: Path | None) -> bool:
-    """Whether an error concerns the temporary file. The error of a full disk has no file name."""
-    if error.filename is None:
-        return error.errno in _FULL
-    return aside is None or error.filename == str(aside)

@@ -50,9 +50,7 @@ class _AutoClassFinder(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if not fullname.startswith(_AUTO) or not any(
-            fullname == _AUTO + auto for autos in _REGISTERS.values() for auto in autos
-        ):
+        if fullname not in {_AUTO + auto for autos in _REGISTERS.values() for auto in autos}:
             return None
         spec = PathFinder.find_spec(fullname, path)
         loader: Any = spec.loader if spec else None

@@ -195,14 +195,11 @@ class EntropyModel:
         self.emb = np.pad(self.tensors["emb"].astype(np.float32), ((0, 0), (0, 1), (0, 0)))
 
     def freqs(self, k: int, codes: np.ndarray) -> np.ndarray:
-        """Frequencies of every code of codebook k in all frames.
+        """Frequencies [P, T, V] float32 of every code of codebook k in all frames.
 
         Args:
             k: the codebook.
             codes: [P, K', T] integers in [0, V), K' > k, of P packets; V marks frames after a packet's end.
-
-        Returns:
-            [P, T, V] float32, of :func:`frequencies`.
         """
         each = [self.emb[j][codes[:, j]] for j in range(k + 1)]
         low = np.sum(each[:k], axis=0) if k else np.zeros_like(each[0])
@@ -213,14 +210,11 @@ class EntropyModel:
         return self.last(np.concatenate([_earlier(hidden, tap) for tap in (0, *self.taps)], axis=-1), k)
 
     def last(self, hidden: np.ndarray, codebooks: int | slice) -> np.ndarray:
-        """h1 of this and the tapped frames -> frequencies.
+        """h1 of this and the tapped frames -> frequencies [..., V] float32.
 
         Args:
             hidden: [..., (1 + taps) H1] of one codebook, or [codebooks, P, (1 + taps) H1].
             codebooks: an index or a slice.
-
-        Returns:
-            [..., V] or [codebooks, P, V] float32.
         """
         h2 = clip(hidden @ self._w2[codebooks] + self._b2[codebooks], 0.0)
         q = clip(h2 @ self._w3[codebooks] + self._b3[codebooks], -127.0)
@@ -353,11 +347,7 @@ class Steps:
         return self._model.last(tapped.reshape(n, packets, taps * hidden), here)
 
     def see(self, codes: np.ndarray) -> None:
-        """Set the codes of the present step and advance to the next.
-
-        Args:
-            codes: [codebooks, P] integers in [0, V); V marks a frame after a packet's end.
-        """
+        """Set the codes [codebooks, P] of the present step, V after a packet's end, and advance to the next."""
         codebooks, e, at = self.codebooks, self._width, self._at * self._width
         above = slice(codebooks.start + 1, codebooks.stop + 1)
         now = slice(at + LAG * e, at + (LAG + 1) * e)
@@ -442,14 +432,7 @@ class LayerCoder:
         return done
 
     def decode(self, packets: Sequence[tuple[int, Sequence[bytes]]]) -> list[np.ndarray | LayerError]:
-        """Layers -> codes.
-
-        Args:
-            packets: (T, K' layers) each, with the same K'.
-
-        Returns:
-            codes [K', T] int64 of each, or an error where layers are damaged.
-        """
+        """Packets of (T, K' layers), with the same K' -> codes [K', T] int64, or an error where layers are damaged."""
         done: list[np.ndarray | LayerError] = []
         for start in range(0, len(packets), _TOGETHER):
             done += self._decode_group(packets[start : start + _TOGETHER])

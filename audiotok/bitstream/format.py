@@ -81,16 +81,10 @@ def frame(mark: int, body: bytes) -> bytes:
 
 
 def frame_at(data: bytes | bytearray, mark: int, largest: int, at: int = 0) -> tuple[bytes, int]:
-    """The body of the frame that begins at ``at``, and the position after the frame.
-
-    Args:
-        data: bytes.
-        mark: expected mark.
-        largest: largest size of the body in bytes.
-        at: position of the mark.
+    """The body, of ``largest`` bytes at most, of the frame that begins at ``at``, and the position after the frame.
 
     Raises:
-        DamageError: the frame is damaged.
+        DamageError: the frame is damaged or has another mark.
         NeedMoreError: ``data`` ends before the frame does.
     """
     if at >= len(data):
@@ -338,7 +332,7 @@ class Packet:
 
 
 class Found(NamedTuple):
-    """A packet in a stream: position, size in bytes, and the packet."""
+    """A packet in a stream, with its position and size in bytes."""
 
     at: int
     size: int
