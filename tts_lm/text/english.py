@@ -32,22 +32,21 @@ def either(kind: str) -> str:
     return "|".join(sorted(TERMS[kind], key=len, reverse=True))
 
 
-SOUNDS = dict(
-    pair.split("=", 1)
-    for pair in (
-        "AA=A AE=E AH=U AO=O AW=0 AY=I EH=1 ER=2 EY=3 IH=4 IY=Y OW=5 OY=6 "
-        "UH=7 UW=W B=B CH=C D=D DH=8 F=F G=G HH=H JH=J K=K L=L M=M "
-        "N=N NG=9 P=P R=R S=S SH=X T=T TH=Q V=V W=& Y=$ Z=Z ZH=%"
-    ).split()
+def table(text: str) -> dict[str, str]:
+    """``"a=b c=d"`` -> ``{"a": "b", "c": "d"}``."""
+    pairs = (pair.partition("=") for pair in text.split())
+    return {key: value for key, _, value in pairs}
+
+
+SOUNDS = table(
+    "AA=A AE=E AH=U AO=O AW=0 AY=I EH=1 ER=2 EY=3 IH=4 IY=Y OW=5 OY=6 UH=7 UW=W B=B CH=C D=D DH=8 F=F G=G HH=H JH=J "
+    "K=K L=L M=M N=N NG=9 P=P R=R S=S SH=X T=T TH=Q V=V W=& Y=$ Z=Z ZH=%"
 )
 """ARPAbet names, and the character of each. It is a digit, capital or sign that is not in normalised text."""
 _NAMES = {character: name for name, character in SOUNDS.items()}
-_SUFFIXES = dict(
-    pair.split("=", 1)
-    for pair in (
-        "'s=s s'= es=4Z s=s ed=d ing=49 ly=LY ers=2Z er=2 ness=NUS less=LUS able=UBUL ful=FUL like=LI,K "
-        "n't=UNT 'll=UL 've=UV 'd=D 're=2"
-    ).split()
+_SUFFIXES = table(
+    "'s=s s'= es=4Z s=s ed=d ing=49 ly=LY ers=2Z er=2 ness=NUS less=LUS able=UBUL ful=FUL like=LI,K n't=UNT 'll=UL "
+    "'ve=UV 'd=D 're=2"
 )
 _DICTIONARY = Path(__file__).parent.parent / "pronunciations.txt.xz"
 _VOICELESS = frozenset(SOUNDS[s] for s in ("P", "T", "K", "F", "TH"))

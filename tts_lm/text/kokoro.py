@@ -4,28 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from .english import table
 from .phonemes import BOUNDARY, ERHUA, MARKS
 
 Timed = tuple[str, float, float]
 """Symbol, start and end in seconds."""
 
 
-def _table(text: str) -> dict[str, str]:
-    return dict(pair.split("=") for pair in text.split())
-
-
-_VOWELS = _table(
+_VOWELS = table(
     "ɑ=AA æ=AE ə=AH ʌ=AH ᵊ=AH ɐ=AH ɔ=AO W=AW I=AY ɛ=EH ɜ=ER A=EY ɪ=IH ᵻ=IH i=IY O=OW Y=OY ʊ=UH u=UW a=AE o=OW "
     "e=EY"
 )
-_CONSONANTS = _table(
+_CONSONANTS = table(
     "b=B ʧ=CH d=D ð=DH f=F ɡ=G h=HH ʤ=JH k=K l=L m=M n=N ŋ=NG p=P ɹ=R s=S ʃ=SH t=T ɾ=T θ=TH v=V w=W j=Y z=Z "
     "ʒ=ZH"
 )
-_INITIALS = _table(
+_INITIALS = table(
     "p=b pʰ=p m=m f=f t=d tʰ=t n=n l=l k=g kʰ=k x=h h=h ʨ=j ʨʰ=q ɕ=x ꭧ=zh ꭧʰ=ch ʂ=sh ɻ=r ʐ=r ʦ=z ʦʰ=c s=s"
 )
-_FINALS = _table(
+_FINALS = table(
     "a=a ai=ai an=an aŋ=ang au=ao ɤ=e ei=ei ən=en əŋ=eng i=i ja=ia jɛn=ian jaŋ=iang jau=iao je=ie in=in "
     "jou=iou iŋ=ing jʊŋ=iong ʊŋ=ong ou=ou u=u wei=uei wa=ua wai=uai wan=uan wən=uen waŋ=uang wəŋ=ueng wo=uo "
     "y=v ɥe=ve ɥɛn=van yn=vn ɨ=iii ɚ=er ɔ=o jɔ=io ɛ=ei"
