@@ -42,7 +42,8 @@ def pack(tmp_path: Path, make_speech: Speech) -> PackedClips:
 def tiny_recipe(**changes: object) -> CodecRecipe:
     recipe = load_training_recipe("tiny")
     assert isinstance(recipe, CodecRecipe)
-    return dataclasses.replace(recipe, **{"log_every": 1, "eval_every": 1000, "eval_clips": 1, "kmeans_crops": 32, **changes})
+    quick = {"log_every": 1, "eval_every": 1000, "eval_clips": 1, "kmeans_crops": 32}
+    return dataclasses.replace(recipe, **{**quick, **changes})
 
 
 def logged(folder: Path, key: str) -> dict[int, float]:
