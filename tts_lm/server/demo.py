@@ -14,11 +14,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import wraps
+from importlib import import_module
 from pathlib import Path
 from queue import Empty, Queue
 from typing import Any
 
-import gradio
 import torch
 from fastapi import FastAPI, HTTPException
 from fastapi.responses import StreamingResponse
@@ -31,6 +31,7 @@ from ..voices import Voice
 from .audio import read_clip
 from .security import Access, protect
 
+gradio: Any = import_module("gradio")  # its types refuse lists of names
 CLIP_SECONDS = 15.0
 TEXT_LETTERS = 1000
 _KEPT_STREAMS = 16
