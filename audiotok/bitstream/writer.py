@@ -184,6 +184,8 @@ def truncate(source: str | Path, target: str | Path, n_q: int) -> list[str]:
             sizes.append(len(data))
             file.write(data)
         if reader.damage and not any(sizes):
-            raise AtokError(f"{source}: no undamaged packet ({'; '.join(reader.damage)}); copy it again")
+            raise AtokError(
+                f"{source}: expected packets, got none ({'; '.join(reader.damage)}); copy it again"
+            )
         file.write(Tail(header, reader.frames, tuple(sizes)).to_bytes())
         return reader.damage
