@@ -414,7 +414,7 @@ def _score(
             progress(len(details), len(texts))
     outcome = Outcome(name, len(details), details=details)
 
-    def rate(table: np.ndarray) -> Rate:
+    def mean_of(table: np.ndarray) -> Rate:
         """Ratio of the sums of the two columns of [lines, 2]."""
 
         def ratio(rows: np.ndarray) -> np.ndarray:
@@ -424,11 +424,11 @@ def _score(
         return Rate(float(ratio(table)), low, high)
 
     if recogniser is not None:
-        outcome.error_rate = rate(np.array([(d["errors"], d["length"]) for d in details]))
+        outcome.error_rate = mean_of(np.array([(d["errors"], d["length"]) for d in details]))
     for what in metrics or {}:
         found = [(detail[what], 1) for detail in details if detail[what] is not None]
         if found:
-            outcome.scores[what] = rate(np.array(found))
+            outcome.scores[what] = mean_of(np.array(found))
     return outcome
 
 

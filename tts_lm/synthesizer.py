@@ -424,7 +424,7 @@ class Synthesizer:
                 start, stop = Trimmer(hop, config.frame_rate).push(wav, is_last=True)
                 wavs += [pause] * bool(wavs) + [wav[start * hop : stop * hop]]
                 kept.append(sentence.codes[:, start:stop])
-        worst = max((sentence.finish_reason for sentence in said), key=REASONS.index)
+        worst = REASONS[max(REASONS.index(sentence.finish_reason) for sentence in said)]
         return Speech(torch.cat(wavs).clone(), config.sampling_rate, torch.cat(kept, dim=1).cpu(), worst)
 
     def stream(
