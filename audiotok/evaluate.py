@@ -102,26 +102,22 @@ def read_rows(
 
 
 def bootstrap_interval(
-    counts: Sequence[int], statistic: Callable[..., np.ndarray[Any, Any]], seed: int = 0
+    count: int, statistic: Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]], seed: int = 0
 ) -> tuple[float, float]:
-    """The 95 % percentile bootstrap interval of a statistic over one or more sets of clips (Efron, Tibshirani 1993).
+    """The lower and upper end of a 95 % percentile bootstrap interval (Efron, Tibshirani 1993).
 
     Args:
-        counts: clips of each set.
-        statistic: takes one array of indices per set, [R, clips of the set] int64, and returns [R].
+        count: number of clips.
+        statistic: takes indices of clips [R, count] int64 and returns [R].
         seed: of the resampling.
 
-    Returns:
-        the lower and the upper end.
-
     Raises:
-        ValueError: a set without clips.
+        ValueError: there is no clip.
     """
-    if not counts or min(counts) < 1:
-        raise ValueError(f"expected at least one value to average, got sets of {list(counts)}")
-    rng = np.random.default_rng(seed)
-    picks = [rng.integers(0, count, (RESAMPLES, count)) for count in counts]
-    low, high = np.percentile(statistic(*picks), (2.5, 97.5))
+    if count < 1:
+        raise ValueError(f"expected at least one value to average, got {count}")
+    picks = np.random.default_rng(seed).integers(0, count, (RESAMPLES, count))
+    low, high = np.percentile(statistic(picks), (2.5, 97.5))
     return float(low), float(high)
 
 
@@ -138,7 +134,7 @@ class Average:
 def bootstrap(values: Sequence[float], seed: int = 0) -> Average:
     """The mean of at least one value and its 95 % bootstrap interval. ValueError: no value."""
     array = np.asarray(values, dtype=np.float64)
-    low, high = bootstrap_interval([len(array)], lambda picks: array[picks].mean(axis=1), seed)
+    low, high = bootstrap_interval(len(array), lambda picks: array[picks].mean(axis=1), seed)
     return Average(float(array.mean()), low, high, len(array))
 
 

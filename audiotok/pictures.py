@@ -22,7 +22,6 @@ _CURVES = {
     "opus": (_ORANGE, "Opus packets"),
 }
 _RANGE_DB = 80.0  # range of a spectrogram below its maximum
-_CHANGE_DB = 20.0  # range of a difference of spectrograms
 # Metric -> title of its panel; the arrow points to better.
 _PANELS = {
     "pesq_wb": "PESQ-WB ↑",
@@ -53,7 +52,6 @@ def draw_clip(
     sampling_rate: int,
     codebook_size: int,
     title: str,
-    fewer: np.ndarray[Any, Any] | None = None,
 ) -> None:
     """Draw waveform, spectrogram before and after, and codes over one time axis.
 
@@ -65,7 +63,6 @@ def draw_clip(
         sampling_rate: of both wavs, in Hz.
         codebook_size: V.
         title: of the figure.
-        fewer: the clip decoded with one codebook less, [N], to draw what the last one adds; None leaves it out.
 
     Raises:
         ValueError: the suffix is not supported.
@@ -75,7 +72,7 @@ def draw_clip(
     check_picture(path)
     seconds = len(wav) / sampling_rate
     sounds = [(wav, "before, "), (decoded, "after, ")] if decoded is not None else [(wav, "")]
-    rows = len(sounds) + (fewer is not None)
+    rows = len(sounds)
     figure = _figure(11, 5.1 + 1.7 * rows)
     axes = figure.subplots(2 + rows, 1, sharex=True, height_ratios=(1.0, *[1.6] * rows, 1.1))
     figure.suptitle(title, fontsize=11)
@@ -95,14 +92,6 @@ def draw_clip(
         drawn = axis.imshow(image - top, cmap="magma", vmin=-_RANGE_DB, vmax=0, **place)
         axis.set_ylabel(f"{label}kHz")
     figure.colorbar(drawn, ax=list(axes[1 : 1 + len(sounds)]), label="dB", pad=0.01, fraction=0.03)
-    if fewer is not None:
-        # Differences below the range of the spectrogram do not count.
-        floor = top - _RANGE_DB
-        less = np.maximum(_spectrogram_db(fewer, sampling_rate), floor)
-        change = np.maximum(images[-1], floor) - less
-        drawn = axes[-2].imshow(change, cmap="RdBu_r", vmin=-_CHANGE_DB, vmax=_CHANGE_DB, **place)
-        axes[-2].set_ylabel(f"codebook {len(codes) - 1} adds, kHz")
-        figure.colorbar(drawn, ax=axes[-2], label="dB", pad=0.01, fraction=0.03)
     drawn = axes[-1].imshow(
         np.ma.masked_less(codes, 0), aspect="auto", interpolation="nearest",
         extent=(0, seconds, len(codes) - 0.5, -0.5), cmap="viridis", vmin=0, vmax=codebook_size - 1,

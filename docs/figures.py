@@ -1,13 +1,11 @@
 """Draws the figures of the documentation; needs matplotlib (extra ``plot``). Everything is seeded.
 
-python docs/figures.py [FOLDER]      # figures of the explanation pages; default: docs/figures
-python docs/figures.py --clip        # clip.png of the README, from the shipped models
+``python docs/figures.py [FOLDER]`` (default: docs/figures).
 """
 
 from __future__ import annotations
 
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -123,30 +121,8 @@ def _cells(panel: Any, cells: list[tuple[int, int, int, int]]) -> None:
     panel.set_ylim(-max(row for row, *_ in cells) - 0.05, 1.05)
 
 
-def write_clip(path: Path) -> None:
-    """``audiotok plot`` of a generated sentence, as a small PNG with few colours."""
-    from PIL import Image
-
-    from audiotok.cli.main import main as audiotok
-    from tts_lm.cli.main import main as tts_lm
-
-    with tempfile.TemporaryDirectory() as folder:
-        said, drawn = f"{folder}/said.wav", f"{folder}/said.png"
-        if tts_lm(["say", "Nobody knew what to say.", "-o", said, "--seed", "1"]) or audiotok(
-            ["plot", said, "-o", drawn]
-        ):
-            raise RuntimeError("see the error above")
-        image = Image.open(drawn).convert("RGB")
-    small = image.resize((760, round(image.height * 760 / image.width)), Image.Resampling.LANCZOS)
-    few = small.quantize(48, method=Image.Quantize.MAXCOVERAGE, kmeans=4, dither=Image.Dither.NONE)
-    few.save(path, optimize=True)
-
-
 def main(argv: list[str]) -> int:
     """Draw all figures into a folder."""
-    if argv == ["--clip"]:
-        write_clip(Path(__file__).parent / "figures" / "clip.png")
-        return 0
     folder = Path(argv[0]) if argv else Path(__file__).parent / "figures"
     folder.mkdir(parents=True, exist_ok=True)
     for name, draw in (("rvq-levels", draw_levels), ("rvq-error", draw_error), ("layouts", draw_layouts)):

@@ -25,7 +25,7 @@ from audiotok.training.losses import pitch_loss
 from audiotok.training.packed import Draw, PackedClips, check_apart, gather, speaker_weights, write_packed
 from audiotok.training.perceptual import Disturbance, Unintelligibility
 from audiotok.training.recipe import CodecRecipe, load_training_recipe
-from audiotok.training.release import blend_decoder, release
+from audiotok.training.release import release
 from audiotok.training.semantic import plan_windows
 from audiotok.training.trainer import NonFiniteError
 
@@ -205,20 +205,6 @@ def test_release_halves_the_bytes_and_keeps_the_codes(
     assert auto.dtype == torch.float32 and auto.codes_fingerprint == released.codes_fingerprint
     assert torch.equal(auto.encode(wav[None]).audio_codes, released.encode(wav[None]).audio_codes)
     assert json.loads((tmp_path / "released" / "provenance.json").read_text())["device"] == "test"
-
-
-def test_blended_decoders_keep_the_codes(tiny_codec: AudioCodec) -> None:
-    tuned, other = copy.deepcopy(tiny_codec), AudioCodec(tiny_codec.config)
-    with torch.no_grad():
-        for parameter in tuned.decoder.parameters():
-            parameter.add_(1.0)
-    blend_decoder(tuned, tiny_codec, 0.25)
-    for ours, theirs in zip(tuned.decoder.parameters(), tiny_codec.decoder.parameters(), strict=True):
-        torch.testing.assert_close(ours, theirs + 0.75)
-    assert tuned.codes_fingerprint == tiny_codec.codes_fingerprint
-    for base, share in ((other, 0.5), (tiny_codec, 1.5)):
-        with pytest.raises(ValueError):
-            blend_decoder(tuned, base, share)
 
 
 def test_pitch_loss_is_least_at_the_tracked_pitch() -> None:

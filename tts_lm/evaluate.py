@@ -420,7 +420,7 @@ def _score(
         def ratio(rows: np.ndarray) -> np.ndarray:
             return rows[..., 0].sum(-1) / rows[..., 1].sum(-1).clip(1)
 
-        low, high = bootstrap_interval([len(table)], lambda picks: ratio(table[picks]))
+        low, high = bootstrap_interval(len(table), lambda picks: ratio(table[picks]))
         return Rate(float(ratio(table)), low, high)
 
     if recogniser is not None:

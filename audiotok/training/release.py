@@ -77,53 +77,19 @@ def refine_codebooks(codec: AudioCodec, clips: PackedClips, crops: int) -> None:
     codec.quantizer.refine(torch.cat(latents))
 
 
-def blend_decoder(codec: AudioCodec, other: AudioCodec, share: float) -> None:
-    """Average the weights of a fine-tuned decoder and its base (WiSE-FT, Wortsman et al., arXiv:2109.01903).
-
-    Args:
-        codec: changed in place.
-        other: a codec with the same codes and sizes.
-        share: weight of ``other``, 0 to 1.
-
-    Raises:
-        ValueError: share is out of range, or the codecs have different codes.
-    """
-    if not 0.0 <= share <= 1.0:
-        raise ValueError(f"expected a share from 0 to 1, got {share}")
-    if codec.codes_fingerprint != other.codes_fingerprint:
-        raise ValueError(
-            f"expected decoders of the same codes, got {codec.codes_fingerprint} and {other.codes_fingerprint}"
-        )
-    with torch.no_grad():
-        for ours, theirs in zip(codec.decoder.parameters(), other.decoder.parameters(), strict=True):
-            ours.lerp_(theirs, share)
-
-
 def main(argv: list[str] | None = None) -> int:
     """Release a codec; prints its codes_fingerprint."""
     parser = argparse.ArgumentParser(prog="python -m audiotok.training.release", description=__doc__)
     parser.add_argument("codec", type=Path, help="folder of a trained codec")
     parser.add_argument("out", help="folder to write")
     parser.add_argument("--recipe", type=Path, help="recipe.json of the run, kept in the provenance")
-    parser.add_argument("--note", action="append", default=[], metavar="KEY=TEXT", help="more provenance")
     parser.add_argument("--refine", metavar="PACK", help="packed clips that refine the codebooks")
     parser.add_argument("--refine-crops", type=int, default=20_000, help="seconds of them (default: 20000)")
-    parser.add_argument(
-        "--blend",
-        type=Path,
-        metavar="CODEC",
-        help="codec with the same codes, to average its decoder's weights",
-    )
-    parser.add_argument("--blend-share", type=float, default=0.4, help="share of that codec (default: 0.4)")
     args = parser.parse_args(argv)
-    provenance: dict[str, Any] = dict(note.split("=", 1) for note in args.note)
-    if args.recipe:
-        provenance["recipe"] = json.loads(args.recipe.read_text(encoding="utf-8"))
+    provenance = {"recipe": json.loads(args.recipe.read_text(encoding="utf-8"))} if args.recipe else {}
     codec = load_codec(args.codec.resolve())
     if args.refine:
         refine_codebooks(codec, PackedClips(args.refine, codec.config.hop_length), args.refine_crops)
-    if args.blend:
-        blend_decoder(codec, load_codec(args.blend.resolve()), args.blend_share)
     print(release(codec, args.out, provenance).codes_fingerprint)
     return 0
 

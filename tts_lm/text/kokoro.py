@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 from .english import table
 from .phonemes import BOUNDARY, ERHUA, MARKS
@@ -77,10 +78,12 @@ def align(spoken: Sequence[str], timed: Sequence[Timed]) -> tuple[list[Timed], i
     return out[::-1], alone
 
 
+@cache
 def _gap(symbol: str) -> float:
     return 0.3 if symbol == BOUNDARY or symbol in MARKS else 1.0
 
 
+@cache
 def _difference(one: str, other: str) -> float:
     if one == other:
         return 0.0

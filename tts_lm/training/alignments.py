@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from functools import cache
+from itertools import pairwise
 from multiprocessing import Pool
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,10 @@ from audiotok import load_audio, read_rows, write_aside
 
 from ..text import SOUNDS, write_sounds
 from ..text.english import word_phonemes
+from ..text.kokoro import align, from_kokoro
+from ..text.phonemes import BOUNDARY
+
+_UNUSED = '—…“”()"ː'  # characters of the teacher without a counterpart
 
 
 @dataclass(frozen=True)
@@ -48,126 +53,75 @@ class Word:
     times: Times | None = None  # its times; None if the clip was not aligned
 
 
-@dataclass(frozen=True)
-class Alignment:
-    """Phonemes of one clip with start and end in seconds, word by word.
-
-    Args:
-        words: the phonemes of each word.
-        letters: each word in letters; None if only phonemes are known, as for a teacher.
-        phrases: index of the phrase of each word, if ``letters`` is None.
-    """
-
-    words: list[list[tuple[str, float, float]]]
-    letters: list[str] | None
-    phrases: list[int]
-
-    def match(self, words: Sequence[Word], frame_rate: float) -> list[Times | None]:
-        """The times of each of ``words``; None for a word without a counterpart.
-
-        Words are matched by their letters. Without letters, they are matched by order inside each phrase, and a phrase
-        with another number of words is matched in proportion.
-        """
-        found: list[Times | None] = [None] * len(words)
-        for low, high, first, last, same in self._spans(words):
-            timed = self.words[first:last]
-            if high - low != last - first or not same:
-                timed = _share(sum(timed, []), [len(word.text) for word in words[low:high]])
-            for index, phonemes in zip(range(low, high), timed, strict=True):
-                if phonemes:
-                    found[index] = self._times(words[index], phonemes, frame_rate, same)
-        return found
-
-    def _spans(self, words: Sequence[Word]) -> Iterable[tuple[int, int, int, int, bool]]:
-        """Matching ranges of ``words`` and of the aligned words, and whether they are the same words."""
-        if self.letters is not None:
-            matcher = SequenceMatcher(None, [word.letters for word in words], self.letters, autojunk=False)
-            for tag, low, high, first, last in matcher.get_opcodes():
-                if tag in ("equal", "replace"):  # "mr" in the alignment, "mister" in the text
-                    yield low, high, first, last, tag == "equal"
-            return
-        phrases = np.cumsum([0] + [bool(word.after.strip()) for word in words[:-1]])
-        ours = np.asarray(self.phrases)
-        if phrases[-1] != ours[-1]:
-            yield 0, len(words), 0, len(ours), len(words) == len(ours)
-            return
-        for phrase in range(phrases[-1] + 1):
-            mine, theirs = np.flatnonzero(phrases == phrase), np.flatnonzero(ours == phrase)
-            if len(theirs):
-                same = len(mine) == len(theirs)
-                yield int(mine[0]), int(mine[-1]) + 1, int(theirs[0]), int(theirs[-1]) + 1, same
-
-    def _times(
-        self, word: Word, phonemes: list[tuple[str, float, float]], frame_rate: float, same: bool
-    ) -> Times:
-        edges = np.asarray([phoneme[1:] for phoneme in phonemes], dtype=np.float32) * np.float32(frame_rate)
-        if self.letters is not None:
-            return Times(edges[:, 0], edges[:, 1], write_sounds(p[0] for p in phonemes) if same else None)
-        # The symbols of a teacher differ, so that its times are spread over the phonemes of the text.
-        whole = np.append(edges[:, 0], edges[-1, 1])
-        places = np.linspace(0, len(phonemes), len(word.text) + 1)
-        spread = np.interp(places, np.arange(len(whole)), whole).astype(np.float32)
-        return Times(spread[:-1], spread[1:], word.text)
-
-
-def read_alignments(paths: Iterable[Path]) -> dict[str, Alignment]:
+def read_alignments(paths: Iterable[Path]) -> dict[str, dict[str, Any]]:
     """Read alignments, by the id of their clip.
 
     Args:
         paths: JSON lines of pocketsphinx, ``{"id", "words": [[word, start, length, [[PHONE, start, length]…]]…]}`` in
-            units of 10 ms, or of a teacher, ``{"file_name" or "id", "phonemes": [[symbol, start, end]…]}`` in seconds
-            with words between spaces. Lines with neither are left out.
+            units of 10 ms, or of the teacher, ``{"file_name" or "id", "phonemes": [[symbol, start, end]…]}`` in
+            seconds. Lines with neither are left out.
 
     Raises:
         FileNotFoundError: a file is missing.
     """
-    found: dict[str, Alignment] = {}
+    found: dict[str, dict[str, Any]] = {}
     for path in paths:
         if not path.is_file():
             raise FileNotFoundError(f"no alignments at {path}; leave the option out to train without them")
         with path.open(encoding="utf-8") as lines:
             for row in (json.loads(line) for line in lines if line.strip()):
-                name = row.get("id") or row.get("file_name")
-                if row.get("words"):
-                    found[name] = _of_pocketsphinx(row["words"])
-                elif row.get("phonemes"):
-                    found[name] = _of_teacher(row["phonemes"])
+                if row.get("words") or row.get("phonemes"):
+                    found[row.get("id") or row["file_name"]] = row
     return found
 
 
-def _of_pocketsphinx(words: list[Any]) -> Alignment:
-    letters = [re.sub(r"\(\d+\)$", "", word[0]) for word in words]
-    timed = [
-        [(name, start / 100, (start + length) / 100) for name, start, length in word[3] if name in SOUNDS]
-        for word in words
-    ]
-    return Alignment(timed, letters, [])
+def match_times(alignment: dict[str, Any], words: Sequence[Word], frame_rate: float) -> list[Times | None]:
+    """The times of each word; None for a word without a counterpart.
+
+    Args:
+        alignment: a row of :func:`read_alignments`. Words of pocketsphinx are matched by their letters, phonemes of the
+            teacher by :func:`~tts_lm.text.kokoro.align`.
+        words: the words of the clip.
+        frame_rate: in Hz.
+
+    Raises:
+        ValueError: a phoneme of the teacher has no counterpart.
+    """
+    if not alignment.get("words"):
+        return _teacher_times(alignment["phonemes"], words, frame_rate)
+    timed = [[phone for phone in word[3] if phone[0] in SOUNDS] for word in alignment["words"]]
+    letters = [re.sub(r"\(\d+\)$", "", word[0]) for word in alignment["words"]]
+    found: list[Times | None] = [None] * len(words)
+    matcher = SequenceMatcher(None, [word.letters for word in words], letters, autojunk=False)
+    for tag, low, high, first, last in matcher.get_opcodes():
+        if tag not in ("equal", "replace"):  # "mr" in the alignment, "mister" in the text
+            continue
+        runs = timed[first:last]
+        if tag == "replace":  # one run per word, with lengths about in proportion to the words
+            phones = sum(runs, [])
+            weights = np.cumsum([0, *(len(word.text) for word in words[low:high])])
+            cuts = np.rint(weights * len(phones) / max(weights[-1], 1)).astype(int)
+            runs = [phones[start:end] for start, end in pairwise(cuts)]
+        for index, run in zip(range(low, high), runs, strict=True):
+            if run:
+                starts, lengths = np.asarray([phone[1:] for phone in run]).T
+                edges = (np.stack([starts, starts + lengths]) * (frame_rate / 100)).astype(np.float32)
+                known = write_sounds(phone[0] for phone in run) if tag == "equal" else None
+                found[index] = Times(edges[0], edges[1], known)
+    return found
 
 
-def _of_teacher(phonemes: list[Any]) -> Alignment:
-    words: list[list[tuple[str, float, float]]] = [[]]
-    marks = [False]  # whether a punctuation mark follows the word
-    for symbol, start, end in phonemes:
-        if symbol.isspace():
-            words.append([])
-            marks.append(False)
-        elif symbol in ".,!?;:—…。，！？；：、":
-            marks[-1] = True
-        elif symbol.isalnum() or symbol in "ˈˌ→↗↘↓ː":
-            words[-1].append((symbol, start, end))
-    spoken = [index for index, word in enumerate(words) if word]
-    phrases, phrase = [], 0
-    for index, word in enumerate(words):
-        if word:
-            phrases.append(phrase)
-        phrase += int(marks[index] and bool(phrases) and phrases[-1] == phrase)
-    return Alignment([words[index] for index in spoken], None, phrases)
-
-
-def _share(phonemes: list[Any], weights: list[int]) -> list[list[Any]]:
-    """Split phonemes into one run per weight, with lengths about in proportion to the weights."""
-    edges = np.rint(np.cumsum([0, *weights]) * len(phonemes) / max(sum(weights), 1)).astype(int)
-    return [phonemes[low:high] for low, high in zip(edges, edges[1:], strict=False)]
+def _teacher_times(phonemes: Sequence[Any], words: Sequence[Word], frame_rate: float) -> list[Times | None]:
+    names = {char: name for name, char in SOUNDS.items()}
+    marked = [[*(names.get(c, c) for c in word.text), *word.after.strip(), BOUNDARY] for word in words]
+    known = [(symbol, start, end) for symbol, start, end in phonemes if symbol not in _UNUSED]
+    timed = align(sum(marked, []), from_kokoro(known, "en"))[0]
+    found: list[Times | None] = []
+    for word, symbols in zip(words, marked, strict=True):
+        edges = np.asarray([phone[1:] for phone in timed[: len(word.text)]], dtype=np.float32) * frame_rate
+        found.append(Times(edges[:, 0], edges[:, 1], word.text) if word.text else None)
+        timed = timed[len(symbols) :]
+    return found
 
 
 @cache

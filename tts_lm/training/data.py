@@ -21,7 +21,7 @@ from audiotok import PreparedCorpus
 
 from ..text import PUNCTUATION, normalise, pronounce_text
 from ..voices import OTHER_VOICE, VOICES, voice_index
-from .alignments import Word, read_alignments
+from .alignments import Word, match_times, read_alignments
 from .recipe import DataRecipe
 
 PROMPT_S = (1.0, 8.0)
@@ -117,7 +117,7 @@ def read_clips(
             if words is None:
                 continue
             if row["id"] in times:
-                found = times[row["id"]].match(words, frame_rate)
+                found = match_times(times[row["id"]], words, frame_rate)
                 words = [replace(word, times=one) for word, one in zip(words, found, strict=True)]
             voice = voice_index(row["speaker"])
             speaker = row["speaker"] or ("" if voice == OTHER_VOICE else str(voice))
