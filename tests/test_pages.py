@@ -46,7 +46,7 @@ def write_speech(folder: Path) -> None:
 
 def write_codecs(folder: Path) -> None:
     """Small codecs with random weights where the pages name a hub id and a folder."""
-    from encodec_toys import SMALL, random_encodec
+    from codec_toys import SMALL, random_encodec
     from transformers import DacConfig, DacModel
 
     random_encodec(SMALL["24k"]).save_pretrained(folder / "facebook/encodec_24khz")

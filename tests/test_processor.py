@@ -13,7 +13,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from test_adapters import MAKERS, random_codec
+from codec_toys import MAKERS, random_codec
 from tokenizer_families import build_family
 from transformers import (
     AutoFeatureExtractor,

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from audiotok.training.packed import PackedClips
 from audiotok.training.seanet import SeanetTrainer
 from test_lm_training import recipe
-from test_soundstream import small_recipe
+from test_seanet_training import small_recipe
 from tts_lm.training import trainer as module
 
 folder, steps, minutes = sys.argv[1], sys.argv[2], float(sys.argv[3])

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import torch
+from codec_toys import SMALL
 from conftest import build_tiny_codec
-from encodec_toys import SMALL
 from test_transformers_mixins import modeling  # skips this module too where the distribution is missing
 from transformers import EncodecConfig, EncodecModel
 
