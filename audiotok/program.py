@@ -28,26 +28,26 @@ class Terminated(BaseException):
 
 @dataclass(frozen=True)
 class Program:
-    """A command. ``verbs`` maps each verb to its module in ``package``, which has ``add_parser(subparsers)`` and
-    ``run(args) -> int``, and to its help, in the order of the help.
+    """A command. ``verbs`` maps each verb to its help. A verb is a module in ``package`` with ``add_options(parser)``
+    and ``run(args) -> int``; ``args.parser`` is its parser.
     """
 
     name: str
     description: str
     version: str
     package: str
-    verbs: Mapping[str, tuple[str, str]]
+    verbs: Mapping[str, str]
 
     def build_parser(self, verb: str | None = None) -> argparse.ArgumentParser:
         """The program's parser, with the options of ``verb`` only; no other verb is imported."""
         parser = argparse.ArgumentParser(prog=self.name, description=self.description, allow_abbrev=False)
         parser.add_argument("--version", action="version", version=f"{self.name} {self.version}")
         subparsers = parser.add_subparsers(dest="verb", metavar="VERB", title="verbs")
-        for name, (module, help_text) in self.verbs.items():
+        for name, help_text in self.verbs.items():
+            added = subparsers.add_parser(name, help=help_text, allow_abbrev=False)
             if name == verb:
-                import_module(f".{module}", self.package).add_parser(subparsers)
-            else:
-                subparsers.add_parser(name, help=help_text)
+                added.set_defaults(parser=added)
+                import_module(f".{name}", self.package).add_options(added)
         return parser
 
     def main(self, argv: Sequence[str] | None = None) -> int:
@@ -72,7 +72,7 @@ class Program:
             return 0
         try:
             with _sigterm_raises():
-                return import_module(f".{self.verbs[args.verb][0]}", self.package).run(args)
+                return import_module(f".{args.verb}", self.package).run(args)
         except BrokenPipeError:
             # The reader of stdout has exited (| head). Redirect stdout, or the flush at exit fails.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

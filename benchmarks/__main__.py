@@ -6,8 +6,8 @@ from audiotok import __version__
 from audiotok.program import Program
 
 VERBS = {
-    "codec": ("codec", "speed of encoding, decoding and one streaming step, compared with other codecs"),
-    "tts": ("tts", "speed and latency of text-to-speech"),
+    "codec": "speed of encoding, decoding and one streaming step, compared with other codecs",
+    "tts": "speed and latency of text-to-speech",
 }
 PROGRAM = Program("benchmarks", "Speed, measured on this machine.", __version__, "benchmarks", VERBS)
 

@@ -41,13 +41,10 @@ BASELINES: dict[str, tuple[str, int, Callable[[], Any], dict[str, Any]]] = {
 """Name -> label, sampling rate, model with random weights, and arguments of its ``encode``."""
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Declare the verb."""
-    parser = subparsers.add_parser(
-        "codec",
-        help="speed of encoding, decoding and one streaming step",
-        allow_abbrev=False,
-        description="Seconds of audio per second of work: encode and decode, medians of repeats in turns.",
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the description and the options."""
+    parser.description = (
+        "Seconds of audio per second of work: encode and decode, medians of repeats in turns."
     )
     add_codec_option(parser)
     parser.add_argument(

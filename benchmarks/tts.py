@@ -28,14 +28,11 @@ _MEANING = {
 }
 
 
-def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Declare the verb."""
-    parser = subparsers.add_parser(
-        "tts",
-        help="speed and latency of text-to-speech",
-        allow_abbrev=False,
-        description="Time text-to-speech and its decoding loop, which is compared with generate() of transformers. The "
-        "alternatives take turns, and figures are medians over the rounds.",
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the description and the options."""
+    parser.description = (
+        "Time text-to-speech and its decoding loop, which is compared with generate() of transformers. The "
+        "alternatives take turns, and figures are medians over the rounds."
     )
     add, whole = parser.add_argument, program.number(int, 1)
     add("--model", metavar="NAME", help="a shipped model or a folder (default: the shipped default)")

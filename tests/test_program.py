@@ -23,8 +23,8 @@ from __future__ import annotations
 import os, signal, sys, time
 from audiotok import write_aside
 
-def add_parser(subparsers):
-    subparsers.add_parser("wait").add_argument("out")
+def add_options(parser):
+    parser.add_argument("out")
 
 def run(args):
     with write_aside(args.out) as aside:
@@ -48,7 +48,7 @@ def test_sigterm_leaves_no_partial_file(tmp_path: Path) -> None:
     out.mkdir()
     code = (
         "import sys; from audiotok.program import Program; "
-        "sys.exit(Program('toy', '', '1', 'verbs', {'wait': ('wait', '')}).main())"
+        "sys.exit(Program('toy', '', '1', 'verbs', {'wait': ''}).main())"
     )
     child = subprocess.Popen(
         [sys.executable, "-c", code, "wait", str(out / "a.txt")],
@@ -66,7 +66,7 @@ def test_the_handler_of_whoever_runs_the_program_is_left_alone(monkeypatch: pyte
     def theirs(*_: object) -> None:
         raise AssertionError
 
-    program = Program("toy", "", "1", "audiotok.cli", {"info": ("info", "")})
+    program = Program("toy", "", "1", "audiotok.cli", {"info": ""})
     seen: list[object] = []
     monkeypatch.setattr(
         "audiotok.cli.info.run", lambda args: seen.append(signal.getsignal(signal.SIGTERM)) or 0

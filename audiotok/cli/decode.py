@@ -40,17 +40,14 @@ MAX_GAP_S = 60.0
 """Longest gap of a stream in seconds. Longer gaps are shortened, because the stated length can be wrong."""
 
 
-def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Declare the verb."""
-    parser = subparsers.add_parser(
-        "decode",
-        help="code files -> sound files",
-        usage="audiotok decode [options] IN OUT | IN [IN ...] --out DIR",
-        description="Decode code files to exactly as many samples as were encoded; damaged frames are concealed. "
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the description and the options."""
+    parser.usage = "audiotok decode [options] IN OUT | IN [IN ...] --out DIR"
+    parser.description = (
+        "Decode code files to exactly as many samples as were encoded; damaged frames are concealed. "
         "OUT's suffix decides its format: .wav and .flac 16 bit, .ogg and .opus Opus. "
         "- as IN reads packets of 'audiotok encode' from standard input and conceals lost ones; - as OUT writes wav "
-        "to standard output, live.",
-        allow_abbrev=False,
+        "to standard output, live."
     )
     parser.add_argument("paths", nargs="+", metavar="IN", help="code files, and OUT unless --out is given")
     parser.add_argument(
@@ -59,7 +56,6 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     add_codec_option(parser, default=None)
     add_model_options(parser)
     add_output_options(parser)
-    parser.set_defaults(parser=parser)
 
 
 def run(args: argparse.Namespace) -> int:

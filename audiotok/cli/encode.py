@@ -35,16 +35,13 @@ if TYPE_CHECKING:
     from ..codec.base import Codec
 
 
-def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Declare the verb."""
-    parser = subparsers.add_parser(
-        "encode",
-        help="sound files -> code files",
-        usage="audiotok encode [options] IN OUT.atok | IN [IN ...] --out DIR",
-        description="Encode sound files of any common format and rate; channels are averaged. "
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the description and the options."""
+    parser.usage = "audiotok encode [options] IN OUT.atok | IN [IN ...] --out DIR"
+    parser.description = (
+        "Encode sound files of any common format and rate; channels are averaged. "
         "A comment that marks generated speech, as tts-lm writes it, is kept as metadata. "
-        "- as IN reads sound from standard input, - as OUT writes packets to standard output, live.",
-        allow_abbrev=False,
+        "- as IN reads sound from standard input, - as OUT writes packets to standard output, live."
     )
     parser.add_argument("paths", nargs="+", metavar="IN", help="sound files, and OUT unless --out is given")
     add_rate_options(parser)
@@ -69,7 +66,6 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     add_codec_option(parser)
     add_model_options(parser)
     add_output_options(parser)
-    parser.set_defaults(parser=parser)
 
 
 def run(args: argparse.Namespace) -> int:

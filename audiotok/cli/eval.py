@@ -23,14 +23,11 @@ if TYPE_CHECKING:
 _DIGITS = {"stoi": 3, "voicing_error": 3, "si_sdr_db": 1, "f0_error_cents": 0}
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Declare the verb."""
-    parser = subparsers.add_parser(
-        "eval",
-        help="measure a codec's quality, beside Opus",
-        allow_abbrev=False,
-        description="Encode and decode rows of DIR/metadata.csv and print mean scores with 95 % intervals: PESQ, STOI, "
-        "ViSQOL, SI-SDR, mel distance, pitch. Bitrates are those of codes after entropy coding.",
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the description and the options."""
+    parser.description = (
+        "Encode and decode rows of DIR/metadata.csv and print mean scores with 95 % intervals: PESQ, STOI, "
+        "ViSQOL, SI-SDR, mel distance, pitch. Bitrates are those of codes after entropy coding."
     )
     add_codec_option(parser)
     parser.add_argument(

@@ -9,14 +9,9 @@ from pathlib import Path
 from .common import codec_name
 
 
-def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Declare the verb."""
-    parser = subparsers.add_parser(
-        "export",
-        help="a codec as ONNX files",
-        description="Write encoder.onnx (wav -> codes), decoder.onnx (codes -> wav) and codec.json.",
-        allow_abbrev=False,
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the description and the options."""
+    parser.description = "Write encoder.onnx (wav -> codes), decoder.onnx (codes -> wav) and codec.json."
     parser.add_argument(
         "codec",
         nargs="?",

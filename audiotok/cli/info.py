@@ -18,14 +18,9 @@ from .common import (
 )
 
 
-def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Declare the verb."""
-    parser = subparsers.add_parser(
-        "info",
-        help="describe sound files, code files or codecs",
-        description="Describe sound files (and their size in codes), code files, or codecs by name.",
-        allow_abbrev=False,
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the description and the options."""
+    parser.description = "Describe sound files (and their size in codes), code files, or codecs by name."
     parser.add_argument("names", nargs="*", metavar="FILE_OR_CODEC", help="default: the default codec")
     add_codec_option(parser)
     add_model_options(parser)

@@ -9,13 +9,10 @@ from pathlib import Path
 from .common import add_codec_option, add_model_options, load_chosen_codec, number
 
 
-def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Declare the verb."""
-    parser = subparsers.add_parser(
-        "listen",
-        help="a page with random rows of a prepared corpus",
-        description="Write an HTML page, one file, with the decoded sound, the text and the codes of random rows.",
-        allow_abbrev=False,
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the description and the options."""
+    parser.description = (
+        "Write an HTML page, one file, with the decoded sound, the text and the codes of random rows."
     )
     parser.add_argument("corpus", metavar="DIR", help="a folder written by audiotok prepare")
     parser.add_argument(

@@ -7,19 +7,19 @@ import sys
 from .. import __version__
 from ..program import Program
 
-# verb -> (module beside this one, help). Order is the order of the help.
+# verb, which is also its module, -> help, in the order of the help
 VERBS = {
-    "encode": ("encode", "sound files -> code files"),
-    "decode": ("decode", "code files -> sound files"),
-    "info": ("info", "describe sound files, code files or codecs"),
-    "truncate": ("truncate", "code files -> smaller code files, without encoding again"),
-    "verify": ("verify", "check code files and prepared corpora"),
-    "prepare": ("prepare", "a speech data set -> token shards"),
-    "listen": ("listen", "a page with random rows of a prepared corpus"),
-    "train": ("train", "train a codec, or continue training one"),
-    "export": ("export", "a codec as ONNX files"),
-    "plot": ("plot", "a picture of a clip, before and after, with its codes"),
-    "eval": ("eval", "measure a codec's quality, beside Opus"),
+    "encode": "sound files -> code files",
+    "decode": "code files -> sound files",
+    "info": "describe sound files, code files or codecs",
+    "truncate": "code files -> smaller code files, without encoding again",
+    "verify": "check code files and prepared corpora",
+    "prepare": "a speech data set -> token shards",
+    "listen": "a page with random rows of a prepared corpus",
+    "train": "train a codec, or continue training one",
+    "export": "a codec as ONNX files",
+    "plot": "a picture of a clip, before and after, with its codes",
+    "eval": "measure a codec's quality, beside Opus",
 }
 PROGRAM = Program("audiotok", "Speech in, token ids out, and back.", __version__, "audiotok.cli", VERBS)
 build_parser = PROGRAM.build_parser

@@ -9,14 +9,9 @@ from pathlib import Path
 from .common import add_codec_option, add_model_options, check_output, load_chosen_codec, number
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Declare the verb."""
-    parser = subparsers.add_parser(
-        "plot",
-        help="a picture of a clip, before and after, with its codes",
-        allow_abbrev=False,
-        description="Encode and decode a sound file and draw waveform, spectrograms and codes.",
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the description and the options."""
+    parser.description = "Encode and decode a sound file and draw waveform, spectrograms and codes."
     parser.add_argument("source", metavar="IN", help="a sound file")
     parser.add_argument(
         "-o",

@@ -16,16 +16,11 @@ if TYPE_CHECKING:
 _TTS_LEVEL_DB = -26.0
 
 
-def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Declare the verb."""
-    parser = subparsers.add_parser(
-        "prepare",
-        help="a speech data set -> token shards",
-        description=(
-            "Encode a data set into Parquet shards of codes with text, bound to the codec. Every row ends in "
-            "a shard or, with a reason, in dropped.jsonl. Stopped anywhere, the same command goes on."
-        ),
-        allow_abbrev=False,
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the description and the options."""
+    parser.description = (
+        "Encode a data set into Parquet shards of codes with text, bound to the codec. Every row ends in "
+        "a shard or, with a reason, in dropped.jsonl. Stopped anywhere, the same command goes on."
     )
     parser.add_argument(
         "source",

@@ -10,14 +10,11 @@ from typing import Any
 from .common import add_model_options
 
 
-def add_parser(subparsers: Any) -> None:
-    """Declare the command."""
-    parser = subparsers.add_parser(
-        "train",
-        help="train a codec, or continue training one",
-        description="Train a codec in --out; run the same command again to resume. The codec is in OUT/codec. "
-        "The recipe 'entropy' takes --data of 'audiotok prepare' and trains the entropy model of .atok files.",
-        allow_abbrev=False,
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the description and the options."""
+    parser.description = (
+        "Train a codec in --out; run the same command again to resume. The codec is in OUT/codec. "
+        "The recipe 'entropy' takes --data of 'audiotok prepare' and trains the entropy model of .atok files."
     )
     parser.add_argument(
         "recipe",

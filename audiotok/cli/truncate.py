@@ -9,20 +9,16 @@ from pathlib import Path
 from .common import add_output_options, add_rate_options, chosen_n_q, each, plan_outputs, warn
 
 
-def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Declare the verb."""
-    parser = subparsers.add_parser(
-        "truncate",
-        help="code files -> smaller code files, without encoding again",
-        usage="audiotok truncate (--n-q K | --bitrate KBPS) IN OUT | IN [IN ...] --out DIR",
-        description="Keep the first codebooks of code files. The result equals, byte for byte, encoding with so many "
-        "codebooks.",
-        allow_abbrev=False,
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the description and the options."""
+    parser.usage = "audiotok truncate (--n-q K | --bitrate KBPS) IN OUT | IN [IN ...] --out DIR"
+    parser.description = (
+        "Keep the first codebooks of code files. The result equals, byte for byte, encoding with so many "
+        "codebooks."
     )
     parser.add_argument("paths", nargs="+", metavar="IN", help="code files, and OUT unless --out is given")
     add_rate_options(parser, required=True)
     add_output_options(parser)
-    parser.set_defaults(parser=parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -17,16 +17,11 @@ from .common import (
 )
 
 
-def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Declare the verb."""
-    parser = subparsers.add_parser(
-        "verify",
-        help="check code files and prepared corpora",
-        description=(
-            "Check every byte of code files. For prepared corpora, check the hash of every shard, all counts and the "
-            "range of every code, and decode random rows. If one is damaged, print the reason and exit with 1."
-        ),
-        allow_abbrev=False,
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the description and the options."""
+    parser.description = (
+        "Check every byte of code files. For prepared corpora, check the hash of every shard, all counts and the "
+        "range of every code, and decode random rows. If one is damaged, print the reason and exit with 1."
     )
     parser.add_argument(
         "paths", nargs="+", metavar="PATH", help="code files, and folders written by audiotok prepare"

@@ -15,14 +15,11 @@ if TYPE_CHECKING:
     from ..voices import Voice
 
 
-def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Add the command."""
-    parser = subparsers.add_parser(
-        "bundle",
-        help="AR model, NAR model, codec and voices -> the folder of a TTS model",
-        description="Combine models of `tts-lm train` in one folder, with voice prompts cut from prepared corpora. A "
-        "replaced bundle keeps the sampling settings that are not given.",
-        allow_abbrev=False,
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the description and the options."""
+    parser.description = (
+        "Combine models of `tts-lm train` in one folder, with voice prompts cut from prepared corpora. A "
+        "replaced bundle keeps the sampling settings that are not given."
     )
     add = parser.add_argument
     add("--ar", required=True, metavar="DIR", help="the AR model: RUN/model, or a TTS model that has one")

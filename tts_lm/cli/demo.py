@@ -14,15 +14,12 @@ from .common import add_model_option
 _CONNECTIONS = 256  # a browser opens six
 
 
-def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Add the command."""
-    parser = subparsers.add_parser(
-        "demo",
-        help="a page in the browser to try the TTS model and the codec",
-        description="Serve a page that synthesizes a text as a stream, in a voice of the model or of a clip, and "
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the description and the options."""
+    parser.description = (
+        "Serve a page that synthesizes a text as a stream, in a voice of the model or of a clip, and "
         "plays a clip through the codec with fewer codebooks. Without --host, only this machine can reach it. It needs "
-        "no network.",
-        allow_abbrev=False,
+        "no network."
     )
     add, port = parser.add_argument, program.number(int, 0, 65_535)
     add_model_option(parser)

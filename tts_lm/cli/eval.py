@@ -17,14 +17,9 @@ if TYPE_CHECKING:
     from ..voices import Voice
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the command."""
-    parser = subparsers.add_parser(
-        "eval",
-        help="error rate, naturalness and speed of the speech",
-        allow_abbrev=False,
-        description="Generate speech for lines and score it with Whisper, DNSMOS and a speaker encoder.",
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the description and the options."""
+    parser.description = "Generate speech for lines and score it with Whisper, DNSMOS and a speaker encoder."
     add_speaking_options(parser)
     add = parser.add_argument
     add(

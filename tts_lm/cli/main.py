@@ -6,16 +6,16 @@ import sys
 
 from audiotok import __version__, program
 
-# command -> (module in this package, help), in the order of the help
+# command, which is also its module, -> help, in the order of the help
 VERBS = {
-    "say": ("say", "text -> a wav file"),
-    "phonemes": ("phonemes", "text -> phonemes"),
-    "voices": ("voices", "list the voices of a model"),
-    "demo": ("demo", "a page in the browser to try the TTS model and the codec"),
-    "train": ("train", "train a part of the TTS model, or continue training one"),
-    "bundle": ("bundle", "AR model, NAR model, codec and voices -> the folder of a TTS model"),
-    "serve": ("serve", "an HTTP server for OpenAI's clients"),
-    "eval": ("eval", "error rate, naturalness and speed of the speech"),
+    "say": "text -> a wav file",
+    "phonemes": "text -> phonemes",
+    "voices": "list the voices of a model",
+    "demo": "a page in the browser to try the TTS model and the codec",
+    "train": "train a part of the TTS model, or continue training one",
+    "bundle": "AR model, NAR model, codec and voices -> the folder of a TTS model",
+    "serve": "an HTTP server for OpenAI's clients",
+    "eval": "error rate, naturalness and speed of the speech",
 }
 PROGRAM = program.Program(
     "tts-lm",

@@ -7,14 +7,11 @@ import argparse
 from . import common
 
 
-def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Add the command."""
-    parser = subparsers.add_parser(
-        "phonemes",
-        help="text -> phonemes",
-        description="Print the phonemes of an English, Mandarin or mixed text, one sentence a line: ARPAbet with "
-        "stress 0-2, initials and finals with tone 1-5, _ between words.",
-        allow_abbrev=False,
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the description and the options."""
+    parser.description = (
+        "Print the phonemes of an English, Mandarin or mixed text, one sentence a line: ARPAbet with "
+        "stress 0-2, initials and finals with tone 1-5, _ between words."
     )
     parser.add_argument("text", metavar="TEXT", help="the text, or - for standard input")
     parser.add_argument(

@@ -32,15 +32,12 @@ class _Line:
     """Prefix of an error about the line."""
 
 
-def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Add the command."""
-    parser = subparsers.add_parser(
-        "say",
-        help="text -> a wav file",
-        description="Synthesize a text to a file, as a stream to standard output (-o -), or every line of a file to a "
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the description and the options."""
+    parser.description = (
+        "Synthesize a text to a file, as a stream to standard output (-o -), or every line of a file to a "
         "folder: 0001.wav, 0002.wav... The text and the lines may come from standard input (-). A comment in the files "
-        "marks them as generated.",
-        allow_abbrev=False,
+        "marks them as generated."
     )
     add = parser.add_argument
     add("text", nargs="?", metavar="TEXT", help="the text, or - for standard input")
@@ -59,7 +56,6 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     add("--voice-text", metavar="TEXT", help=clip_text)
     common.add_sampling_options(parser)
     program.add_model_options(parser)
-    parser.set_defaults(parser=parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -14,15 +14,12 @@ KEY_VARIABLE = "TTS_LM_API_KEY"
 SLOW_CONNECTIONS = 64  # in addition to those of the queue
 
 
-def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Add the command."""
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the description and the options."""
     whole, positive = program.number(int, least=1), program.number(float, above=0)
-    parser = subparsers.add_parser(
-        "serve",
-        help="an HTTP server for OpenAI's clients",
-        description="Serve POST /v1/audio/speech and related routes; see docs/how-to/serve.md. Prints its address "
-        f"when it is ready. {KEY_VARIABLE} or --api-key sets the key that clients must send.",
-        allow_abbrev=False,
+    parser.description = (
+        "Serve POST /v1/audio/speech and related routes; see docs/how-to/serve.md. Prints its address "
+        f"when it is ready. {KEY_VARIABLE} or --api-key sets the key that clients must send."
     )
     add, port = parser.add_argument, program.number(int, least=0, most=65535)
     add_model_option(parser)

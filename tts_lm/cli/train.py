@@ -5,14 +5,10 @@ from __future__ import annotations
 import argparse
 
 
-def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Add the command."""
-    parser = subparsers.add_parser(
-        "train",
-        help="train a part of the TTS model, or continue training one",
-        description="Train the AR model, the NAR model or the reranker by a recipe. Run the same command again to "
-        "resume.",
-        allow_abbrev=False,
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the description and the options."""
+    parser.description = (
+        "Train the AR model, the NAR model or the reranker by a recipe. Run the same command again to resume."
     )
     add = parser.add_argument
     shipped = "ar, nar, reranker, ar-tiny, nar-tiny, reranker-tiny"

@@ -10,13 +10,10 @@ from pathlib import Path
 from .common import add_model_option
 
 
-def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Add the command."""
-    parser = subparsers.add_parser(
-        "voices",
-        help="list the voices of a model",
-        description="List the voices of a model with their sources; the first is the default. --add keeps a new one.",
-        allow_abbrev=False,
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the description and the options."""
+    parser.description = (
+        "List the voices of a model with their sources; the first is the default. --add keeps a new one."
     )
     add_model_option(parser)
     add = parser.add_argument
@@ -28,7 +25,6 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     add("--consent", metavar="TEXT", help="with --add: how the speaker agreed to the use of the voice")
     add("--license", metavar="TEXT", help="with --add: license of the clip")
     add("--attribution", metavar="TEXT", help="with --add: speaker and source of the clip")
-    parser.set_defaults(parser=parser)
 
 
 def run(args: argparse.Namespace) -> int:
