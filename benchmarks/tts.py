@@ -106,8 +106,7 @@ def _loops(synthesizer: Synthesizer, prompt: list[int]) -> tuple[float, float]:
     """Tokens per second of this project's decoding loop, and of ``generate()`` with the same weights."""
     import torch
 
-    from tts_lm.decoding.engine import ArDecoder
-    from tts_lm.decoding.sampling import FrameLimits, Sampling
+    from tts_lm.decoding.engine import ArDecoder, FrameLimits, Sampling
 
     ar, decoder = synthesizer.ar, ArDecoder(synthesizer.ar)
     ids = torch.tensor([prompt], device=ar.device)

@@ -16,7 +16,7 @@ import torch
 from audiotok import AudioTextTokenizer, build_tokenizer, checkpoint_dir
 from audiotok.corpus.shards import Manifest, write_shard
 from tts_lm import NarConfig, NarModel, Synthesizer, build_ar
-from tts_lm.text import SOUNDS, pronounce
+from tts_lm.text import PHONEMES, SOUNDS, pronounce
 from tts_lm.voices import CARDS, VOICES, Voice
 
 N_Q, SIZE, FRAME_RATE = 4, 128, 50.0
@@ -137,9 +137,24 @@ def toy_voice(name: str) -> Voice:
     )
 
 
-def toy_synthesizer(codec: Any) -> Synthesizer:
+class PhonemeTokenizer:
+    """A tokenizer with an id for every phoneme."""
+
+    audio_offset = 1000
+
+    def __init__(self, fingerprint: str) -> None:
+        self.codes_fingerprint = fingerprint
+
+    def encode_text(self, text: str) -> list[int]:
+        return [PHONEMES.index(text)] if text in PHONEMES else [0] * 5
+
+    def control_id(self, name: str) -> int:
+        return 900
+
+
+def toy_synthesizer(codec: Any, tokenizer: Any = None, reranker: Any = None) -> Synthesizer:
     """Random models over the tiny codec, with two voices."""
     fingerprint = codec.codes_fingerprint
-    tokenizer = toy_tokenizer(CODEC_N_Q, CODEC_SIZE, fingerprint)
+    tokenizer = tokenizer or toy_tokenizer(CODEC_N_Q, CODEC_SIZE, fingerprint)
     voices = {name: toy_voice(name) for name in ("kathleen", "bdl")}
-    return Synthesizer(*toy_models(fingerprint), codec, tokenizer, voices)
+    return Synthesizer(*toy_models(fingerprint), codec, tokenizer, voices, reranker=reranker)

@@ -19,8 +19,7 @@ from transformers import (
     LogitsProcessorList,
 )
 
-from tts_lm.decoding.engine import Answer, ArDecoder, build_prompt
-from tts_lm.decoding.sampling import FrameLimits, Sampling
+from tts_lm.decoding.engine import Answer, ArDecoder, FrameLimits, Sampling, build_prompt
 from tts_lm.models.ar import build_ar, character_ids, save_ar
 
 GREEDY = Sampling(temperature=0)

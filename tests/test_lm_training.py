@@ -25,8 +25,7 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from audiotok import PreparedCorpus, save_audio
 from tts_lm.cli.main import main
-from tts_lm.decoding.engine import TEXT_START, ArDecoder, build_prompt
-from tts_lm.decoding.sampling import FrameLimits, Sampling
+from tts_lm.decoding.engine import TEXT_START, ArDecoder, FrameLimits, Sampling, build_prompt
 from tts_lm.models.ar import build_ar, character_ids
 from tts_lm.models.nar import NarModel
 from tts_lm.text import normalise, pronounce_text

@@ -6,21 +6,16 @@ import re
 import time
 import warnings
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lm_toys import toy_tokenizer
+from lm_toys import PhonemeTokenizer, toy_synthesizer
 
 from tts_lm.cli.main import main
-from tts_lm.models.ar import character_ids
-from tts_lm.synthesizer import Synthesizer
 from tts_lm.text import PHONEMES, normalise, phonemes, split_phonemes
 from tts_lm.text.english import word_phonemes
 from tts_lm.text.kokoro import align, from_kokoro
-from tts_lm.voices import Voice
 
 CASES = dict(
     line.split("\t")
@@ -158,29 +153,12 @@ def test_the_command_prints_one_sentence_a_line(capsys):
     assert "error" in capsys.readouterr().err
 
 
-class PhonemeTokenizer:
-    """A tokenizer with an id for every phoneme."""
-
-    audio_offset = 1000
-
-    def encode_text(self, text: str) -> list[int]:
-        return [PHONEMES.index(text)] if text in PHONEMES else [0] * 5
-
-    def control_id(self, name: str) -> int:
-        return 900
-
-
-def test_the_tokenizer_of_the_model_chooses_the_front_end():
-    tokenizer: Any = PhonemeTokenizer()
-    pipeline = Synthesizer.__new__(Synthesizer)
-    pipeline.tokenizer, pipeline._symbols, pipeline.frame_rate = tokenizer, character_ids(tokenizer), 50.0
-    assert list(pipeline._symbols) == list(PHONEMES)
-    pipeline.voices = {"a": Voice("a", 0, torch.zeros(1, 5))}
+def test_the_tokenizer_of_the_model_chooses_the_front_end(tiny_codec):
+    pipeline = toy_synthesizer(tiny_codec, PhonemeTokenizer(tiny_codec.codes_fingerprint))
     first, second = pipeline.plan("用 Python。Good!")
     said = phonemes("用 Python。Good!")
     assert [PHONEMES[i] for i in first.prompt if i < 900] == said[: said.index(".") + 1]
     assert second.spoken == "G UH1 D !"
-    assert "AE1" not in character_ids(toy_tokenizer())
 
 
 def test_the_english_front_end_reads_normalised_text():

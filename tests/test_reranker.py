@@ -15,8 +15,7 @@ from torch import Tensor
 
 from audiotok import AudioCodec
 from tts_lm import Synthesizer
-from tts_lm.decoding.engine import Answer, ArDecoder
-from tts_lm.decoding.sampling import FinishReason
+from tts_lm.decoding.engine import Answer, ArDecoder, FinishReason
 from tts_lm.models.reranker import (
     CLASSES,
     SILENCE,

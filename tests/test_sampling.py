@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tts_lm.decoding.sampling import Sampling, draw, find_loop, find_silence, frame_limits, nucleus, row_noise
+from tts_lm.decoding.engine import Sampling, draw, find_loop, find_silence, frame_limits, nucleus, row_noise
 
 RATE = 50.0
 

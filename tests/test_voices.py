@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import speech_like
-from lm_toys import toy_voice
+from lm_toys import PhonemeTokenizer, toy_synthesizer, toy_voice
 
-from tts_lm.voices import VoiceStore, add_voice, clone_voice, load_voices
+from tts_lm.server.voices import VoiceStore
+from tts_lm.voices import add_voice, clone_voice, load_voices
 
 WORDS = "what the clip says"
 N = 2 * 16_000
@@ -44,18 +45,27 @@ def test_a_clip_without_speech_is_no_voice(tiny_codec, name):
     for level in (0.5, 1e-3):
         wav = torch.from_numpy(level * NO_SPEECH[name] / max(1e-9, np.abs(NO_SPEECH[name]).max())).float()
         with pytest.raises(ValueError):
-            clone_voice(wav, 16_000, WORDS, tiny_codec)
+            clone_voice(wav, 16_000, WORDS, len(WORDS), tiny_codec)
 
 
 @pytest.mark.parametrize("seed", range(2))
 def test_quiet_loud_and_noisy_clips_are_cloned_alike(tiny_codec, seed):
     wav = speech_like(2.0, seed=seed)
-    loud = clone_voice(wav, 16_000, WORDS, tiny_codec)
+    loud = clone_voice(wav, 16_000, WORDS, len(WORDS), tiny_codec)
     for gain_db in (-40, 6):
-        quiet = clone_voice(wav * 10 ** (gain_db / 20), 16_000, WORDS, tiny_codec)
+        quiet = clone_voice(wav * 10 ** (gain_db / 20), 16_000, WORDS, len(WORDS), tiny_codec)
         assert float((quiet.codes == loud.codes).float().mean()) > 0.99
     noise = torch.from_numpy(_WHITE).float() * wav.std() * 10 ** (-10 / 20)
-    assert clone_voice(wav + noise, 16_000, WORDS, tiny_codec).prompt_text == WORDS
+    assert clone_voice(wav + noise, 16_000, WORDS, len(WORDS), tiny_codec).prompt_text == WORDS
+
+
+def test_the_front_end_of_the_model_reads_the_transcript(tiny_codec):
+    wav, text = speech_like(2.0, seed=0), "今天天气很好。"
+    mandarin = toy_synthesizer(tiny_codec, PhonemeTokenizer(tiny_codec.codes_fingerprint))
+    assert mandarin.clone_voice(wav, 16_000, text).prompt_text == text
+    for synthesizer, wrong in ((toy_synthesizer(tiny_codec), text), (mandarin, "好"), (mandarin, text * 9)):
+        with pytest.raises(ValueError):
+            synthesizer.clone_voice(wav, 16_000, wrong)
 
 
 def test_a_voice_exists_once_its_card_does(tmp_path: Path):

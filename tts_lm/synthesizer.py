@@ -18,8 +18,15 @@ from transformers import AutoModelForCausalLM
 
 from audiotok import __version__, load_codec, write_json
 
-from .decoding.engine import Answer, ArDecoder, build_prompt
-from .decoding.sampling import FinishReason, FrameLimits, Sampling, frame_limits
+from .decoding.engine import (
+    Answer,
+    ArDecoder,
+    FinishReason,
+    FrameLimits,
+    Sampling,
+    build_prompt,
+    frame_limits,
+)
 from .folder import (
     CARD,
     FORMAT_VERSION,
@@ -33,7 +40,7 @@ from .folder import (
 from .models.ar import character_ids, save_ar
 from .models.nar import NarConfig, NarModel
 from .models.reranker import Reranker, RerankerConfig
-from .text import normalise, phonemes, pronounce_text, split_phonemes, split_sentences
+from .text import PUNCTUATION, normalise, phonemes, pronounce_text, split_phonemes, split_sentences
 from .voices import (
     LEVEL_DB,
     PROMPT_SECONDS,
@@ -225,6 +232,8 @@ class Synthesizer:
         if (folder / "reranker").is_dir():
             reranker = load_part(Reranker, folder / "reranker", RerankerConfig.model_type).to(device)
         voices = load_voices(folder / "voices", codec.config.n_q, codec.config.codebook_size)
+        if not voices:
+            raise FileNotFoundError(f"no voices (NAME.json, NAME.safetensors) in {folder / 'voices'}")
         tokenizer = load_tokenizer_part(folder / "ar")
         return cls(ar, nar, codec, tokenizer, voices, card["codec"], sampling, reranker)
 
@@ -269,7 +278,7 @@ class Synthesizer:
             voice: a name in ``self.voices`` or a :class:`Voice` from :meth:`clone_voice`; None is the default voice.
             seed: seed of the sampling noise.
             progress: called with (sentences done, sentences).
-            **sampling: fields of :class:`~tts_lm.decoding.sampling.Sampling` to change, such as ``temperature=0.6``.
+            **sampling: fields of :class:`~tts_lm.decoding.engine.Sampling` to change, such as ``temperature=0.6``.
 
         Raises:
             TypeError: text is not a str, seed not an int, or a sampling field is unknown or not a number.
@@ -475,8 +484,14 @@ class Synthesizer:
             sampling_rate: sampling rate of ``wav`` in Hz.
             text: exact transcript of the clip.
             name: name of the voice.
+
+        Raises:
+            TypeError: text is not a str.
+            ValueError: the text cannot be spoken, or the clip is not speech of this text.
         """
-        return clone_voice(wav, sampling_rate, text, self.codec, name)
+        spoken = (symbol for sentence in self._sentences(text) for symbol in sentence)
+        symbols = sum(symbol not in f"{PUNCTUATION} _" for symbol in spoken)
+        return clone_voice(wav, sampling_rate, text, symbols, self.codec, name)
 
     def voice(self, voice: str | Voice | None = None) -> Voice:
         """Return the voice that :meth:`say` uses for its argument ``voice``.

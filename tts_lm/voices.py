@@ -18,7 +18,6 @@ from torch import Tensor
 from audiotok import resample, write_aside, write_json
 
 from .folder import read_json
-from .text import normalise
 
 CARDS: dict[str, dict[str, Any]] = json.loads(
     Path(__file__).with_name("voice_cards.json").read_text(encoding="utf-8")
@@ -40,8 +39,7 @@ _MAX_SPEAKERS = 16  # of a corpus without known voices
 _SPEAKERS = {"arctic_slt": "slt", "arctic_bdl": "bdl", "ljspeech": "lj"}
 _SILENT_DB = -40.0  # the ends of a clip, relative to its loudest 20 ms
 _ACTIVE_DB = -25.0  # frames that count as speech, relative to the loudest
-_MS_PER_LETTER = (25.0, 250.0)  # the fastest and the slowest speech
-_LETTERS_PER_HAN = 3  # a Chinese character is a syllable
+_MS_PER_SYMBOL = (30.0, 300.0)  # the fastest and the slowest speech
 _PITCH_HZ = (70, 400)
 _PERIODICITY = 0.6  # autocorrelation of a voiced frame at its pitch
 _VOICED_SHARE = 0.3  # 0.41 is the least of 135 clips of nine corpora, 0.21 the most of six colours of noise
@@ -74,25 +72,26 @@ def voice_name(speaker: str) -> str:
     return _SPEAKERS.get(name, name)
 
 
-def clone_voice(wav: Tensor, sampling_rate: int, text: str, codec: Any, name: str = "clip") -> Voice:
+def clone_voice(
+    wav: Tensor, sampling_rate: int, text: str, symbols: int, codec: Any, name: str = "clip"
+) -> Voice:
     """Make a voice from a clip (VALL-E, arXiv:2301.02111, section 4.3).
 
     Args:
         wav: [N] or [1, N] float32 in [-1, 1], 1 to 8 s without its silent ends, at any level.
         sampling_rate: sampling rate of ``wav`` in Hz.
         text: exact transcript of the clip.
+        symbols: number of phonemes or letters in the transcript, by the front end of the model.
         codec: the codec of the TTS model.
         name: name of the voice.
 
     Raises:
-        TypeError: text is not a str.
         ValueError: the clip is too short, too long, silent or not speech, or the text cannot be its transcript.
     """
     if wav.ndim > 2 or (wav.ndim == 2 and wav.shape[0] != 1) or not wav.numel():
         raise ValueError(
             f"expected the clip as wav [N] or [1, N], got {list(wav.shape)}; average its channels"
         )
-    letters = sum(_LETTERS_PER_HAN if "\u2e80" <= c < "\ua000" else 1 for c in normalise(text) if c.isalpha())
     rate = codec.config.sampling_rate
     wav = _trim(resample(wav.detach().float().reshape(1, -1), sampling_rate, rate), rate)
     seconds = wav.shape[-1] / rate
@@ -103,10 +102,10 @@ def clone_voice(wav: Tensor, sampling_rate: int, text: str, codec: Any, name: st
         )
     if not _is_speech(wav[0], rate):
         raise ValueError("the clip is not voiced speech (noise, a tone or a whisper); use another clip")
-    pace = 1000 * seconds / max(1, letters)
-    if not _MS_PER_LETTER[0] <= pace <= _MS_PER_LETTER[1]:
+    pace = 1000 * seconds / max(1, symbols)
+    if not _MS_PER_SYMBOL[0] <= pace <= _MS_PER_SYMBOL[1]:
         raise ValueError(
-            f"the text is not the transcript of the clip ({pace:.0f} ms a letter, speech has 25 to 250); "
+            f"the text is not the transcript of the clip ({pace:.0f} ms a phoneme, speech has 30 to 300); "
             "write down its exact words"
         )
     gain = 10 ** ((LEVEL_DB - speech_level_db(wav[0], rate)) / 20)
@@ -172,7 +171,7 @@ def save_voices(voices: Iterable[Voice], folder: str | Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.glob("*.json"):
         if {"name", "index"} <= set(read_json(path)):
-            _remove(path)
+            remove_voice(path.stem, folder)
     for voice in voices:
         add_voice(voice, folder)
 
@@ -199,9 +198,10 @@ def add_voice(voice: Voice, folder: str | Path) -> None:
     write_json(card, facts | voice.card)
 
 
-def _remove(card: Path) -> None:
-    card.unlink(missing_ok=True)
-    card.with_suffix(".safetensors").unlink(missing_ok=True)
+def remove_voice(name: str, folder: str | Path) -> None:
+    """Remove the files of a voice, its card first."""
+    for suffix in (".json", ".safetensors"):
+        Path(folder, name + suffix).unlink(missing_ok=True)
 
 
 def load_voices(
@@ -215,18 +215,13 @@ def load_voices(
         codebook_size: codebook size V, which bounds the codes; None accepts any.
 
     Raises:
-        FileNotFoundError: the folder has no voice, or a card has no codes.
+        FileNotFoundError: a card has no codes.
         ValueError: a card or its codes are damaged or belong to another codec.
     """
-    found = [_load_voice(path, n_q, codebook_size) for path in _cards(folder)]
-    if not found:
-        raise FileNotFoundError(f"no voices (NAME.json, NAME.safetensors) in {folder}")
+    cards = [path for path in sorted(Path(folder).glob("*.json")) if not path.name.startswith(".")]
+    found = [_load_voice(path, n_q, codebook_size) for path in cards]
     found.sort(key=lambda voice: (voice.name != DEFAULT_VOICE, voice.index))
     return {voice.name: voice for voice in found}
-
-
-def _cards(folder: str | Path) -> list[Path]:
-    return [path for path in sorted(Path(folder).glob("*.json")) if not path.name.startswith(".")]
 
 
 def _load_voice(path: Path, n_q: int | None, codebook_size: int | None) -> Voice:
@@ -253,65 +248,6 @@ def _load_voice(path: Path, n_q: int | None, codebook_size: int | None) -> Voice
 def find_voice(voices: Mapping[str, Voice], name: str) -> Voice | None:
     """The voice of this name in any case, or None."""
     return voices.get(name) or {known.lower(): voice for known, voice in voices.items()}.get(name.lower())
-
-
-class VoiceStore:
-    """The voices of a server: those of the model (``own``) and at most ``limit`` added by clients.
-
-    Added voices are kept in ``folder``, or in memory if it is None. ``n_q`` and ``codebook_size`` describe the codec.
-
-    Raises:
-        ValueError: a voice in the folder is damaged or belongs to another codec.
-        OSError: the folder cannot be created or written.
-    """
-
-    def __init__(
-        self, own: Mapping[str, Voice], limit: int, folder: str | Path | None, n_q: int, codebook_size: int
-    ) -> None:
-        self._own, self._limit = dict(own), limit
-        self._folder = None if folder is None else Path(folder)
-        self.added: dict[str, Voice] = {}
-        if self._folder is not None:
-            try:
-                self._folder.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise OSError(f"{folder}: {error.strerror}; name another folder for voices") from None
-            found = (_load_voice(path, n_q, codebook_size) for path in _cards(self._folder))
-            self.added = {voice.name: voice for voice in found if voice.name not in own}
-
-    def all(self) -> list[Voice]:
-        """Every voice, the default first."""
-        return [*self._own.values(), *self.added.values()]
-
-    def find(self, name: str) -> Voice | None:
-        """The voice of this name in any case, or None."""
-        return find_voice(self._own, name) or find_voice(self.added, name)
-
-    def add(self, voice: Voice) -> None:
-        """Add a voice and write it to disk.
-
-        Raises:
-            FileExistsError: the name is taken.
-            ValueError: the limit is reached.
-            OSError: the voice cannot be written.
-        """
-        if self.find(voice.name) is not None:
-            raise FileExistsError(f"voice {voice.name!r} exists already; choose another name")
-        if len(self.added) >= self._limit:
-            raise ValueError(f"the limit of {self._limit} added voices is reached; remove one first")
-        if self._folder is not None:
-            add_voice(voice, self._folder)
-        self.added[voice.name] = voice
-
-    def remove(self, name: str) -> bool:
-        """Remove an added voice. Returns False if there is no such voice."""
-        voice = find_voice(self.added, name)
-        if voice is None:
-            return False
-        if self._folder is not None:
-            _remove(self._folder / f"{voice.name}.json")
-        del self.added[voice.name]
-        return True
 
 
 def choose_voices(

@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
         store_half,
     )
 
-    from ..decoding.sampling import Sampling
+    from ..decoding.engine import Sampling
     from ..folder import CARD, claim_folder, find_part, load_part, read_json
     from ..models.nar import NarConfig, NarModel
     from ..models.reranker import Reranker, RerankerConfig

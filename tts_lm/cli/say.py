@@ -113,7 +113,7 @@ def _load(args: argparse.Namespace) -> tuple[Synthesizer, Voice, dict[str, Any]]
     began = time.monotonic()
     from audiotok import load_audio
 
-    from ..decoding.sampling import Sampling
+    from ..decoding.engine import Sampling
     from ..synthesizer import Synthesizer
 
     Sampling(**common.sampling_settings(args))  # raises for bad settings before anything is loaded

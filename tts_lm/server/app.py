@@ -13,12 +13,12 @@ from fastapi import FastAPI
 from audiotok import __version__
 
 from ..synthesizer import Synthesizer
-from ..voices import VoiceStore
 from . import routes
 from .errors import install_handlers
 from .metrics import Metrics, MetricsMiddleware
 from .scheduler import Scheduler, ServeLimits
 from .security import Access, protect
+from .voices import VoiceStore
 
 
 def create_app(

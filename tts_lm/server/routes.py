@@ -20,11 +20,12 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from starlette.types import Receive, Scope, Send
 
 from ..synthesizer import SpeechChunk, Synthesizer, provenance_tag
-from ..voices import Voice, VoiceStore
+from ..voices import Voice
 from .audio import MEDIA_TYPES, SoundFormat, StreamEncoder, change_speed, encode, read_clip
 from .errors import ApiError, api_error, client_errors, failure
 from .metrics import Metrics
 from .scheduler import Scheduler, ServeLimits
+from .voices import VoiceStore
 
 TAG_HEADER, IGNORED_HEADER, REASON_HEADER = "X-Generated", "X-Ignored-Fields", "X-Finish-Reason"
 # Names of OpenAI, which select the served model and its first voice.
