@@ -12,15 +12,7 @@ import soundfile
 import torch
 
 from audiotok.corpus import Limits, Shaping, SourceRow
-from audiotok.corpus.checks import (
-    Drop,
-    clipped_share,
-    decode,
-    frame_powers,
-    inspect,
-    shape,
-    speech_level_db,
-)
+from audiotok.corpus.checks import Drop, clipped_share, decode, frame_powers, inspect, shape, speech_level_db
 
 RATE = 16_000
 LIMITS = Limits()

@@ -6,15 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from .common import (
-    KNOWN_ERRORS,
-    add_model_options,
-    codec_name,
-    duration,
-    load_chosen_codec,
-    number,
-    one_line,
-)
+from .common import KNOWN_ERRORS, add_model_options, codec_name, duration, load_chosen_codec, number, one_line
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -11,6 +11,8 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import soundfile
 from datasets import config
 from huggingface_hub import constants
@@ -29,6 +31,7 @@ from .layouts import (
     read_tables,
     read_tars,
     read_vctk,
+    split_of,
     table_row,
 )
 from .rows import ALIASES, ListSource, Names, Problem, SourceRow, find_columns, packed, printable
@@ -135,38 +138,45 @@ def find_layout(folder: Path) -> str:
 def _open_path(
     path: Path, layout: str | None, columns: Mapping[str, str], root: Path | None
 ) -> ListSource | DatasetSource:
-    name = path.name
-    if path.is_dir():
-        names, layout = Names(path, root), layout or find_layout(path)
-        if layout in ("metadata", "ljspeech"):
-            return read_tables(_metadata_files(path), names, columns, name, splits=True)
-        if layout == "datasets":
-            return DatasetSource(
-                _load(str(path), datasets.load_from_disk, str(path)),
-                columns,
-                name,
-                partial(_find_below, names),
+    name, kind = path.name, path.suffix.lower()
+    names = Names(path if path.is_dir() else path.parent, root)
+
+    def opened(load: Callable[..., Any], *args: Any, **options: Any) -> DatasetSource:
+        loaded = _load(str(path), load, *args, **options)
+        return DatasetSource(loaded, columns, name, partial(_find_below, names))
+
+    if not path.is_dir():
+        if kind in TABLES:
+            return read_tables([path], names, columns, name)
+        if kind == ".parquet":
+            return opened(datasets.load_dataset, "parquet", data_files=str(path))
+        if name.lower().endswith(_TARS):
+            return read_tars([names.folder / name], names, columns, name)
+        raise ValueError(f"{path}: expected a folder, or a .csv, .tsv, .jsonl, .tar or .parquet file")
+    layout = layout or find_layout(path)
+    if layout in ("metadata", "ljspeech"):
+        tables = _metadata_files(path)
+        with_sound = [table for table in tables if _holds_sound(table, columns)]
+        if not with_sound:
+            return read_tables(tables, names, columns, name, splits=True)
+        if with_sound != tables:
+            raise ValueError(
+                f"{path}: expected sound in all tables, {with_sound[0]} has some; name one table"
             )
-        if layout == "parquet":
-            return DatasetSource(
-                _load(str(path), datasets.load_dataset, str(path)), columns, name, partial(_find_below, names)
-            )
-        if layout == "webdataset":
-            tars = sorted(found for found in all_below(names.folder) if found.name.lower().endswith(_TARS))
-            return read_tars(tars, names, columns, name)
-        if layout == "common_voice":
-            return read_common_voice(names, columns, name)
-        readers = {"vctk": read_vctk, "kaldi": read_kaldi, "folder": read_folder}
-        return readers.get(layout, read_libri)(names, name)
-    names = Names(path.parent, root)
-    if name.lower().endswith(TABLES):
-        return read_tables([path], names, columns, name)
-    if name.lower().endswith(_TARS):
-        return read_tars([names.folder / name], names, columns, name)
-    if name.lower().endswith(".parquet"):
-        opened = _load(str(path), datasets.load_dataset, "parquet", data_files=str(path))
-        return DatasetSource(opened, columns, name, partial(_find_below, names))
-    raise ValueError(f"{path}: expected a folder, or a .csv, .tsv, .jsonl, .tar or .parquet file")
+        files: dict[str, list[str]] = {}
+        for table in tables:
+            split = split_of(table.relative_to(path).as_posix()) or "train"
+            files.setdefault(split, []).append(str(table))
+        return opened(datasets.load_dataset, "parquet", data_files=files)
+    if layout in ("datasets", "parquet"):
+        return opened(datasets.load_from_disk if layout == "datasets" else datasets.load_dataset, str(path))
+    if layout == "webdataset":
+        tars = sorted(found for found in all_below(names.folder) if found.name.lower().endswith(_TARS))
+        return read_tars(tars, names, columns, name)
+    if layout == "common_voice":
+        return read_common_voice(names, columns, name)
+    readers = {"vctk": read_vctk, "kaldi": read_kaldi, "folder": read_folder}
+    return readers.get(layout, read_libri)(names, name)
 
 
 def _metadata_files(folder: Path) -> list[Path]:
@@ -179,6 +189,24 @@ def _metadata_files(folder: Path) -> list[Path]:
         if one.parent == other.parent:
             raise ValueError(f"{folder}: expected one table, got {one} and {other}; name the one to read")
     return found
+
+
+def _holds_sound(table: Path, columns: Mapping[str, str]) -> bool:
+    """Whether a table is a Parquet file with bytes or samples in the column of the sound, rather than only paths."""
+    if table.suffix.lower() != ".parquet":
+        return False
+    with pq.ParquetFile(table) as file:
+        audio = find_columns(file.schema_arrow.names, columns, str(table))["audio"]
+        for batch in file.iter_batches(64, columns=[audio]):
+            sounds = batch.column(0)
+            if not isinstance(sounds, pa.StructArray):
+                return not pa.types.is_string(sounds.type) and not pa.types.is_large_string(sounds.type)
+            held = [
+                sounds.field(name) for name in ("bytes", "array") if sounds.type.get_field_index(name) >= 0
+            ]
+            if any(values.null_count < len(values) for values in held):
+                return True
+    return False
 
 
 def _select(source: ListSource | DatasetSource, split: str | None, language: str) -> None:
