@@ -1,12 +1,15 @@
-"""What the tests of ``.atok`` files share: a small integer model, codes that it fits, headers."""
+"""Shared by the tests of ``.atok`` files: a small integer model, codes that it fits, headers, files."""
 
 from __future__ import annotations
+
+import io
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from audiotok.bitstream import AtokHeader, EntropyModel
+from audiotok.bitstream import AtokHeader, AtokWriter, EntropyModel
 from audiotok.bitstream.entropy import Steps
 from audiotok.bitstream.format import LEARNT
 
@@ -68,3 +71,19 @@ def toy_header(
     if model is not None:
         facts |= {"coding": LEARNT, "model_fingerprint": model.fingerprint}
     return AtokHeader(**(facts | changes))
+
+
+def written(
+    codes: Tensor,
+    header: AtokHeader,
+    model: EntropyModel | None = None,
+    pieces: Sequence[int] | None = None,
+    num_samples: int | None = None,
+) -> bytes:
+    """The bytes of a file whose codes came in ``pieces`` (lengths; None: at once)."""
+    file = io.BytesIO()
+    writer = AtokWriter(file, header, model)
+    for piece in codes.split(pieces or [codes.shape[1]], dim=1):
+        writer.write(piece)
+    writer.close(num_samples)
+    return file.getvalue()

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import io
+import functools
 import tracemalloc
 
-import atok_toys
 import numpy as np
 import pytest
 import torch
+from atok_toys import toy_codes, toy_header, toy_model, written
 
-from audiotok.bitstream import AtokError, AtokReader, AtokWriter, PacketScanner, truncate
+from audiotok.bitstream import AtokError, AtokReader, PacketScanner, truncate
 from audiotok.bitstream.format import (
     ADAPTIVE,
     LEARNT,
@@ -23,25 +23,30 @@ from audiotok.bitstream.format import (
     varint,
 )
 
-MODEL = atok_toys.toy_model()
+MODEL = toy_model()
 FRAMES, SAMPLES = 93, 93 * 320 - 7
 
 
-def make(coding: int = LEARNT) -> tuple[bytes, torch.Tensor]:
-    """A file of 5 packets, and its codes."""
-    codes = atok_toys.toy_codes(MODEL, FRAMES, 20)
-    header = atok_toys.toy_header(MODEL if coding == LEARNT else None, coding=coding, num_samples=SAMPLES)
-    file = io.BytesIO()
-    writer = AtokWriter(file, header, MODEL)
-    writer.write(codes)
-    writer.close()
-    return file.getvalue(), codes
+CODES = toy_codes(MODEL, FRAMES, 20)
+
+
+@functools.cache
+def make(coding: int = LEARNT) -> bytes:
+    """A file of 5 packets with the codes above."""
+    header = toy_header(MODEL if coding == LEARNT else None, coding=coding, num_samples=SAMPLES)
+    return written(CODES, header, MODEL)
 
 
 def places(data: bytes) -> list[int]:
     """Where the packets begin."""
-    scanner = PacketScanner()
-    return [at for at, _, _ in scanner.feed(data)]
+    return [at for at, _, _ in PacketScanner().feed(data)]
+
+
+def flipped(data: bytes, *offsets: int, bit: int = 0x40) -> bytes:
+    broken = bytearray(data)
+    for offset in offsets:
+        broken[offset] ^= bit
+    return bytes(broken)
 
 
 @pytest.fixture
@@ -49,7 +54,7 @@ def check(tmp_path):
     """Read bytes as a file and check the codes that are present. Returns present [T] and the damage."""
     path = tmp_path / "x.atok"
 
-    def read(data: bytes, codes: torch.Tensor) -> tuple[torch.Tensor, list[str]]:
+    def read(data: bytes, codes: torch.Tensor = CODES) -> tuple[torch.Tensor, list[str]]:
         path.write_bytes(data)
         with AtokReader(path, MODEL) as file:
             excerpt = file.read()
@@ -59,88 +64,70 @@ def check(tmp_path):
     return read
 
 
-def test_a_damaged_packet_costs_itself(check):
-    data, codes = make()
-    for packet, at in enumerate(places(data)):
-        for offset in (0, 1, 2, 5, 12):  # mark, size, number, and layers
-            broken = bytearray(data)
-            broken[at + offset] ^= 0x40
-            present, damage = check(bytes(broken), codes)
-            lost = torch.zeros(FRAMES, dtype=torch.bool)
-            lost[20 * packet : 20 * packet + 20] = True
-            assert torch.equal(~present, lost)
-            assert len(damage) == 1 and damage[0].startswith(f"packet {packet} ({0.4 * packet:.2f} to")
-
-
-def test_without_an_index_a_damaged_packet_costs_itself_too(check):
-    data, codes = make()
-    for offset in (0, 1, 12):
-        broken = bytearray(data[:-9])
-        broken[places(data)[2] + offset] ^= 0x40
-        present, damage = check(bytes(broken), codes)
-        assert (~present).nonzero().flatten().tolist() == list(range(40, 60))
-        assert any("index" in words for words in damage)
-        assert any(words.startswith("packet 2") for words in damage)
+@pytest.mark.parametrize("indexed", [True, False])
+def test_a_damaged_packet_costs_itself(check, indexed):
+    data = make() if indexed else make()[:-9]
+    for packet, at in enumerate(places(data)[: None if indexed else 4]):
+        for offset in (0, 1, 2, 5, 12) if indexed else (0, 1, 12):  # mark, size, number, and layers
+            present, damage = check(flipped(data, at + offset))
+            lost = range(20 * packet, min(20 * packet + 20, FRAMES))
+            assert (~present).nonzero().flatten().tolist() == list(lost)
+            assert any(words.startswith(f"packet {packet} ({0.4 * packet:.2f} to") for words in damage)
+            assert len(damage) == 1 if indexed else any("index" in words for words in damage)
 
 
 def test_a_damaged_header_is_rebuilt_from_its_copy(check):
-    data, codes = make()
+    data = make()
     for offset in (0, 4, 5, 6, 20, places(data)[0] - 1):
-        broken = bytearray(data)
-        broken[offset] ^= 0x10
-        present, damage = check(bytes(broken), codes)
+        present, damage = check(flipped(data, offset))
         assert bool(present.all()) and len(present) == FRAMES and len(damage) == 1
-    broken[20] ^= 1
-    broken[-20] ^= 1
     with pytest.raises(AtokError, match="x.atok"):
-        check(bytes(broken), codes)
+        check(flipped(data, 20, -20))
 
 
 @pytest.mark.parametrize("coding", [RAW, LEARNT])
 def test_bytes_missing_or_too_many_at_the_very_end_are_found(check, coding):
     """Damage outside the packets and the index is reported, although all codes are read."""
-    data, codes = make(coding)
+    data = make(coding)
     changed = {f"{count} bytes are missing": data[:-count] for count in (1, 2, 3, 4)}
     for more in (b"\0", b"ATOK", data[-4:], data[:999], data):
         changed[f"{len(more)} bytes too many"] = data + more
     changed["last 4 bytes are damaged"] = data[:-4] + bytes([data[-4] ^ 1]) + data[-3:]
     for expected, broken in changed.items():
-        present, damage = check(broken, codes)
+        present, damage = check(broken)
         assert bool(present.all()) and any(expected in words for words in damage), (expected, damage)
-    assert check(data, codes)[1] == []
+    assert check(data)[1] == []
 
 
 def test_packets_must_cover_the_length(check):
     """Missing frames are reported when the header or the index states more of them."""
-    data, codes = make()
-    header, longer = (atok_toys.toy_header(MODEL, num_samples=SAMPLES + more) for more in (0, 320))
+    data = make()
+    header, longer = (toy_header(MODEL, num_samples=SAMPLES + more) for more in (0, 320))
     start = len(head_bytes(header))
     sizes = tuple(size for _, size, _ in PacketScanner().feed(data))
     body = data[start : start + sum(sizes)]
     too_short = head_bytes(longer) + body + Tail(longer, FRAMES, sizes).to_bytes()
-    assert any("the end is missing" in words for words in check(too_short, codes)[1])
+    assert any("the end is missing" in words for words in check(too_short)[1])
     lying = head_bytes(header) + body + Tail(header, FRAMES + 3, sizes).to_bytes()
-    padded = torch.nn.functional.pad(codes, (0, 3))
+    padded = torch.nn.functional.pad(CODES, (0, 3))
     assert any("expected 16 frames" in words for words in check(lying, padded)[1])
 
 
 def test_a_cut_file_gives_every_whole_packet_and_reports_the_missing_ones(check):
-    data, codes = make()
+    data = make()
     starts = places(data)
     for whole in range(1, 5):
-        present, damage = check(data[: starts[whole] + 6], codes)
+        present, damage = check(data[: starts[whole] + 6])
         assert bool(present.all()) and len(present) == 20 * whole
         assert any(f"missing from {0.4 * whole:.2f} s" in words for words in damage)
-    present, damage = check(data[: starts[4]], codes)
+    present, damage = check(data[: starts[4]])
     assert len(present) == 80 and any("index" in words for words in damage)
 
 
 def test_truncating_a_damaged_file_keeps_the_rest(tmp_path):
-    data, codes = make()
-    broken = bytearray(data)
-    broken[places(data)[1] + 9] ^= 1
+    data = make()
     source, target = tmp_path / "x.atok", tmp_path / "y.atok"
-    source.write_bytes(broken)
+    source.write_bytes(flipped(data, places(data)[1] + 9))
     assert len(truncate(source, target, 2)) == 1
     with AtokReader(target, MODEL) as file:
         present = file.read().present
@@ -149,10 +136,9 @@ def test_truncating_a_damaged_file_keeps_the_rest(tmp_path):
 
 
 def test_a_pipe_goes_on_after_damage():
-    data, codes = make()
-    broken = bytearray(data)
+    data = make()
     starts = places(data)
-    broken[starts[1] + 1] ^= 0x20  # the size
+    broken = bytearray(flipped(data, starts[1] + 1, bit=0x20))  # the size
     del broken[starts[3] + 4 : starts[3] + 9]  # lost on the way
     scanner, numbers = PacketScanner(), []
     for at in range(0, len(broken), 7):
@@ -162,7 +148,7 @@ def test_a_pipe_goes_on_after_damage():
 
 
 def test_a_pipe_of_something_else_is_refused():
-    data, _ = make()
+    data = make()
     scanner = PacketScanner()
     scanner.feed(data[: places(data)[0]])
     for refuse in (
@@ -176,7 +162,7 @@ def test_a_pipe_of_something_else_is_refused():
 
 def test_forged_lengths_allocate_nothing(tmp_path):
     """An index that would allocate 8 GB is refused, and one that is larger than the file is not believed."""
-    header = atok_toys.toy_header(n_q=64, packet_frames=1024)
+    header = toy_header(n_q=64, packet_frames=1024)
     path = tmp_path / "x.atok"
     path.write_bytes(head_bytes(header) + Tail(header, 15_000 * 1024, (0,) * 15_000).to_bytes())
     with pytest.raises(AtokError, match="codes a byte"):
@@ -202,7 +188,7 @@ def test_flips_and_cuts_are_found(tmp_path):
     tracemalloc.start()
     try:
         for turn in range(-3, count):  # the first three are whole, and show how much memory a file takes
-            data, codes = files[turn % 3]
+            data = files[turn % 3]
             broken = bytearray(data)
             for _ in range(int(rng.integers(0, 4)) if turn >= 0 else 0):
                 broken[rng.integers(len(broken))] ^= 1 << int(rng.integers(8))
@@ -216,10 +202,10 @@ def test_flips_and_cuts_are_found(tmp_path):
                 with AtokReader(path, MODEL) as file:
                     excerpt = file.read()
                     found = bool(file.damage)
-                    expected = codes[:, : file.frames][:, excerpt.present]
+                    expected = CODES[:, : file.frames][:, excerpt.present]
                     assert torch.equal(excerpt.codes[:, excerpt.present], expected), f"turn {turn}"
                     if not found:
-                        assert bool(excerpt.present.all()) and torch.equal(excerpt.codes, codes)
+                        assert bool(excerpt.present.all()) and torch.equal(excerpt.codes, CODES)
                         assert file.header.num_samples == SAMPLES
             except AtokError:
                 found = True

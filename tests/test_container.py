@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import atok_reference
-import atok_toys
 import pytest
 import torch
+from atok_toys import FINGERPRINT, toy_codes, toy_header, toy_model, written
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,47 +27,32 @@ from audiotok.bitstream import (
 from audiotok.bitstream.format import ADAPTIVE, LEARNT, RAW
 
 GOLDEN = Path(__file__).parent / "golden"
-MODEL = atok_toys.toy_model()
-CODINGS = {"raw": RAW, "adaptive": ADAPTIVE, "learnt": LEARNT}
-
-
-def written(codes, header, scales=(), pieces=None, num_samples=None):
-    """The bytes of a file whose codes came in ``pieces`` (lengths; None: at once)."""
-    file = io.BytesIO()
-    writer = AtokWriter(file, header, MODEL)
-    for piece in codes.split(pieces or [codes.shape[1]], dim=1):
-        writer.write(piece)
-    writer.write(codes[:, :0], scales)
-    writer.close(num_samples)
-    return file.getvalue()
+MODEL = toy_model()
+CODES = toy_codes(MODEL, 93, 20)
+each_coding = pytest.mark.parametrize("coding", [RAW, ADAPTIVE, LEARNT], ids=["raw", "adaptive", "learnt"])
 
 
 def header_for(coding, **changes):
-    return atok_toys.toy_header(MODEL if coding == LEARNT else None, **({"coding": coding} | changes))
+    return toy_header(MODEL if coding == LEARNT else None, **({"coding": coding} | changes))
 
 
-@pytest.fixture
-def codes():
-    return atok_toys.toy_codes(MODEL, 93, 20)
-
-
-@pytest.fixture(params=CODINGS.values(), ids=CODINGS)
-def coding(request):
-    return request.param
-
-
-def test_codes_survive_bit_for_bit(tmp_path, codes, coding):
+@each_coding
+def test_codes_survive_bit_for_bit(tmp_path, coding):
+    """Read by AtokReader, and by a reader written from the specification."""
     path = tmp_path / "x.atok"
-    header = header_for(
-        coding, num_samples=93 * 320 - 7, metadata={"transcript": "Grüße", "generated": "yes"}
-    )
-    save_atok(path, codes, header, MODEL)
+    metadata = {"transcript": "Grüße", "generated": "yes"}
+    header = header_for(coding, num_samples=93 * 320 - 7, metadata=metadata)
+    save_atok(path, CODES, header, MODEL)
     with AtokReader(path, MODEL) as file:
         excerpt = file.read()
-        assert torch.equal(excerpt.codes, codes) and bool(excerpt.present.all()) and excerpt.scales is None
+        assert torch.equal(excerpt.codes, CODES) and bool(excerpt.present.all()) and excerpt.scales is None
         assert file.header == header and file.frames == 93 and file.damage == []
         assert file.duration_s == pytest.approx((93 * 320 - 7) / 16_000)
-        assert torch.equal(torch.cat([block.codes for block in file.blocks()], dim=1), codes)
+        assert torch.equal(torch.cat([block.codes for block in file.blocks()], dim=1), CODES)
+    tensors = {name: value.tolist() for name, value in MODEL.tensors.items()}
+    got = atok_reference.read(path.read_bytes(), tensors, list(MODEL.taps), list(MODEL.shifts))
+    assert got["codes"] == CODES.tolist() and got["metadata"] == metadata
+    assert (got["codec"], got["fingerprint"], got["samples"]) == ("toy", FINGERPRINT, 93 * 320 - 7)
 
 
 @settings(max_examples=10, deadline=None)
@@ -75,43 +60,35 @@ def test_codes_survive_bit_for_bit(tmp_path, codes, coding):
 def test_pieces_do_not_matter(pieces, seed):
     codes = torch.randint(0, 32, (3, sum(pieces)), generator=torch.Generator().manual_seed(seed))
     header = header_for(LEARNT)
-    assert written(codes, header, pieces=pieces) == written(codes, header)
+    assert written(codes, header, MODEL, pieces) == written(codes, header, MODEL)
 
 
-def test_a_reader_written_from_the_specification_reads_it(codes, coding):
-    header = header_for(coding, num_samples=93 * 320, metadata={"speaker": "Ada"})
-    tensors = {name: value.tolist() for name, value in MODEL.tensors.items()}
-    got = atok_reference.read(written(codes, header), tensors, list(MODEL.taps), list(MODEL.shifts))
-    assert got["codes"] == codes.tolist() and got["metadata"] == {"speaker": "Ada"}
-    assert (got["codec"], got["fingerprint"], got["samples"]) == ("toy", atok_toys.FINGERPRINT, 93 * 320)
-
-
-@pytest.mark.parametrize("n_q", [1, 2, 3])
-def test_cut_equals_encoded_so(tmp_path, codes, coding, n_q):
+@each_coding
+def test_cut_equals_encoded_so(tmp_path, coding):
     """Truncation needs no model and equals encoding with fewer codebooks."""
     whole, cut = tmp_path / "whole.atok", tmp_path / "cut.atok"
     header = header_for(coding, num_samples=93 * 320)
-    whole.write_bytes(written(codes, header))
-    assert truncate(whole, cut, n_q) == []
-    assert cut.read_bytes() == written(codes[:n_q], header.with_n_q(n_q))
-    with AtokReader(whole, MODEL) as file:
-        assert torch.equal(file.read(n_q=n_q).codes, codes[:n_q])
+    whole.write_bytes(written(CODES, header, MODEL))
+    for n_q in (1, 2, 3):
+        assert truncate(whole, cut, n_q) == []
+        assert cut.read_bytes() == written(CODES[:n_q], header.with_n_q(n_q), MODEL)
+        with AtokReader(whole, MODEL) as file:
+            assert torch.equal(file.read(n_q=n_q).codes, CODES[:n_q])
 
 
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 93), st.integers(0, 93), st.integers(1, 3))
 def test_any_range_is_what_the_whole_has_there(tmp_path_factory, a, b, n_q):
-    codes = torch.randint(0, 32, (3, 93), generator=torch.Generator().manual_seed(0))
     path = tmp_path_factory.mktemp("range") / "x.atok"
-    path.write_bytes(written(codes, header_for(RAW)))
+    path.write_bytes(written(CODES, header_for(RAW)))
     start, stop = sorted((a, b))
     with AtokReader(path) as file:
         excerpt = file.read_frames(start, stop, n_q)
-        assert torch.equal(excerpt.codes, codes[:n_q, start:stop]) and bool(excerpt.present.all())
-        assert torch.equal(file.read(start / 50, stop / 50).codes, codes[:, start:stop])
+        assert torch.equal(excerpt.codes, CODES[:n_q, start:stop]) and bool(excerpt.present.all())
+        assert torch.equal(file.read(start / 50, stop / 50).codes, CODES[:, start:stop])
 
 
-def test_a_live_pipe_learns_its_length_at_the_end(tmp_path, codes):
+def test_a_live_pipe_learns_its_length_at_the_end(tmp_path):
     """The length is in the header of a file, and in the tail of a pipe."""
 
     class Pipe(io.BytesIO):
@@ -121,7 +98,7 @@ def test_a_live_pipe_learns_its_length_at_the_end(tmp_path, codes):
     pipe = Pipe()
     writer = AtokWriter(pipe, header_for(LEARNT), MODEL)
     scanner, seen, sent = PacketScanner(), [], 0
-    for frame in codes.split(1, dim=1):
+    for frame in CODES.split(1, dim=1):
         writer.write(frame)
         seen += scanner.feed(pipe.getvalue()[sent:])
         sent = pipe.tell()
@@ -133,36 +110,35 @@ def test_a_live_pipe_learns_its_length_at_the_end(tmp_path, codes):
     path = tmp_path / "x.atok"
     path.write_bytes(pipe.getvalue())
     with AtokReader(path, MODEL) as file:
-        assert file.header.num_samples == 93 * 320 - 1 and torch.equal(file.read().codes, codes)
-    at_once = written(codes, header_for(LEARNT), num_samples=93 * 320 - 1)
+        assert file.header.num_samples == 93 * 320 - 1 and torch.equal(file.read().codes, CODES)
+    at_once = written(CODES, header_for(LEARNT), MODEL, num_samples=93 * 320 - 1)
     assert len(at_once) == len(pipe.getvalue()) and at_once != pipe.getvalue()
-    assert at_once == written(codes, header_for(LEARNT, num_samples=93 * 320 - 1))
+    assert at_once == written(CODES, header_for(LEARNT, num_samples=93 * 320 - 1), MODEL)
 
 
 def test_seeking_reads_little(tmp_path, monkeypatch):
     """One packet, header and index: below 32 KiB of 360 kB."""
-    counts = {"bytes": 0}
+    sizes = []
 
     class Counting(io.FileIO):
         def read(self, size=-1):
             data = super().read(size)
-            counts["bytes"] += len(data)
+            sizes.append(len(data))
             return data
 
     codes = torch.randint(0, 1024, (8, 36_000), generator=torch.Generator().manual_seed(0), dtype=torch.int16)
     path = tmp_path / "long.atok"
-    header = atok_toys.toy_header(n_q=8, codebook_size=1024, packet_frames=100, num_samples=36_000 * 320)
+    header = toy_header(n_q=8, codebook_size=1024, packet_frames=100, num_samples=36_000 * 320)
     path.write_bytes(written(codes, header))
     monkeypatch.setattr(reader, "open", lambda path, mode: Counting(path), raising=False)
     with AtokReader(path) as file:
-        excerpt = file.read(333.0, 334.0)
-    assert torch.equal(excerpt.codes, codes[:, 16_650:16_700].long())
-    assert 0 < counts["bytes"] < 32 * 1024 < path.stat().st_size // 10
+        assert torch.equal(file.read(333.0, 334.0).codes, codes[:, 16_650:16_700].long())
+    assert 0 < sum(sizes) < 32 * 1024 < path.stat().st_size // 10
 
 
 def test_an_adapted_codec_with_scales(tmp_path):
     """The shape of EnCodec 48 kHz: stereo, 150 frames a second in segments of 1 s, each with its scale."""
-    header = atok_toys.toy_header(
+    header = toy_header(
         n_q=16, codebook_size=1024, sampling_rate=48_000, channels=2, packet_frames=150, scale_frames=150,
         num_samples=3 * 48_000 + 99,
     )  # fmt: skip
@@ -184,7 +160,7 @@ def test_an_adapted_codec_with_scales(tmp_path):
 
 
 def test_codebooks_of_different_sizes(tmp_path):
-    header = replace(atok_toys.toy_header(), codebook_sizes=(2, 1000, 1 << 20), coding=ADAPTIVE)
+    header = replace(toy_header(), codebook_sizes=(2, 1000, 1 << 20), coding=ADAPTIVE)
     codes = torch.stack([torch.randint(0, size, (50,)) for size in header.codebook_sizes])
     path = tmp_path / "x.atok"
     save_atok(path, codes, header)
@@ -192,49 +168,39 @@ def test_codebooks_of_different_sizes(tmp_path):
         assert file.header == header and torch.equal(file.read().codes, codes)
 
 
-def test_another_codec_or_model_is_refused(tmp_path, codes):
+def test_another_codec_or_model_is_refused(tmp_path):
     """Only reading codes needs the model; facts and truncation do not."""
     path = tmp_path / "x.atok"
-    save_atok(path, codes, header_for(LEARNT), MODEL)
+    save_atok(path, CODES, header_for(LEARNT), MODEL)
     other = EntropyModel(MODEL.tensors, MODEL.taps, (8, 7, 7, 6), MODEL.codes_fingerprint)
     for model in (other, None):
         with AtokReader(path, model) as file, pytest.raises(AtokError, match=MODEL.fingerprint):
             assert file.frames == 93 and len(list(file.packets())) == 5
-            file.header.check_codec(path, "toy", atok_toys.FINGERPRINT)
+            file.header.check_codec(path, "toy", FINGERPRINT)
             file.read()
     with pytest.raises(AtokError, match="'other'.*'toy'"):
         file.header.check_codec(path, "other", "f" * 16)
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
+def test_bad_headers_codes_ranges_and_files_are_refused(tmp_path):
+    for change in (
         {"codebook_sizes": ()}, {"packet_frames": 0}, {"codes_fingerprint": "xyz"}, {"scale_frames": 3},
         {"metadata": {"a": 1}}, {"metadata": {"speaker": "\udce9"}}, {"codec": 3}, {"sampling_rate": "16000"},
         {"hop_length": 1.5}, {"coding": LEARNT},
-    ],
-)  # fmt: skip
-def test_headers_that_cannot_be_are_refused(change):
-    with pytest.raises(AtokError):
-        atok_toys.toy_header(**change)
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [[[1]], None, torch.zeros(1, 2, dtype=torch.bool), torch.zeros(1, 2) * 1j, torch.zeros(2, 9).long()],
-)
-def test_bad_codes_are_not_written(tmp_path, codes, wrong):
-    with pytest.raises((TypeError, AtokError)):
-        save_atok(tmp_path / "x.atok", wrong, header_for(RAW, codebook_sizes=(2,)))
-    codes[1, 50] = 32
-    with pytest.raises(AtokError, match="codebook 1, frame 50"):
-        save_atok(tmp_path / "x.atok", codes, header_for(RAW))
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_bad_ranges_and_other_files_are_refused(tmp_path, codes):
+    ):  # fmt: skip
+        with pytest.raises(AtokError):
+            toy_header(**change)
     path = tmp_path / "x.atok"
-    save_atok(path, codes, header_for(RAW))
+    few = torch.zeros(1, 2)
+    for codes in ([[1]], None, few.bool(), few * 1j, torch.zeros(2, 9).long()):
+        with pytest.raises((TypeError, AtokError)):
+            save_atok(path, codes, header_for(RAW, codebook_sizes=(2,)))
+    wrong = CODES.clone()
+    wrong[1, 50] = 32
+    with pytest.raises(AtokError, match="codebook 1, frame 50"):
+        save_atok(path, wrong, header_for(RAW))
+    assert list(tmp_path.iterdir()) == []
+    save_atok(path, CODES, header_for(RAW))
     with AtokReader(path) as file:
         for arguments in ((-1.0,), (0.0, float("nan")), (0.0, float("inf")), ("1",), (0.0, None, "2")):
             with pytest.raises(AtokError):
@@ -245,10 +211,9 @@ def test_bad_ranges_and_other_files_are_refused(tmp_path, codes):
         path.write_bytes(content)
         with pytest.raises(AtokError, match="x.atok"):
             AtokReader(path)
-    with pytest.raises(AtokError):
-        AtokReader(tmp_path)
-    with pytest.raises(FileNotFoundError):
-        AtokReader(tmp_path / "none.atok")
+    for missing, error in ((tmp_path, AtokError), (tmp_path / "none.atok", FileNotFoundError)):
+        with pytest.raises(error):
+            AtokReader(missing)
 
 
 @pytest.mark.parametrize("name", ["raw", "adaptive", "learnt", "scales"])
