@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
 
 from audiotok import AudioTextProcessor, build_tokenizer, checkpoint_dir, hub, load_codec
 from audiotok.cli.main import main
@@ -27,25 +28,17 @@ def test_missing_paths_are_not_looked_up(tmp_path: Path, monkeypatch: pytest.Mon
         monkeypatch.setattr(f"{module}.hub_answers", ask)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "here").mkdir()
-    with pytest.raises(FileNotFoundError, match="no such folder or file"):
-        open_source(name)
-    with pytest.raises(FileNotFoundError):
-        load_codec(name)
+    for missing in (open_source, load_codec):
+        with pytest.raises(FileNotFoundError):
+            missing(name)
+    assert hub.is_hub_id("a/b-c_d.2") and not hub.is_hub_id("here/mimi")
 
 
-def test_an_id_of_the_hub_is_told_from_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert hub.is_hub_id("kyutai/mimi") and hub.is_hub_id("a/b-c_d.2")
-    (tmp_path / "kyutai").mkdir()
-    assert not hub.is_hub_id("kyutai/mimi")
-
-
-def test_hub_ids_fail_fast_offline(
-    no_network: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    from huggingface_hub import constants
-
+def test_missing_data_fails_fast_offline(
+    no_network: list, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "tiny", "--data", "nope", "--out", str(tmp_path / "run")]) == 1
+    assert "nope: no such folder or file" in capsys.readouterr().err and no_network == []
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     for words in (
         ["info", "nobody/no-codec"],
@@ -57,13 +50,6 @@ def test_hub_ids_fail_fast_offline(
         errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("audiotok: error")]
         assert len(errors) == 1 and "the hub does not answer" in errors[0] and "nobody/no-" in errors[0]
     assert constants.HF_HUB_OFFLINE is False
-
-
-def test_missing_training_data_fails_at_once(
-    no_network: list[object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["train", "tiny", "--data", "nope", "--out", str(tmp_path / "run")]) == 1
-    assert "nope: no such folder or file" in capsys.readouterr().err and no_network == []
 
 
 def test_importing_audiotok_makes_the_auto_classes_work(tiny_codec, tmp_path: Path) -> None:
