@@ -36,12 +36,8 @@ def build(folder: Path, codec: AudioCodec, shards: int = 5, rows: int = 12) -> P
         for _ in range(rows if shard < shards - 1 else rows - 5):
             frames = int(rng.integers(5, 120))
             codes = rng.integers(0, config.codebook_size, (config.n_q, frames)).astype("<i2").tobytes()
-            row = {
-                "id": f"r<{number}>",
-                "text": f"Text & {number}",
-                "speaker": f"s{number % 3}",
-                "language": "en",
-            }
+            row: dict[str, Any] = {"id": f"r<{number}>", "text": f"Text & {number}"}
+            row |= {"speaker": f"s{number % 3}", "language": "en"}
             row |= {"split": "test" if number % 4 == 0 else "train", "frames": frames, "codes": codes}
             seconds = frames * config.hop_length / config.sampling_rate
             table.append(row | {"seconds": seconds, "n_q": config.n_q, "row": number, "level_db": -20.0})
@@ -198,8 +194,7 @@ def test_the_page_to_listen_to(
     out = Path(capsys.readouterr().out.strip())
     page = out.read_text(encoding="utf-8")
     assert out == prepared / "listen.html" and page.count("<section>") == page.count("<audio") == 3
-    assert page.count("<canvas") == 3 and "Text &amp; " in page and "r&lt;" in page
-    assert "http" not in page
+    assert "Text &amp; " in page and "r&lt;" in page and "http" not in page
     chosen = listen(prepared, tiny_codec, out, rows=3)
     assert page == out.read_text(encoding="utf-8") and len(chosen) == 3
     assert listen(prepared, tiny_codec, out, rows=3, seed=1) != chosen

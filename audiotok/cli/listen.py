@@ -1,4 +1,4 @@
-"""``audiotok listen``: an HTML page with audio, text and codes of random rows of a prepared corpus."""
+"""``audiotok listen``: an HTML page with audio and text of random rows of a prepared corpus."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from .common import add_codec_option, add_model_options, load_chosen_codec, numb
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the description and the options."""
-    parser.description = (
-        "Write an HTML page, one file, with the decoded sound, the text and the codes of random rows."
-    )
+    parser.description = "Write an HTML page, one file, with the decoded sound and the text of random rows."
     parser.add_argument("corpus", metavar="DIR", help="a folder written by audiotok prepare")
     parser.add_argument(
         "-o", "--out", metavar="HTML", help="the page, replaced if it exists (default: DIR/listen.html)"

@@ -12,23 +12,22 @@ from .common import add_codec_option, add_model_options, check_output, load_chos
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the description and the options."""
     parser.description = "Encode and decode a sound file and draw waveform, spectrograms and codes."
-    parser.add_argument("source", metavar="IN", help="a sound file")
-    parser.add_argument(
+    option = parser.add_argument
+    option("source", metavar="IN", help="a sound file")
+    option(
         "-o",
         "--out",
         metavar="FILE",
         help="the picture: .png, .svg or .pdf (default: IN's name with .png, here)",
     )
-    parser.add_argument(
-        "--n-q", type=number(int), metavar="K", help="codebooks to decode from (default: all)"
-    )
-    parser.add_argument(
+    option("--n-q", type=number(int), metavar="K", help="codebooks to decode from (default: all)")
+    option(
         "--seconds",
         type=number(float, above=0),
         default=15.0,
-        help="length shown from the start (default: %(default)s)",
+        help="shown from the start (default: %(default)s)",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing picture")
+    option("--overwrite", action="store_true", help="replace an existing picture")
     add_codec_option(parser)
     add_model_options(parser)
 

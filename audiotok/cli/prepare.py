@@ -29,20 +29,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "Parquet folder; a .csv, .tsv or .jsonl table; a datasets name, OWNER/NAME or OWNER/NAME:CONFIG",
     )
     parser.add_argument(
-        "--out", metavar="DIR", required=True, help="folder for manifest, shards, report, dropped.jsonl"
+        "--out", metavar="DIR", required=True, help="folder for shards, report, dropped.jsonl"
     )
-    parser.add_argument(
-        "--dry-run", action="store_true", help="write only the report, into DIR/dry-run, without a codec"
-    )
+    parser.add_argument("--dry-run", action="store_true", help="write only the report, into DIR/dry-run")
 
     option = parser.add_argument_group("which rows").add_argument
     option("--layout", metavar="NAME", help="layout of SOURCE if it is not recognised: ljspeech, vctk, ...")
     option("--split", metavar="A,B", help="only rows of these splits (default: all)")
-    option(
-        "--language",
-        metavar="XX",
-        help="only rows of this language; rows that name none are taken to be of it",
-    )
+    option("--language", metavar="XX", help="only rows of this language; rows that name none get it")
     option(
         "--column",
         action="append",
@@ -53,9 +47,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "channel (found by its usual names otherwise; FIELD= for none)",
     )
     option(
-        "--audio-root",
-        metavar="DIR",
-        help="folder that must contain all files of a table (default: the table's folder)",
+        "--audio-root", metavar="DIR", help="folder that must contain all files (default: that of the table)"
     )
 
     option = parser.add_argument_group("limits and processing of the audio").add_argument
@@ -75,25 +67,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
     option = parser.add_argument_group("at scale").add_argument
     option(
-        "--workers",
-        type=number(int, 0),
-        metavar="N",
-        help="processes, one thread each (default 1; on a Ray cluster: all of it)",
+        "--workers", type=number(int, 0), metavar="N", help="processes (default 1; on Ray: the whole cluster)"
     )
     option("--engine", choices=("local", "ray"), default="local", help="this machine, or a Ray cluster")
     option("--address", default="auto", help="of the Ray cluster; local starts one here (default auto)")
-    option(
-        "--shard", type=_part, metavar="I/N", help="make this part only, in the folder that all parts share"
-    )
+    option("--shard", type=_part, metavar="I/N", help="make this part only, in the folder of all parts")
 
     option = parser.add_argument_group("result").add_argument
     option("--n-q", type=number(int), metavar="K", help="codebooks to keep (default: all)")
-    option(
-        "--rows-per-shard",
-        type=number(int, 1),
-        metavar="N",
-        help="default: 64 to 1024, by the number of rows",
-    )
+    option("--rows-per-shard", type=number(int, 1), metavar="N", help="default: 64 to 1024, by the rows")
     option("--licence", default="", metavar="TEXT", help="licence of the source, stored in the manifest")
     option("--expect-rows", type=number(int, 0), metavar="N", help="fail if another number of rows is kept")
     add_codec_option(parser)
@@ -107,20 +89,11 @@ def run(args: argparse.Namespace) -> int:
 
     workers = args.workers if args.workers is not None else int(args.engine == "local")
     level_db = args.level_db if args.level_db is not None else _TTS_LEVEL_DB if args.tts else None
-    common: dict[str, Any] = {
-        "split": args.split,
-        "language": args.language,
-        "layout": args.layout,
-        "columns": dict(args.column),
-        "audio_root": args.audio_root,
-        "limits": Limits(args.min_s, args.max_s, not args.allow_no_text, *args.letters_per_s),
-        "shaping": Shaping(trim=args.trim or args.tts, level_db=level_db),
-        "rows_per_shard": args.rows_per_shard,
-        "workers": workers,
-        "engine": args.engine,
-        "address": args.address,
-        "progress": _Printer(),
-    }
+    names = ("split", "language", "layout", "audio_root", "rows_per_shard", "engine", "address")
+    common: dict[str, Any] = {name: getattr(args, name) for name in names}
+    common |= {"columns": dict(args.column), "workers": workers, "progress": _Printer()}
+    common["limits"] = Limits(args.min_s, args.max_s, not args.allow_no_text, *args.letters_per_s)
+    common["shaping"] = Shaping(trim=args.trim or args.tts, level_db=level_db)
     out = Path(args.out)
     if args.dry_run:
         return _print(dry_run(args.source, args.out, **common) | {"out": str(out / "dry-run")}, args)

@@ -15,23 +15,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "Check every byte of code files. For prepared corpora, check the hash of every shard, all counts and the "
         "range of every code, and decode random rows. If one is damaged, print the reason and exit with 1."
     )
-    parser.add_argument(
-        "paths", nargs="+", metavar="PATH", help="code files, and folders written by audiotok prepare"
-    )
-    parser.add_argument(
-        "--codec",
-        type=codec_name,
-        metavar="DIR",
-        help="the folder of the codec that made them, if it is not shipped",
-    )
-    parser.add_argument(
+    option = parser.add_argument
+    option("paths", nargs="+", metavar="PATH", help="code files, and folders written by audiotok prepare")
+    option("--codec", type=codec_name, metavar="DIR", help="the codec that made them, if it is not shipped")
+    option(
         "--samples",
         type=number(int, 0),
         default=8,
         metavar="N",
-        help="rows of a corpus to decode (default 8; 0: no codec)",
+        help="rows to decode (default 8; 0: no codec)",
     )
-    parser.add_argument("--seed", type=number(int, 0), default=0, help="which rows (default 0)")
+    option("--seed", type=number(int, 0), default=0, help="which rows (default 0)")
     add_model_options(parser)
 
 
@@ -76,10 +70,8 @@ def _verify_atok(path: Path, codec: str | None) -> list[str]:
     model = find_model(header.codes_fingerprint, codec) if header.coding == LEARNT else None
     with AtokReader(path, model) as file:
         if header.coding == LEARNT and (model is None or model.fingerprint != header.model_fingerprint):
-            packets, how = (
-                len(list(file.packets())),
-                f"checksums only: the entropy model {header.model_fingerprint} is not installed",
-            )
+            how = f"checksums only: the entropy model {header.model_fingerprint} is not installed"
+            packets = len(list(file.packets()))
             damage = file.damage
         else:
             damage, how = file.verify(), "every code decoded"

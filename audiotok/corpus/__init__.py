@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .preparation import prepare as prepare
     from .reader import Batch as Batch
     from .reader import PreparedCorpus as PreparedCorpus
+    from .reader import verify as verify
     from .reports import listen as listen
     from .reports import report as report
     from .reports import report_text as report_text
@@ -24,17 +25,15 @@ if TYPE_CHECKING:
     from .rows import SourceRow as SourceRow
     from .shards import Manifest as Manifest
     from .sources import open_source as open_source
-    from .verification import verify as verify
 
 _NAMES = {
     "checks": ("Limits", "Shaping", "read_row"),
     "preparation": ("Progress", "dry_run", "prepare"),
-    "reader": ("Batch", "PreparedCorpus"),
+    "reader": ("Batch", "PreparedCorpus", "verify"),
     "reports": ("listen", "report", "report_text"),
     "rows": ("Source", "SourceRow"),
     "shards": ("Manifest",),
     "sources": ("open_source",),
-    "verification": ("verify",),
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 

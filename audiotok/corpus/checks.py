@@ -64,21 +64,16 @@ class Drop:
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits that a row must satisfy; ValueError if they leave no room.
+    """Limits that a row must satisfy; ValueError if they leave no room."""
 
-    Attributes:
-        min_s, max_s: seconds of sound.
-        need_text: whether it must have text; then also its letters and digits must fit its seconds:
-        min_letters_per_s, max_letters_per_s: of sound, with :data:`SPARE_LETTERS` to spare.
-        max_clipped: share of samples that may be cut off at full scale.
-    """
-
-    min_s: float = 0.1
+    min_s: float = 0.1  # of sound
     max_s: float = 30.0
-    need_text: bool = True
+    need_text: bool = (
+        True  # then also its letters and digits must fit its seconds, with SPARE_LETTERS to spare
+    )
     min_letters_per_s: float = 1.0
     max_letters_per_s: float = 40.0
-    max_clipped: float = 0.01
+    max_clipped: float = 0.01  # share of samples that may be cut off at full scale
 
     def __post_init__(self) -> None:
         for name in ("s", "letters_per_s"):
@@ -91,16 +86,13 @@ class Limits:
 
 @dataclass(frozen=True)
 class Shaping:
-    """Processing of every clip before it is encoded; ValueError if a value is out of range.
+    """Processing of every clip before it is encoded; ValueError if a value is out of range."""
 
-    Attributes:
-        trim: cut the silence at both ends down to ``edge_s``. Audio within 40 dB of the loudest 10 ms is never cut.
-        level_db: bring the clip's speech to this level by one gain (see :func:`speech_level_db`); None leaves it.
-        edge_s: seconds of silence that stay at each end.
-    """
-
+    # Cut the silence at both ends down to edge_s. Audio within 40 dB of the loudest 10 ms is never cut.
     trim: bool = False
-    level_db: float | None = None
+    level_db: float | None = (
+        None  # brings speech_level_db of the clip to this level by one gain; None leaves it
+    )
     edge_s: float = 0.1
 
     def __post_init__(self) -> None:
@@ -171,9 +163,8 @@ def decode(row: SourceRow, limits: Limits, sampling_rate: int | None, shaping: S
 def read_row(row: SourceRow) -> tuple[Tensor, int]:
     """The sound of a row of any length: wav [1, N] float32 in [-1, 1] and its rate in Hz.
 
-    Raises:
-        AudioError: the row holds no sound, or it is damaged, not finite or in another unit.
-        OSError: its file cannot be read.
+    AudioError if the row holds no sound, or it is damaged, not finite or in another unit. OSError if its file cannot be
+    read.
     """
     if row.problem is not None or row.audio is None:
         raise AudioError(f"{row.id}: {': '.join(row.problem or ('missing_file', 'the row holds no sound'))}")

@@ -27,7 +27,6 @@ ENGINES = ("local", "ray")
 DEATHS = 3
 _worker: Callable[[Any], Any] | None = None
 _ray_worker: tuple[Any, Callable[[Any], Any]] | None = None
-
 Make = Callable[[Any], Callable[[Any], Any]]
 
 
@@ -44,9 +43,8 @@ def run_tasks(
     """Run ``make(job)(task)`` for every task, a few at a time. A task whose process dies is run again.
 
     Args:
-        make: makes the function that runs tasks, once in each process; importable there.
-        job: its argument, picklable.
-        tasks: picklable; taken as they are needed.
+        make: makes the function that runs tasks, once in each process; importable there. ``job`` is its argument.
+        job, tasks: picklable; tasks are taken as they are needed.
         workers: processes, one thread each. For Ray 0 takes one for each free core of the cluster (each free GPU, if
             ``device`` is one).
         engine: one of :data:`ENGINES`.

@@ -1,7 +1,4 @@
-"""Readers of corpus layouts: tables, LJSpeech, Common Voice, Kaldi, VCTK, LibriSpeech, plain folders, tars.
-
-Each takes a :class:`Names` with the folder and the name of the source, and raises ValueError where there are no rows.
-"""
+"""Readers of corpus layouts. Each takes a :class:`Names` with the folder; ValueError if there are no rows."""
 
 from __future__ import annotations
 
@@ -19,7 +16,22 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from ..files import parse_json
-from .rows import ALIASES, FilePart, ListSource, Names, Problem, SourceRow, find_columns, plain_name, read_cut
+from .rows import (
+    ALIASES,
+    SPLITS,
+    FilePart,
+    ListSource,
+    Names,
+    Problem,
+    SourceRow,
+    all_below,
+    find_columns,
+    plain_name,
+    read_cut,
+    read_text,
+    split_of,
+    table_row,
+)
 
 METADATA = ("metadata.csv", "metadata.tsv", "metadata.jsonl", "metadata.parquet")
 TABLES = (".csv", ".tsv", ".jsonl", ".json")
@@ -28,19 +40,11 @@ SUFFIXES = frozenset(
     ".aif .aifc .aiff .au .caf .flac .mp3 .nist .oga .ogg .opus .rf64 .snd .sph .voc .w64 .wav .wave "
     ".aac .amr .m4a .wma".split()
 )
-_SPLITS: dict[str, str] = dict.fromkeys(("train", "training"), "train")
-_SPLITS |= dict.fromkeys(("dev", "val", "valid", "validation"), "validation")
-_SPLITS |= dict.fromkeys(("test", "testing", "eval", "evaluation"), "test")
 _TEXT_BYTES = 1 << 20
 _MOST_LINES = 100  # of one row of a CSV file whose text goes over several lines
 _LANGUAGE = re.compile(r"[A-Za-z]{2,3}([-_][A-Za-z]{2,4})?")
 _Rows = Iterator[tuple[dict[str, Any], Problem]]
 """Rows of a table as column -> value; a row that cannot be read has a problem and does not affect others."""
-
-
-def split_of(path: str) -> str:
-    """The split that a path names, by the words that ``datasets`` looks for: ``data/dev-00.tar`` is validation."""
-    return next((_SPLITS[word] for word in re.split(r"[-._ 0-9/]+", path.lower()) if word in _SPLITS), "")
 
 
 # ---- tables
@@ -49,18 +53,12 @@ def split_of(path: str) -> str:
 def read_tables(
     tables: Sequence[Path], names: Names, columns: Mapping[str, str], describe: str, splits: bool = False
 ) -> ListSource:
-    """Rows of tables; the files that a table names are relative to the table's folder.
+    """Rows of tables in ``names.folder`` or below; the files that a table names are relative to the table's folder.
 
-    Args:
-        tables: files in ``names.folder`` or below: .csv or .tsv with a header, JSON lines (.jsonl, .json), .parquet,
-            or a table without a header whose cells are separated by ``|``, as in LJSpeech.
-        names: finds the files.
-        columns: field -> column, where the usual names do not find it. Columns without a header are called 1, 2, 3.
-        describe: the name of the source.
-        splits: whether the rows of ``test/metadata.csv`` are of the split test where they name none.
-
-    Raises:
-        ValueError: a file is no such table, has no rows, or lacks the column of the files.
+    A table is .csv or .tsv with a header, JSON lines (.jsonl, .json), .parquet, or without a header and with cells
+    separated by ``|``, as in LJSpeech; its columns are then called 1, 2, 3. With ``splits`` the rows of
+    ``test/metadata.csv`` are of the split test where they name none. ValueError if a file is no such table, has no
+    rows, or lacks the column of the files.
     """
 
     def entries() -> Iterator[SourceRow]:
@@ -92,22 +90,6 @@ def is_piped(table: Path) -> bool:
         first = file.readline().rstrip("\r\n").split("|")
     usual = {name for field in ("audio", "text") for name in ALIASES[field]}
     return len(first) > 1 and not usual & {cell.strip() for cell in first}
-
-
-def table_row(row: Mapping[str, Any], names: Mapping[str, str | None], problem: Problem = None) -> SourceRow:
-    """A row of a table, given its columns."""
-
-    def value(name: str) -> str:
-        found = row.get(names[name] or "")
-        if isinstance(found, dict):  # {"path": ...}, as datasets writes a sound
-            found = found.get("path")
-        return "" if found is None else str(found).strip()
-
-    used = set(names.values())
-    other = {key: found for key, found in row.items() if key not in used}
-    cut, fault = read_cut(row, names)
-    texts = (value(name) for name in ("id", "audio", "text", "speaker", "language", "split"))
-    return SourceRow(*texts, cut=cut, other=other, problem=problem or fault)
 
 
 def _open_table(path: Path, quotes: bool = True) -> tuple[list[str], _Rows]:
@@ -292,7 +274,7 @@ def read_common_voice(names: Names, columns: Mapping[str, str], describe: str) -
     for path in (names.folder / f"{name}.tsv" for name in ("train", "dev", "test")):
         if path.is_file():
             listed = (table_row(row, found).audio for row, _ in _open_table(path, quotes=False)[1])
-            splits |= dict.fromkeys((plain_name(str(name)) for name in listed), _SPLITS[path.stem])
+            splits |= dict.fromkeys((plain_name(str(name)) for name in listed), SPLITS[path.stem])
 
     def entries() -> Iterator[SourceRow]:
         for row, problem in rows:
@@ -359,7 +341,7 @@ def read_vctk(names: Names, describe: str) -> ListSource:
     def entries() -> Iterator[SourceRow]:
         for path, within in _sounds(places[0]):
             id, speaker = path.stem.removesuffix("_mic1"), path.parent.name
-            text, problem = _text(names.stored(folder / "txt" / speaker / f"{id}.txt"))
+            text, problem = read_text(names.stored(folder / "txt" / speaker / f"{id}.txt"))
             if not id.endswith("_mic2"):
                 yield SourceRow(id, f"{places[0].name}/{within.as_posix()}", text, speaker, problem=problem)
 
@@ -377,16 +359,16 @@ def read_libri(names: Names, describe: str) -> ListSource:
         for path, within in _sounds(names.folder):
             if path.parent != chapter:
                 chapter = path.parent
-                tables = [_text(table)[0] for table in sorted(chapter.glob("*.trans.txt"))]
+                tables = [read_text(table)[0] for table in sorted(chapter.glob("*.trans.txt"))]
                 lines = (line.partition(" ") for table in tables for line in table.splitlines())
                 transcripts = {plain_name(id): text for id, _, text in lines}
             subset = within.parts[-4] if len(within.parts) > 3 else names.folder.name
             text, problem = transcripts.get(plain_name(path.stem)), None
             if text is None:
-                text, problem = _text(names.stored(path.with_name(f"{path.stem}.normalized.txt")))
+                text, problem = read_text(names.stored(path.with_name(f"{path.stem}.normalized.txt")))
             row = SourceRow(path.stem, within.as_posix(), text, other={"subset": subset}, problem=problem)
             row.speaker = within.parts[-3] if len(within.parts) > 2 else ""
-            row.split = _SPLITS.get(subset.split("-")[0], "train")
+            row.split = SPLITS.get(subset.split("-")[0], "train")
             yield row
 
     return ListSource(entries(), names, describe)
@@ -401,9 +383,9 @@ def read_folder(names: Names, describe: str) -> ListSource:
     def entries() -> Iterator[SourceRow]:
         for path, within in _sounds(names.folder):
             beside = (names.stored(path.with_suffix(ending)) for ending in (".txt", ".lab", ".TXT", ".LAB"))
-            text, problem = _text(next((found for found in beside if found is not None), None))
+            text, problem = read_text(next((found for found in beside if found is not None), None))
             folders = list(within.parts[:-1])
-            split = _SPLITS.get(folders[0].lower(), "") if folders else ""
+            split = SPLITS.get(folders[0].lower(), "") if folders else ""
             speaker = next(iter(folders[1:] if split else folders), names.folder.name)
             file = within.as_posix()
             yield SourceRow(file, file, text, speaker, "", split, problem=problem)
@@ -411,35 +393,10 @@ def read_folder(names: Names, describe: str) -> ListSource:
     return ListSource(entries(), names, describe)
 
 
-def all_below(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[Path]:
-    """Every file and folder below a folder, in no order. OSError if a folder cannot be read.
-
-    Links to folders are followed, because corpora are put together by them; one that leads back to a folder on the way
-    to it (``above``: their real paths) is not.
-    """
-    real = os.path.realpath(folder)
-    if real in above:
-        return
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            yield Path(entry.path)
-            if os.path.isdir(entry.path):  # false of a link that leads to itself
-                yield from all_below(Path(entry.path), above | {real})
-
-
-def _sounds(folder: Path) -> Iterator[tuple[Path, PurePath]]:
+def _sounds(folder: Path) -> list[tuple[Path, PurePath]]:
     """The sound files below a folder, in order, and their paths in it."""
     found = sorted(path for path in all_below(folder) if path.suffix.lower() in SUFFIXES)
-    return ((path, path.relative_to(folder)) for path in found)
-
-
-def _text(path: Path | None) -> tuple[str, Problem]:
-    """The content of a text file; a file that is missing has none, one that is not UTF-8 is a problem."""
-    try:
-        return (path.read_text(encoding="utf-8-sig") if path and path.is_file() else ""), None
-    except (UnicodeDecodeError, OSError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        return "", ("no_text", f"{path.name if path else ''}: {reason}")
+    return [(path, path.relative_to(folder)) for path in found]
 
 
 # ---- tars
@@ -450,11 +407,8 @@ def read_tars(tars: Iterable[Path], names: Names, columns: Mapping[str, str], de
 
     A key ends at the first dot of the name, or at the last if a sound and a text share that much. Nothing is unpacked:
     a row holds the offset of its sound. Of a tar that is cut off or damaged, the rows in front of the damage are kept,
-    and one dropped row stands for the rest. ``columns``: field -> key of the JSON, where the usual names do not find
-    it. The splits are those that the paths of the tars name.
-
-    Raises:
-        ValueError: a tar is compressed or no tar.
+    and one dropped row stands for the rest. The splits are those that the paths of the tars name. ValueError if a tar
+    is compressed or no tar.
     """
 
     def entries() -> Iterator[SourceRow]:
@@ -516,17 +470,13 @@ def _tar_rows(path: Path, file: str, columns: Mapping[str, str]) -> Iterator[Sou
 
 def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     """The files of a tar, up to where it is cut off. tarfile.ReadError if it is no tar."""
-    while True:
-        try:
-            member = tar.next()
-        except tarfile.ReadError:
-            if not tar.offset:
-                raise
-            return
-        if member is None:
-            return
-        if member.isfile():
-            yield member
+    try:
+        while member := tar.next():
+            if member.isfile():
+                yield member
+    except tarfile.ReadError:
+        if not tar.offset:
+            raise
 
 
 def _describe(entry: SourceRow, texts: Mapping[str, bytes], columns: Mapping[str, str]) -> None:

@@ -51,15 +51,12 @@ _HALF_WRITTEN = (".manifest.*.json", ".dropped.*.jsonl", ".report.*", ".README.*
 
 @dataclass(frozen=True)
 class Progress:
-    """Progress of a run: ``rows`` of ``rows_total`` are done.
+    """Progress of a run."""
 
-    ``stage`` is "encode" or "check"; ``seconds`` are of sound, ``elapsed_s`` is time.
-    """
-
-    stage: str
-    rows: int
+    stage: str  # "encode" or "check"
+    rows: int  # done
     rows_total: int
-    seconds: float
+    seconds: float  # of sound
     elapsed_s: float
 
 
@@ -357,13 +354,11 @@ def _binding(codec: AudioCodec, n_q: int | None) -> dict[str, Any]:
         raise ValueError(f"expected n_q from 1 to {config.n_q}, got {n_q}")
     if config.codebook_size > 1 << 15:
         raise ValueError(f"expected a codebook_size that fits int16, got {config.codebook_size}")
-    return {
+    bound = {name: getattr(config, name) for name in ("codebook_size", "hop_length", "sampling_rate")}
+    bound |= {
         "format_version": FORMAT_VERSION,
-        "codes_fingerprint": codec.codes_fingerprint,
         "codes_dtype": CODES_DTYPE,
         "name": config.codec_name,
         "n_q": kept,
-        "codebook_size": config.codebook_size,
-        "hop_length": config.hop_length,
-        "sampling_rate": config.sampling_rate,
     }
+    return bound | {"codes_fingerprint": codec.codes_fingerprint}

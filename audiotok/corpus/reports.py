@@ -13,16 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import soundfile
-import torch
 
 from ..files import parse_json, write_aside, write_json
 from ..program import duration
 from .checks import REASONS
+from .reader import PreparedCorpus, choose, decode_row
 from .shards import CODES_DTYPE, Manifest
 
 if TYPE_CHECKING:
     from ..codec.model import AudioCodec
-    from .reader import PreparedCorpus
 
 REPORT_FILES = ("report.json", "report.html")
 CARD = "README.md"
@@ -38,24 +37,10 @@ body { font: 15px/1.5 system-ui, sans-serif; max-width: 60em; margin: 2em auto; 
 table { border-collapse: collapse; margin: 1em 0 }
 td { text-align: left; padding: .15em 1.2em .15em 0; vertical-align: top }
 audio { width: 100%; margin: .4em 0 }
-canvas { width: 100%; image-rendering: pixelated; display: block }
 section { border-top: 1px solid #ccc; padding: 1em 0 }
 .small { color: #666; font-size: 13px }
 .bars { display: flex; align-items: flex-end; height: 120px; border-bottom: 1px solid #999 }
 .bars i { flex: 1; margin-right: 1px; background: #2a5d9f }
-"""
-# Draws the codes of each row: time to the right, codebook 0 at the top, a colour for each value.
-_DRAW_CODES = """<script>
-for (const canvas of document.querySelectorAll("canvas")) {
-  const bytes = Uint8Array.from(atob(canvas.dataset.codes), c => c.charCodeAt(0));
-  const codes = new Int16Array(bytes.buffer), context = canvas.getContext("2d");
-  for (let i = 0; i < codes.length; i++) {
-    const part = codes[i] / canvas.dataset.size;
-    context.fillStyle = `hsl(${240 - 200 * part} 70% ${25 + 50 * part}%)`;
-    context.fillRect(i % canvas.width, Math.floor(i / canvas.width), 1, 1);
-  }
-}
-</script>
 """
 
 
@@ -116,11 +101,8 @@ class Tally:
 def report(path: str | Path) -> dict[str, Any]:
     """The counts of a folder written by :func:`~audiotok.corpus.prepare`, from its ``report.json``.
 
-    Returns:
-        JSON values: rows, hours, frames, hours of splits, languages and speakers, histograms, dropped reasons, shards,
-        codec.
-
-    Raises FileNotFoundError or ValueError where the folder is not a prepared corpus, or its report is damaged.
+    They are JSON values: rows, hours, frames, hours of splits, languages and speakers, histograms, dropped reasons,
+    shards, codec. FileNotFoundError or ValueError if the folder is not a prepared corpus, or its report is damaged.
     """
     file = Path(path) / REPORT_FILES[0]
     manifest = Manifest.load(path)
@@ -227,25 +209,17 @@ def listen(
     seed: int = 0,
     split: str | None = None,
 ) -> list[str]:
-    """Write a page, one file, with decoded audio, text and codes of random rows.
+    """Write a page, one file, with decoded audio and text of random rows.
 
     Args:
-        path: a folder written by :func:`~audiotok.corpus.prepare`.
-        codec: the one it was prepared with.
+        path: a folder written by :func:`~audiotok.corpus.prepare`, with the codec ``codec``.
         out: the .html file.
-        rows: how many are shown; all if there are fewer.
-        seed: of the choice.
+        rows, seed: how many are shown, and the seed of their choice.
         split: only rows of this split; None takes all.
 
-    Returns:
-        The ids of the rows, in the order of the page.
-
-    Raises:
-        FileNotFoundError: there is no corpus, or no folder for the page.
-        ValueError: the corpus is damaged, empty, or of another codec.
+    Returns the ids of the rows, in the order of the page. FileNotFoundError if there is no corpus, or no folder for the
+    page; ValueError if the corpus is damaged, empty, or of another codec.
     """
-    from .reader import PreparedCorpus
-
     corpus = PreparedCorpus(path, split)
     corpus.check(codec)
     if not len(corpus):
@@ -256,56 +230,28 @@ def listen(
     body = (
         f"<p>{len(chosen)} of {len(corpus)} rows, drawn with seed {seed}. Codec {html.escape(size['name'])} "
         f"({manifest.codes_fingerprint}), {size['n_q']} x {size['codebook_size']}. The audio is decoded from the "
-        "codes. In the pictures time runs to the right and codebook 0 is at the top.</p>"
+        "codes.</p>"
     )
-    body += "".join(_section(row, codec) for row in chosen) + _DRAW_CODES
+    body += "".join(_section(row, codec) for row in chosen)
     _write_text(Path(out), _page(f"{manifest.source}: listen", body))
     return [row["id"] for row in chosen]
 
 
-def choose(corpus: PreparedCorpus, rows: int, seed: int) -> list[int]:
-    """Numbers of rows drawn at random, in order."""
-    return np.sort(np.random.default_rng(seed).permutation(len(corpus))[:rows]).tolist()
-
-
-def decode_row(row: Mapping[str, Any], codec: AudioCodec) -> np.ndarray:
-    """The samples [N] float32 that a row's codes decode to, as long as the row's clip."""
-    codes = row["codes"]
-    # The last frame may be longer than the clip.
-    num_samples = min(round(row["seconds"] * codec.config.sampling_rate), codec.samples(codes.shape[1]))
-    gains = {"audio_scales": torch.tensor([row["scales"]])} if codec.has_scale else {}
-    with torch.inference_mode():
-        wav = codec.decode(codes[None].to(codec.device), num_samples=num_samples, **gains).audio_values
-    assert wav is not None
-    return wav[0, 0].float().cpu().numpy()
-
-
 def _section(row: dict[str, Any], codec: AudioCodec) -> str:
-    codes, sound = row["codes"], io.BytesIO()
+    sound = io.BytesIO()
     samples = decode_row(row, codec).clip(-1, 1)
     soundfile.write(sound, samples, codec.config.sampling_rate, format="FLAC", subtype="PCM_16")
-    facts = [
-        row["split"],
-        row["speaker"],
-        row["language"],
-        f"{row['seconds']:.2f} s",
-        f"{codes.shape[1]} frames",
-    ]
+    encoded = base64.b64encode(sound.getvalue()).decode("ascii")
+    facts = [row[name] for name in ("split", "speaker", "language")]
+    facts += [f"{row['seconds']:.2f} s", f"{row['frames']} frames"]
     if row.get("level_db") is not None:
         facts.append(f"speech at {row['level_db']:.0f} dB")
-    packed = codes.numpy().astype(CODES_DTYPE).tobytes()
     return (
         f"<section><b>{html.escape(row['id'])}</b> "
         f'<span class="small">{html.escape(" · ".join(filter(None, facts)))}</span>'
         f"<p>{html.escape(row['text'] or '(no text)')}</p>"
-        f'<audio controls preload="none" src="data:audio/flac;base64,{_base64(sound.getvalue())}"></audio>'
-        f'<canvas style="height:{10 * codes.shape[0]}px" width="{codes.shape[1]}" height="{codes.shape[0]}" '
-        f'data-size="{codec.config.codebook_size}" data-codes="{_base64(packed)}"></canvas></section>\n'
+        f'<audio controls preload="none" src="data:audio/flac;base64,{encoded}"></audio></section>\n'
     )
-
-
-def _base64(data: bytes) -> str:
-    return base64.b64encode(data).decode("ascii")
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -29,6 +29,9 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "duration": tuple("duration" + unit for unit in _UNITS),
     "channel": ("channel", "channel_id"),
 }
+SPLITS: dict[str, str] = dict.fromkeys(("train", "training"), "train")
+SPLITS |= dict.fromkeys(("dev", "val", "valid", "validation"), "validation")
+SPLITS |= dict.fromkeys(("test", "testing", "eval", "evaluation"), "test")
 _CHANNELS = {"a": 0, "left": 0, "l": 0, "b": 1, "right": 1, "r": 1}
 
 
@@ -49,53 +52,34 @@ class FilePart:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """The part of a recording that belongs to a row.
-
-    Attributes:
-        start_s, end_s: where it begins and ends; ``end_s`` None is the end of the recording.
-        channel: counted from 0; None averages all channels.
-        length_s: the length of the whole recording by its table, which has to be right; None if not stated.
-    """
+    """The part of a recording that belongs to a row."""
 
     start_s: float = 0.0
-    end_s: float | None = None
-    channel: int | None = None
-    length_s: float | None = None
+    end_s: float | None = None  # None is the end of the recording
+    channel: int | None = None  # counted from 0; None averages all channels
+    length_s: float | None = None  # of the whole recording by its table, which has to be right
 
 
 @dataclass(slots=True)
 class SourceRow:
-    """One row of a source.
-
-    Attributes:
-        id, text, speaker, language, split: from the source; empty where it has none.
-        audio: the path of the sound file, its bytes, or the part of a file that holds it; None if there is none.
-        cut: the part of the sound that is the row's; None is all of it.
-        problem: why the row cannot be used, regardless of its sound.
-        other: further columns of the source.
-        index: its number in the source.
-    """
+    """One row of a source. Texts are empty where the source has none."""
 
     id: str
-    audio: bytes | str | FilePart | None
+    audio: bytes | str | FilePart | None  # bytes or path of the sound file, or a part of a file that holds it
     text: str = ""
     speaker: str = ""
     language: str = ""
     split: str = ""
-    cut: Cut | None = None
-    problem: Problem = None
-    other: str | dict[str, Any] | None = None
-    index: int = -1
+    cut: Cut | None = None  # None is the whole sound
+    problem: Problem = None  # why the row cannot be used, regardless of its sound
+    other: str | dict[str, Any] | None = None  # further columns
+    index: int = -1  # number in the source
 
 
 class Source(Protocol):
-    """Numbered rows that can be read in any order.
+    """Numbered rows that can be read in any order."""
 
-    Attributes:
-        describe: the name of the source in reports; it does not depend on the location of the source.
-    """
-
-    describe: str
+    describe: str  # the name of the source in reports; it does not depend on the location of the source
 
     def __len__(self) -> int: ...
 
@@ -111,15 +95,9 @@ class Source(Protocol):
 
 
 def find_columns(present: Sequence[str], asked: Mapping[str, str], describe: str) -> dict[str, str | None]:
-    """The column of each field: the requested one, else the first of :data:`ALIASES` that is present.
+    """The column of each field: the one ``asked`` for (an empty name is none), else the first usual one ``present``.
 
-    Args:
-        present: the columns of the table.
-        asked: field -> column; an empty name means that no column holds the field.
-        describe: the name of the source in errors.
-
-    Raises:
-        ValueError: a column that was asked for is missing, none holds the audio, or two may say where a row's sound is.
+    ValueError if a column that was asked for is missing, none holds the audio, or two may say where a row's sound is.
     """
     columns = ", ".join(present)
     found: dict[str, str | None] = {}
@@ -144,14 +122,9 @@ def find_columns(present: Sequence[str], asked: Mapping[str, str], describe: str
 
 
 def read_cut(row: Mapping[str, Any], names: Mapping[str, str | None]) -> tuple[Cut | None, Problem]:
-    """The part of a recording that the columns start, end, duration and channel of a row name.
+    """The part of a recording that the columns start, end, duration and channel of a row name; None if they name none.
 
-    Args:
-        row: column -> value.
-        names: field -> column, see :func:`find_columns`.
-
-    Returns:
-        The part, None where the row names none; and the problem if a value makes no sense.
+    ``names`` is the column of each field, see :func:`find_columns`. The problem is of a value that makes no sense.
     """
     try:
         start, end, duration, channel = (
@@ -189,6 +162,27 @@ def _number(row: Mapping[str, Any], names: Mapping[str, str | None], field: str)
     return number / 1000 if column.endswith("_ms") else number
 
 
+def table_row(row: Mapping[str, Any], names: Mapping[str, str | None], problem: Problem = None) -> SourceRow:
+    """A row of a table, given its columns."""
+
+    def value(name: str) -> str:
+        found = row.get(names[name] or "")
+        if isinstance(found, dict):  # {"path": ...}, as datasets writes a sound
+            found = found.get("path")
+        return "" if found is None else str(found).strip()
+
+    used = set(names.values())
+    other = {key: found for key, found in row.items() if key not in used}
+    cut, fault = read_cut(row, names)
+    texts = (value(name) for name in ("id", "audio", "text", "speaker", "language", "split"))
+    return SourceRow(*texts, cut=cut, other=other, problem=problem or fault)
+
+
+def split_of(path: str) -> str:
+    """The split that a path names, by the words that ``datasets`` looks for: ``data/dev-00.tar`` is validation."""
+    return next((SPLITS[word] for word in re.split(r"[-._ 0-9/]+", path.lower()) if word in SPLITS), "")
+
+
 def printable(text: str) -> str:
     """Escape the parts of a text that are not Unicode (lone surrogates, bytes of file names)."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
@@ -200,11 +194,9 @@ def plain_name(text: str) -> str:
 
 
 class Names:
-    """Finds the files that a table names. Files outside one folder are refused. Links inside it are followed.
+    """Finds files by their names relative to ``folder``. Files outside ``root`` (None: ``folder``) are refused.
 
-    Args:
-        folder: what the names are relative to.
-        root: the folder that must contain all files; None is ``folder``.
+    Links inside it are followed.
     """
 
     def __init__(self, folder: Path, root: Path | None = None) -> None:
@@ -249,16 +241,35 @@ class Names:
         return at
 
 
+def all_below(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[Path]:
+    """Every file and folder below a folder, in no order. OSError if a folder cannot be read.
+
+    Links to folders are followed, because corpora are put together by them; one that leads back to a folder on the way
+    to it (``above``: their real paths) is not.
+    """
+    real = os.path.realpath(folder)
+    if real in above:
+        return
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            yield Path(entry.path)
+            if os.path.isdir(entry.path):  # false of a link that leads to itself
+                yield from all_below(Path(entry.path), above | {real})
+
+
+def read_text(path: Path | None) -> tuple[str, Problem]:
+    """The content of a text file; a file that is missing has none, one that is not UTF-8 is a problem."""
+    try:
+        return (path.read_text(encoding="utf-8-sig") if path and path.is_file() else ""), None
+    except (UnicodeDecodeError, OSError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        return "", ("no_text", f"{path.name if path else ''}: {reason}")
+
+
 class ListSource:
-    """Rows in memory, some hundred bytes each. Their sound is in files.
+    """Rows in memory, some hundred bytes each. Their sound is in files. ValueError if there are none.
 
-    Args:
-        rows: as a layout gives them: ``audio`` is relative to the folder of ``names``, ``other`` a dict.
-        names: finds the files.
-        describe: the name of the source in reports.
-
-    Raises:
-        ValueError: ``rows`` is empty.
+    A layout gives them: ``audio`` is relative to the folder of ``names``, ``other`` a dict.
     """
 
     def __init__(self, rows: Iterable[SourceRow], names: Names, describe: str) -> None:

@@ -95,9 +95,7 @@ class Manifest:
     def load(cls, folder: str | Path, name: str = MANIFEST) -> Manifest:
         """Read ``manifest.json`` (or ``name``) from ``folder``.
 
-        Raises:
-            FileNotFoundError: it is not there.
-            ValueError: it is not a manifest, or its version is not supported.
+        FileNotFoundError if it is not there, ValueError if it is not a manifest, or of an unsupported version.
         """
         path = Path(folder) / name
         if not path.is_file():
@@ -124,20 +122,14 @@ class Manifest:
 
     def differences(self, asked: Manifest) -> str:
         """The settings in which ``asked`` differs from this manifest, each with both values."""
-        old, new = (
-            {
-                "format_version": manifest.format_version,
-                "source": manifest.source,
-                "codes_fingerprint": manifest.codes_fingerprint,
-                **{f"codec {name}": value for name, value in manifest.codec.items()},
-                **manifest.options,
-            }
-            for manifest in (self, asked)
-        )
-        said = [
-            {name: json.dumps(value, ensure_ascii=False) for name, value in of.items()} for of in (old, new)
-        ]
-        pairs = [(name, *(of.get(name, "not given") for of in said)) for name in {**old, **new}]
+        settings = []
+        for manifest in (self, asked):
+            names = ("format_version", "source", "codes_fingerprint")
+            of = {name: getattr(manifest, name) for name in names}
+            of |= {f"codec {name}": value for name, value in manifest.codec.items()} | manifest.options
+            settings.append({name: json.dumps(value, ensure_ascii=False) for name, value in of.items()})
+        old, new = settings
+        pairs = [(name, old.get(name, "not given"), new.get(name, "not given")) for name in old | new]
         changed = [f"{name} was {was}, is {now} now" for name, was, now in pairs if was != now]
         unseen = "the source lists other rows or sizes of files, or another version of audiotok began it"
         return "; ".join(changed) or unseen
@@ -164,16 +156,10 @@ def shard_name(group: str, number: int) -> str:
 def write_shard(
     path: Path, rows: Sequence[Mapping[str, Any]], binding: Mapping[str, Any], drops: Sequence[Drop] = ()
 ) -> str:
-    """Write one shard atomically.
+    """Write one shard atomically: rows with the columns of :data:`SCHEMA`, where missing values are null.
 
-    Args:
-        path: the Parquet file.
-        rows: dicts with the columns of :data:`SCHEMA`; missing values are null.
-        binding: identity of the codec (``codes_fingerprint``, ``n_q``...); stored in the file's metadata.
-        drops: the rows of the source that belong here but are left out; likewise.
-
-    Returns:
-        The file's SHA-256, hex.
+    The file's metadata hold ``binding`` (``codes_fingerprint``, ``n_q``...) and the dropped rows that belong here.
+    Returns the SHA-256 of the file, hex.
     """
     metadata = {
         "audiotok": json.dumps(binding, sort_keys=True),
@@ -213,9 +199,8 @@ def sha256(path: str | Path) -> str:
 def check_shard(file: Path, rows: int, fingerprint: str) -> None:
     """Refuse a shard that differs from the manifest; only its last bytes are read.
 
-    Raises:
-        FileNotFoundError: it is missing.
-        ValueError: it is no Parquet file, lacks a column, is of another length, or holds codes of another codec.
+    FileNotFoundError if it is missing. ValueError if it is no Parquet file, lacks a column, is of another length, or
+    holds codes of another codec.
     """
     if not file.is_file():
         raise FileNotFoundError(f"{file}: this shard is missing; run `audiotok prepare` again to restore it")

@@ -18,40 +18,37 @@ from datasets import config
 from huggingface_hub import constants
 
 from ..hub import hub_answers, is_hub_id, without_network
-from .layouts import (
-    METADATA,
-    SUFFIXES,
-    TABLES,
+from . import layouts
+from .rows import (
+    ALIASES,
+    ListSource,
+    Names,
+    Problem,
+    SourceRow,
     all_below,
-    is_piped,
-    read_common_voice,
-    read_folder,
-    read_kaldi,
-    read_libri,
-    read_tables,
-    read_tars,
-    read_vctk,
+    find_columns,
+    packed,
+    printable,
     split_of,
     table_row,
 )
-from .rows import ALIASES, ListSource, Names, Problem, SourceRow, find_columns, packed, printable
 
 _TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 # Layout -> files in the folder itself, one of which shows that it is of this layout; then ends of files anywhere below.
 _IN_FOLDER = {
-    "metadata": METADATA,
+    "metadata": layouts.METADATA,
     "datasets": ("dataset_dict.json", "state.json"),
     "kaldi": ("wav.scp",),
     "common_voice": ("validated.tsv",),
     "vctk": ("wav48_silence_trimmed", "wav48"),
 }
 _BELOW = {
-    "metadata": tuple(f"/{name}" for name in METADATA),
+    "metadata": tuple(f"/{name}" for name in layouts.METADATA),
     "webdataset": _TARS,
     "librispeech": (".trans.txt",),
     "libritts": (".normalized.txt",),
     "parquet": (".parquet",),
-    "folder": tuple(SUFFIXES),
+    "folder": tuple(layouts.SUFFIXES),
 }
 LAYOUTS = tuple(dict.fromkeys(["ljspeech", *_IN_FOLDER, *_BELOW]))
 _PIECE = 1024
@@ -115,7 +112,7 @@ def open_source(
 
 def find_layout(folder: Path) -> str:
     """Detect the layout of a folder by its characteristic files. ValueError if no layout was recognised."""
-    if (folder / "metadata.csv").is_file() and is_piped(folder / "metadata.csv"):
+    if (folder / "metadata.csv").is_file() and layouts.is_piped(folder / "metadata.csv"):
         return "ljspeech"
     for layout, marks in _IN_FOLDER.items():
         if any((folder / name).exists() for name in marks):
@@ -146,19 +143,19 @@ def _open_path(
         return DatasetSource(loaded, columns, name, partial(_find_below, names))
 
     if not path.is_dir():
-        if kind in TABLES:
-            return read_tables([path], names, columns, name)
+        if kind in layouts.TABLES:
+            return layouts.read_tables([path], names, columns, name)
         if kind == ".parquet":
             return opened(datasets.load_dataset, "parquet", data_files=str(path))
         if name.lower().endswith(_TARS):
-            return read_tars([names.folder / name], names, columns, name)
+            return layouts.read_tars([names.folder / name], names, columns, name)
         raise ValueError(f"{path}: expected a folder, or a .csv, .tsv, .jsonl, .tar or .parquet file")
     layout = layout or find_layout(path)
     if layout in ("metadata", "ljspeech"):
         tables = _metadata_files(path)
         with_sound = [table for table in tables if _holds_sound(table, columns)]
         if not with_sound:
-            return read_tables(tables, names, columns, name, splits=True)
+            return layouts.read_tables(tables, names, columns, name, splits=True)
         if with_sound != tables:
             raise ValueError(
                 f"{path}: expected sound in all tables, {with_sound[0]} has some; name one table"
@@ -172,17 +169,17 @@ def _open_path(
         return opened(datasets.load_from_disk if layout == "datasets" else datasets.load_dataset, str(path))
     if layout == "webdataset":
         tars = sorted(found for found in all_below(names.folder) if found.name.lower().endswith(_TARS))
-        return read_tars(tars, names, columns, name)
+        return layouts.read_tars(tars, names, columns, name)
     if layout == "common_voice":
-        return read_common_voice(names, columns, name)
-    readers = {"vctk": read_vctk, "kaldi": read_kaldi, "folder": read_folder}
-    return readers.get(layout, read_libri)(names, name)
+        return layouts.read_common_voice(names, columns, name)
+    readers = {"vctk": layouts.read_vctk, "kaldi": layouts.read_kaldi, "folder": layouts.read_folder}
+    return readers.get(layout, layouts.read_libri)(names, name)
 
 
 def _metadata_files(folder: Path) -> list[Path]:
     """``metadata.*`` of a folder, else those of its subfolders, such as ``train/metadata.csv``."""
-    found = [folder / name for name in METADATA if (folder / name).is_file()]
-    found = found or sorted(path for path in all_below(folder) if path.name in METADATA)
+    found = [folder / name for name in layouts.METADATA if (folder / name).is_file()]
+    found = found or sorted(path for path in all_below(folder) if path.name in layouts.METADATA)
     if not found:
         raise FileNotFoundError(f"{folder / 'metadata.csv'}: no such file; choose another --layout")
     for one, other in zip(found, found[1:], strict=False):
@@ -235,16 +232,8 @@ def matches(language: str, wanted: str) -> bool:
 class DatasetSource:
     """Numbered rows over the splits of a data set of ``datasets``, which keeps them memory-mapped.
 
-    Sound is not decoded here (``Audio(decode=False)``), so torchcodec is not needed.
-
-    Args:
-        opened: the data set.
-        columns: field -> column, where the usual names do not find it.
-        describe: the name of the source in reports.
-        locate: finds the files that rows name.
-
-    Raises:
-        ValueError: there is no column with audio, or no row.
+    Sound is not decoded here (``Audio(decode=False)``), so torchcodec is not needed. ``locate`` finds the files that
+    rows name. ValueError if there is no column with audio, or no row.
     """
 
     def __init__(
@@ -374,7 +363,7 @@ def _in_cache(name: str) -> tuple[str | None, Problem]:
 def _open_named(name: str, columns: Mapping[str, str], root: Path | None) -> DatasetSource:
     """Open a data set by its name for ``datasets.load_dataset``, ``owner/name`` or ``owner/name:config``."""
     path, _, configuration = name.partition(":")
-    is_file = Path(name).suffix.lower() in (*TABLES, ".parquet", ".tar", ".flac", ".wav")
+    is_file = Path(name).suffix.lower() in (*layouts.TABLES, ".parquet", ".tar", ".flac", ".wav")
     if is_file or not is_hub_id(path):
         raise FileNotFoundError(f"{name}: no such folder or file, and no OWNER/NAME of a data set")
 

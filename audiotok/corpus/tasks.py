@@ -28,17 +28,11 @@ Row = dict[str, Any] | Drop
 
 @dataclass(frozen=True)
 class Task:
-    """One shard.
+    """One shard."""
 
-    Attributes:
-        name: of its file.
-        indices: numbers of its rows in the source.
-        repeated: those of them that have an id of a row before them.
-    """
-
-    name: str
-    indices: np.ndarray
-    repeated: frozenset[int] = frozenset()
+    name: str  # of its file
+    indices: np.ndarray  # numbers of its rows in the source
+    repeated: frozenset[int] = frozenset()  # those of them that have an id of a row before them
 
     def __str__(self) -> str:
         return f"{self.name} (rows {self.indices[0]} to {self.indices[-1]} of the source)"
@@ -46,26 +40,17 @@ class Task:
 
 @dataclass(frozen=True)
 class Job:
-    """Settings that all tasks share.
-
-    Attributes:
-        source: the rows.
-        limits, shaping, batch_s: as for :func:`prepare`.
-        codec: a pickled codec; as bytes, because handing tensors to a process would share memory with it. None makes no
-            codes (a dry run).
-        device: where to encode.
-        bound: identity of the codec, stored in every shard.
-        folder: of the shards; None returns the rows instead.
-    """
+    """Settings that all tasks share; ``limits``, ``shaping``, ``batch_s`` and ``device`` as for :func:`prepare`."""
 
     source: Source
     limits: Limits
     shaping: Shaping
     batch_s: float
+    # Pickled, because handing tensors to a process would share memory with it. None makes no codes (a dry run).
     codec: bytes | None = None
     device: str = "cpu"
-    bound: Mapping[str, Any] = field(default_factory=dict)
-    folder: Path | None = None
+    bound: Mapping[str, Any] = field(default_factory=dict)  # identity of the codec, stored in every shard
+    folder: Path | None = None  # of the shards; None returns the rows instead
 
 
 class ShardMaker:
@@ -82,8 +67,7 @@ class ShardMaker:
 
         Rows of similar lengths are encoded together, which does not change their codes.
         """
-        made: dict[int, Row] = {}
-        lengths: list[tuple[float, int]] = []
+        made, lengths = dict[int, Row](), list[tuple[float, int]]()
         for chunk in np.split(task.indices, range(_CHUNK, len(task.indices), _CHUNK)):
             for row in self.job.source.take(chunk.tolist()):
                 if row.index in task.repeated:
@@ -110,10 +94,16 @@ class ShardMaker:
         sounds = [decode(row, job.limits, rate, job.shaping) for row in rows]
         fit = [sound for sound in sounds if not isinstance(sound, Drop)]
         codes = iter(self._codes(self.codec, fit) if fit and self.codec else [{}] * len(fit))
-        return [
-            sound if isinstance(sound, Drop) else _describe_row(row, sound) | next(codes)
-            for row, sound in zip(rows, sounds, strict=True)
-        ]
+        made: list[Row] = []
+        for row, sound in zip(rows, sounds, strict=True):
+            if isinstance(sound, Drop):
+                made.append(sound)
+                continue
+            named = {name: getattr(row, name) for name in ("id", "text", "speaker", "language", "split")}
+            seconds = sound.wav.shape[1] / sound.sampling_rate
+            measured = {"seconds": seconds, "start_s": sound.start_s, "level_db": sound.level_db}
+            made.append({"row": row.index, "fields": row.other or None, **named, **measured, **next(codes)})
+        return made
 
     def _codes(self, codec: AudioCodec, sounds: list[Sound]) -> list[dict[str, Any]]:
         from ..codec.model import AudioCodec
@@ -141,14 +131,6 @@ class ShardMaker:
         return made
 
 
-def _describe_row(row: SourceRow, sound: Sound) -> dict[str, Any]:
-    """The columns of a shard's row beside its codes."""
-    named = {name: getattr(row, name) for name in ("id", "text", "speaker", "language", "split")}
-    seconds = sound.wav.shape[1] / sound.sampling_rate
-    measured = {"seconds": seconds, "start_s": sound.start_s, "level_db": sound.level_db}
-    return {"row": row.index, "fields": row.other or None, **named, **measured}
-
-
 def make_batches(lengths: Iterable[tuple[float, int]], batch_s: float) -> list[list[int]]:
     """Batch rows (seconds, number) of similar lengths, with at most ``batch_s`` padded seconds or one row."""
     batches: list[list[int]] = []
@@ -168,17 +150,11 @@ def make_batches(lengths: Iterable[tuple[float, int]], batch_s: float) -> list[l
 
 @dataclass(frozen=True)
 class Survey:
-    """The listing of a source, read before any sound is opened.
+    """The listing of a source, read before any sound is opened."""
 
-    Attributes:
-        digest: hex, over everything that is listed.
-        groups: the split of each shard -> numbers of its rows.
-        repeated: [rows] bool, true where a row before has the same id.
-    """
-
-    digest: str
-    groups: dict[str, np.ndarray]
-    repeated: np.ndarray
+    digest: str  # hex, over everything that is listed
+    groups: dict[str, np.ndarray]  # the split of each shard -> numbers of its rows
+    repeated: np.ndarray  # [rows] bool, true where a row before has the same id
 
     def tasks(self, size: int) -> Iterator[Task]:
         """The tasks, each of at most ``size`` rows of one group."""
@@ -191,16 +167,8 @@ def survey(source: Source) -> Survey:
     """List the rows of a source without opening their sound, with 20 bytes of memory per row."""
     digest, hashes, groups = hashlib.sha256(), bytearray(), dict[str, Any]()
     for row in source.listing():
-        values = [
-            row.id,
-            row.text,
-            row.speaker,
-            row.language,
-            row.split,
-            str(row.cut),
-            row.problem,
-            row.other,
-        ]
+        values: list[Any] = [row.id, row.text, row.speaker, row.language, row.split]
+        values += [str(row.cut), row.problem, row.other]
         if isinstance(row.audio, str | FilePart):
             path = row.audio if isinstance(row.audio, str) else row.audio.path
             # The folder of the file does not count.
