@@ -253,7 +253,7 @@ PIPED: list[tuple[list[str], str, dict[str, str]]] = [
 ]
 for lines, first, columns in PIPED:
     content = {"wavs/c1.wav": SOUND, "metadata.csv": "\n".join(lines)}
-    rows = [f"{first}|train|0.5...", *["...|missing_file"] * (len(lines) - 1)]
+    rows = [f"{first}|train|0.5...", *(f"c{n}..." for n in range(2, len(lines) + 1))]
     CASES[" ".join(lines)] = (content, {"language": "de", "columns": columns}, rows)
 
 
