@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from .hub import quiet_loading
     from .machine import threads
     from .metrics import MetricError, pesq
-    from .recipes import load_recipe, recipe_dict
+    from .recipes import load_recipe
     from .search import SearchingEncoder, search_codes
     from .state import store_half
     from .tokens.constrain import AudioConstraint
@@ -69,7 +69,7 @@ _PUBLIC = {
     "hub": "quiet_loading",
     "machine": "threads",
     "metrics": "MetricError pesq",
-    "recipes": "load_recipe recipe_dict",
+    "recipes": "load_recipe",
     "search": "search_codes SearchingEncoder",
     "state": "store_half",
     "tokens.constrain": "AudioConstraint",
@@ -89,7 +89,7 @@ __all__ = [
     "SearchingEncoder", "TrainingLoop", "TrainingPlan", "__version__", "audio_blocks",
     "bootstrap_interval", "build_tokenizer", "checkpoint_dir", "export_onnx", "extend_tokenizer",
     "flatten", "load_audio", "load_codec", "load_recipe", "load_tokenizer", "open", "pcm_bytes", "pesq", "pictures",
-    "prepare", "program", "quiet_loading", "read_comment", "read_rows", "recipe_dict", "resample",
+    "prepare", "program", "quiet_loading", "read_comment", "read_rows", "resample",
     "resize_embeddings", "save_atok", "save_audio", "search_codes", "seconds_in_context",
     "sequence_length", "store_half", "threads", "unflatten", "wav_head", "write_aside", "write_json",
 ]  # fmt: skip

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import multiprocessing
-import os
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
+from itertools import starmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,7 +24,7 @@ from .bitstream.entropy import LayerCoder, find_model
 from .bitstream.format import ADAPTIVE, LEARNT, MAX_PACKET_FRAMES, PACKET_S
 from .codec.quantizer import perplexity
 from .codec.streaming import decode_with_losses, random_losses
-from .metrics import METRICS, MetricError, check_libraries
+from .metrics import METRICS, Scores, check_libraries, score_outputs, use_one_thread
 from .search import SearchingEncoder, search_codes
 
 if TYPE_CHECKING:
@@ -59,9 +59,6 @@ def read_rows(
         split: keep rows of this split.
         source: keep rows whose source begins with this.
         limit: keep at most this many rows, evenly spaced.
-
-    Returns:
-        the rows in file order, at least one.
 
     Raises:
         FileNotFoundError: no ``metadata.csv``.
@@ -102,21 +99,15 @@ def read_rows(
 
 
 def bootstrap_interval(
-    count: int, statistic: Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]], seed: int = 0
+    count: int, statistic: Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]]
 ) -> tuple[float, float]:
     """The lower and upper end of a 95 % percentile bootstrap interval (Efron, Tibshirani 1993).
 
-    Args:
-        count: number of clips.
-        statistic: takes indices of clips [R, count] int64 and returns [R].
-        seed: of the resampling.
-
-    Raises:
-        ValueError: there is no clip.
+    ``statistic`` takes indices of the ``count`` clips, [R, count] int64, and returns [R]. ValueError: there is no clip.
     """
     if count < 1:
         raise ValueError(f"expected at least one value to average, got {count}")
-    picks = np.random.default_rng(seed).integers(0, count, (RESAMPLES, count))
+    picks = np.random.default_rng(0).integers(0, count, (RESAMPLES, count))
     low, high = np.percentile(statistic(picks), (2.5, 97.5))
     return float(low), float(high)
 
@@ -131,10 +122,10 @@ class Average:
     clips: int
 
 
-def bootstrap(values: Sequence[float], seed: int = 0) -> Average:
-    """The mean of at least one value and its 95 % bootstrap interval. ValueError: no value."""
+def bootstrap(values: Sequence[float]) -> Average:
+    """The mean of at least one value and its 95 % bootstrap interval."""
     array = np.asarray(values, dtype=np.float64)
-    low, high = bootstrap_interval(len(array), lambda picks: array[picks].mean(axis=1), seed)
+    low, high = bootstrap_interval(len(array), lambda picks: array[picks].mean(axis=1))
     return Average(float(array.mean()), low, high, len(array))
 
 
@@ -154,14 +145,6 @@ class Condition:
     averages: dict[str, Average] = field(default_factory=dict)  # over the clips on which a metric is defined
     failures: list[dict[str, str]] = field(default_factory=list)  # file, metric, reason
     clips: list[dict[str, Any]] = field(default_factory=list)  # file, speaker, length, coded bits, scores
-
-    def average(self) -> None:
-        """Compute ``averages`` and ``bitrate_bps`` from ``clips``."""
-        for name in METRICS:
-            if values := [clip[name] for clip in self.clips if name in clip]:
-                self.averages[name] = bootstrap(values)
-        totals = [sum(clip[key] for clip in self.clips) for key in ("coded_bits", "duration_s")]
-        self.bitrate_bps = totals[0] / totals[1]
 
 
 @dataclass
@@ -239,7 +222,10 @@ def evaluate_codec(
             if progress:
                 progress(done, len(rows))
     for condition in conditions:
-        condition.average()
+        for name in METRICS:
+            if values := [clip[name] for clip in condition.clips if name in clip]:
+                condition.averages[name] = bootstrap(values)
+        condition.bitrate_bps = sum(clip["coded_bits"] for clip in condition.clips) / seconds
     names = ("codec_name", "sampling_rate", "frame_rate", "n_q", "codebook_size", "bitrate_bps")
     facts = {name.removeprefix("codec_"): getattr(config, name) for name in names}
     facts |= {name: getattr(codec, name) for name in ("codes_fingerprint", "weights_fingerprint")}
@@ -336,15 +322,9 @@ def _layer_bits(codec: AudioCodec, codes: Tensor) -> list[int]:
 
 
 def through_opus(wav: Tensor, sampling_rate: int, bitrate_kbps: float) -> tuple[Tensor, int]:
-    """Encode and decode a clip with libopus: 20 ms packets, variable rate, tuned for speech.
+    """Encode and decode a clip [1, N] float32 with libopus: 20 ms packets, variable rate, tuned for speech.
 
-    Args:
-        wav: [1, N] float32.
-        sampling_rate: in Hz.
-        bitrate_kbps: the target, 6 or more.
-
-    Returns:
-        the decoded clip [1, N] (up to a sample of resampling), and the bits of its packets.
+    Returns the decoded clip [1, N] (up to a sample of resampling) and the bits of its packets.
     """
     encoder: Any = av.CodecContext.create("libopus", "w")
     encoder.sample_rate, encoder.layout, encoder.format = 48_000, "mono", "flt"
@@ -361,43 +341,21 @@ def through_opus(wav: Tensor, sampling_rate: int, bitrate_kbps: float) -> tuple[
     return resample(decoded, 48_000, sampling_rate), 8 * sum(packet.size for packet in packets)
 
 
-# The clip [1, N], its rate in Hz, output and coded bits of every condition, names of the metrics.
+# Arguments of score_outputs.
 _Job = tuple[np.ndarray, int, list[tuple[np.ndarray, int]], tuple[str, ...]]
-# Length, coded bits and scores of one condition, and the reasons for scores that are not defined.
-_Result = tuple[dict[str, Any], dict[str, str]]
 
 
-def _map(jobs: Iterable[_Job], workers: int) -> Iterator[list[_Result]]:
+def _map(jobs: Iterable[_Job], workers: int) -> Iterator[list[Scores]]:
     """Score jobs in order, in this process or in spawned ones (a fork beside torch's threads can hang)."""
     if workers < 1:
-        yield from map(_score, jobs)
+        yield from starmap(score_outputs, jobs)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread) as pool:
-        pending: deque[Future[list[_Result]]] = deque()
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=use_one_thread) as pool:
+        pending: deque[Future[list[Scores]]] = deque()
         for job in jobs:
-            pending.append(pool.submit(_score, job))
+            pending.append(pool.submit(score_outputs, *job))
             if len(pending) > 2 * workers:  # the audio of a whole test set would fill the memory
                 yield pending.popleft().result()
         for future in pending:
             yield future.result()
-
-
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-    os.environ["NUMBA_NUM_THREADS"] = "1"  # ViSQOL reads it at import
-
-
-def _score(job: _Job) -> list[_Result]:
-    wav, rate, outputs, metrics = job
-    results = []
-    for output, bits in outputs:
-        facts: dict[str, Any] = {"duration_s": wav.shape[-1] / rate, "coded_bits": bits}
-        reasons = {}
-        for name in metrics:
-            try:
-                facts[name] = METRICS[name](torch.from_numpy(wav), torch.from_numpy(output), rate)
-            except MetricError as error:
-                reasons[name] = str(error)
-        results.append((facts, reasons))
-    return results

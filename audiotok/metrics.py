@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import importlib
 import math
+import os
 import warnings
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -31,13 +33,9 @@ class MetricError(ValueError):
 
 
 def pesq(reference: Tensor, estimate: Tensor, sampling_rate: int) -> float:
-    """Perceptual evaluation of speech quality, wide band (ITU-T P.862.2): 1.04 (bad) to 4.64 (identical).
+    """Perceptual evaluation of speech quality, wide band (ITU-T P.862.2), at 16 kHz: 1.04 (bad) to 4.64 (identical).
 
-    Other rates than 16000 Hz are resampled to it.
-
-    Raises:
-        MetricError: no utterance was found, or the clip is shorter than 0.25 s.
-        ModuleNotFoundError: the package ``pesq`` is missing.
+    Not defined for clips without an utterance or shorter than 0.25 s. Needs the package ``pesq``.
     """
     library = _import("pesq", "eval")
     pair = [resample(wav, sampling_rate, 16000).numpy() for wav in _checked_pair(reference, estimate)]
@@ -53,9 +51,7 @@ def pesq(reference: Tensor, estimate: Tensor, sampling_rate: int) -> float:
 def stoi(reference: Tensor, estimate: Tensor, sampling_rate: int) -> float:
     """Short-time objective intelligibility (Taal et al. 2011), 0 to 1.
 
-    Raises:
-        MetricError: fewer than 30 frames (0.4 s) are left after silence is removed.
-        ModuleNotFoundError: the package ``pystoi`` is missing.
+    Not defined if fewer than 30 frames (0.4 s) are left after silence is removed. Needs the package ``pystoi``.
     """
     library = _import("pystoi", "eval")
     pair = [wav.double().numpy() for wav in _checked_pair(reference, estimate)]
@@ -69,13 +65,9 @@ def stoi(reference: Tensor, estimate: Tensor, sampling_rate: int) -> float:
 
 
 def visqol(reference: Tensor, estimate: Tensor, sampling_rate: int) -> float:
-    """ViSQOL v3 in speech mode (Chinen et al. 2020) with its deep-lattice mapping: 1 (bad) to 5.
+    """ViSQOL v3 in speech mode (Chinen et al. 2020) with its deep-lattice mapping, at 16 kHz: 1 (bad) to 5.
 
-    Other rates than 16000 Hz are resampled to it.
-
-    Raises:
-        MetricError: the estimate is silent, the clip is too short, or no speech is found in it.
-        ModuleNotFoundError: the package ``visqol-python`` or its lattice runtime is missing.
+    Not defined for a silent estimate or a clip without speech. Needs ``visqol-python`` and a lattice runtime.
     """
     api = _visqol_api()
     pair = [resample(wav, sampling_rate, 16000) for wav in _checked_pair(reference, estimate)]
@@ -100,10 +92,7 @@ def _visqol_api() -> Any:
 def si_sdr(reference: Tensor, estimate: Tensor, sampling_rate: int = 0) -> float:
     """Scale-invariant signal-to-distortion ratio in dB, clipped to +- :data:`SI_SDR_LIMIT_DB`.
 
-    Le Roux et al., "SDR - half-baked or well done?", ICASSP 2019. No mean is removed.
-
-    Raises:
-        MetricError: one of the two is silent.
+    Le Roux et al., "SDR - half-baked or well done?", ICASSP 2019. No mean is removed. Not defined for silence.
     """
     reference, estimate = (wav.double() for wav in _checked_pair(reference, estimate))
     power = float(reference.square().sum())
@@ -140,14 +129,7 @@ def track_pitch(
 
     Normalised cross-correlation as in Talkin's RAPT (1995), with a running median instead of dynamic programming.
 
-    Args:
-        wav: [B, 1, N] float32.
-        hop_length: samples per frame; T is N // hop_length.
-        sampling_rate: Hz.
-        f0_min_hz, f0_max_hz: range of the search.
-
-    Returns:
-        f0_hz [B, T] float32, and voiced [B, T] bool.
+    Returns f0_hz [B, T] float32 and voiced [B, T] bool for wavs [B, 1, N], T = N // hop_length.
     """
     window = int(_F0_WINDOW_S * sampling_rate)
     lag_min, lag_max = int(sampling_rate / f0_max_hz), int(sampling_rate / f0_min_hz) + 1
@@ -186,11 +168,7 @@ def _pitch_pair(reference: Tensor, estimate: Tensor, sampling_rate: int) -> tupl
 
 
 def f0_error(reference: Tensor, estimate: Tensor, sampling_rate: int) -> float:
-    """Median absolute difference of pitch in cents, over the frames in which both have one.
-
-    Raises:
-        MetricError: no frame has a pitch in both.
-    """
+    """Median absolute difference of pitch in cents over the frames in which both have one, at least one frame."""
     f0_hz, voiced = _pitch_pair(reference, estimate, sampling_rate)
     both = voiced.all(0)
     if not bool(both.any()):
@@ -215,15 +193,38 @@ METRICS: dict[str, Callable[[Tensor, Tensor, int], float]] = {
 }
 """Name -> f(reference, estimate, sampling_rate)."""
 
+Scores = tuple[dict[str, Any], dict[str, str]]
+"""Length, coded bits and scores of one output, and the reasons for scores that are not defined."""
+
+
+def score_outputs(
+    wav: np.ndarray, sampling_rate: int, outputs: Sequence[tuple[np.ndarray, int]], metrics: Sequence[str]
+) -> list[Scores]:
+    """Score outputs, each [1, N] with its coded bits, against the clip [1, N]."""
+    results = []
+    for output, bits in outputs:
+        facts: dict[str, Any] = {"duration_s": wav.shape[-1] / sampling_rate, "coded_bits": bits}
+        reasons = {}
+        for name in metrics:
+            try:
+                facts[name] = METRICS[name](torch.from_numpy(wav), torch.from_numpy(output), sampling_rate)
+            except MetricError as error:
+                reasons[name] = str(error)
+        results.append((facts, reasons))
+    return results
+
+
+def use_one_thread() -> None:
+    """Limit this process, one of several that score, to one thread."""
+    torch.set_num_threads(1)
+    os.environ["NUMBA_NUM_THREADS"] = "1"  # ViSQOL reads it at import
+
+
 _NEEDS = {"pesq_wb": ["pesq"], "stoi": ["pystoi"], "visqol": ["visqol", "ai_edge_litert"]}
 
 
 def check_libraries(metrics: Sequence[str]) -> None:
-    """Import the packages that metrics need, so that a missing package is found in advance.
-
-    Raises:
-        ModuleNotFoundError: a package is missing; the message names the extra that installs it.
-    """
+    """Raise ModuleNotFoundError with the extra to install if a package is missing that metrics need."""
     for name in metrics:
         for module in _NEEDS.get(name, ()):
             _import(module, "visqol" if name == "visqol" else "eval")

@@ -33,12 +33,7 @@ _PANELS = {
 
 
 def check_picture(path: str | Path) -> None:
-    """Check in advance that a picture can be drawn.
-
-    Raises:
-        ValueError: the suffix of ``path`` is not one of :data:`FORMATS`.
-        ModuleNotFoundError: matplotlib is missing.
-    """
+    """Raise ValueError for a suffix that is not in :data:`FORMATS`, ModuleNotFoundError without matplotlib."""
     if Path(path).suffix.lower() not in FORMATS:
         raise ValueError(f"expected a picture ending in {', '.join(FORMATS)}, got {path}; choose one of them")
     _figure(1, 1)
@@ -64,10 +59,7 @@ def draw_clip(
         codebook_size: V.
         title: of the figure.
 
-    Raises:
-        ValueError: the suffix is not supported.
-        ModuleNotFoundError: matplotlib is missing.
-        OSError: ``path`` cannot be written.
+    Raises the errors of :func:`check_picture`.
     """
     check_picture(path)
     seconds = len(wav) / sampling_rate
@@ -104,14 +96,10 @@ def draw_clip(
 def draw_rate_distortion(path: str | Path, report: dict[str, Any]) -> None:
     """Draw every metric over the coded bitrate, for the codec and Opus, with 95 % intervals.
 
-    Args:
-        path: .png, .svg or .pdf.
-        report: :meth:`audiotok.evaluate.CodecReport.as_dict`.
+    ``report`` is from :meth:`audiotok.evaluate.CodecReport.as_dict`.
 
     Raises:
         ValueError: the suffix is not supported, or no condition has both a bitrate and a score.
-        ModuleNotFoundError: matplotlib is missing.
-        OSError: ``path`` cannot be written.
     """
     check_picture(path)
     lines = [condition for condition in report["conditions"] if condition["kind"] in _CURVES]

@@ -29,13 +29,9 @@ def load_recipe(
         shipped: the folder of shipped recipes.
         overrides: ``"optim.lr=1e-3"`` and the like; values are YAML.
 
-    Returns:
-        The recipe.
-
     Raises:
         FileNotFoundError: neither a file nor a shipped name; the message lists the shipped ones.
-        ValueError: the file is not YAML, a key is unknown, a value has the wrong type, or a number is negative or not
-            finite.
+        ValueError: the file is not YAML, a key is unknown, or a value has the wrong type or is out of range.
     """
     path = Path(name_or_path)
     if not path.is_file():
@@ -61,11 +57,6 @@ def load_recipe(
     return kind(**coerce_arguments(kind, tree, ""))
 
 
-def recipe_dict(recipe: Any) -> dict[str, Any]:
-    """A recipe as plain JSON values."""
-    return dataclasses.asdict(recipe)
-
-
 def _parse(text: str | bytes, what: str) -> Any:
     try:
         return yaml.safe_load(text)
@@ -76,15 +67,9 @@ def _parse(text: str | bytes, what: str) -> Any:
 
 
 def coerce_arguments(function: Callable[..., Any], values: dict[str, Any], where: str) -> dict[str, Any]:
-    """Check settings that become keyword arguments of a function or a class.
+    """Check keyword arguments of a function or a class, and convert numbers to the annotated types.
 
-    Args:
-        function: its annotations give the types.
-        values: name -> value.
-        where: prefix of the names in errors, such as ``"model."``.
-
-    Returns:
-        The values, with numbers converted to the annotated types.
+    ``where`` is a prefix of the names in errors, such as ``"model."``.
 
     Raises:
         ValueError: a name is unknown, or a value has the wrong type.

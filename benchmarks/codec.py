@@ -70,8 +70,8 @@ def run(args: argparse.Namespace) -> int:
         codec = load_chosen_codec(args.codec, args)
         report = measure(codec, args.against, seconds=args.seconds, repeats=args.repeats)
     cpuinfo = Path("/proc/cpuinfo")
-    names = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines() if cpuinfo.is_file() else []
-    names = [line.partition(":")[2].strip() for line in names if line.startswith("model name")]
+    lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines() if cpuinfo.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     report["machine"] = {
         "device": str(codec.device), "dtype": args.dtype, "threads": args.threads, "cores": os.cpu_count(),
         "processor": names[0] if names else platform.machine(), "torch": torch.__version__,
@@ -89,17 +89,9 @@ def run(args: argparse.Namespace) -> int:
 def measure(
     codec: Any, against: Sequence[str] = (), seconds: float = 10.0, repeats: int = 5
 ) -> dict[str, Any]:
-    """Time a codec, and others in turns with it.
+    """Time a codec in turns with those of ``against``, on noise, with medians of ``repeats`` after one untimed.
 
-    Args:
-        codec: in eval mode, on its device.
-        against: names in :data:`BASELINES`.
-        seconds: length of the noise.
-        repeats: timed repeats; one more goes before them, untimed.
-
-    Returns:
-        "rows": for each codec its name, parameters, "encode" and "decode" in times real time, by medians; and
-        "streaming_step_ms": medians of one frame, None for a codec that does not stream; "algorithmic_latency_ms".
+    "encode" and "decode" are in times real time. "streaming_step_ms" is None for a codec that does not stream.
     """
     wav = _noise(seconds, codec.config.sampling_rate).to(codec.device)
     codes = codec.encode(wav).audio_codes

@@ -30,28 +30,19 @@ def corpus(folder, fingerprint: str):
         rows.append({"id": str(number), "text": "x", "speaker": "s", "language": "en", "split": split, "frames": 60,
                      "seconds": 1.2, "codes": pack_codes(codes), "n_q": 4})  # fmt: skip
     (folder / "shards").mkdir(parents=True)
-    digest = write_shard(
-        folder / "shards" / "00000.parquet", rows, {"codes_fingerprint": fingerprint, "n_q": 4}
-    )
-    shards = [{"file": "00000.parquet", "rows": len(rows), "sha256": digest}]
-    manifest = Manifest(
+    path = folder / "shards" / "00000.parquet"
+    digest = write_shard(path, rows, {"codes_fingerprint": fingerprint, "n_q": 4})
+    shards = [{"file": path.name, "rows": len(rows), "sha256": digest}]
+    Manifest(
         codes_fingerprint=fingerprint, codec=facts, source="toy", options={}, plan="p", shards=shards
-    )
-    manifest.save(folder)
+    ).save(folder)
     return folder
 
 
-def train(data, out, steps: int):
-    return EntropyTrainer(EntropyRecipe(steps=steps, lr=0.02, **TINY), data, out, BOOKS)
-
-
-def measured(out) -> dict:
-    return json.loads((out / "metrics.json").read_text())
-
-
 def test_it_learns_and_its_files_are_smaller(tmp_path):
-    train(corpus(tmp_path / "data", "1" * 16), tmp_path / "run", 80).run()
-    metrics = measured(tmp_path / "run")
+    recipe, data = EntropyRecipe(steps=80, lr=0.02, **TINY), corpus(tmp_path / "data", "1" * 16)
+    EntropyTrainer(recipe, data, tmp_path / "run", BOOKS).run()
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     means = [line["bits/mean"] for line in log if "bits/mean" in line]
     assert means[-1] < 0.8 * 6 and metrics["clips"] == 5

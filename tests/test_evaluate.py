@@ -18,7 +18,6 @@ from audiotok.bitstream import AtokWriter
 from audiotok.cli.encode import new_header
 from audiotok.cli.main import main
 from audiotok.evaluate import (
-    Condition,
     bootstrap,
     bootstrap_interval,
     evaluate_codec,
@@ -50,15 +49,14 @@ def test_read_rows_filters_by_split_and_source_prefix(folder: Path) -> None:
     assert [row.speaker for row in read_rows(folder, "train")] == ["s4"]
     assert len(read_rows(folder)) == 5
     assert [row.path.name for row in read_rows(folder, limit=2)] == ["0.wav", "2.wav"]
-    with pytest.raises(ValueError, match="validation"):
-        read_rows(folder, "validation")
-    with pytest.raises(ValueError, match="limit"):
-        read_rows(folder, limit=0)
+    (folder / "other.csv").write_text("path\na.wav\n")
+    for wrong, key in (({"split": "validation"}, "validation"), ({"limit": 0}, "limit")):
+        with pytest.raises(ValueError, match=key):
+            read_rows(folder, **wrong)
+    with pytest.raises(ValueError, match="file_name"):
+        read_rows(folder / "other.csv")
     with pytest.raises(FileNotFoundError, match="nowhere"):
         read_rows(folder / "nowhere")
-    (folder / "metadata.csv").write_text("path\na.wav\n")
-    with pytest.raises(ValueError, match="file_name"):
-        read_rows(folder)
 
 
 def test_bootstrap_interval_holds_the_mean_and_shrinks() -> None:
@@ -111,9 +109,8 @@ def test_workers_do_not_change_the_result_and_failures_are_counted(
     )
     assert alone == helped
     opus = alone["conditions"][1]
-    assert [(failure["metric"], Path(failure["file"]).name) for failure in opus["failures"]] == [
-        ("si_sdr_db", "1.wav")
-    ]
+    (failure,) = opus["failures"]
+    assert (failure["metric"], Path(failure["file"]).name) == ("si_sdr_db", "1.wav")
     # Left out of the mean, not scored as the worst.
     assert opus["averages"]["si_sdr_db"]["clips"] == 2 and opus["averages"]["mel_distance_db"]["clips"] == 3
 
@@ -130,25 +127,19 @@ def test_impossible_conditions_are_refused(
 
 
 def test_bitrates_are_those_of_the_files(tiny_codec: AudioCodec, folder: Path, tmp_path: Path) -> None:
-    rows = read_rows(folder, limit=1)
+    rows = read_rows(folder, limit=2)
     report = evaluate_codec(tiny_codec, rows, [2, 4], **PLAIN)
-    bits = []
-    for n_q in (2, 4):
-        header = new_header(tiny_codec.config, tiny_codec.codes_fingerprint, n_q, None)
-        codes = tiny_codec.encode(load_audio(rows[0].path)[0][None]).audio_codes[0]
-        with (tmp_path / f"{n_q}.atok").open("wb") as file:
-            writer = AtokWriter(file, header)
-            writer.write(codes[:n_q])
-            writer.close()
-        bits.append(8 * writer.layer_bytes)
+    bits = [0, 0]
+    for at, n_q in enumerate((2, 4)):
+        for row in rows:
+            codes = tiny_codec.encode(load_audio(row.path)[0][None]).audio_codes[0]
+            header = new_header(tiny_codec.config, tiny_codec.codes_fingerprint, n_q, None)
+            with (tmp_path / "codes.atok").open("wb") as file:
+                writer = AtokWriter(file, header)
+                writer.write(codes[:n_q])
+                writer.close()
+            bits[at] += 8 * writer.layer_bytes
     assert [c.bitrate_bps for c in report.conditions] == pytest.approx([b / report.duration_s for b in bits])
-
-
-def test_a_condition_weighs_bits_by_seconds() -> None:
-    clips = [{"duration_s": 1.0, "coded_bits": 6000}, {"duration_s": 3.0, "coded_bits": 30000}]
-    condition = Condition("opus", "opus", clips=clips)
-    condition.average()
-    assert condition.bitrate_bps == 9000.0 and condition.averages == {}
 
 
 def test_opus_keeps_time_and_its_bitrate(make_speech: Callable[..., Tensor]) -> None:

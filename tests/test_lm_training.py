@@ -10,16 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lm_toys import (
-    FINGERPRINT,
-    FRAME_RATE,
-    N_Q,
-    SIZE,
-    hear,
-    loud,
-    toy_tokenizer,
-    write_corpus,
-)
+from lm_toys import FINGERPRINT, FRAME_RATE, N_Q, SIZE, hear, loud, toy_tokenizer, write_corpus
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
@@ -67,15 +58,6 @@ def clips(corpus: Path) -> list[Clip]:
 # ---- what is read
 
 
-def test_a_clip_is_its_row(corpus, clips):
-    rows = {row["id"]: row for row in PreparedCorpus(corpus)}
-    assert len(clips) >= 20
-    for clip in clips:
-        assert np.array_equal(clip.codes, rows[clip.id]["codes"].numpy()) and clip.codes.shape[0] == N_Q
-        assert " ".join(word.letters for word in clip.words) + "." == normalise(rows[clip.id]["text"])
-        assert clip.aligned and clip.voice == 0 and clip.frames == clip.codes.shape[1]
-
-
 @pytest.mark.parametrize(
     ("override", "key"),
     [
@@ -97,8 +79,7 @@ def test_a_wrong_recipe_is_refused_before_training(override, key, corpus, tmp_pa
 def test_held_out_rows_are_not_trained_on(tmp_path):
     write_corpus(tmp_path / "big", rows=480, longest=1)
     train, held_out = read_clips([tmp_path / "big"])
-    assert [clip.id for clip in held_out] == ["toy478"]  # one in a hundred, by a hash of the id
-    assert len(train) == 479 and "toy478" not in {clip.id for clip in train}
+    assert [clip.id for clip in held_out] == ["toy478"] and len(train) == 479  # by a hash of the id
 
 
 def test_training_text_is_inference_text(tmp_path):
@@ -115,10 +96,8 @@ def test_training_text_is_inference_text(tmp_path):
         [word, 0, 20, [["ZH", 0, 10], ["OY", 10, 10]]] for word in "the read of often a mat dog".split()
     ]
     wanted = {pronounce_text(normalise(text)) for text in texts}
-    for lines in (
-        "",
-        "".join(json.dumps({"id": f"toy{i}", "words": unknown}) + "\n" for i in range(len(texts))),
-    ):
+    timed = "".join(json.dumps({"id": f"toy{i}", "words": unknown}) + "\n" for i in range(len(texts)))
+    for lines in ("", timed):
         path.write_text(lines)
         train, held_out = read_clips([tmp_path / "c"])
         assert {render(clip, np.random.default_rng(0), 0.0, 0.0)[0] for clip in train + held_out} == wanted
@@ -158,8 +137,10 @@ def test_recordings_are_aligned(tmp_path, make_speech, capsys):
     assert capsys.readouterr().out == "1 aligned, 1 not\n"
 
 
-def test_frames_point_at_their_phoneme(clips):
+def test_clips_are_rows_whose_frames_point_at_their_phoneme(corpus, clips):
+    rows = {row["id"]: row for row in PreparedCorpus(corpus)}
     for clip in clips:
+        assert np.array_equal(clip.codes, rows[clip.id]["codes"].numpy())
         text, spoken = render(clip, np.random.default_rng(0), 0.0, 0.0)
         assert spoken is not None and len(spoken) == clip.frames
         said = hear(clip.codes[0])
@@ -171,7 +152,7 @@ def test_frames_point_at_their_phoneme(clips):
 
 
 def test_rows_that_cannot_be_used_are_left_out(corpus, tmp_path):
-    write_corpus(tmp_path / "de", rows=8, language="de")
+    write_corpus(tmp_path / "de", rows=2, language="de")
     with pytest.raises(ValueError, match="English"):
         read_clips([tmp_path / "de"])
     write_corpus(tmp_path / "en", rows=8)
@@ -211,13 +192,11 @@ def test_prompts_are_other_clips_of_the_speaker_punctuated_or_not(tmp_path):
 # ---- batches
 
 
-@pytest.mark.parametrize("epoch", [0, 1, 5])
+@pytest.mark.parametrize("epoch", [0, 1])
 def test_the_plan_of_an_epoch(clips, epoch):
     data = DataRecipe(batch_tokens=400, curriculum_epochs=1.5, prompted=0.5)
-    plan = plan_epoch(clips, data, 1, epoch, FRAME_RATE)
-    assert (
-        plan == plan_epoch(clips, data, 1, epoch, FRAME_RATE) != plan_epoch(clips, data, 2, epoch, FRAME_RATE)
-    )
+    plan, again, other = (plan_epoch(clips, data, seed, epoch, FRAME_RATE) for seed in (1, 1, 2))
+    assert plan == again != other
     assert sorted(i for batch in plan for i, _ in batch) == list(range(len(clips)))
     longest = []
     for batch in plan:
@@ -290,17 +269,14 @@ def test_the_small_vocabulary_has_the_softmax_of_the_full_one():
         mine = logits.log_softmax(-1)[..., :-1]
         theirs = grown(ids).logits.log_softmax(-1)[..., words.used]
     assert (mine - theirs).abs().max() < 1e-4
-    assert type(grown) is LlamaForCausalLM
-    assert (grown.config.pad_token_id, grown.config.vocab_size) == (
-        tokenizer.control_id("pad"),
-        tokenizer.padded_vocab_size,
-    )
+    assert type(grown) is LlamaForCausalLM and grown.config.vocab_size == tokenizer.padded_vocab_size
+    assert grown.config.pad_token_id == tokenizer.control_id("pad")
     with torch.no_grad():  # used rows come back bit for bit
         assert torch.equal(grown.lm_head.weight[words.used], full.lm_head.weight[words.used])
 
 
-@pytest.mark.parametrize("layers", [(1,), (0, 2)])
-def test_the_attention_that_is_scored_is_the_models(layers):
+def test_the_attention_that_is_scored_is_the_models():
+    layers = (0, 2)
     torch.manual_seed(0)
     tokenizer = toy_tokenizer()
     model = build_ar(tokenizer, FRAME_RATE, 32, 3, 4, 48)
@@ -328,8 +304,7 @@ def test_the_attention_that_is_scored_is_the_models(layers):
     assert torch.allclose(loss, -probabilities.log().mean(), atol=1e-4)
     assert torch.allclose(mass, probabilities.mean(), atol=1e-5)
     loss.backward()
-    touched = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
-    assert f"model.layers.{max(layers)}.self_attn.q_proj.weight" in touched
+    assert model.model.layers[2].self_attn.q_proj.weight.grad.abs().sum() > 0
     model.train()
     model(ids, use_cache=False)
     assert [value.item() for value in supervision.loss(torch.full((2, 25), -1))] == [0, 0]
@@ -482,24 +457,8 @@ def test_a_value_that_is_not_finite_stops_the_run_and_keeps_the_last_state(
     )
 
 
-def test_a_start_is_continued_and_one_of_another_codec_is_refused(corpus, tmp_path):
+def test_a_start_of_another_codec_is_refused(corpus, tmp_path):
     folder = train_lm(recipe("nar", "max_steps=1"), [corpus], tmp_path / "run", device="cpu")
-    again = recipe("nar", "max_steps=1", "optim.lr=0")
-    same = train_lm(again, [corpus], tmp_path / "on", init=folder, device="cpu")
-    first, second = (NarModel.from_pretrained(f).state_dict() for f in (folder, same))
-    assert all(torch.allclose(tensor, second[name], atol=1e-6) for name, tensor in first.items())
     write_corpus(tmp_path / "other", rows=8, fingerprint="0ther0c0dec00000")
     with pytest.raises(ValueError, match=f"{FINGERPRINT}.*0ther0c0dec00000"):
-        train_lm(again, [tmp_path / "other"], tmp_path / "no", init=folder, device="cpu")
-
-
-def test_the_command_trains(corpus, tmp_path, capsys):
-    sets = [f"--set={change}" for change in [*SMALL, *PLAIN, "attention.layers=[0]", "max_steps=2"]]
-    run = ["--out", str(tmp_path / "r"), "--device", "cpu", *sets]
-    assert main(["train", "ar", "--data", str(corpus), *run]) == 0
-    assert capsys.readouterr().out.strip() == str(tmp_path / "r" / "model")
-    assert json.loads((tmp_path / "r" / "recipe.json").read_text())["max_steps"] == 2
-    for name, data in (("ar", tmp_path / "none"), ("best", corpus)):
-        assert main(["train", name, "--data", str(data), "--out", str(tmp_path / "x")]) == 1
-        out, err = capsys.readouterr()
-        assert out == "" and err.startswith("tts-lm: error: ") and err.count("\n") == 1
+        train_lm(recipe("nar"), [tmp_path / "other"], tmp_path / "no", init=folder, device="cpu")

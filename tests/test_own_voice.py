@@ -38,17 +38,8 @@ def test_a_model_goes_on_from_a_whole_one_and_gets_a_named_voice(tiny_codec, tmp
         ]
         assert len(moves) > 5 and 1e-4 < max(moves) < 0.1, part  # it continued from the weights
     assert after.voices["anna_k"].card["consent"] == "my own voice"
-    said = [
-        "say",
-        "Hello.",
-        "-o",
-        str(tmp_path / "a.wav"),
-        "--voice",
-        "anna_k",
-        "--model",
-        str(tmp_path / "out"),
-    ]
-    assert main(said) == 0
+    said = ["say", "Hello.", "-o", str(tmp_path / "a.wav"), "--voice", "anna_k"]
+    assert main([*said, "--model", str(tmp_path / "out")]) == 0
 
 
 def test_the_shipped_model_has_the_parts_to_go_on_from():

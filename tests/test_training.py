@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import json
 import subprocess
@@ -21,7 +20,6 @@ from audiotok import AudioCodec, save_audio
 from audiotok.codec.pretrained import load_codec
 from audiotok.state import load_state, save_state
 from audiotok.training.codec import CodecTrainer
-from audiotok.training.losses import pitch_loss
 from audiotok.training.packed import Draw, PackedClips, check_apart, gather, speaker_weights, write_packed
 from audiotok.training.perceptual import Disturbance, Unintelligibility
 from audiotok.training.recipe import CodecRecipe, load_training_recipe
@@ -138,11 +136,9 @@ def test_crops_follow_seed_speakers_weights_and_bands(tmp_path: Path) -> None:
     assert torch.equal(first.wav, again.wav) and not torch.equal(first.wav, other.wav)
     assert first.wav.shape == (4, 1, 25 * 320) and float(first.wav.abs().max()) <= 1.0
     np.testing.assert_allclose(pack.chances(Draw(speaker_power=1.0)), [0.25, 0.25, 0.5])
-    frames, speakers = np.array([100, 300, 500, 100]), ["a", "a", "b", None]
-    assert speaker_weights(frames, speakers, 0.0).tolist() == frames.tolist()
-    between = speaker_weights(frames, speakers, 0.5)
+    between = speaker_weights(np.array([100, 300, 500, 100]), ["a", "a", "b", None], 0.5)
     assert between[2] / between[3] == pytest.approx(5**0.5) and between[1] / between[0] == pytest.approx(3.0)
-    np.testing.assert_allclose(pack.chances(Draw(weights={"b": 2.0})), [0.25, 0.25, 0.5])
+    np.testing.assert_allclose(pack.chances(Draw(draw_weights={"b": 2.0})), [0.25, 0.25, 0.5])
     wide, narrow = (pack.crops(0, 0, 8, 50, Draw(lowpass_share=share)).wav for share in (0.0, 1.0))
     top = [torch.fft.rfft(wav[:, 0])[:, -100:].abs().mean() for wav in (wide, narrow)]
     assert top[1] < 0.5 * top[0]
@@ -153,14 +149,11 @@ def test_crops_follow_seed_speakers_weights_and_bands(tmp_path: Path) -> None:
 def test_codebook_0_learns_to_predict_features(tmp_path: Path, make_speech: Speech) -> None:
     clips = [({"id": str(n), "speaker": "x"}, make_speech(1.2, seed=n)[0].numpy()) for n in range(4)]
     write_packed(tmp_path / "pack", clips)
-    loudness = np.concatenate(
-        [np.abs(wav[: len(wav) // 320 * 320]).reshape(-1, 320).mean(1) for _, wav in clips]
-    )
+    frames = np.concatenate([wav[: len(wav) // 320 * 320].reshape(-1, 320) for _, wav in clips])
+    loudness = np.abs(frames).mean(1)
     features = np.stack([loudness - loudness.mean(), np.full_like(loudness, 0.05)], axis=1)
-    save_file(
-        {"features": np.repeat(features, 64, axis=1).astype(np.float16)},
-        tmp_path / "pack.features.safetensors",
-    )
+    features = np.repeat(features, 64, axis=1).astype(np.float16)
+    save_file({"features": features}, tmp_path / "pack.features.safetensors")
     pack = PackedClips(tmp_path / "pack", 320)
     recipe = tiny_recipe(steps=30, semantic=1.0, quantize_from=10)
     recipe = dataclasses.replace(recipe, model=recipe.model | {"semantic_dim": 8})
@@ -171,13 +164,10 @@ def test_codebook_0_learns_to_predict_features(tmp_path: Path, make_speech: Spee
     codes = codec.encode(make_speech(1.0)[None]).audio_codes
     assert codes is not None and int(codes[:, 0].unique().numel()) > 4
     # Codes of codebook 0 depend on the semantic space only.
-    other = copy.deepcopy(codec)
     with torch.no_grad():
-        other.encoder.latent.weight[: codec.config.codebook_dim] += 0.1
-    again = other.encode(make_speech(1.0)[None]).audio_codes
-    assert again is not None and torch.equal(again[:, 0], codes[:, 0])
-    assert not torch.equal(again, codes)
-    assert codec.decode(codes[:, :1]).audio_values is not None
+        codec.encoder.latent.weight[: codec.config.codebook_dim] += 0.1
+    again = codec.encode(make_speech(1.0)[None]).audio_codes
+    assert torch.equal(again[:, 0], codes[:, 0]) and not torch.equal(again, codes)
 
 
 def test_windows_hold_every_frame_once() -> None:
@@ -207,22 +197,6 @@ def test_release_halves_the_bytes_and_keeps_the_codes(
     assert json.loads((tmp_path / "released" / "provenance.json").read_text())["device"] == "test"
 
 
-def test_pitch_loss_is_least_at_the_tracked_pitch() -> None:
-    grid = torch.exp(torch.linspace(4.0, 6.0, 40))
-    f0_hz, voiced = grid[10].expand(1, 5), torch.ones(1, 5, dtype=torch.bool)
-    at = [
-        pitch_loss(torch.eye(40)[k].expand(1, 5, 40) * 9, torch.ones(1, 5), grid, f0_hz, voiced)[0]
-        for k in (10, 20)
-    ]
-    assert at[0] < at[1]
-
-
-@pytest.mark.parametrize("name", ["no-such", "../tiny"])
-def test_an_unknown_recipe_lists_the_shipped_ones(name: str) -> None:
-    with pytest.raises(FileNotFoundError, match="tiny"):
-        load_training_recipe(name, ["lr=1"])
-
-
 def test_state_round_trips_without_pickle(tmp_path: Path) -> None:
     tied = torch.randn(3)
     state = {"step": 3, "a": {0: {"x": tied, "y": tied}}, "list": [torch.arange(2), None, "s", 1.5, True]}
@@ -248,8 +222,7 @@ def test_packing_streams_and_opening_maps(tmp_path: Path) -> None:
     pack = PackedClips(tmp_path / "pack", 320)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 2_000_000 < pack.pcm.nbytes == 6_400_000
-    assert len(pack) == 200 and isinstance(pack.pcm, np.memmap)
+    assert peak < 2_000_000 and len(pack) == 200  # of 6.4 MB
     torch.testing.assert_close(pack.clip(77), torch.full((1, 16_000), 77 / 256), atol=1e-4, rtol=0)
     held = load_file(tmp_path / "pack.safetensors")  # any reader of safetensors opens it
     assert held["offsets"].tolist() == [16_000 * i for i in range(201)]

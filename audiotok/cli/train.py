@@ -45,18 +45,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
+    from dataclasses import asdict
     from pathlib import Path
 
     from ..codec.pretrained import load_codec
     from ..program import pick_device
-    from ..recipes import recipe_dict
     from ..training.packed import check_apart, gather
     from ..training.recipe import EntropyRecipe, SeanetRecipe, load_training_recipe
 
     recipe = load_training_recipe(args.recipe, args.set)
     out = Path(args.out)
     if args.print_config:
-        print(json.dumps(recipe_dict(recipe), indent=2))
+        print(json.dumps(asdict(recipe), indent=2))
         return 0
     if isinstance(recipe, EntropyRecipe):
         from ..corpus import PreparedCorpus

@@ -20,12 +20,7 @@ from .trainer import Trainer, TrainingModel
 
 
 class SemanticProbe(nn.Module):
-    """Predicts the features of a speech recogniser's encoder from codebook 0 (SpeechTokenizer, arXiv:2308.16692).
-
-    Args:
-        latent_dim: channels of the latents that codebook 0 quantises.
-        features: channels of the features.
-    """
+    """Predicts the features of a speech recogniser's encoder from codebook 0 (SpeechTokenizer, arXiv:2308.16692)."""
 
     def __init__(self, latent_dim: int, features: int = 128) -> None:
         super().__init__()
@@ -33,15 +28,9 @@ class SemanticProbe(nn.Module):
         self.out = nn.Conv1d(384, features, 3, padding=1)
 
     def forward(self, latents: Tensor, features: Tensor, spoken: Tensor) -> Tensor:
-        """One minus the mean cosine between prediction and features.
+        """One minus the mean cosine between predictions from latents [B, D, T] and features [B, T, F], a scalar.
 
-        Args:
-            latents: [B, D, T].
-            features: [B, T, F].
-            spoken: [B, T] bool, frames that count.
-
-        Returns:
-            scalar.
+        ``spoken`` [B, T] bool are the frames that count.
         """
         predicted = self.out(F.gelu(self.hidden(latents))).transpose(1, 2)
         distance = 1.0 - F.cosine_similarity(predicted, features, dim=-1)

@@ -28,14 +28,9 @@ class Discriminator(nn.Module):
 
 
 class STFTDiscriminator(Discriminator):
-    """Convolutions over one spectrogram.
+    """Convolutions over one spectrogram, with hops of a quarter of the window.
 
-    Args:
-        n_fft: samples of a window; hops are a quarter.
-        channels: of every hidden layer.
-        audio_channels: of the waveform.
-        log_magnitude: use log magnitudes instead of complex spectra, for a decoder whose phase differs from the
-            recording's.
+    ``log_magnitude`` replaces complex spectra by log magnitudes, for a decoder with another phase.
     """
 
     window: Tensor
@@ -69,12 +64,9 @@ class STFTDiscriminator(Discriminator):
 
 
 class WaveDiscriminator(Discriminator):
-    """Strided grouped convolutions over the waveform.
+    """Strided grouped convolutions over the waveform, which is first downsampled ``rate`` times by averages.
 
-    Args:
-        rate: the waveform is downsampled by this factor first, by averages.
-        channels: of the first layer; each of four strides of 4 has up to four times as many, 16 times at most.
-        audio_channels: of the waveform.
+    Each of four strides of 4 has up to four times as many channels, at most 16 times ``channels``.
     """
 
     def __init__(self, rate: int, channels: int, audio_channels: int = 1) -> None:
@@ -94,21 +86,12 @@ class WaveDiscriminator(Discriminator):
 
 
 class MultiResolutionDiscriminator(nn.Module):
-    """One :class:`STFTDiscriminator` per resolution, and one :class:`WaveDiscriminator` per rate.
-
-    Args:
-        resolutions: samples of the windows.
-        channels: of the hidden layers; those of the waveform grow from them.
-        audio_channels: of the waveform.
-        wave_rates: factor by which the waveform is downsampled for each waveform discriminator; SoundStream has
-            (1, 2, 4).
-        log_magnitude: as in :class:`STFTDiscriminator`.
-    """
+    """One :class:`STFTDiscriminator` per resolution, and one :class:`WaveDiscriminator` per rate."""
 
     def __init__(
         self,
-        resolutions: tuple[int, ...] = (1024, 512, 256),
-        channels: int = 16,
+        resolutions: tuple[int, ...],
+        channels: int,
         audio_channels: int = 1,
         wave_rates: tuple[int, ...] = (),
         log_magnitude: bool = False,

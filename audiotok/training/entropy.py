@@ -34,12 +34,7 @@ _TABLE = 1024
 
 
 class EntropyNet(nn.Module):
-    """Predicts the codes of packets, codebook by codebook.
-
-    Args:
-        n_q, codebook_size: K and V of the codec.
-        width, hidden, out_width, taps: as in :class:`.recipe.EntropyRecipe`.
-    """
+    """Predicts the codes of packets, codebook by codebook. Arguments are those of :class:`.recipe.EntropyRecipe`."""
 
     def __init__(
         self, n_q: int, codebook_size: int, width: int, hidden: int, out_width: int, taps: tuple[int, ...]
@@ -84,15 +79,7 @@ class EntropyNet(nn.Module):
             self.out[k, :, :size] = words / (words.std() + 1e-9)
 
     def forward(self, k: int, codes: Tensor) -> Tensor:
-        """Logits of codebook k.
-
-        Args:
-            k: the codebook.
-            codes: [P, K, T] int64 in [0, V]; V marks frames after a packet's end.
-
-        Returns:
-            [P, T, V] float32, natural logarithms of unnormalised probabilities.
-        """
+        """Logits [P, T, V] of codebook k from codes [P, K, T] int64 in [0, V]; V marks frames after a packet's end."""
         table = F.pad(_rounded(self.emb[: k + 1], _EMB), (0, 0, 0, 1))
         each = [F.embedding(codes[:, j], table[j]) for j in range(k + 1)]
         low = torch.stack(each[:k]).sum(0) if k else torch.zeros_like(each[0])
@@ -168,15 +155,8 @@ def _earlier(x: Tensor, frames: int) -> Tensor:
 class EntropyTrainer(TrainingLoop):
     """Trains an entropy model on the split ``train`` of a prepared corpus.
 
-    The model is written to ``OUT/entropy.safetensors``, its metrics on the split ``validation`` to
-    ``OUT/metrics.json``. Every rank trains the same model.
-
-    Args:
-        recipe: the recipe.
-        data: a folder written by ``audiotok prepare``.
-        out: the run's folder.
-        codebooks: [K, V, D] float32 codebooks of the codec that initialise the model; None initialises it randomly.
-        device: as in :class:`.trainer.TrainingLoop`.
+    The model is written to ``out/entropy.safetensors``, its metrics on the split ``validation`` to
+    ``out/metrics.json``. Every rank trains the same model. The codebooks [K, V, D] of the codec initialise it.
     """
 
     recipe: EntropyRecipe
@@ -186,7 +166,7 @@ class EntropyTrainer(TrainingLoop):
         recipe: EntropyRecipe,
         data: str | Path,
         out: str | Path,
-        codebooks: Tensor | None,
+        codebooks: Tensor,
         device: str = "cpu",
     ) -> None:
         plan = TrainingPlan(
@@ -209,9 +189,8 @@ class EntropyTrainer(TrainingLoop):
         )
         n_q, size = self.facts["n_q"], self.facts["codebook_size"]
         self.net = EntropyNet(n_q, size, recipe.width, recipe.hidden, recipe.out_width, recipe.taps)
-        if codebooks is not None:
-            counts = [torch.bincount(level.int(), minlength=size) for level in torch.cat(self._rows, dim=1)]
-            self.net.start_from(codebooks.float().cpu(), torch.stack(counts).float())
+        counts = [torch.bincount(level.int(), minlength=size) for level in torch.cat(self._rows, dim=1)]
+        self.net.start_from(codebooks.float().cpu(), torch.stack(counts).float())
         self.net.to(self.accelerator.device)
         decayed = [p for name, p in self.net.named_parameters() if name.startswith("w")]
         others = [p for name, p in self.net.named_parameters() if not name.startswith("w")]
@@ -248,10 +227,35 @@ class EntropyTrainer(TrainingLoop):
         self.net.export(self.corpus.manifest.codes_fingerprint).save(self.out / FILE_NAME)
 
     def evaluate(self) -> dict[str, float]:
-        """Code the validation clips as files and count every byte."""
-        metrics = measure(
-            self.net.export(self.corpus.manifest.codes_fingerprint), self.facts, self._clips()
-        ) | {"steps": self.step}
+        """Code the validation clips as files, at most 10 s of each, and count every byte."""
+        facts, model = self.facts, self.net.export(self.corpus.manifest.codes_fingerprint)
+        frame_rate = facts["sampling_rate"] / facts["hop_length"]
+        header = AtokHeader(
+            facts["name"], model.codes_fingerprint, facts["sampling_rate"], facts["hop_length"],
+            (facts["codebook_size"],) * facts["n_q"], round(2.0 * frame_rate), coding=LEARNT,
+            model_fingerprint=model.fingerprint,
+        )  # fmt: skip
+        frames, lengths = round(10.0 * frame_rate), np.array(self.validation.column("frames"))
+        long = np.flatnonzero(lengths >= frames) if max(lengths) >= frames else np.arange(len(lengths))
+        chosen = long[np.linspace(0, len(long) - 1, min(len(long), self.recipe.eval_clips)).astype(int)]
+        file_bytes, raw_bytes, layer_bytes = 0, 0.0, 0
+        for index in chosen.tolist():
+            clip = self.validation.row(index)["codes"][:, :frames]
+            file = BytesIO()
+            writer = AtokWriter(file, header, model)
+            writer.write(clip)
+            writer.close(clip.shape[1] * facts["hop_length"])
+            file_bytes += len(file.getvalue())
+            layer_bytes += writer.layer_bytes
+            raw_bytes += clip.numel() * raw_bits(facts["codebook_size"]) / 8
+        metrics = {
+            "clips": len(chosen),
+            "saved_percent": round(100 * (1 - file_bytes / raw_bytes), 2),  # against raw codes
+            "framing_percent": round(100 * (1 - layer_bytes / file_bytes), 2),  # of the files, not codes
+            "model_fingerprint": model.fingerprint,
+            "codes_fingerprint": model.codes_fingerprint,
+            "steps": self.step,
+        }
         write_json(self.out / "metrics.json", metrics)
         return {"eval/saved_percent": metrics["saved_percent"]}
 
@@ -267,47 +271,3 @@ class EntropyTrainer(TrainingLoop):
             piece = row[:, start : start + size]
             packets[p, :, : piece.shape[1]] = piece
         return packets
-
-    def _clips(self) -> list[Tensor]:
-        """Codes [K, T] of up to ``eval_clips`` validation clips, at most 10 s of each."""
-        frames = round(10.0 * self.facts["sampling_rate"] / self.facts["hop_length"])
-        lengths = np.array(self.validation.column("frames"))
-        index = np.flatnonzero(lengths >= frames)
-        index = index if len(index) else np.arange(len(lengths))
-        chosen = index[np.linspace(0, len(index) - 1, min(len(index), self.recipe.eval_clips)).astype(int)]
-        return [self.validation.row(int(i))["codes"][:, :frames] for i in chosen]
-
-
-def measure(model: EntropyModel, facts: dict[str, Any], clips: list[Tensor]) -> dict[str, Any]:
-    """Code clips as files and count every byte.
-
-    Args:
-        model: the entropy model.
-        facts: name, sampling_rate, hop_length, n_q and codebook_size of the codec.
-        clips: codes [K, T].
-
-    Returns:
-        saved_percent, the reduction against raw codes; framing_percent, the share of the files that is not codes; the
-        fingerprints.
-    """
-    header = AtokHeader(
-        facts["name"], model.codes_fingerprint, facts["sampling_rate"], facts["hop_length"],
-        (facts["codebook_size"],) * facts["n_q"], round(2.0 * facts["sampling_rate"] / facts["hop_length"]),
-        coding=LEARNT, model_fingerprint=model.fingerprint,
-    )  # fmt: skip
-    file_bytes, raw_bytes, layer_bytes = 0, 0.0, 0
-    for clip in clips:
-        file = BytesIO()
-        writer = AtokWriter(file, header, model)
-        writer.write(clip)
-        writer.close(clip.shape[1] * facts["hop_length"])
-        file_bytes += len(file.getvalue())
-        layer_bytes += writer.layer_bytes
-        raw_bytes += clip.numel() * raw_bits(facts["codebook_size"]) / 8
-    return {
-        "clips": len(clips),
-        "saved_percent": round(100 * (1 - file_bytes / raw_bytes), 2),
-        "framing_percent": round(100 * (1 - layer_bytes / file_bytes), 2),
-        "model_fingerprint": model.fingerprint,
-        "codes_fingerprint": model.codes_fingerprint,
-    }

@@ -24,46 +24,43 @@ def mel_filters(n_fft: int, n_mels: int, sampling_rate: int) -> Tensor:
 
 
 _MELS = 64
+_FLOOR = 5e-2  # magnitude below which differences are ignored
 
 
 class SpectralLoss(nn.Module):
-    """L1 between log spectra at several resolutions, in mel bands and in bins.
+    """L1 between log spectra at several resolutions, in mel bands and in bins, with hops of a quarter of a window.
 
-    Args:
-        sampling_rate: Hz.
-        resolutions: (n_fft, n_mels) pairs at 16 kHz with hops of n_fft / 4. Other rates use windows of the same
-            duration and bands of the same width.
-        floor: magnitude below which differences are ignored.
+    ``resolutions`` are (n_fft, n_mels) at 16 kHz. Other rates use windows of the same duration and bands of the same
+    width.
     """
 
     def __init__(
         self,
         sampling_rate: int,
         resolutions: tuple[tuple[int, int], ...] = ((1024, 80), (512, 64), (256, 32)),
-        floor: float = 5e-2,
     ) -> None:
         super().__init__()
         rate = sampling_rate / 16_000
         widths = math.log10(1 + sampling_rate / 1400) / math.log10(1 + 16_000 / 1400)
-        resolutions = tuple((round(n_fft * rate), round(n_mels * widths)) for n_fft, n_mels in resolutions)
-        self.resolutions = resolutions
-        self.floor = floor
-        for n_fft, n_mels in resolutions:
+        self.sizes = [round(n_fft * rate) for n_fft, _ in resolutions]
+        for n_fft, (_, bands) in zip(self.sizes, resolutions, strict=True):
+            n_mels = round(bands * widths)
             self.register_buffer(f"window_{n_fft}", torch.hann_window(n_fft), persistent=False)
             self.register_buffer(f"mel_{n_fft}", mel_filters(n_fft, n_mels, sampling_rate), persistent=False)
 
     def forward(self, wav: Tensor, target: Tensor) -> Tensor:
         """Two wavs [B, 1, N] float32 -> scalar."""
         total = wav.new_zeros(())
-        for n_fft, _ in self.resolutions:
+        for n_fft in self.sizes:
             window: Tensor = getattr(self, f"window_{n_fft}")
             mel: Tensor = getattr(self, f"mel_{n_fft}")
             ours, theirs = (_magnitude(x[:, 0], window) for x in (wav, target))
             total = total + self._log_l1(mel @ ours, mel @ theirs) + 0.3 * self._log_l1(ours, theirs)
-        return total / len(self.resolutions)
+        return total / len(self.sizes)
 
-    def _log_l1(self, ours: Tensor, theirs: Tensor) -> Tensor:
-        return F.l1_loss(torch.log(ours + self.floor), torch.log(theirs + self.floor))
+    @staticmethod
+    def _log_l1(ours: Tensor, theirs: Tensor) -> Tensor:
+        return F.l1_loss(torch.log(ours + _FLOOR), torch.log(theirs + _FLOOR))
 
 
 class MultiScaleSpectralLoss(nn.Module):
@@ -142,15 +139,9 @@ def discriminator_loss(real: list[list[Tensor]], fake: list[list[Tensor]]) -> Te
 def discriminate(
     discriminator: nn.Module, wav: Tensor, target: Tensor
 ) -> tuple[list[list[Tensor]], list[list[Tensor]]]:
-    """One pass of the discriminators over recorded and decoded waveforms; data-parallel training allows only one.
+    """Features and logits of recorded (``target``) and decoded waveforms (``wav``, without gradient), both [B, C, N].
 
-    Args:
-        discriminator: with accelerate's wrapper.
-        wav: decoded, [B, C, N]; it gets no gradient.
-        target: recorded, [B, C, N].
-
-    Returns:
-        Features and logits of the recorded and of the decoded waveforms.
+    One pass, because data-parallel training allows only one. ``discriminator`` has accelerate's wrapper.
     """
     both = [[f.chunk(2) for f in part] for part in discriminator(torch.cat([target, wav.detach()]))]
     real, fake = ([[pair[side] for pair in part] for part in both] for side in (0, 1))
@@ -160,14 +151,8 @@ def discriminate(
 def generator_losses(discriminator: nn.Module, wav: Tensor, real: list[list[Tensor]]) -> dict[str, Tensor]:
     """Losses of decoded waveforms [B, C, N] against discriminators, which get no gradient.
 
-    Args:
-        discriminator: without accelerate's wrapper.
-        wav: decoded.
-        real: features and logits of the recorded waveforms.
-
-    Returns:
-        ``adv/gen``, the hinge loss, and ``adv/feature``, the relative L1 between the features of recorded and decoded
-        waveforms (EnCodec, section 3.4).
+    ``adv/gen`` is the hinge loss, ``adv/feature`` the relative L1 to the features ``real`` of the recorded waveforms
+    (EnCodec, section 3.4). ``discriminator`` is without accelerate's wrapper.
     """
     discriminator.requires_grad_(False)
     try:

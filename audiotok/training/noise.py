@@ -17,9 +17,7 @@ class NoisyBatch:
     """Crops to be denoised, or not."""
 
     wav: Tensor  # [B, 1, N] float32, input of the encoder
-    target: (
-        Tensor  # [B, 1, N] float32, target of the decoder: clean in wanted frames, the input in the others
-    )
+    target: Tensor  # [B, 1, N] float32, target of the decoder: clean in wanted frames, else the input
     wanted: Tensor  # [B, T] bool, frames to denoise
 
 
@@ -89,20 +87,14 @@ def noisy_batch(
     sampling_rate: int,
     seed: int,
     step: int,
-    snr_db: tuple[float, float] = (-2.0, 20.0),
-    clean_share: float = 0.2,
     wanted_share: float = 0.4,
 ) -> NoisyBatch:
-    """Crops with noise, and the frames to denoise; a function of the seed and the step.
+    """Four of five crops with noise at -2 to 20 dB, and the frames to denoise; a function of the seed and the step.
 
     Args:
         clean: [B, 1, N] float32 on the CPU.
         voices: [M, 1, N] float32, other speech for babble.
         hop_length: samples per frame.
-        sampling_rate: Hz.
-        seed, step: determine the random draws.
-        snr_db: range of the signal-to-noise ratio.
-        clean_share: share of crops without noise.
         wanted_share: share of crops to denoise, at most 0.8. In a fifth of the crops the flag changes within the crop;
             the others keep their noise.
     """
@@ -112,9 +104,9 @@ def noisy_batch(
     target = clean.clone()
     for row in range(len(clean)):
         speech = clean[row, 0].numpy()
-        if rng.random() >= clean_share:
+        if rng.random() >= 0.2:
             noise = make_noise(NOISES[rng.integers(len(NOISES))], voices[:, 0].numpy(), sampling_rate, rng)
-            mix = at_snr(speech, noise, rng.uniform(*snr_db))
+            mix = at_snr(speech, noise, rng.uniform(-2.0, 20.0))
             noisy[row, 0] = torch.from_numpy(mix)
         mode, turn = rng.random(), int(rng.integers(frames + 1))
         wanted[row, : frames if mode < wanted_share else turn if mode > 0.8 else 0] = True

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from ..files import write_aside, write_json
@@ -40,40 +41,19 @@ class Batch:
 
 @dataclass(frozen=True)
 class Draw:
-    """How crops are drawn and changed; the settings are those of :class:`.recipe.BaseRecipe`."""
+    """How crops are drawn and changed."""
 
-    max_gain_db: float = 0.0
-    lowpass_share: float = 0.0
-    noise_share: float = 0.0
-    speaker_power: float = 0.0
-    weights: dict[str, float] = field(default_factory=dict)
-
-
-def map_tensors(path: Path) -> dict[str, np.ndarray]:
-    """Tensors of a safetensors file as read-only memory maps, so that processes share one copy."""
-    kinds = {"I8": np.int8, "I16": np.int16, "I64": np.int64, "F16": np.float16, "F32": np.float32}
-    with path.open("rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(size))
-    return {
-        name: np.memmap(
-            path, kinds[info["dtype"]], "r", 8 + size + info["data_offsets"][0], tuple(info["shape"])
-        )
-        for name, info in header.items()
-        if name != "__metadata__"
-    }
+    max_gain_db: float = 0.0  # crops are made louder or quieter by up to this
+    lowpass_share: float = 0.0  # share of crops that are low-passed above a third of the spectrum
+    noise_share: float = 0.0  # share of crops that get noise, 15 to 45 dB below the speech
+    speaker_power: float = 0.0  # 0 draws clips by length; 0.5 speakers by the square root of their length
+    draw_weights: dict[str, float] = field(default_factory=dict)  # prefix of ids -> times as often
 
 
 def speaker_weights(lengths: np.ndarray, speakers: Sequence[str | None], power: float) -> np.ndarray:
-    """Sampling weight of each row: its length, reduced if its speaker has much data.
+    """Sampling weight of each row, [R] float64: its length, reduced if its speaker has much data.
 
-    Args:
-        lengths: [R].
-        speakers: speaker of each row; all None count as one speaker.
-        power: 0 leaves lengths as they are, 1 gives every speaker the same share.
-
-    Returns:
-        [R] float64, not normalised.
+    A ``power`` of 0 leaves lengths as they are, 1 gives every speaker the same share. All None count as one speaker.
     """
     _, which = np.unique([speaker or "" for speaker in speakers], return_inverse=True)
     totals = np.bincount(which, weights=lengths)
@@ -97,12 +77,13 @@ class PackedClips:
         for suffix in (".safetensors", ".jsonl"):
             if not stem.with_suffix(suffix).is_file():
                 raise FileNotFoundError(f"expected packed clips at {stem.with_suffix(suffix)}, found none")
-        tensors = map_tensors(stem.with_suffix(".safetensors"))
         self.rows: list[dict[str, Any]] = [
             json.loads(line) for line in stem.with_suffix(".jsonl").read_text(encoding="utf-8").splitlines()
         ]
-        self.pcm, self.offsets = tensors["pcm"], np.array(tensors["offsets"])
-        if len(self.rows) != len(self.offsets) - 1 or self.offsets[-1] != len(self.pcm):
+        tensors = safe_open(stem.with_suffix(".safetensors"), "np")
+        self.pcm = tensors.get_slice("pcm")  # the file stays on disk
+        self.offsets: np.ndarray = tensors.get_tensor("offsets")
+        if len(self.rows) != len(self.offsets) - 1 or [self.offsets[-1]] != self.pcm.get_shape():
             raise ValueError(
                 f"{stem}: {len(self.rows)} rows for {len(self.offsets) - 1} clips; pack them again"
             )
@@ -110,9 +91,9 @@ class PackedClips:
         frames = -(-np.diff(self.offsets) // hop_length)
         self._first_frame = np.concatenate([[0], np.cumsum(frames)])
         path = stem.with_suffix(".features.safetensors")
-        self.features: np.ndarray | None = map_tensors(path)["features"] if path.is_file() else None
-        if self.features is not None and len(self.features) != self._first_frame[-1]:
-            raise ValueError(f"{path}: {len(self.features)} features for {self._first_frame[-1]} frames")
+        self.features: Any = safe_open(path, "np").get_slice("features") if path.is_file() else None
+        if self.features is not None and self.features.get_shape()[0] != self.frames:
+            raise ValueError(f"{path}: {self.features.get_shape()[0]} features for {self.frames} frames")
         self._chances: dict[str, np.ndarray] = {}
 
     @property
@@ -126,11 +107,11 @@ class PackedClips:
 
     def chances(self, draw: Draw) -> np.ndarray:
         """Sampling probability of each clip, [clips] float64."""
-        key = json.dumps([draw.speaker_power, draw.weights])
+        key = json.dumps([draw.speaker_power, draw.draw_weights])
         if key not in self._chances:
             speakers = [row.get("speaker") for row in self.rows]
             chances = speaker_weights(np.diff(self.offsets), speakers, draw.speaker_power)
-            for prefix, weight in draw.weights.items():
+            for prefix, weight in draw.draw_weights.items():
                 chances[[str(row["id"]).startswith(prefix) for row in self.rows]] *= weight
             self._chances[key] = chances / chances.sum()
         return self._chances[key]
@@ -152,23 +133,23 @@ class PackedClips:
         picks = rng.choice(len(self), size=batch, p=self.chances(draw))
         wav = np.zeros((batch, 1, frames * self.hop_length), dtype=np.float32)
         spoken = np.zeros((batch, frames), dtype=bool)
-        features = None
-        if self.features is not None:
-            features = np.zeros((batch, frames, self.features.shape[1]), dtype=np.float32)
+        width = 0 if self.features is None else self.features.get_shape()[1]
+        features = np.zeros((batch, frames, width), dtype=np.float32)
         for row, index in enumerate(picks):
             first, last = self._first_frame[index], self._first_frame[index + 1]
             start = int(rng.integers(0, max(1, last - first - frames + 1)))
-            samples = slice(self.offsets[index] + start * self.hop_length, self.offsets[index + 1])
-            pcm = self.pcm[samples][: frames * self.hop_length].astype(np.float32) / 32768.0
+            at = self.offsets[index] + start * self.hop_length
+            end = min(at + frames * self.hop_length, self.offsets[index + 1])
+            pcm = self.pcm[at:end].astype(np.float32) / 32768.0
             pcm = _colour(pcm, rng, draw)
             gain = 10.0 ** (rng.uniform(-draw.max_gain_db, draw.max_gain_db) / 20.0)
             peak = float(np.abs(pcm).max(initial=1e-6))
             wav[row, 0, : len(pcm)] = pcm * min(gain, 0.99 / peak)
             count = min(frames, int(last - first) - start)
             spoken[row, :count] = True
-            if features is not None and self.features is not None:
+            if width:
                 features[row, :count] = self.features[first + start : first + start + count]
-        targets = None if features is None else torch.from_numpy(features)
+        targets = torch.from_numpy(features) if width else None
         return Batch(torch.from_numpy(wav), targets, torch.from_numpy(spoken))
 
 
@@ -193,12 +174,8 @@ def _colour(pcm: np.ndarray, rng: np.random.Generator, draw: Draw) -> np.ndarray
 def write_packed(stem: str | Path, clips: Iterable[tuple[dict[str, Any], np.ndarray]]) -> int:
     """Write clips as a pack, one at a time, so that the corpus does not have to fit into memory.
 
-    Args:
-        stem: path without suffix.
-        clips: (row, samples) pairs; row holds at least ``id``; samples float [N] in [-1, 1].
-
-    Returns:
-        The number of clips. No pack is written if there are none.
+    ``stem`` is a path without suffix. Clips are pairs of a row with at least ``id`` and samples, float [N] in [-1, 1].
+    Returns the number of clips. No pack is written if there are none.
     """
     stem, clips = Path(stem), iter(clips)
     first = next(clips, None)
@@ -234,11 +211,11 @@ def is_pack(path: str | Path) -> bool:
 
 
 def gather(source: str, stem: Path, sampling_rate: int, hop_length: int, split: str | None) -> PackedClips:
-    """Open packed clips, or pack the source first.
+    """Open packed clips, or pack the source first; an existing pack of the same source is reused.
 
     Args:
         source: a pack; a folder of audio with or without metadata; a metadata file; a ``datasets`` name.
-        stem: path of the new pack; an existing pack of the same source is reused.
+        stem: path of the new pack.
         sampling_rate: Hz of the clips.
         hop_length: samples per frame.
         split: rows to take; None takes all. Rows without a split belong to the split train.
@@ -267,11 +244,7 @@ def gather(source: str, stem: Path, sampling_rate: int, hop_length: int, split: 
 
 
 def check_apart(train: PackedClips, validation: PackedClips) -> None:
-    """Check that no clip is in both packs.
-
-    Raises:
-        ValueError: a clip is in both packs.
-    """
+    """Raise ValueError if a clip is in both packs."""
     trained = {row["id"]: index for index, row in enumerate(train.rows)}
     # Different clips may have the same name, so the samples are compared too.
     both = [

@@ -26,13 +26,10 @@ class Disturbance(nn.Module):
     """The disturbance of PESQ, which its score subtracts from the maximum.
 
     Levels, filters and hearing thresholds follow P.862.2. Differences that the recording masks are ignored, and added
-    sounds weigh more than missing ones.
-
-    Args:
-        sampling_rate: Hz, at least 16,000; frequencies above 8 kHz are ignored.
+    sounds weigh more than missing ones. Frequencies above 8 kHz are ignored.
 
     Raises:
-        ValueError: the sampling rate is below 16,000.
+        ValueError: the sampling rate is below 16,000 Hz.
     """
 
     bands: Tensor
@@ -117,11 +114,8 @@ class Disturbance(nn.Module):
 class Unintelligibility(nn.Module):
     """1 - STOI, without the resampling to 10 kHz and without the removal of pauses.
 
-    Args:
-        sampling_rate: Hz, at least 10,000.
-
     Raises:
-        ValueError: the sampling rate is below 10,000.
+        ValueError: the sampling rate is below 10,000 Hz.
     """
 
     bands: Tensor

@@ -1,4 +1,4 @@
-"""Recipes of codecs and entropy models, with a docstring for every setting."""
+"""Recipes of codecs and entropy models."""
 
 from __future__ import annotations
 
@@ -21,36 +21,24 @@ _POSITIVE = (
 
 
 @dataclass(frozen=True)
-class BaseRecipe:
-    """Settings that all codecs have."""
+class BaseRecipe(Draw):
+    """Settings that all codecs have, with those of crops."""
 
-    # arguments of the codec's configuration that differ from its defaults
-    model: dict[str, Any] = field(default_factory=dict)
+    model: dict[str, Any] = field(default_factory=dict)  # arguments of the codec's configuration
     seed: int = 0  # seed of weights, crops, noise and dropout
     steps: int = 20_000  # optimiser steps
     max_minutes: float = 0.0  # maximum training time, not counting interruptions; 0 sets no limit
     batch: int = 16  # crops per step and process
     crop_frames: int = 50  # frames per crop; ignored by a codec with segments, whose crops are one segment
-    max_gain_db: float = 6.0  # crops are made louder or quieter by up to this
-    # share of crops that are low-passed at a random frequency from 4 kHz to half the sampling rate
-    lowpass_share: float = 0.0
-    # share of crops that get white or low-passed noise, 15 to 45 dB below the speech
-    noise_share: float = 0.0
-    # 0 draws clips by their length; 0.5 draws speakers by the square root of their total length
-    speaker_power: float = 0.0
-    # clips whose id begins with a key are drawn this many times as often
-    draw_weights: dict[str, float] = field(default_factory=dict)
+    max_gain_db: float = 6.0
     lr: float = 6e-4  # peak learning rate; linear warm-up, then cosine down to a twentieth
     warmup_steps: int = 300  # steps of the warm-up
-    # step at which k-means initialises the codebooks; before it the latents are not quantised
-    quantize_from: int = 1500
+    quantize_from: int = 1500  # step at which k-means initialises the codebooks; no quantisation before it
     kmeans_crops: int = 2400  # crops whose latents initialise the codebooks
     codebook_decay: float = 0.99  # decay of the EMA codebooks
-    # numbers of codebooks to draw from for each crop (quantizer dropout); empty means any number
-    levels: tuple[int, ...] = ()
+    levels: tuple[int, ...] = ()  # numbers of codebooks of a crop (quantizer dropout); empty means any
     full_levels_share: float = 0.5  # share of crops that always use all levels
-    # step at which the discriminators start; a value beyond `steps` disables them
-    adversarial_from: int = 1_000_000_000
+    adversarial_from: int = 1_000_000_000  # step at which the discriminators start
     discriminator_warmup: int = 0  # steps of the discriminators before the codec uses their losses
     discriminator_channels: int = 16  # width of the discriminators
     spectral: float = 1.0  # weight of the spectral loss
@@ -64,13 +52,6 @@ class BaseRecipe:
     eval_clips: int = 12  # validation clips per evaluation
     save_every_s: float = 180.0  # seconds between checkpoints
 
-    @property
-    def draw(self) -> Draw:
-        """How crops are drawn."""
-        return Draw(
-            self.max_gain_db, self.lowpass_share, self.noise_share, self.speaker_power, self.draw_weights
-        )
-
     def __post_init__(self) -> None:
         for name in _POSITIVE:
             if not getattr(self, name) > 0:
@@ -81,14 +62,11 @@ class BaseRecipe:
 class CodecRecipe(BaseRecipe):
     """Recipe of the default codec."""
 
-    # step from which the decoder is excited by its own pitch instead of the tracked one
-    own_pitch_from: int = 6000
+    own_pitch_from: int = 6000  # step at which the decoder's own pitch replaces the tracked one
     freeze_codes: bool = False  # train only the decoder; codes do not change
     pitch: float = 0.1  # weight of the pitch classes' cross-entropy
     voicing: float = 0.2  # weight of the voicing decision's cross-entropy
-    # weight of the distance between codebook 0 and the features of a speech recogniser's encoder; 0 disables
-    # it. It requires packed clips with features
-    semantic: float = 0.0
+    semantic: float = 0.0  # weight of the distance to the pack's features, which codebook 0 predicts
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -107,19 +85,13 @@ class SeanetRecipe(BaseRecipe):
     full_levels_share: float = 0.0
     discriminator_share: float = 1.0  # share of the steps in which the discriminators train (2/3 for EnCodec)
     discriminator_windows: tuple[int, ...] = (1024,)  # windows of the STFT discriminators, in samples
-    # downsampling factors of the waveform discriminators; none for EnCodec
-    discriminator_rates: tuple[int, ...] = (1, 2, 4)
+    discriminator_rates: tuple[int, ...] = (1, 2, 4)  # downsampling of the waveform discriminators
     balance: bool = False  # weigh the losses' gradients (EnCodec's balancer) instead of the losses
-    # decay of the balancer's moving averages. The paper's 0.999 reacts to changed gradients after a thousand
-    # steps
-    balancer_decay: float = 0.9
+    balancer_decay: float = 0.9  # the paper's 0.999 reacts to changed gradients after a thousand steps
     wave: float = 0.0  # weight of the L1 distance of the waveforms
-    # shortest window of the spectral loss in samples; each next one is twice as long, up to 2048
-    smallest_window: int = 64
+    smallest_window: int = 64  # samples, of the spectral loss; each next one is twice as long, up to 2048
     noise: bool = True  # add noise to the input; a codec that denoises learns to remove it in flagged frames
-    # share of crops to denoise as a whole, at most 0.8; in a fifth of the crops the flag changes within the
-    # crop
-    denoise_share: float = 0.4
+    denoise_share: float = 0.4  # of crops, at most 0.8; in a fifth of them the flag changes within the crop
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -141,8 +113,7 @@ class EntropyRecipe:
     steps: int = 5000  # optimiser steps
     batch: int = 16  # packets per step
     packet_frames: int = 100  # frames of a packet, as in files
-    # 0 draws packets by the length of the rows, 1 draws every speaker equally often
-    speaker_balance: float = 0.5
+    speaker_balance: float = 0.5  # 0 draws packets by the length of the rows, 1 every speaker equally often
     width: int = 32  # width of the code embeddings
     hidden: int = 64  # width of the two hidden layers
     out_width: int = 48  # width of the output vectors, which are compared with those of the codes

@@ -26,15 +26,9 @@ _SEED = 20_261_123  # step number that no training run reaches, for other crops
 
 
 def release(codec: AudioCodec, out: str | Path, provenance: dict[str, Any]) -> AudioCodec:
-    """Write a codec in its released form.
+    """Write a trained codec in its released form into ``out``, and load it back.
 
-    Args:
-        codec: trained, float32.
-        out: the folder to write, created if it does not exist.
-        provenance: further entries of ``provenance.json`` besides fingerprints and the SHA-256 of the weights.
-
-    Returns:
-        The codec as loaded back from ``out``.
+    ``provenance.json`` holds ``provenance``, the fingerprints and the SHA-256 of the weights.
 
     Raises:
         ValueError: a weight is too large for half precision.

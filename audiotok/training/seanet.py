@@ -95,14 +95,9 @@ class SeanetLosses(nn.Module):
 def make_batch(
     crops: Tensor, voices: Tensor, codec: SeanetCodec, recipe: SeanetRecipe, step: int
 ) -> NoisyBatch:
-    """The batch of a step: noisy for a codec that denoises, panned for a stereo codec.
+    """The batch of a step from crops [B, 1, N]: noisy for a codec that denoises, panned for a stereo codec.
 
-    Args:
-        crops: [B, 1, N].
-        voices: [M, 1, N], other speech, for babble.
-        codec: the codec.
-        recipe: the recipe.
-        step: step of the run.
+    ``voices`` [M, 1, N] are other speech for babble.
     """
     config = codec.config
     if config.denoises and recipe.noise:
@@ -127,39 +122,23 @@ def make_batch(
 class Balancer:
     """Scales the gradient of each loss so that its share of the decoder's gradient equals the loss weight.
 
-    Source: EnCodec (arXiv:2210.13438), section 3.4, "balancer"; ``total`` is its R, ``decay`` its beta.
+    Source: EnCodec (arXiv:2210.13438), section 3.4, "balancer"; ``decay`` is its beta.
+
+    The norm of the summed gradient is 1 for each item of the batch.
 
     Args:
         weights: weight of every loss, by path.
         decay: decay of the moving averages of the gradient norms, with Adam's bias correction.
-        total: norm of the summed gradient, per item of the batch.
         balance: False multiplies the gradients by their weights only (SoundStream's sum).
-
-    Attributes:
-        shares: share of each loss in the sum of the weighted gradient norms in the latest step.
     """
 
-    def __init__(
-        self, weights: Mapping[str, float], decay: float = 0.999, total: float = 1.0, balance: bool = True
-    ) -> None:
-        self.weights = dict(weights)
-        self.decay, self.total, self.balance = decay, total, balance
-        self.shares: dict[str, float] = {}
+    def __init__(self, weights: Mapping[str, float], decay: float = 0.999, balance: bool = True) -> None:
+        self.weights, self.decay, self.balance = dict(weights), decay, balance
+        self.shares: dict[str, float] = {}  # of each loss in the sum of weighted norms of the latest step
         self._lengths: dict[str, tuple[float, float]] = {}  # decayed sums of norms and of weights
 
     def gradient(self, losses: Mapping[str, Tensor], wav: Tensor) -> Tensor:
-        """The gradient of the decoded waveform.
-
-        Args:
-            losses: scalars by path, made of ``wav``.
-            wav: [B, C, N], a leaf that requires a gradient.
-
-        Returns:
-            [B, C, N].
-
-        Raises:
-            KeyError: a loss has no weight.
-        """
+        """The gradient [B, C, N] of the losses of ``wav`` [B, C, N], a leaf that requires a gradient."""
         names = [name for name in losses if self.weights[name] > 0]
         share = sum(self.weights[name] for name in names)
         weighed, lengths = torch.zeros_like(wav), {}
@@ -170,7 +149,7 @@ class Balancer:
                 torch.distributed.all_reduce(length, torch.distributed.ReduceOp.AVG)
             factor = self.weights[name]
             if self.balance:
-                factor *= self.total / share / max(self._average(name, float(length)), 1e-12)
+                factor /= share * max(self._average(name, float(length)), 1e-12)
             weighed += factor * gradient
             lengths[name] = factor * float(length)
         whole = sum(lengths.values()) or 1.0

@@ -76,16 +76,13 @@ def encode_window(pieces: list[tuple[int, int, int]]) -> np.ndarray:
     return encoded.to(torch.float16).numpy()
 
 
-def reduce_features(
-    raw: np.ndarray, positions: np.ndarray, width: int, seed: int = 0
-) -> tuple[np.ndarray, np.ndarray]:
+def reduce_features(raw: np.ndarray, positions: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
     """Remove what depends on the position in the window, then keep the strongest principal components.
 
     Args:
         raw: [frames, C] float16.
         positions: [frames] int, position of each frame in its window.
         width: components to keep.
-        seed: seed of the sample from which the components are computed.
 
     Returns:
         [frames, width] float16 with a mean square of 1, and the cumulative share of the variance, [width].
@@ -96,7 +93,7 @@ def reduce_features(
     for part in parts:
         np.add.at(means, positions[part], raw[part].astype(np.float32))
     means /= np.maximum(counts, 1)[:, None]
-    pick = np.sort(np.random.default_rng(seed).permutation(len(raw))[:_SAMPLE])
+    pick = np.sort(np.random.default_rng(0).permutation(len(raw))[:_SAMPLE])
     sample = raw[pick].astype(np.float32) - means[positions[pick]]
     values, vectors = np.linalg.eigh(sample.T @ sample / len(sample))
     order = np.argsort(values)[::-1][:width]

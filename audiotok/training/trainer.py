@@ -9,7 +9,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ from accelerate.utils import DistributedDataParallelKwargs, set_seed
 from torch import Tensor, nn
 
 from ..files import write_json
-from ..recipes import recipe_dict
 from ..state import load_state, save_state
 from .packed import Batch, PackedClips
 from .validate import validate
@@ -67,8 +66,7 @@ class TrainingLoop(ABC):
     Args:
         recipe: written to ``recipe.json``; ``recipe.seed`` is the seed.
         plan: budget, learning rate, intervals.
-        out: the run's folder: ``log.jsonl``, ``tensorboard/`` where tensorboard is installed, the state of the last
-            checkpoint, and what :meth:`export` writes.
+        out: folder of ``log.jsonl``, ``tensorboard/`` where installed, the last checkpoint and the exported model.
         device: ``cpu``, or ``auto`` for the choice of accelerate.
         dtype: ``bfloat16`` trains in mixed precision.
         find_unused: whether some parameters get no gradient in some steps.
@@ -138,7 +136,7 @@ class TrainingLoop(ABC):
         """
         plan, main = self.plan, self.accelerator.is_main_process
         if main:
-            write_json(self.out / "recipe.json", recipe_dict(self.recipe))
+            write_json(self.out / "recipe.json", asdict(self.recipe))
             self.accelerator.init_trackers("tensorboard")
         sums: dict[str, list[float]] = defaultdict(list)
         first, before, began = self.step, self.seconds, time.monotonic()
@@ -255,14 +253,8 @@ class TrainingModel(nn.Module):
 class Trainer(TrainingLoop):
     """Trains one codec against discriminators; a subclass builds them and defines the step.
 
-    Args:
-        recipe: the recipe.
-        train: clips to learn from.
-        validation: clips to evaluate on.
-        out: the run's folder; the codec is written into ``out/codec``.
-        init: a codec to continue from; None creates a new one from the recipe.
-        device: as in :class:`TrainingLoop`.
-        dtype: ``bfloat16`` trains the decoder and the discriminators in mixed precision.
+    The codec is written into ``out/codec``. ``init`` is a codec to continue from. ``dtype="bfloat16"`` trains the
+    decoder and the discriminators in mixed precision. Other arguments are those of :class:`TrainingLoop`.
     """
 
     def __init__(
@@ -330,7 +322,7 @@ class Trainer(TrainingLoop):
             with torch.no_grad():
                 for first in range(0, recipe.kmeans_crops, 32):
                     # Equal in every process.
-                    crops = self.train_clips.crops(recipe.seed + 1, first, 32, self._frames, recipe.draw)
+                    crops = self.train_clips.crops(recipe.seed + 1, first, 32, self._frames, recipe)
                     encoded = self._latents(crops.wav, first)
                     latents.append(encoded.transpose(1, 2).flatten(0, 1))
                 self.codec.quantizer.init_from(torch.cat(latents), seed=recipe.seed)
@@ -354,7 +346,7 @@ class Trainer(TrainingLoop):
     def _crops(self, size: int, seed_offset: int = 0) -> Batch:
         """Crops of this rank and step, on the CPU."""
         seed = self.recipe.seed + seed_offset + 7919 * self.accelerator.process_index
-        return self.train_clips.crops(seed, self.step, size, self._frames, self.recipe.draw)
+        return self.train_clips.crops(seed, self.step, size, self._frames, self.recipe)
 
     def update_discriminator(self, loss: Tensor) -> Tensor:
         """Backward and step of the discriminators; returns the loss."""

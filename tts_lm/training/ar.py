@@ -23,13 +23,8 @@ class ArTask(Task):
     """Batches and loss of the AR model.
 
     The model is trained with the ids that occur and exported with the full vocabulary. The loss covers codes,
-    ``</audio>`` and ``<eos>``, with a softmax over the whole vocabulary.
-
-    Args:
-        recipe: settings of the run.
-        tokenizer: an ``audiotok`` tokenizer.
-        frame_rate: frame rate of the codec in Hz.
-        start: a full ``LlamaForCausalLM`` to continue from, None for a new one.
+    ``</audio>`` and ``<eos>``, with a softmax over the whole vocabulary. ``start`` is a full ``LlamaForCausalLM`` to
+    continue from.
     """
 
     def __init__(self, recipe: Recipe, tokenizer: Any, frame_rate: float, start: Any = None) -> None:
@@ -54,15 +49,9 @@ class ArTask(Task):
     def collate(self, clips: Sequence[Clip], rng: np.random.Generator, training: bool) -> dict[str, Tensor]:
         """Build a batch of B clips.
 
-        Args:
-            clips: the clips.
-            rng: random generator of this batch.
-            training: whether to augment the text and replace some input codes by random ones.
-
-        Returns:
-            ``ids`` and ``labels`` [B, S] in the reduced vocabulary. Labels are shifted (``labels[:, s]`` follows
-            ``ids[:, s]``) and -100 where there is no loss. ``targets`` [B, S] is the text position that position s
-            should attend to, -1 for none.
+        ``ids`` and ``labels`` [B, S] are in the reduced vocabulary. Labels are shifted (``labels[:, s]`` follows
+        ``ids[:, s]``) and -100 where there is no loss. ``targets`` [B, S] is the text position that position s should
+        attend to, -1 for none.
         """
         data, tokenizer = self.recipe.data, self.tokenizer
         rows, labels, targets = [], [], []
@@ -121,10 +110,6 @@ def add_dropout(model: Any, share: float) -> None:
     """Add dropout to the embeddings and residual branches of a model.
 
     A stock Llama has dropout of attention weights only. Hooks do not change its class, parameters or saved files.
-
-    Args:
-        model: a ``LlamaForCausalLM``.
-        share: dropout probability; 0 adds no hooks.
     """
 
     def drop(module: nn.Module, _: Any, output: Tensor) -> Tensor:
@@ -143,10 +128,6 @@ class AttentionSupervision:
     With known phoneme times, the head is trained to attend to the phoneme of the next frame. Without supervision, a
     decoder-only TTS model needs hundreds of hours to learn the alignment.
 
-    Args:
-        model: the model.
-        layers: indices of the supervised blocks.
-
     Raises:
         ValueError: the model has no such block.
     """
@@ -163,14 +144,10 @@ class AttentionSupervision:
             model.model.layers[index].self_attn.register_forward_pre_hook(self._keep, with_kwargs=True)
 
     def loss(self, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute the loss of the latest forward pass and clear its stored inputs.
+        """The mean of -log(attention to the target) in the latest forward pass, and the mean attention there.
 
-        Args:
-            targets: [B, S] int64, for each position the position it should attend to, -1 for none.
-
-        Returns:
-            The mean of -log(attention to the target), and the mean attention there, both scalars; zeros if no position
-            has a target.
+        ``targets`` [B, S] int64 is the position that each position should attend to, -1 for none. Both are 0 if no
+        position has a target.
         """
         inputs, self._inputs = self._inputs, []
         rows, queries = torch.nonzero(targets >= 0, as_tuple=True)
@@ -205,12 +182,8 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 class SmallVocabulary:
     """Reduced vocabulary of the ids that occur in training.
 
-    All other ids share one more row. With :attr:`unused_logit` added to its logit, the softmax equals that of the full
-    model.
-
-    Args:
-        used: the ids that occur.
-        full_size: number of rows of the full embedding.
+    The other ids of ``full_size`` share one more row. With :attr:`unused_logit` added to its logit, the softmax equals
+    that of the full model.
     """
 
     def __init__(self, used: list[int], full_size: int) -> None:

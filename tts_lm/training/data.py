@@ -174,16 +174,9 @@ def join(first: Clip, second: Clip) -> Clip:
 def render(
     clip: Clip, rng: np.random.Generator, drop_punctuation: float, spell: float
 ) -> tuple[str, np.ndarray | None]:
-    """The text of a clip as model input, with augmentation.
+    """The text of a clip as model input and, if it is aligned, the index of the character of each frame, [T] int64.
 
-    Args:
-        clip: the clip.
-        rng: random generator of the augmentation.
-        drop_punctuation: probability that all punctuation is removed.
-        spell: probability that a word is written in letters.
-
-    Returns:
-        The text and, for an aligned clip, the index of the character that is spoken in each frame, [T] int64.
+    ``drop_punctuation`` is the probability that punctuation is removed, ``spell`` that a word is written in letters.
     """
     bare = rng.random() < drop_punctuation
     spelt = rng.random(len(clip.words)) < spell
@@ -208,14 +201,7 @@ def plan_epoch(
 ) -> list[list[tuple[int, int]]]:
     """Choose the clips and prompts of one epoch and group them into batches.
 
-    The result depends on the arguments only.
-
-    Args:
-        clips: all training clips.
-        data: weights of the voices, share of prompted rows, ids in a batch, curriculum.
-        seed: seed of the run.
-        epoch: epoch, counted from 0.
-        frame_rate: frame rate in Hz.
+    The result depends on the arguments only. Epochs count from 0.
 
     Returns:
         Batches of (clip, prompt), two indices into ``clips``; a prompt of -1 means none. A padded batch has at most

@@ -25,14 +25,8 @@ _NO_VOICE = 0.15
 class NarTask(Task):
     """Batches and loss of the NAR model.
 
-    The voice prompt of a clip is cut from another clip of its speaker, so that the model cannot copy the target.
-
-    Args:
-        recipe: settings of the run.
-        tokenizer: an ``audiotok`` tokenizer.
-        clips: all training clips, from which prompts are cut.
-        start: a model to continue from, None for a new one.
-        codebooks: [K, V, D] float, the codewords of the codec for a new model; None uses random ones.
+    The voice prompt of a clip is cut from another of the ``clips`` of its speaker, so that the model cannot copy the
+    target. ``start`` is a model to continue from. A new one gets the codewords ``codebooks`` [K, V, D], or random ones.
     """
 
     def __init__(

@@ -38,11 +38,9 @@ class DataRecipe:
     curriculum_epochs: float = 1.0  # epochs at the start in which batches run from short clips to long ones
     drop_punctuation: float = 0.3  # share of rows without punctuation, for input without punctuation
     spell: float = 0.08  # share of known words written in letters, for words that are not in the lexicon
-    # repetitions of the rows of a voice in an epoch, by voice name. Other voices use ``other_weight``
-    weights: dict[str, float] = field(default_factory=dict)
+    weights: dict[str, float] = field(default_factory=dict)  # voice -> repetitions of its rows in an epoch
     other_weight: float = 1.0  # repetitions of the rows of voices that are not in ``weights``
-    # AR: share of rows that follow another clip of their speaker and its transcript, as for a cloned voice
-    prompted: float = 0.0
+    prompted: float = 0.0  # AR: share of rows after another clip of their speaker, as for a cloned voice
     level_power: float = 0.5  # NAR: level k is trained with probability proportional to k^-power
     prompt_frames: int = 125  # NAR: largest number of frames of the voice prompt
 
@@ -60,8 +58,7 @@ class OptimRecipe:
     ema: float = 0.998  # decay of the exported moving average
     dropout: float = 0.1  # dropout of the residual branches, and of the embeddings of the AR model
     attention_dropout: float = 0.1  # AR: dropout of the attention weights
-    # share of input codes replaced by random ones, for robustness to sampling errors
-    token_noise: float = 0.0
+    token_noise: float = 0.0  # share of input codes replaced by random ones
 
 
 @dataclass(frozen=True)
@@ -82,12 +79,9 @@ class Recipe:
     optim: OptimRecipe = OptimRecipe()
     attention: AttentionRecipe = AttentionRecipe()
     seed: int = 0  # seed of the weights, order, augmentation and dropout
-    # precision of matrix products in training (autocast); weights are float32
-    dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    # largest number of steps; 0 = no limit. The earlier of this and ``max_minutes`` ends the run
-    max_steps: int = 0
-    # largest training time, without interruptions; 0 = no limit. The learning rate follows this budget
-    max_minutes: float = 35.0
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"  # of autocast; weights are float32
+    max_steps: int = 0  # 0 = no limit. The earlier of this and ``max_minutes`` ends the run
+    max_minutes: float = 35.0  # without interruptions; 0 = no limit. The learning rate follows this budget
     log_every: int = 20  # steps between log lines
     save_minutes: float = 3.0  # minutes between checkpoints, each with held-out losses
 
@@ -98,9 +92,6 @@ def load_lm_recipe(name_or_path: str | Path, overrides: list[str] | tuple[str, .
     Args:
         name_or_path: a YAML file, or the name of a shipped one.
         overrides: ``"optim.lr=1e-3"`` and the like; values are YAML.
-
-    Returns:
-        The recipe.
 
     Raises:
         FileNotFoundError: there is no such file or shipped recipe.

@@ -18,14 +18,9 @@ UNKNOWN = -100
 
 
 def frame_labels(clip: Clip) -> np.ndarray:
-    """The class of every frame.
+    """The class of every frame of an aligned clip, [T] int64, of :data:`~tts_lm.models.reranker.CLASSES`.
 
-    Args:
-        clip: an aligned clip.
-
-    Returns:
-        [T] int64, of :data:`~tts_lm.models.reranker.CLASSES`; silence between words, ``UNKNOWN`` where the
-        phoneme is unknown.
+    It is silence between words, and ``UNKNOWN`` where the phoneme is unknown.
     """
     labels = np.full(clip.frames, SILENCE, dtype=np.int64)
     for word in clip.words:
@@ -40,13 +35,7 @@ def frame_labels(clip: Clip) -> np.ndarray:
 
 
 class RerankerTask(Task):
-    """Batches and loss of the reranker. The loss covers frames with a known phoneme.
-
-    Args:
-        recipe: settings of the run.
-        tokenizer: an ``audiotok`` tokenizer, for the codebook size and fingerprint.
-        start: a model to continue from, None for a new one.
-    """
+    """Batches and loss of the reranker. The loss covers frames with a known phoneme."""
 
     def __init__(self, recipe: Recipe, tokenizer: Any, start: Reranker | None = None) -> None:
         super().__init__()

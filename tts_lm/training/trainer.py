@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
 from transformers import AutoModelForCausalLM
 
 from audiotok import (
@@ -100,16 +100,9 @@ def train_lm(
 
 
 class TtsTrainer(TrainingLoop):
-    """Trains a model on clips and exports its moving average to ``out/model``.
+    """Trains the model of a task on clips and exports its moving average to ``out/model``.
 
-    Args:
-        task: the model, its batches and its loss.
-        clips: training clips.
-        held_out: held-out clips.
-        recipe: settings of the run.
-        out: folder of the run.
-        frame_rate: frame rate of the codec in Hz.
-        device: ``cpu`` or ``auto``.
+    Other arguments are those of :class:`audiotok.TrainingLoop`; ``frame_rate`` is the codec's, in Hz.
     """
 
     recipe: Recipe
@@ -146,7 +139,7 @@ class TtsTrainer(TrainingLoop):
         optimizer = torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, eps=1e-8, foreach=True)
         self.objective, self.optimizer = self.accelerator.prepare(task, optimizer)
         self.optimizers = [self.optimizer]
-        self.average = MovingAverage(self.bare, optim.ema)
+        self.average = AveragedModel(self.bare, multi_avg_fn=self._average).eval()
         self.epoch, self.batch = 0, 0  # the next batch
         self._batches: tuple[int, list[list[tuple[int, int]]]] = (-1, [])
         self.bare.train()
@@ -162,7 +155,7 @@ class TtsTrainer(TrainingLoop):
             loss, metrics = self.objective(batch)
         accelerator.backward(loss)
         norm = self.update(self.optimizer, self.bare.parameters(), self.recipe.optim.grad_clip)
-        self.average.update(self.bare, self.step + 1)
+        self.average.update_parameters(self.bare)
         self.batch += 1
         progress = {"train/gradient_norm": norm, "data/epoch": self.epoch + self.batch / rounds}
         return {**metrics, "train/loss": loss.detach(), **progress}
@@ -172,10 +165,10 @@ class TtsTrainer(TrainingLoop):
         some = self.held_out[:: max(1, len(self.held_out) // _HELD_OUT)]
         groups = [some[at : at + 8] for at in range(0, len(some), 8)]
         totals: dict[str, float] = {}
-        with self.average.applied_to(self.bare), torch.no_grad():
+        with torch.no_grad():
             for index, group in enumerate(groups):
                 batch = self.task.collate(group, np.random.default_rng([13, index]), training=False)
-                for name, value in self.task.loss(self.bare, self._on_device(batch))[1].items():
+                for name, value in self.task.loss(self.average.module, self._on_device(batch))[1].items():
                     key = f"held_out/{name}"
                     totals[key] = totals.get(key, 0.0) + float(value) / len(groups)
         return totals
@@ -186,22 +179,26 @@ class TtsTrainer(TrainingLoop):
             "epoch": self.epoch,
             "batch": self.batch,
             "model": self.bare.state_dict(),
-            "average": self.average.values,
+            "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Restore a checkpoint."""
         self.bare.load_state_dict(state["model"])
-        for name, value in self.average.values.items():
-            value.copy_(state["average"][name])
+        self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.epoch, self.batch = state["epoch"], state["batch"]
 
     def export(self) -> None:
         """Write the moving average as a ``from_pretrained`` folder."""
-        with self.average.applied_to(self.bare):
-            self.task.export(self.bare, self.out / "model")
+        self.task.export(self.average.module, self.out / "model")
+
+    @torch.no_grad()
+    def _average(self, averages: Any, fresh: Any, count: Any) -> None:
+        """Exponential moving average, with a shorter memory in the first steps."""
+        weight = max(1.0 - self.recipe.optim.ema, 1.0 / (int(count) + 2))
+        torch._foreach_lerp_(averages, fresh, weight)  # pyright: ignore[reportPrivateImportUsage]
 
     def _next_clips(self) -> tuple[list[Clip], int]:
         """The clips of the next batch of this rank, and the number of batches per rank in an epoch.
@@ -227,34 +224,6 @@ class TtsTrainer(TrainingLoop):
 
     def _on_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         return {name: tensor.to(self.accelerator.device) for name, tensor in batch.items()}
-
-
-class MovingAverage:
-    """Exponential moving average of the parameters of a model, with a shorter memory in the first steps."""
-
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self.decay = decay
-        self.values = {name: p.detach().clone() for name, p in model.named_parameters()}
-
-    def update(self, model: nn.Module, step: int) -> None:
-        """Move towards the model; ``step`` counts from 1."""
-        weight = max(1.0 - self.decay, 1.0 / (step + 1))
-        averages, fresh = list(self.values.values()), [p.detach() for p in model.parameters()]
-        torch._foreach_lerp_(averages, fresh, weight)  # pyright: ignore[reportPrivateImportUsage]
-
-    @contextmanager
-    def applied_to(self, model: nn.Module) -> Iterator[None]:
-        """Context in which the model has the averaged parameters and is in evaluation mode."""
-        kept = {name: p.detach().clone() for name, p in model.named_parameters()}
-        for name, p in model.named_parameters():
-            p.data.copy_(self.values[name])
-        model.eval()
-        try:
-            yield
-        finally:
-            for name, p in model.named_parameters():
-                p.data.copy_(kept[name])
-            model.train()
 
 
 def _start(init: str | Path | None, kind: str, fingerprint: str) -> Any:
