@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 import warnings
 from pathlib import Path
@@ -51,7 +50,7 @@ def test_only_the_inventory_comes_out(language, text):
             said = phonemes(text, language)
         except ValueError:
             return
-    assert set(said) <= set(PHONEMES)
+    assert set(said) <= set(PHONEMES) and len(set(PHONEMES)) == len(PHONEMES)
     marks = set(",.?!;:-")
     assert said[0] not in marks | {"_"} and said[-1] != "_"
     assert not any(
@@ -62,29 +61,21 @@ def test_only_the_inventory_comes_out(language, text):
     assert [s for piece in pieces for s in piece if s != "_"] == [s for s in said if s != "_"]
 
 
-def test_the_inventory_has_stress_and_tone_and_no_symbol_twice():
-    assert len(set(PHONEMES)) == len(PHONEMES)
-    assert {"AE1", "ian5", "rr", "_", "zh", "ZH"} <= set(PHONEMES)
-    assert not any(re.search(r"\s", symbol) for symbol in PHONEMES)
-
-
 def test_the_language_of_numbers_is_found_by_script_or_chosen():
-    assert phonemes("5") == phonemes("five")
+    assert phonemes("5") == phonemes("five") and phonemes("5个", None)[0] == "u3"
     assert phonemes("5", "zh") == ["u3"] == phonemes("五")
-    assert phonemes("5个", None)[0] == "u3"
-    assert phonemes("GPT 4", "zh")[-1] == "s ii4".split()[-1]
+    assert phonemes("GPT 4", "zh")[-1] == "ii4"
+    assert phonemes("AI at 5 a.m.") == phonemes(normalise("AI at 5 a.m."))
+    assert phonemes("约1.234.567,89元。", "zh") == phonemes("约1234567.89元。", "zh")
+    with pytest.raises(ValueError, match="fr"):
+        phonemes("oui", "fr")
 
 
 @pytest.mark.parametrize("nothing", ["", "。。。", "😀", "가나다", "-"])
-@pytest.mark.parametrize("language", [None, "zh"])
-def test_nothing_to_say_is_refused(nothing, language):
-    with pytest.raises(ValueError):
-        phonemes(nothing, language)
-
-
-def test_an_unknown_language_is_refused():
-    with pytest.raises(ValueError, match="fr"):
-        phonemes("oui", "fr")
+def test_nothing_to_say_is_refused(nothing):
+    for language in (None, "zh"):
+        with pytest.raises(ValueError):
+            phonemes(nothing, language)
 
 
 @pytest.mark.parametrize(
@@ -92,8 +83,8 @@ def test_an_unknown_language_is_refused():
 )
 def test_no_text_takes_for_ever(tooth):
     began = time.process_time()
-    phonemes((tooth * 500)[:500] + "好 a")
-    assert time.process_time() - began < 2
+    phonemes((tooth * 250)[:250] + "好 a")
+    assert time.process_time() - began < 1
 
 
 def test_what_the_number_library_cannot_read_is_read_digit_by_digit(monkeypatch):
@@ -129,18 +120,12 @@ def test_the_teachers_phonemes_become_the_inventory():
 
 
 def test_times_go_from_the_teachers_phonemes_to_ours():
-    timed = [
-        ("DH", 0.0, 0.1),
-        ("IH0", 0.1, 0.2),
-        ("_", 0.2, 0.3),
-        ("K", 0.3, 0.4),
-        ("AE1", 0.4, 0.5),
-        ("T", 0.5, 0.6),
-    ]
+    spoken = ["DH", "IH0", "_", "K", "AE1", "T"]
+    timed = [(symbol, 0.1 * at, 0.1 * at + 0.1) for at, symbol in enumerate(spoken)]
     said, alone = align(["DH", "AH0", "_", "K", "AE1", "T", "S", "."], timed)
     assert [s for s, _, _ in said] == ["DH", "AH0", "_", "K", "AE1", "T", "S", "."]
-    assert said[1][1:] == (0.1, 0.2) and said[5][1:] == (0.5, 0.6)
-    assert said[6][1:] == (0.6, 0.6) and alone == 1  # a phoneme that was not spoken takes no time
+    assert said[1][1:] == timed[1][1:] and said[5][1:] == timed[5][1:]
+    assert said[6][1] == said[6][2] and alone == 1  # a phoneme that was not spoken takes no time
     assert all(a[2] <= b[1] for a, b in zip(said, said[1:], strict=False))
 
 
@@ -159,8 +144,3 @@ def test_the_tokenizer_of_the_model_chooses_the_front_end(tiny_codec):
     said = phonemes("用 Python。Good!")
     assert [PHONEMES[i] for i in first.prompt if i < 900] == said[: said.index(".") + 1]
     assert second.spoken == "G UH1 D !"
-
-
-def test_the_english_front_end_reads_normalised_text():
-    assert phonemes("AI at 5 a.m.") == phonemes(normalise("AI at 5 a.m."))
-    assert phonemes("约1.234.567,89元。", "zh") == phonemes("约1234567.89元。", "zh")

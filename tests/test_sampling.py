@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -13,18 +15,10 @@ from tts_lm.decoding.engine import Sampling, draw, find_loop, find_silence, fram
 RATE = 50.0
 
 
-def logits_of(*probabilities: float) -> torch.Tensor:
-    return torch.tensor([probabilities]).log()
-
-
 def test_noise_is_a_function_of_seed_row_and_step():
     assert np.array_equal(row_noise(3, 5, 40)[:10], row_noise(3, 5, 10))
-    assert not np.array_equal(row_noise(3, 5, 10), row_noise(3, 6, 10))
-    assert not np.array_equal(row_noise(3, 5, 10), row_noise(4, 5, 10))
     assert np.array_equal(row_noise(-1, 0, 4), row_noise(2**64 - 1, 0, 4))
-    noise = row_noise(0, 0, 4000)
-    assert noise.shape == (4000, 2) and noise.min() >= 0 and noise.max() < 1
-    assert abs(noise.mean() - 0.5) < 0.02 and abs(np.corrcoef(noise.T)[0, 1]) < 0.05
+    assert len({row_noise(*key, 1)[0, 0] for key in ((3, 5), (3, 6), (4, 5))}) == 3
 
 
 @pytest.mark.parametrize(
@@ -39,7 +33,7 @@ def test_noise_is_a_function_of_seed_row_and_step():
 )
 def test_nucleus_keeps_the_fewest_best(top_k, top_p, kept):
     order = torch.tensor([2, 0, 3, 1])  # whatever stands where
-    found = nucleus(logits_of(0.5, 0.25, 0.15, 0.1)[:, order], top_k, top_p)
+    found = nucleus(torch.tensor([[0.5, 0.25, 0.15, 0.1]]).log()[:, order], top_k, top_p)
     assert torch.allclose(found, torch.tensor([kept])[:, order], atol=1e-6)
 
 
@@ -51,8 +45,7 @@ def test_codes_are_drawn_as_often_as_they_are_likely(temperature):
     chosen = Sampling(temperature=temperature, top_p=1.0, window=0)
     drawn = draw(probabilities.log().expand(steps, 3), noise, torch.full((steps, 0), -1), chosen)
     wanted = probabilities ** (1 / temperature)
-    found = torch.bincount(drawn, minlength=3) / steps
-    assert torch.allclose(found, wanted / wanted.sum(), atol=0.015)
+    assert torch.allclose(torch.bincount(drawn) / steps, wanted / wanted.sum(), atol=0.015)
 
 
 @settings(deadline=None, max_examples=40)
@@ -70,17 +63,8 @@ def test_what_is_forbidden_is_never_drawn(seed, edge, top_p):
     assert torch.equal(drawn, logits.argmax(-1))  # greedy needs no noise
 
 
-def test_a_row_draws_the_same_beside_others():
-    logits = torch.randn(9, 50)
-    noise = torch.from_numpy(row_noise(1, 2, 9))
-    recent = torch.randint(50, (9, 10))
-    together = draw(logits, noise, recent, Sampling())
-    alone = [draw(logits[i : i + 1], noise[i : i + 1], recent[i : i + 1], Sampling()) for i in range(9)]
-    assert torch.equal(together, torch.cat(alone))
-
-
 def test_a_code_that_fills_the_window_is_drawn_again_from_all():
-    logits = logits_of(0.9, 0.06, 0.04)
+    logits = torch.tensor([[0.9, 0.06, 0.04]]).log()
     noise = torch.tensor([[0.3, 0.93]], dtype=torch.float64)  # nucleus says 0; all codes say 1
     chosen = Sampling(temperature=1.0, top_p=0.5, window=10, ratio=0.1)
     twice = torch.tensor([[0, 0] + 8 * [2]])
@@ -90,18 +74,12 @@ def test_a_code_that_fills_the_window_is_drawn_again_from_all():
     assert draw(logits, noise, twice, Sampling(temperature=1.0, top_p=0.5, window=0)).item() == 0
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        *[("temperature", value) for value in (-0.1, float("nan"), float("inf"))],
-        *[("top_p", value) for value in (0.0, 1.1, float("nan"))],
-        *[(name, -1) for name in ("top_k", "window", "ratio", "n_q")],
-        ("best_of", 0),
-    ],
-)
-def test_settings_out_of_range_are_refused(name, value):
-    with pytest.raises(ValueError, match=name):
-        Sampling(**{name: value})
+def test_settings_out_of_range_are_refused():
+    wrong = {"temperature": [-0.1, math.nan, math.inf], "top_p": [0.0, 1.1, math.nan], "best_of": [0]}
+    for name, values in (wrong | dict.fromkeys(("top_k", "window", "ratio", "n_q"), [-1])).items():
+        for value in values:
+            with pytest.raises(ValueError, match=name):
+                Sampling(**{name: value})
 
 
 @pytest.mark.parametrize("period", [1, 2, 7, 20])
@@ -111,9 +89,6 @@ def test_loops_are_found_and_cut_behind_the_first_turn(period):
     codes = np.concatenate((head, turns))
     kept = find_loop(codes, RATE)
     assert kept is not None and len(head) <= kept < len(codes)
-    if period < 20:
-        short = np.concatenate((head, np.tile(np.arange(period), max(50, 4 * period) // period + 1)))
-        assert find_loop(short, RATE) is not None
     assert find_loop(head, RATE) is None
     assert find_loop(np.random.default_rng(0).integers(1000, size=400), RATE) is None
     assert find_loop(turns[: 3 * period], RATE) is None  # said thrice is still speech
@@ -121,11 +96,10 @@ def test_loops_are_found_and_cut_behind_the_first_turn(period):
 
 def test_silence_is_found_and_something_is_kept():
     speech, quiet = np.arange(10, 60), np.tile([3, 4, 4], 25)
-    assert find_silence(np.concatenate((speech, quiet)), {3, 4}, RATE) == len(speech)
-    assert find_silence(np.concatenate((speech, quiet)), {3}, RATE) is None
-    assert find_silence(np.concatenate((speech, quiet[:70])), {3, 4}, RATE) is None
-    assert find_silence(np.concatenate((speech, quiet)), (), RATE) is None
-    assert find_silence(quiet, {3, 4}, RATE) == 1
+    codes = np.concatenate((speech, quiet))
+    found = [find_silence(codes, silent, RATE) for silent in ({3, 4}, {3}, ())]
+    assert found == [len(speech), None, None]
+    assert find_silence(codes[:-5], {3, 4}, RATE) is None and find_silence(quiet, {3, 4}, RATE) == 1
 
 
 @pytest.mark.parametrize("rate", [12.5, 25.0, 50.0, 75.0])

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import importlib.util
 import json
 import math
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -25,7 +25,6 @@ from tts_lm.evaluate import (
     DNSMOS,
     SpeakerEncoder,
     SpeakerSimilarity,
-    Whisper,
     comparable_form,
     evaluate_lines,
     evaluate_recordings,
@@ -84,7 +83,7 @@ def test_errors_are_counted_over_all_lines() -> None:
     assert outcome.finish_reasons == {"eos": 2, "error": 1}
     assert outcome.times_real_time is not None and outcome.times_real_time > 0
     assert outcome.scores["one"].rate == 1.0
-    json.dumps(outcome.as_dict(), allow_nan=False)
+    json.dumps(asdict(outcome), allow_nan=False)
     without = evaluate_lines(actor, LINES[:1])
     assert without.error_rate is None and without.lines == 1
 
@@ -104,103 +103,72 @@ def test_chinese_is_compared_by_simplified_characters() -> None:
     assert outcome.error_rate is not None and outcome.error_rate.rate == pytest.approx(1 / 5)
 
 
-def test_read_lines_takes_the_last_column(tmp_path: Path) -> None:
+def test_lines_are_read_from_the_last_column_or_with_prompts(tmp_path: Path) -> None:
     file = tmp_path / "lines.tsv"
     file.write_text("1342\tIt is a truth.\n\n35\t!!!\n35\t大模型时代。\n", encoding="utf-8")
     assert read_lines(file) == ["It is a truth.", "大模型时代。"]
     assert read_lines(file, 1) == ["It is a truth."]
-    with pytest.raises(FileNotFoundError):
-        read_lines(tmp_path / "none.tsv")
-    file.write_text("\n")
-    with pytest.raises(ValueError, match="lines.tsv"):
-        read_lines(file)
-
-
-def test_read_prompted_lines(tmp_path: Path) -> None:
-    (tmp_path / "wavs").mkdir()
-    (tmp_path / "wavs" / "a.wav").touch()
-    path = tmp_path / "meta.lst"
-    path.write_text("u1|What I say.|wavs/a.wav|What to say.|truth.wav\n\nu2|What I say.|wavs/a.wav|More.\n")
-    lines = read_prompted_lines(path)
-    assert lines[0] == ("What to say.", tmp_path / "wavs" / "a.wav", "What I say.")
-    assert [text for text, _, _ in lines] == ["What to say.", "More."]
-    assert len(read_prompted_lines(path, 1)) == 1
-    for text, error, key in (
-        ("u1|What I say.|wavs/b.wav|More.", FileNotFoundError, "line 1.*b.wav"),
-        ("u1|only this", ValueError, "line 1.*got 2"),
-        ("\n", ValueError, "meta.lst"),
+    (tmp_path / "a.wav").touch()
+    file.write_text("u1|What I say.|a.wav|What to say.|truth.wav\n\nu2|What I say.|a.wav|More.\n")
+    lines = read_prompted_lines(file)
+    assert lines[0] == ("What to say.", tmp_path / "a.wav", "What I say.") and len(lines) == 2
+    for text, read, error, key in (
+        ("\n", read_lines, ValueError, "lines.tsv"),
+        ("u1|What I say.|b.wav|More.", read_prompted_lines, FileNotFoundError, "line 1.*b.wav"),
+        ("u1|only this", read_prompted_lines, ValueError, "line 1.*got 2"),
     ):
-        path.write_text(text)
+        file.write_text(text)
         with pytest.raises(error, match=key):
-            read_prompted_lines(path)
+            read(file)
 
 
-def tone(hz: float, seconds: float = 1.0) -> Tensor:
-    return 0.3 * torch.sin(2 * math.pi * hz * torch.arange(int(16000 * seconds)) / 16000)
+def test_similarity_to_recordings_to_prompts_and_to_the_others(tmp_path: Path) -> None:
+    def tone(hz: float) -> Tensor:
+        return 0.3 * torch.sin(2 * math.pi * hz * torch.arange(16_000) / 16_000)
 
+    def embed(wav: Tensor, sampling_rate: int) -> np.ndarray:
+        """A unit vector of the strongest frequency."""
+        share = int(torch.fft.rfft(wav).abs().argmax()) / len(wav)
+        return np.array([math.cos(20 * share), math.sin(20 * share)])
 
-def embed(wav: Tensor, sampling_rate: int) -> np.ndarray:
-    """A unit vector of the strongest frequency."""
-    share = int(torch.fft.rfft(wav).abs().argmax()) / len(wav)
-    return np.array([math.cos(20 * share), math.sin(20 * share)])
+    def scorer(*hz: float, **options: bool) -> Callable[[int, float], float]:
+        paths = [tmp_path / f"{one}.wav" for one in hz]
+        for one, path in zip(hz, paths, strict=True):
+            save_audio(path, tone(one)[None], 16_000)
+        similarity = SpeakerSimilarity(embed, paths, **options)
+        return lambda index, hz: similarity(index, tone(hz), 16_000)
 
-
-@pytest.fixture
-def tones(tmp_path: Path) -> Callable[..., list[Path]]:
-    def write(*hz: float) -> list[Path]:
-        for one in hz:
-            save_audio(tmp_path / f"{one}.wav", tone(one)[None], 16_000)
-        return [tmp_path / f"{one}.wav" for one in hz]
-
-    return write
-
-
-def test_similarity_to_recordings_to_prompts_and_to_the_others(tones: Callable[..., list[Path]]) -> None:
-    similarity = SpeakerSimilarity(embed, tones(200, 210, 220))
-    assert similarity(0, tone(210), 16000) > 0.96 > similarity(0, tone(600), 16000)
-    assert math.isnan(similarity(0, torch.zeros(0), 16000))
-    prompts = SpeakerSimilarity(embed, tones(200, 600), one_each=True)
-    assert prompts(0, tone(200), 16000) > 0.95 > prompts(1, tone(200), 16000)
-    others = SpeakerSimilarity(embed, tones(200, 1000), leave_out=True)
-    assert others(0, tone(1000), 16000) > 0.95 > others(0, tone(200), 16000)
+    assert scorer(200, 210, 220)(0, 210) > 0.96 > scorer(200, 210, 220)(0, 600)
+    prompts = scorer(200, 600, one_each=True)
+    assert prompts(0, 200) > 0.95 > prompts(1, 200)
+    others = scorer(200, 1000, leave_out=True)
+    assert others(0, 1000) > 0.95 > others(0, 200)
     with pytest.raises(ValueError, match="at least 2"):
-        SpeakerSimilarity(embed, tones(200), leave_out=True)
+        scorer(200, leave_out=True)
 
 
 def test_recordings_are_scored_as_they_are_and_after_the_codec(
     tiny_codec: AudioCodec, tmp_path: Path, make_speech: Callable[..., Tensor]
 ) -> None:
-    with (tmp_path / "metadata.csv").open("w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(["file_name", "transcription", "source", "split"])
-        for index, split in enumerate(("test", "test", "train")):
-            save_audio(tmp_path / f"{index}.wav", make_speech(0.6, seed=index), 16_000)
-            table.writerow([f"{index}.wav", LINES[index], "x", split])
+    table = "file_name,transcription,source,split\n"
+    for index, split in enumerate(("test", "test", "train")):
+        save_audio(tmp_path / f"{index}.wav", make_speech(0.6, seed=index), 16_000)
+        table += f"{index}.wav,{LINES[index]},x,{split}\n"
+    (tmp_path / "metadata.csv").write_text(table)
     recordings = read_recordings(tmp_path, "x")
     assert [text for _, text in recordings] == LINES[:2]
+    lengths: list[int] = []
+
+    def recognise(wav: Tensor, rate: int) -> str:
+        lengths.append(len(wav))
+        return "it is a truth"
+
     for codec in (None, tiny_codec):
-        lengths: list[int] = []
-
-        def recognise(wav: Tensor, rate: int, lengths: list[int] = lengths) -> str:
-            lengths.append(len(wav))
-            return "it is a truth"
-
         outcome = evaluate_recordings(recordings, codec, recogniser=recognise)
         assert outcome.error_rate is not None and outcome.error_rate.rate == pytest.approx(4 / 6)
-        assert lengths == [9600, 9600]
+    assert lengths == 4 * [9600]
     with pytest.raises(ValueError, match="nobody"):
         read_recordings(tmp_path, "nobody")
-
-
-def test_missing_packages_are_named_with_their_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    for package, build in (
-        ("faster_whisper", lambda: Whisper("base")),
-        ("speechmos", DNSMOS),
-        ("resemblyzer", SpeakerEncoder),
-    ):
-        monkeypatch.setitem(sys.modules, package, None)
-        with pytest.raises(ModuleNotFoundError, match=r"audiotok\[eval\]"):
-            build()
 
 
 def test_eval_verb_writes_table_and_json(
@@ -227,6 +195,10 @@ def test_eval_verb_writes_table_and_json(
     lines, out = tmp_path / "lines.txt", tmp_path / "out.json"
     lines.write_text("\n".join(LINES))
     words = ["eval", "--lines", str(lines), "--asr", "tiny", "--json", str(out)]
+    with monkeypatch.context() as missing:
+        missing.setitem(sys.modules, "faster_whisper", None)
+        assert main(words) == 1
+    assert "audiotok[eval]" in capsys.readouterr().err
     assert main([*words, "--limit", "2", "--voices", "all"]) == 0
     assert "WER" in capsys.readouterr().out
     report = json.loads(out.read_text())

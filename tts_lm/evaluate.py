@@ -11,8 +11,9 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -65,15 +66,13 @@ class Outcome:
     details: list[dict[str, Any]] = field(default_factory=list)
     """One entry per line."""
 
-    def as_dict(self) -> dict[str, Any]:
-        """The outcome as JSON values."""
-        return asdict(self)
 
-
-def _missing(package: str, what: str) -> ModuleNotFoundError:
-    return ModuleNotFoundError(
-        f"{what} needs the package {package!r}; pip install 'audiotok[eval]'", name=package
-    )
+def _optional(module: str) -> Any:
+    """Import a module of the extra ``eval``."""
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"{error}; pip install 'audiotok[eval]'", name=error.name) from None
 
 
 class Whisper:
@@ -83,20 +82,13 @@ class Whisper:
         name_or_path: a folder with a CTranslate2 model, or the name of one to download.
         language: ISO 639-1 code of the speech.
 
-    Raises:
-        ModuleNotFoundError: faster-whisper is missing.
-        ValueError: the model cannot be opened.
+    Raises ValueError if the model cannot be opened.
     """
 
     def __init__(self, name_or_path: str | Path, language: str = "en") -> None:
+        model = _optional("faster_whisper").WhisperModel
         try:
-            from faster_whisper import WhisperModel
-        except ModuleNotFoundError:
-            raise _missing("faster-whisper", "speech recognition") from None
-        try:
-            self._model: Any = WhisperModel(
-                str(name_or_path), device="cpu", compute_type="int8", cpu_threads=1
-            )
+            self._model: Any = model(str(name_or_path), device="cpu", compute_type="int8", cpu_threads=1)
         except (RuntimeError, OSError, ValueError) as error:
             raise ValueError(
                 f"cannot open the Whisper model {str(name_or_path)!r} ({error}); give a folder with a CTranslate2 "
@@ -118,11 +110,7 @@ class Whisper:
 
 @cache
 def _english_normalizer() -> Callable[[str], str]:
-    try:
-        from whisper_normalizer.english import EnglishTextNormalizer
-    except ModuleNotFoundError:
-        raise _missing("whisper-normalizer", "the word error rate") from None
-    return EnglishTextNormalizer()
+    return _optional("whisper_normalizer.english").EnglishTextNormalizer()
 
 
 def comparable_form(text: str, language: str) -> str:
@@ -134,14 +122,9 @@ def comparable_form(text: str, language: str) -> str:
     if language == "en":
         return _english_normalizer()(text)
     if language == "zh":
+        text = _optional("zhconv").convert(text, "zh-cn")
         try:
-            import cn2an
-            import zhconv
-        except ModuleNotFoundError as error:
-            raise _missing(error.name or "zhconv", "the character error rate") from None
-        text = zhconv.convert(text, "zh-cn")
-        try:
-            text = cn2an.transform(text, "an2cn")
+            text = _optional("cn2an").transform(text, "an2cn")
         except (ValueError, KeyError, IndexError):
             pass  # a number that cn2an cannot write out stays as it is, and its digits are dropped
         return re.sub(r"[^\u4e00-\u9fffa-z]", "", text.lower())
@@ -151,13 +134,9 @@ def comparable_form(text: str, language: str) -> str:
 def read_lines(path: str | Path, limit: int | None = None) -> list[str]:
     """Read sentences from a file in UTF-8, one per line, from the last tab-separated column.
 
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: the file has no sentence, or the limit is below 1.
+    Raises ValueError if the file has no sentence, or the limit is below 1.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {path}; give a .tsv or .txt file")
     if limit is not None and limit < 1:
         raise ValueError(f"expected a limit of at least 1, got {limit}")
     lines = [line.split("\t")[-1].strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
@@ -167,22 +146,16 @@ def read_lines(path: str | Path, limit: int | None = None) -> list[str]:
     return lines
 
 
-def read_recordings(
-    data: str | Path, source: str | None = None, split: str | None = "test", limit: int | None = None
-) -> list[tuple[Path, str]]:
+def read_recordings(data: str | Path, source: str | None = None) -> list[tuple[Path, str]]:
     """Files and transcripts from the ``metadata.csv`` of an audio folder, at least one.
 
-    Only rows of the split are read, and only sources that begin with ``source``.
-
-    Raises:
-        FileNotFoundError: no ``metadata.csv``.
-        ValueError: no row is left.
+    Only rows of the split ``test`` are read, and only sources that begin with ``source``.
     """
-    rows = read_rows(data, split, source)
+    rows = read_rows(data, "test", source)
     recordings = [(row.path, row.text) for row in rows if re.search(r"\w", row.text)]
     if not recordings:
         raise ValueError(f"{data}: {len(rows)} rows without a transcript; fill the column transcription")
-    return recordings[:limit]
+    return recordings
 
 
 def read_prompted_lines(path: str | Path, limit: int | None = None) -> list[tuple[str, Path, str]]:
@@ -220,18 +193,10 @@ def _samples(wav: Tensor, sampling_rate: int) -> np.ndarray:
 
 
 class DNSMOS:
-    """DNSMOS P.808 (naturalness) of speechmos (arXiv:2010.15258), from 1 (bad) to 5.
-
-    Raises:
-        ModuleNotFoundError: speechmos is missing.
-    """
+    """DNSMOS P.808 (naturalness) of speechmos (arXiv:2010.15258), from 1 (bad) to 5."""
 
     def __init__(self) -> None:
-        try:
-            from speechmos import dnsmos
-        except ModuleNotFoundError:
-            raise _missing("speechmos", "DNSMOS") from None
-        self._run: Callable[[np.ndarray, int], Any] = dnsmos.run
+        self._run: Callable[[np.ndarray, int], Any] = _optional("speechmos.dnsmos").run
 
     def __call__(self, index: int, wav: Tensor, sampling_rate: int) -> float:
         """Score of wav [N], scaled to a peak of 0.7."""
@@ -242,11 +207,7 @@ class DNSMOS:
 
 
 class SpeakerEncoder:
-    """Speaker embeddings of Resemblyzer (GE2E, arXiv:1710.10467).
-
-    Raises:
-        ModuleNotFoundError: resemblyzer is missing.
-    """
+    """Speaker embeddings of Resemblyzer (GE2E, arXiv:1710.10467)."""
 
     def __init__(self) -> None:
         # webrtcvad 2.0.10 asks pkg_resources for its own version, and setuptools 81 dropped that module.
@@ -256,13 +217,10 @@ class SpeakerEncoder:
             module.get_distribution = importlib.metadata.distribution
             sys.modules["pkg_resources"] = module
         try:
-            from resemblyzer import VoiceEncoder
-        except ModuleNotFoundError:
-            raise _missing("resemblyzer", "speaker similarity") from None
+            self._encoder: Any = _optional("resemblyzer").VoiceEncoder("cpu", verbose=False)
         finally:
             if lent:
                 sys.modules.pop("pkg_resources", None)
-        self._encoder: Any = VoiceEncoder("cpu", verbose=False)
 
     def __call__(self, wav: Tensor, sampling_rate: int) -> np.ndarray:
         """wav [N] float32 -> unit vector [256]."""
@@ -274,13 +232,9 @@ class SpeakerEncoder:
 class SpeakerSimilarity:
     """Cosine between the embedding of a clip and those of its references, -1 to 1.
 
-    Two clips of one speaker have about 0.8 to 0.9, of different speakers 0.5 to 0.6.
-
-    Clip i is compared with the mean of the references, with reference i (``one_each``), or, if the clips are the
-    references, with the mean of the others (``leave_out``). ``encoder`` maps wav [N] and rate to a unit vector.
-
-    Raises:
-        ValueError: too few references.
+    Two clips of one speaker have about 0.8 to 0.9, of different speakers 0.5 to 0.6. Clip i is compared with the mean
+    of the references, with reference i (``one_each``), or, if the clips are the references, with the mean of the others
+    (``leave_out``). ``encoder`` maps wav [N] and rate to a unit vector.
     """
 
     def __init__(
@@ -341,9 +295,8 @@ def evaluate_lines(
             facts.append(fact)
             start = time.perf_counter()
             try:
-                speech = synthesizer.say(
-                    line, voice=voice(index) if callable(voice) else voice, seed=seed + index
-                )
+                speaker = voice(index) if callable(voice) else voice
+                speech = synthesizer.say(line, voice=speaker, seed=seed + index)
             except ValueError as error:
                 fact["error"] = str(error)
                 yield torch.zeros(0), _RATE
@@ -433,16 +386,12 @@ def _score(
 
 
 def _errors(text: str, transcript: str, language: str) -> dict[str, Any]:
-    try:
-        import jiwer
-    except ModuleNotFoundError:
-        raise _missing("jiwer", "the word error rate") from None
+    jiwer = _optional("jiwer")
     reference, hypothesis = comparable_form(text, language), comparable_form(transcript, language)
     if not reference:
         raise ValueError(f"{text!r} has nothing to compare in language {language!r}; check --language")
-    counted: Any = (jiwer.process_characters if language == "zh" else jiwer.process_words)(
-        reference, hypothesis
-    )
+    count = jiwer.process_characters if language == "zh" else jiwer.process_words
+    counted = count(reference, hypothesis)
     return {
         "reference": reference,
         "hypothesis": hypothesis,

@@ -229,7 +229,7 @@ class Synthesizer:
         ar = load_part(AutoModelForCausalLM, folder / "ar", "llama", numbers).to(device)
         nar = load_part(NarModel, folder / "nar", NarConfig.model_type, numbers).to(device)
         reranker = None
-        if (folder / "reranker").is_dir():
+        if any((folder / "reranker" / name).exists() for name in ("config.json", "model.safetensors")):
             reranker = load_part(Reranker, folder / "reranker", RerankerConfig.model_type).to(device)
         voices = load_voices(folder / "voices", codec.config.n_q, codec.config.codebook_size)
         if not voices:
@@ -318,13 +318,10 @@ class Synthesizer:
         return [self.join([next(said) for _ in plan]) for plan in plans]
 
     def plan(self, text: str, voice: str | Voice | None = None, seed: Any = 0) -> list[Sentence]:
-        """Cut a text into sentences of phonemes and build the AR prompt of each. Arguments are those of :meth:`say`.
+        """Cut a text into sentences of phonemes and build the AR prompt of each. Arguments and errors as :meth:`say`.
 
         A voice with a ``prompt_text`` has its transcript and codes in the prompt, and the AR model continues them
         (VALL-E, arXiv:2301.02111, section 4.3). Another voice is selected by its control token.
-
-        Raises:
-            TypeError, ValueError: as :meth:`say`.
         """
         voice = self.voice(voice)
         if isinstance(seed, bool) or not hasattr(seed, "__index__"):
@@ -353,13 +350,7 @@ class Synthesizer:
     def speak(self, sentences: Sequence[Sentence], progress: Progress = None, **sampling: Any) -> list[Said]:
         """Synthesize sentences of many texts and voices at once. Each result equals that of a call of its own.
 
-        Args:
-            sentences: sentences from :meth:`plan`, in any order.
-            progress: as for :meth:`say`.
-            **sampling: as for :meth:`say`.
-
-        Raises:
-            TypeError, ValueError: as :meth:`say`.
+        Sentences come from :meth:`plan`, in any order. The other arguments and the errors are those of :meth:`say`.
         """
         settings = replace(self.sampling, **sampling)
         answers = self.generate(sentences, settings, progress)
@@ -373,8 +364,7 @@ class Synthesizer:
     ) -> list[Answer]:
         """Generate codebook 0 of every sentence: the best of ``sampling.best_of`` candidates and of three attempts.
 
-        Raises:
-            ValueError: several candidates without a reranker.
+        Raises ValueError for several candidates without a reranker.
         """
         if sampling.best_of > 1 and self.reranker is None:
             raise ValueError(f"expected best_of 1 for a model without a reranker, got {sampling.best_of}")

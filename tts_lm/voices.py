@@ -181,7 +181,6 @@ def add_voice(voice: Voice, folder: str | Path) -> None:
 
     Raises:
         FileExistsError: the folder has a voice of this name.
-        OSError: the files cannot be written.
     """
     card = Path(folder) / f"{voice.name}.json"
     codes = card.with_suffix(".safetensors")

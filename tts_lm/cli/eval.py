@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from audiotok import program
@@ -108,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
     report = {name: getattr(args, name) for name in ("voice", "language", "seed", "asr")} | {
         "model": args.model or "default",
         "sampling_changed": changed,
-        "outcomes": [outcome.as_dict() for outcome in outcomes],
+        "outcomes": [asdict(outcome) for outcome in outcomes],
     }
     if args.json == "-":
         print(json.dumps(report, ensure_ascii=False))
