@@ -79,17 +79,12 @@ def program_commands(block: Block) -> list[list[str]]:
 
 
 def parse(words: list[str]) -> None:
-    """Have the real parser read a command, and look for the recipe of a training.
-
-    Raises:
-        SystemExit: the parser refuses it.
-        FileNotFoundError: there is no such recipe.
-    """
+    """Have the real parser read a command, and look for the recipe of a training. SystemExit: it is refused."""
     program, *rest = words
     verb = next((word for word in rest if not word.startswith("-")), None)
     args = import_module(PROGRAMS[program]).build_parser(verb).parse_args(rest)
     if verb == "train" and not list(ROOT.glob(f"*/**/recipes/{args.recipe}.yaml")):
-        raise FileNotFoundError(f"no recipe {args.recipe}")
+        sys.exit(f"no recipe {args.recipe}")
 
 
 def run_command(words: list[str]) -> None:
@@ -122,13 +117,7 @@ def run_block(block: Block, names: dict[str, object]) -> None:
 
 
 def write_base_model(folder: Path, texts: list[str], **config: Any) -> None:
-    """A small causal model with random weights where the pages name one of the hub; transformers opens the folder.
-
-    Args:
-        folder: the current folder of the page.
-        texts: what its byte-level vocabulary is trained on.
-        config: fields of its LlamaConfig.
-    """
+    """Write a small random causal model where the pages name one of the hub. Its vocabulary is trained on ``texts``."""
     from tokenizers import ByteLevelBPETokenizer, Tokenizer
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from copy import copy
 from functools import cache
@@ -21,8 +24,9 @@ from lm_toys import toy_synthesizer
 from openai import OpenAI
 
 from tts_lm import Synthesizer
+from tts_lm.cli.main import main
 from tts_lm.server.app import create_app
-from tts_lm.server.run import server_config
+from tts_lm.server.run import address_of, listen, server_config
 from tts_lm.server.scheduler import ServeLimits
 from tts_lm.server.security import Access
 
@@ -62,6 +66,28 @@ def serving(
         server.should_exit = True
         thread.join(30)
         assert not thread.is_alive()
+
+
+def run_program(command: list[str], use: Callable[[str], None], capsys: Any) -> int:
+    """Run a server of ``tts-lm`` in this thread until SIGTERM, which follows when ``use(address)`` in another ends."""
+    with listen("127.0.0.1", 0) as free:
+        address = address_of(free)
+    ended = threading.Event()
+
+    def work() -> None:
+        try:
+            until(lambda: address in capsys.readouterr().out or ended.is_set(), 240)
+            use(address)
+        finally:
+            if not ended.is_set():
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    with ThreadPoolExecutor(1) as pool:
+        used = pool.submit(work)
+        status = main([*command, "--port", address.rpartition(":")[2]])
+        ended.set()
+        used.result()
+    return status
 
 
 def until(true: Callable[[], Any], seconds: float = 30.0) -> None:

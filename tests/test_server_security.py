@@ -13,8 +13,7 @@ import pytest
 pytest.importorskip("fastapi", reason="the server is an extra")
 pytest.importorskip("openai", reason="the server is tested through its client")
 
-from openai import AuthenticationError
-from server_toys import client, clip, serving, toy
+from server_toys import clip, serving, toy
 
 from tts_lm import voices
 from tts_lm.server import run
@@ -39,28 +38,18 @@ def app_of() -> Any:
     return lambda access: TestClient(create_app(toy(), access=access))
 
 
-def test_a_key_is_needed_if_one_is_set():
-    with serving(toy(), access=Access(api_key="s3cret")) as (address, _):
-        with client(address, "wrong") as caller:
-            with pytest.raises(AuthenticationError):
-                caller.models.list()
-        with client(address, "s3cret") as caller:
-            assert [model.id for model in caller.models.list()] == ["toy"]
-            assert caller.models.retrieve("toy").id == "toy"
-        assert httpx.get(f"{address}/health").json() == {"status": "ok", "model": "toy", "queue": 0}
-        for path in ("/metrics", "/openapi.json"):
-            assert httpx.get(address + path).status_code == 401
-
-
-def test_a_key_may_be_any_text(app_of):
-    app = app_of(Access(api_key="ä€"))
-    for header in ("ä€", "Basic ä€", "Bearer", "bearer ä€", "Bearer ä€"):
-        answer = app.get("/openapi.json", headers={"Authorization": header.encode()})
-        assert answer.status_code == (200 if header.lower() == "bearer ä€" else 401)
+def test_a_key_is_needed_if_one_is_set(app_of):
+    with app_of(Access(api_key="ä€")) as app:
+        for header in ("", "ä€", "Basic ä€", "Bearer", "Bearer x", "bearer ä€", "Bearer ä€"):
+            right = header.lower() == "bearer ä€"
+            for path in ("/v1/models", "/metrics", "/openapi.json", "/health"):
+                answer = app.get(path, headers={"Authorization": header.encode()})
+                assert answer.status_code == (200 if right or path == "/health" else 401), (header, path)
+        assert app.get("/v1/models").status_code == 401
 
 
 @pytest.mark.parametrize("key", [None, "s3cret"])
-@pytest.mark.parametrize("origins", [(), (SITE,), ("*",)])
+@pytest.mark.parametrize("origins", [(), ("*",)])
 def test_malformed_hosts_and_origins_are_bad_requests(app_of, key, origins):
     app = app_of(Access(api_key=key, hosts=None if key else ("localhost",), cors_origins=origins))
     hosts = ["[x", "[zz]:80", "[[x", "a b", "x]:1", "u@x", "a:b:c", "[::1]x", "", "x:port", "\xff[\xff"]
@@ -71,17 +60,13 @@ def test_malformed_hosts_and_origins_are_bad_requests(app_of, key, origins):
         assert answer.status_code == 400 and set(answer.json()) == {"error"}, header
 
 
-@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:8000", "127.0.0.1:1", "[::1]:8000", "[0:0::1]"])
-def test_the_servers_own_names_are_accepted(app_of, host):
+def test_the_servers_own_names_are_accepted(app_of):
     app = app_of(Access(hosts=run.LOCAL_NAMES))
-    for headers, status in (
-        ({"Host": host}, 200),
-        ({"Host": host, "Origin": f"http://{host}"}, 200),
-        ({"Host": host, "Origin": OTHER}, 403),
-        ({"Host": host, "Origin": "null"}, 403),
-        ({"Host": "evil.example"}, 403),
-    ):
-        assert app.get("/v1/voices", headers=headers).status_code == status
+    for host in ("localhost", "LOCALHOST:8000", "127.0.0.1:1", "[::1]:8000", "[0:0::1]"):
+        for origin, status in (({}, 200), ({"Origin": f"http://{host}"}, 200), ({"Origin": OTHER}, 403)):
+            assert app.get("/v1/voices", headers={"Host": host, **origin}).status_code == status, host
+    for headers in ({"Host": "localhost", "Origin": "null"}, {"Host": "evil.example"}):
+        assert app.get("/v1/voices", headers=headers).status_code == 403
 
 
 @pytest.mark.parametrize("key", [None, "s3cret"])
@@ -128,10 +113,6 @@ def test_bodies_have_a_limit_with_and_without_a_length():
         text = json.dumps({"model": "toy", "voice": "bdl", "input": "a" * 5_000_000}).encode()
         for body in (text, (piece for piece in (text[:100], text[100:]))):
             assert httpx.post(f"{address}/v1/audio/speech", content=body, headers=kind).status_code == 413
-        huge = b'{"speed": 1' + b"0" * 5_000 + b"}"
-        for body in (b"{", b"[" * 40_000, huge, b"\xff", b'"\\ud800"', b"[1]", b"null"):
-            answer = httpx.post(f"{address}/v1/audio/speech", content=body, headers=kind)
-            assert answer.status_code == 400 and answer.json()["error"]["message"]
 
 
 def rest_of(address: str, said: bytes) -> bytes:
@@ -199,10 +180,8 @@ def test_only_a_local_socket_has_names(host):
     except OSError:
         pytest.skip("this machine has no IPv6")
     with listener:
-        port = listener.getsockname()[1]
-        is_local = host in run.LOCAL_NAMES
-        assert run.local_names(listener, host) is None or is_local
-        assert set(run.local_names(listener, host) or ()) == (set(run.LOCAL_NAMES) if is_local else set())
+        port, names = listener.getsockname()[1], run.local_names(listener, host)
+        assert names is None if host == "0.0.0.0" else set(names or ()) == set(run.LOCAL_NAMES)
         shown = {"::1": "[::1]", "localhost": "127.0.0.1"}.get(host, host)
         assert run.address_of(listener) == f"http://{shown}:{port}"
         for place in ((host, port), ("nowhere.invalid", 0)):

@@ -24,11 +24,9 @@ HOOKS = """
 import schemathesis
 
 @schemathesis.hook
-def map_body(context, body):
-    if isinstance(body, dict) and len(str(body)) % 4:  # most requests name the model and a voice
-        known = {"model": "toy", "voice": "bdl"}
-        return body | {key: value for key, value in known.items() if key in body}
-    return body
+def map_body(context, body):  # most requests name the model and a voice
+    is_known = isinstance(body, dict) and {"model", "voice"} <= set(body) and len(str(body)) % 4
+    return body | {"model": "toy", "voice": "bdl"} if is_known else body
 """
 
 
