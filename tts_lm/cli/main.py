@@ -17,13 +17,8 @@ VERBS = {
     "serve": "an HTTP server for OpenAI's clients",
     "eval": "error rate, naturalness and speed of the speech",
 }
-PROGRAM = program.Program(
-    "tts-lm",
-    "Text-to-speech with a language model over audio tokens.",
-    __version__,
-    "tts_lm.cli",
-    VERBS,
-)
+DESCRIPTION = "Text-to-speech with a language model over audio tokens."
+PROGRAM = program.Program("tts-lm", DESCRIPTION, __version__, "tts_lm.cli", VERBS)
 build_parser = PROGRAM.build_parser
 main = PROGRAM.main
 

@@ -90,20 +90,14 @@ def _check_target(target: Path) -> Path:
 
 def _lines_of(name: str, folder: Path) -> list[_Line]:
     """The lines of a file; 0007.wav is line 7, and blank lines count."""
-    path = Path(name)
-    if name in common.STDIN:
-        text = common.read_stdin()
-    elif not path.exists() or path.is_dir():
-        raise FileNotFoundError(f"no file {path}; expected a text file with one sentence a line")
-    else:
-        text = common.decode(path.read_bytes(), path)
+    text = common.read_stdin() if name in common.STDIN else common.decode(Path(name).read_bytes(), name)
     lines = [
-        _Line(text, folder / f"{number:04}.wav", f"{path}, line {number}: ")
+        _Line(text, folder / f"{number:04}.wav", f"{name}, line {number}: ")
         for number, text in enumerate(text.split("\n"), start=1)
         if text.strip()
     ]
     if not lines:
-        raise ValueError(f"{path}: expected one sentence a line, the file is empty")
+        raise ValueError(f"{name}: expected one sentence a line, the file is empty")
     folder.mkdir(parents=True, exist_ok=True)
     return lines
 

@@ -28,15 +28,10 @@ def create_app(
     access: Access | None = None,
     voices_folder: str | Path | None = None,
 ) -> FastAPI:
-    """Create the server, which needs ``synthesizer`` for itself.
+    """Create the server, which needs ``synthesizer`` for itself. ``model`` is its name in the API.
 
-    Args:
-        model: name of the model in the API.
-        access: access rules; None allows everyone. The body limit is set from ``limits``.
-        voices_folder: folder for added voices; None keeps them in memory.
-
-    Raises:
-        ValueError: a voice in the folder is damaged or belongs to another codec.
+    The body limit of ``access`` is set from ``limits``. Without ``voices_folder``, added voices are kept in memory;
+    ValueError: a voice in it is damaged or belongs to another codec.
     """
     limits, config = limits or ServeLimits(), synthesizer.codec.config
     store = VoiceStore(synthesizer.voices, limits.voices, voices_folder, config.n_q, config.codebook_size)

@@ -47,13 +47,10 @@ _STREAM_OPTIONS = {"mp3": {"write_xing": "0"}, "opus": {"page_duration": "200000
 
 
 def encode(wav: Tensor, sampling_rate: int, form: SoundFormat, tag: str) -> bytes:
-    """Encode a whole speech as a file.
+    """Encode a whole speech, [N] float32 in [-1, 1], as a file with a provenance tag.
 
-    Args:
-        wav: [N] float32 in [-1, 1].
-        sampling_rate: in Hz; the next higher rate is used if the format does not support it.
-        form: the format; ``pcm`` is 16-bit little-endian mono at 24 kHz without a header.
-        tag: provenance tag of :func:`tts_lm.synthesizer.provenance_tag`.
+    If the format does not support the rate in Hz, the next higher one is used. ``pcm`` is 16-bit little-endian mono at
+    24 kHz without a header.
     """
     out = io.BytesIO()
     if form == "wav":
@@ -68,15 +65,10 @@ def encode(wav: Tensor, sampling_rate: int, form: SoundFormat, tag: str) -> byte
 
 
 class StreamEncoder:
-    """Encodes streamed speech. The joined pieces are a valid file.
+    """Encodes streamed speech like :func:`encode`. The joined pieces are a valid file, except for ``flac``, whose
+    header contains the length. A wav has no tag, because many players of streams skip 44 bytes.
 
-    A wav has the plain header of 44 bytes without the tag, because many players of streams skip 44 bytes.
-
-    Args:
-        sampling_rate: in Hz.
-        form: as for :func:`encode`, except ``flac``, whose header contains the length.
-        tag: as for :func:`encode`.
-        sink: a seekable file for the bytes; None returns them piece by piece.
+    ``sink`` is a seekable file for the bytes; None returns them piece by piece.
     """
 
     def __init__(
@@ -136,18 +128,7 @@ class _Sink:
 
 
 def change_speed(wav: Tensor, sampling_rate: int, speed: float) -> Tensor:
-    """Make speech faster or slower at the same pitch.
-
-    Args:
-        wav: [N] float32 in [-1, 1].
-        sampling_rate: in Hz.
-        speed: 2 is twice as fast.
-
-    Returns:
-        [N / speed] float32 in [-1, 1]; ``wav`` itself at speed 1.
-
-    Source: the Signalsmith Stretch library, a phase vocoder.
-    """
+    """Make speech [N] float32 in [-1, 1] faster at the same pitch: [N / speed], with a phase vocoder (Signalsmith)."""
     if speed == 1:
         return wav
     from python_stretch import Signalsmith
@@ -160,19 +141,10 @@ def change_speed(wav: Tensor, sampling_rate: int, speed: float) -> Tensor:
 
 
 def read_clip(source: str | bytes, longest_s: float, sampling_rate: int, cut: bool = False) -> Tensor:
-    """Read an uploaded clip. Decoding stops at the limit, regardless of the header.
+    """Read an uploaded clip, a path or bytes: wav [1, N] float32 in [-1, 1], the mean of the channels.
 
-    Args:
-        source: a path, or the bytes of a sound file.
-        longest_s: longest clip in seconds.
-        sampling_rate: rate in Hz of the result.
-        cut: return the start of a longer clip.
-
-    Returns:
-        wav [1, N] float32 in [-1, 1], the mean of the channels.
-
-    Raises:
-        AudioError: the file is no sound, damaged or too long, or has too many channels or an unusual rate.
+    Decoding stops after ``longest_s`` seconds, regardless of the header. ``cut`` returns the start of a longer clip.
+    AudioError: the file is no sound, damaged or too long, or has too many channels or an unusual rate.
     """
     stored, name = "stdin", "the clip"
     if isinstance(source, str):

@@ -40,6 +40,8 @@ _LOG = logging.getLogger("tts_lm.demo")
 _PLAYER = Path(__file__).with_name("demo_player.js")
 _KEEP_S = 3600
 _WAITING = 16  # visitors in the queue
+# the default buttons of a picture include one that uploads it
+_OUTPUT: dict[str, Any] = {"type": "filepath", "interactive": False, "buttons": ["download"]}
 
 Pieces = Queue[bytes | None]
 """Pieces of a streamed wav; None ends it."""
@@ -76,8 +78,7 @@ class Page:
     def choose_voice(self, name: str, clip: str | None, words: str, consent: bool) -> Voice:
         """The voice of this name, or that of a clip (a path) with its transcript and its speaker's consent.
 
-        Raises:
-            ValueError: the clip has no transcript or consent, or cannot be used.
+        ValueError: one of them is missing, or the clip cannot be used.
         """
         if clip is None:
             return self.synthesizer.voice(name)
@@ -95,11 +96,8 @@ class Page:
     ) -> Iterator[tuple[float, str]]:
         """Synthesize a text into the stream ``live``, which is always closed, then into a file with a picture.
 
-        Yields:
-            Seconds of audio so far, and how the generation ended (empty before the end).
-
-        Raises:
-            ValueError: nothing in the text can be spoken, or it is too long.
+        Yields the seconds of audio so far, and how the generation ended (empty before the end). ValueError: nothing in
+        the text can be spoken, or it is too long.
         """
         chunks: list[SpeechChunk] = []
         rate = self._config.sampling_rate
@@ -124,18 +122,13 @@ class Page:
             for chunk in chunks
             if chunk.codes.numel() or chunk.finish_reason is None
         ]
-        shown = text if len(text) < 80 else f"{text[:77]}..."
-        self._draw(picture_path, wav, None, torch.cat(codes, dim=1), f"{voice.name}: {shown}")
+        self._draw(picture_path, wav, None, torch.cat(codes, dim=1), f"{voice.name}: {text[:80]}")
         bad = [chunk.finish_reason for chunk in chunks if chunk.finish_reason not in (None, "eos")]
         ended = f"ended by {bad[0]}, not by itself; another seed may do better" if bad else "ended by itself"
         yield len(wav) / rate, ended
 
     def show(self, path: str, n_q: int, wav_path: Path, picture_path: Path) -> None:
-        """Encode the start of an audio file, and write the reconstruction from ``n_q`` codebooks and a picture.
-
-        Raises:
-            ValueError: the file is not audio.
-        """
+        """Encode the start of an audio file, and write the reconstruction from ``n_q`` codebooks and a picture."""
         codec, config = self._codec, self._config
         wav = read_clip(path, CLIP_SECONDS, config.sampling_rate, cut=True)
         with self._models, torch.inference_mode():
@@ -213,8 +206,8 @@ def _speak_tab(page: Page) -> None:
     button = gradio.Button("Speak", variant="primary")
     player = gradio.HTML()
     status = gradio.Markdown()
-    audio = _audio_output("Whole speech")
-    picture = _picture("Waveform, spectrogram, codes")
+    audio = gradio.Audio(label="Whole speech", **_OUTPUT)
+    picture = gradio.Image(label="Waveform, spectrogram, codes", **_OUTPUT)
 
     def speak(
         text: str, voice: str, seed: float, clip: str | None, words: str, consent: bool
@@ -249,10 +242,10 @@ def _codebooks_tab(page: Page) -> None:
     )
     with gradio.Row():
         source = _audio_input("A clip of speech")
-        decoded = _audio_output("After the codec")
+        decoded = gradio.Audio(label="After the codec", **_OUTPUT)
     most = page.synthesizer.codec.config.n_q
     n_q = gradio.Slider(1, most, value=most, step=1, label="Codebooks")
-    picture = _picture("Before and after")
+    picture = gradio.Image(label="Before and after", **_OUTPUT)
 
     def show(path: str | None, n_q: float) -> Iterator[tuple[Any, ...]]:
         if path is None:
@@ -281,15 +274,6 @@ def _audio_input(label: str) -> Any:
 
     audio.async_move_resource_to_block_cache = keep_uploads
     return audio
-
-
-def _audio_output(label: str) -> Any:
-    return gradio.Audio(label=label, type="filepath", interactive=False, buttons=["download"])
-
-
-def _picture(label: str) -> Any:
-    buttons = ["download", "fullscreen"]  # the default has a button that uploads the picture
-    return gradio.Image(label=label, type="filepath", interactive=False, buttons=buttons)
 
 
 def _with_messages(work: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:

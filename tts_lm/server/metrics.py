@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -16,15 +17,11 @@ class Metrics:
 
     def __init__(self, queue: Callable[[], int]) -> None:
         to = self.registry = CollectorRegistry()
-        self.requests = Histogram(
-            "tts_lm_request_seconds", "Time to the end", ["route", "status"], buckets=_SECONDS, registry=to
-        )
-        self.first_sound = Histogram(
-            "tts_lm_first_sound_seconds", "Time to the first audio of a stream", buckets=_SECONDS, registry=to
-        )
-        self.batch = Histogram(
-            "tts_lm_batch", "Sentences in one batch", buckets=(1, 2, 4, 8, 16, 32), registry=to
-        )
+        seconds = partial(Histogram, buckets=_SECONDS, registry=to)
+        self.requests = seconds("tts_lm_request_seconds", "Time to the end", ["route", "status"])
+        self.first_sound = seconds("tts_lm_first_sound_seconds", "Time to the first audio of a stream")
+        sizes = (1, 2, 4, 8, 16, 32)
+        self.batch = Histogram("tts_lm_batch", "Sentences in one batch", buckets=sizes, registry=to)
         self.spoken = Counter("tts_lm_speech_seconds", "Speech made, in seconds", registry=to)
         Gauge("tts_lm_queue", "Requests that wait or run", registry=to).set_function(queue)
         ProcessCollector(registry=to)

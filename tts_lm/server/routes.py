@@ -176,7 +176,9 @@ async def speech(asked: SpeechRequest, request: Request, server: Served) -> Resp
             return Response(whole, headers=headers, media_type=kind)
         pieces = _one_piece(whole, frames)
     body = _events(pieces, len(asked.input)) if is_sse else _bytes(pieces)
-    return _StreamedSpeech(body, headers, _SSE if is_sse else kind, server.limits.timeout_seconds)
+    answer = _StreamedSpeech(body, headers=headers, media_type=_SSE if is_sse else kind)
+    answer.timeout_s = server.limits.timeout_seconds
+    return answer
 
 
 Pieces = AsyncGenerator[tuple[bytes, int], None]
@@ -257,16 +259,12 @@ async def _events(pieces: Pieces, letters: int) -> AsyncGenerator[bytes, None]:
 class _StreamedSpeech(StreamingResponse):
     """A streamed response that is closed with its request. An error or timeout closes the connection early."""
 
-    def __init__(
-        self, pieces: AsyncGenerator[bytes, None], headers: dict[str, str], kind: str, timeout_s: float
-    ) -> None:
-        super().__init__(pieces, headers=headers, media_type=kind)
-        self._pieces, self._timeout_s = pieces, timeout_s
+    timeout_s: float
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with aclosing(self._pieces):
+        async with aclosing(self.body_iterator):
             try:
-                async with asyncio.timeout(self._timeout_s):  # also if the client does not read
+                async with asyncio.timeout(self.timeout_s):  # also if the client does not read
                     await super().__call__(scope, receive, send)
             except Exception as error:
                 if api_error(error) is None:

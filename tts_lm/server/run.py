@@ -16,10 +16,7 @@ IDLE_SECONDS = 10  # of a connection between requests
 
 
 def keep_few_shapes() -> None:
-    """Limit the cache of oneDNN, whose code for 200 sentences of different lengths took 300 MB.
-
-    Must be called before the first inference.
-    """
+    """Limit the cache of oneDNN, before the first inference. 200 sentences of different lengths took 300 MB."""
     for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
         os.environ.setdefault(name, "32")
 
@@ -27,9 +24,7 @@ def keep_few_shapes() -> None:
 def server_config(app: Any, connections: int | None = None, timeout_s: float = 1.0) -> uvicorn.Config:
     """Configure uvicorn for an ASGI app.
 
-    Args:
-        connections: largest number of simultaneous connections, beyond which uvicorn returns 503; None: no limit.
-        timeout_s: time in seconds to finish running responses when the server stops.
+    With more than ``connections`` at a time it returns 503. It takes ``timeout_s`` to finish responses when it stops.
     """
     return uvicorn.Config(
         app,
@@ -61,16 +56,9 @@ def run_server(config: uvicorn.Config, listener: socket.socket) -> None:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Open a listening socket, so that a port in use is reported before a model is loaded. Port 0 takes a free one.
-
-    Raises:
-        OSError: the host is not an address of this machine, or the port is in use.
-    """
+    """Open a listening socket before a model is loaded. Port 0 takes a free one. OSError: it cannot be opened."""
     try:
-        found = {
-            family: at
-            for family, _, _, _, at in socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM)
-        }
+        found = {at[0]: at[4] for at in socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM)}
         # localhost has two addresses, and every client tries the IPv4 one
         family = socket.AF_INET if socket.AF_INET in found else socket.AF_INET6
         return socket.create_server(found[family][:2], family=family, backlog=128)

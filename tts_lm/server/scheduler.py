@@ -52,7 +52,7 @@ class Stopped(RuntimeError):
 class _Job:
     """A place in the queue. ``work`` is the function of a call."""
 
-    work: Callable[[], Any] | None = None
+    work: Callable[[], Any] = lambda: None
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
     results: asyncio.Queue[Any] = field(default_factory=asyncio.Queue)
     is_done: bool = False
@@ -84,10 +84,7 @@ class _Text(_Job):
     said: list[Said] = field(default_factory=list)
     last_turn: int = 0
     """The last turn with one of its sentences, initially the turn of its arrival."""
-
-
-@dataclass(eq=False)
-class _Stream(_Text):
+    is_stream: bool = False
     chunks: Iterator[SpeechChunk] | None = None
     ahead: int = 0
     """Generated chunks that were not taken yet."""
@@ -137,13 +134,7 @@ class Scheduler:
             job.finish(Stopped())
 
     async def say(self, text: str, voice: Voice, seed: int) -> Speech:
-        """Synthesize a text.
-
-        Raises:
-            QueueFull, Stopped: the request is not accepted.
-            TimeoutError: the time limit is exceeded.
-            ValueError: nothing in the text can be spoken.
-        """
+        """Synthesize a text. QueueFull, Stopped: the request is not accepted; TimeoutError; ValueError: no words."""
         return await self._result(_Text(text=text, voice=voice, seed=seed))
 
     async def call(self, work: Callable[[], _T]) -> _T:
@@ -152,7 +143,7 @@ class Scheduler:
 
     async def stream(self, text: str, voice: Voice, seed: int) -> AsyncGenerator[SpeechChunk, None]:
         """Synthesize a text as a stream. Raises what :meth:`say` raises; close the generator to cancel."""
-        job = _Stream(text=text, voice=voice, seed=seed)
+        job = _Text(text=text, voice=voice, seed=seed, is_stream=True)
         deadline = job.loop.time() + self._limits.timeout_seconds
         with self._place(job):
             while True:
@@ -198,7 +189,7 @@ class Scheduler:
                     self._changed.wait()
                 if self._stopping:
                     return
-                is_urgent = any(isinstance(job, _Stream) for job in self._jobs)
+                is_urgent = any(isinstance(job, _Text) and job.is_stream for job in self._jobs)
             if gather and not is_urgent:
                 time.sleep(_GATHER_SECONDS)
             self._turn()
@@ -208,7 +199,7 @@ class Scheduler:
         return [
             job
             for job in self._jobs
-            if not job.is_done and not (isinstance(job, _Stream) and job.ahead >= _CHUNKS_AHEAD)
+            if not job.is_done and not (isinstance(job, _Text) and job.ahead >= _CHUNKS_AHEAD)
         ]
 
     def _turn(self) -> None:
@@ -221,20 +212,20 @@ class Scheduler:
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # about characters that are not spoken
-                    if isinstance(job, _Stream):
+                    if not isinstance(job, _Text):
+                        job.finish(job.work())
+                    elif job.is_stream:
                         self._stream_chunk(job)
-                    elif isinstance(job, _Text):
+                    else:
                         if job.sentences is None:
                             job.sentences = self._synthesizer.plan(job.text, job.voice, job.seed)
                         texts.append(job)
-                    elif job.work is not None:
-                        job.finish(job.work())
             except Exception as error:
                 job.finish(error)
         if texts:
             self._synthesize(share(texts, self._limits.batch))
 
-    def _stream_chunk(self, job: _Stream) -> None:
+    def _stream_chunk(self, job: _Text) -> None:
         if job.chunks is None:
             job.chunks = self._synthesizer.stream(job.text, job.voice, job.seed)
         chunk = next(job.chunks, None)
@@ -272,12 +263,7 @@ class Scheduler:
 
 
 def share(texts: Sequence[_Text], limit: int) -> list[tuple[_Text, Sentence]]:
-    """Choose the next batch: one sentence of each text, the longest waiting first, then a second of each.
-
-    Args:
-        texts: unfinished texts in order of arrival.
-        limit: largest number of sentences.
-    """
+    """Choose ``limit`` sentences: one of each unfinished text, the longest waiting first, then a second of each."""
     left = [
         (job, (job.sentences or [])[len(job.said) :]) for job in sorted(texts, key=lambda job: job.last_turn)
     ]

@@ -124,11 +124,7 @@ def host_name(authority: str) -> str | None:
 
 
 def site_of(origin: str) -> str:
-    """Normalise an origin to the form that browsers send: ``https://Example.org/`` -> ``https://example.org``.
-
-    Raises:
-        ValueError: the origin is not a scheme and a host.
-    """
+    """An origin as browsers send it: ``https://Example.org/`` -> ``https://example.org``. ValueError: it is none."""
     site = origin.lower().rstrip("/")
     match = _ORIGIN.fullmatch(site)
     if match is None or host_name(match[1]) is None:
