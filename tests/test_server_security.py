@@ -15,8 +15,7 @@ pytest.importorskip("openai", reason="the server is tested through its client")
 
 from server_toys import clip, serving, toy
 
-from tts_lm import voices
-from tts_lm.server import run
+from tts_lm.server import run, voices
 from tts_lm.server.scheduler import ServeLimits
 from tts_lm.server.security import Access, site_of
 
