@@ -177,7 +177,7 @@ async def speech(asked: SpeechRequest, request: Request, server: Served) -> Resp
         pieces = _one_piece(whole, frames)
     body = _events(pieces, len(asked.input)) if is_sse else _bytes(pieces)
     answer = _StreamedSpeech(body, headers=headers, media_type=_SSE if is_sse else kind)
-    answer.timeout_s = server.limits.timeout_seconds
+    answer.pieces, answer.timeout_s = body, server.limits.timeout_seconds
     return answer
 
 
@@ -259,10 +259,11 @@ async def _events(pieces: Pieces, letters: int) -> AsyncGenerator[bytes, None]:
 class _StreamedSpeech(StreamingResponse):
     """A streamed response that is closed with its request. An error or timeout closes the connection early."""
 
+    pieces: AsyncGenerator[bytes, None]
     timeout_s: float
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with aclosing(self.body_iterator):
+        async with aclosing(self.pieces):
             try:
                 async with asyncio.timeout(self.timeout_s):  # also if the client does not read
                     await super().__call__(scope, receive, send)
