@@ -99,13 +99,13 @@ def test_fewer_codebooks_are_the_first_ones(run, clip, tmp_path):
 
 
 def test_a_file_longer_than_a_block_equals_one_pass(run, tmp_path, tiny_codec, make_speech):
-    save_audio(tmp_path / "long.flac", make_speech(31.0), 16_000)
+    save_audio(tmp_path / "long.flac", make_speech(30.5), 16_000)
     assert run("encode", tmp_path / "long.flac", tmp_path / "long.atok")[0] == 0
     codes, _ = load_codes(tmp_path / "long.atok")
     whole = tiny_codec.encode(load_audio(tmp_path / "long.flac")[0][None]).audio_codes[0]
     assert codes.shape == whole.shape and (codes == whole).float().mean() > 0.999
     assert run("decode", tmp_path / "long.atok", tmp_path / "back.wav")[0] == 0
-    assert soundfile.info(tmp_path / "back.wav").frames == 31 * 16_000
+    assert soundfile.info(tmp_path / "back.wav").frames == 30.5 * 16_000
 
 
 @pytest.mark.slow
@@ -118,15 +118,8 @@ def test_an_hour_takes_the_memory_of_a_minute(tiny_codec_dir, tmp_path, make_spe
                 file.write(minute)
         for verb, source, target in (("encode", "wav", "atok"), ("decode", "atok", "flac")):
             names = [str(tmp_path / f"{minutes}.{suffix}") for suffix in (source, target)]
-            command = [
-                sys.executable,
-                "-m",
-                "audiotok.cli.main",
-                verb,
-                *names,
-                "--codec",
-                str(tiny_codec_dir),
-            ]
+            program = [sys.executable, "-m", "audiotok.cli.main", verb]
+            command = [*program, *names, "--codec", str(tiny_codec_dir)]
             done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
             peaks[verb, minutes] = int(done.stderr.split("peak memory ")[1].split()[0])
     assert soundfile.info(tmp_path / "60.flac").frames == 3600 * 16_000
@@ -270,6 +263,8 @@ def test_decode_refuses_what_is_not_its_codes(run, clip, tmp_path):
         assert_one_line_error(run("decode", path, tmp_path / "out.wav"), text)
     result = run("decode", tmp_path / "whole.atok", tmp_path / "a.wav", codec=None)
     assert_one_line_error(result, "'tiny'", "--codec")
+    words = ("truncate", tmp_path / "cut.atok", tmp_path / "b.atok", "--n-q", 2)
+    assert_one_line_error(run(*words, codec=None), "expected packets, got none", "copy it again")
     assert left_in(tmp_path) == before
 
 
@@ -325,18 +320,10 @@ def test_damage_is_reported_concealed_and_verified(run, tmp_path, make_speech):
 
 
 def test_wrong_usage_exits_2(capsys):
-    for words in (
-        "nonsense",
-        "encode",
-        "encode a.wav",
-        "encode a b c",
-        "decode a",
-        "encode - a b",
-        "encode - --out x",
-        "decode - - --n-q 0",
-        "encode --n-q x a b",
-        "info --codec",
-    ):
+    wrong = (
+        "nonsense|encode|encode a.wav|encode a b c|decode a|encode - a b|encode - --out x|decode - - --n-q 0"
+    )
+    for words in (wrong + "|encode --n-q x a b|info --codec").split("|"):
         with pytest.raises(SystemExit) as stop:
             main(words.split())
         assert stop.value.code == 2 and "usage: audiotok" in capsys.readouterr().err
@@ -363,7 +350,7 @@ def test_help_and_import_are_cheap():
 
     for words, limit_s in ((["-m", "audiotok.cli.main", "--help"], 0.5), (["-c", "import audiotok"], 0.3)):
         costs = []
-        for _ in range(3):
+        for _ in range(2):
             start = seconds()
             subprocess.run([sys.executable, *words], check=True, capture_output=True, cwd=ROOT)
             costs.append(seconds() - start)
@@ -430,12 +417,3 @@ def test_names_and_texts_that_are_not_utf8(run, clip, tmp_path):
     assert "caf\\udce9.wav" in run("info", odd)[1]
     result = run("encode", odd, tmp_path / "b.atok", "--meta", "speaker=\udce9")
     assert_one_line_error(result, "metadata")
-
-
-def test_a_file_of_which_nothing_is_whole_is_not_truncated(run, clip, tmp_path):
-    assert run("encode", clip, tmp_path / "a.atok")[0] == 0
-    whole = (tmp_path / "a.atok").read_bytes()
-    (tmp_path / "cut.atok").write_bytes(whole[: len(whole) // 2])
-    result = run("truncate", tmp_path / "cut.atok", tmp_path / "b.atok", "--n-q", 2, codec=None)
-    assert_one_line_error(result, "expected packets, got none", "copy it again")
-    assert not (tmp_path / "b.atok").exists()

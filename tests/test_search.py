@@ -38,7 +38,13 @@ def distance(codec: AudioCodec, wav: Tensor, codes: Tensor) -> float:
 
 
 def in_pieces(session: SearchingEncoder, pieces: list[Tensor]) -> Tensor:
-    return torch.cat([*(session.push(piece) for piece in pieces), session.flush()], dim=-1)
+    """Codes of a stream in pieces, whose buffers are overwritten after each push."""
+    found = []
+    for piece in pieces:
+        buffer = piece.clone()
+        found.append(session.push(buffer))
+        buffer.zero_()
+    return torch.cat([*found, session.flush()], dim=-1)
 
 
 def test_optimised_codes_are_closer(make_speech: Speech) -> None:
@@ -46,22 +52,19 @@ def test_optimised_codes_are_closer(make_speech: Speech) -> None:
     codec = load_codec()
     rate = codec.config.sampling_rate
     wav = make_speech(0.6, rate, seed=3)
-    plain, optimised = (
-        mel_distance(wav, codec.decode(codes, num_samples=wav.shape[-1]).audio_values[0], rate)
-        for codes in (
-            codec.encode(wav[None]).audio_codes,
-            search_codes(codec, wav[None], steps=6).audio_codes,
-        )
-    )
-    assert optimised < plain
+    found = []
+    for coded in (codec.encode(wav[None]), search_codes(codec, wav[None], steps=6)):
+        decoded = codec.decode(coded.audio_codes, num_samples=wav.shape[-1]).audio_values[0]
+        found.append(mel_distance(wav, decoded, rate))
+    assert found[1] < found[0]
 
 
 def test_never_worse_than_the_encoder(tiny_codec: AudioCodec, make_speech: Speech) -> None:
     generator = torch.Generator().manual_seed(5)
     sounds = [
-        make_speech(0.5),
+        make_speech(0.3),
         torch.zeros(1, 2000),
-        0.3 * torch.randn(1, 5000, generator=generator),
+        0.3 * torch.randn(1, 3000, generator=generator),
         torch.ones(1, 1),
     ]
     for wav in sounds:
@@ -86,7 +89,7 @@ def test_any_chunking_gives_the_same_codes(tiny_codec: AudioCodec, make_speech: 
 
 
 def test_items_do_not_depend_on_their_batch(tiny_codec: AudioCodec, make_speech: Speech) -> None:
-    sounds = [make_speech(seconds, seed=seed) for seed, seconds in enumerate((0.5, 0.8, 0.011))]
+    sounds = [make_speech(seconds, seed=seed) for seed, seconds in enumerate((0.3, 0.45, 0.011))]
     size = max(wav.shape[-1] for wav in sounds)
     batch = torch.stack(
         [torch.nn.functional.pad(wav, (0, size - wav.shape[-1]), value=0.1) for wav in sounds]
@@ -115,12 +118,13 @@ def test_search_errors(tiny_codec: AudioCodec, wav: Tensor) -> None:
     for steps, error in ((0, ValueError), (-1, ValueError), (2.0, TypeError)):
         with pytest.raises(error, match="step"):
             search_codes(tiny_codec, wav[None], steps=steps)
-    with pytest.raises(ValueError, match="n_q"):
-        search_codes(tiny_codec, wav[None], n_q=5)
-    with pytest.raises(ValueError, match="input_values"):
-        search_codes(tiny_codec, wav)
-    with pytest.raises(ValueError, match="Linear"):
-        search_codes(torch.nn.Linear(1, 1), wav[None])
+    for codec, sound, n_q, name in (
+        (tiny_codec, wav[None], 5, "n_q"),
+        (tiny_codec, wav, None, "input_values"),
+        (torch.nn.Linear(1, 1), wav[None], None, "Linear"),
+    ):
+        with pytest.raises(ValueError, match=name):
+            search_codes(codec, sound, n_q=n_q)
     session = SearchingEncoder(tiny_codec, steps=1)
     for bad in (torch.zeros(2, 1, 320), torch.full((1, 1, 320), torch.nan)):
         with pytest.raises(ValueError):
@@ -148,14 +152,9 @@ def test_eval_scores_the_search_beside_the_encoder(
     save_audio(tmp_path / "a.wav", make_speech(0.5), 16_000)
     rows = [Row(tmp_path / "a.wav", "", "")]
     report = evaluate_codec(tiny_codec, rows, [4], search=3, metrics=("mel_distance_db",), workers=0)
-    assert [(line.name, line.kind) for line in report.conditions] == [
-        ("n_q=4", "codec"),
-        ("n_q=4, search 3", "search"),
-    ]
+    assert [line.kind for line in report.conditions] == ["codec", "search"]
     codes = search_codes(tiny_codec, load_audio(tmp_path / "a.wav")[0][None], steps=3).audio_codes
     decoded = tiny_codec.decode(codes, num_samples=8_000).audio_values[0]
     assert report.conditions[1].averages["mel_distance_db"].mean == pytest.approx(
         mel_distance(load_audio(tmp_path / "a.wav")[0], decoded, 16_000), abs=1e-4
     )
-    with pytest.raises(ValueError, match="step"):
-        evaluate_codec(tiny_codec, rows, search=0, metrics=("mel_distance_db",), workers=0)
