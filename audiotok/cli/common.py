@@ -73,12 +73,6 @@ def add_json_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON, one object per line")
 
 
-def add_report_option(parser: argparse.ArgumentParser) -> None:
-    """Add --json FILE, which stores the values of a table, and --overwrite."""
-    parser.add_argument("--json", metavar="FILE", help="also write the values to this file")
-    add_overwrite_option(parser, "what --json names")
-
-
 def load_chosen_codec(name: str | None, args: argparse.Namespace) -> AudioCodec:
     """The codec called ``name`` on the device and in the dtype of ``args``, ready for inference."""
     from ..codec.pretrained import load_codec

@@ -19,16 +19,9 @@ class AudioCodec(Codec):
     """A causal RVQ codec for speech (SoundStream, arXiv:2107.03312) with a source-filter decoder."""
 
     config_class = CodecConfig
-    codes_fields = (
-        "sampling_rate",
-        "hop_length",
-        "n_q",
-        "codebook_size",
-        "codebook_dim",
-        "encoder_banks",
-        "encoder_dim",
-        "encoder_dilations",
-        "leaky_slope",
+    codes_fields = tuple(
+        "sampling_rate hop_length n_q codebook_size codebook_dim encoder_banks encoder_dim encoder_dilations "
+        "leaky_slope".split()
     )
     # Codes and the phase, a running sum of pitch, need float32. The decoder's trunk may be cast.
     _keep_in_fp32_modules_strict = ["encoder", "quantizer", "pitch", "window"]
