@@ -106,56 +106,34 @@ def test_every_form_of_audio(own: AudioTextProcessor, wav: torch.Tensor, tmp_pat
     assert own.encode_audio({"path": str(tmp_path / "a.wav")}) == read
     assert own.encode_audio({"bytes": (tmp_path / "a.wav").read_bytes(), "path": None}) == read
     assert len(own.encode_audio(np.zeros(24_000), sampling_rate=24_000)) == 50 * 4
+    bare = AudioTextProcessor(own.feature_extractor, own.tokenizer)  # without a codec
+    assert bare(["a", "a"], [codes, codes]) == two
+    for needs_a_codec in (lambda: bare("a", wav), lambda: bare.decode_audio(two["input_ids"][0])):
+        with pytest.raises(ValueError, match="codec"):
+            needs_a_codec()
     columns = datasets.Dataset.from_dict({"text": ["a", "a"], "codes": [codes.tolist()] * 2})
     assert own(columns["text"], columns["codes"]) == two
     with pytest.raises(ValueError):
         own.encode_audio(wav, sampling_rate=0)
-    with pytest.raises(TypeError, match="got int"):
+    with pytest.raises(TypeError):
         own(5)
 
 
-def test_integer_samples_are_not_codes(own: AudioTextProcessor, wav: torch.Tensor) -> None:
+def test_integer_samples_are_not_codes_and_bad_audio_is_refused(
+    own: AudioTextProcessor, wav: torch.Tensor
+) -> None:
     pcm = (wav[0] * 32767).round().to(torch.int16).numpy()
     expected = own.encode_audio(torch.from_numpy(pcm) / 32768)
     assert own.encode_audio(pcm) == expected
     assert own.encode_audio({"array": pcm[None], "sampling_rate": 16_000}) == expected
-    for ambiguous in (pcm[None], np.zeros((1, 800), np.int16), np.zeros((1, 800), np.int32), pcm.tolist()):
-        with pytest.raises(ValueError):
-            own.encode_audio(ambiguous)
     assert len(own.encode_audio(np.zeros((1, 8), np.int64))) == 8  # codes of one codebook
-
-
-@pytest.mark.parametrize(
-    "bad",
-    [
-        np.zeros((2, 100)),
-        np.zeros(0),
-        [],
-        np.zeros(5, np.int64),
-        np.zeros((4, 0), np.int64),
-        np.zeros((5, 9), np.int64),
-        np.full((4, 9), 64),
-        np.zeros((4, 9), bool),
-        [[1, 2], [3]],
-        b"\x00\x00",
-        {"codes": b"\x00\x00\x00", "n_q": 1},
-        {"codes": b"\x00\x00"},
-        {"speech": 1},
-        7,
-    ],
-)
-def test_bad_audio_is_refused(own: AudioTextProcessor, bad: object) -> None:
-    with pytest.raises((ValueError, TypeError)):
-        own("a", bad)
-
-
-def test_without_a_codec(own: AudioTextProcessor, wav: torch.Tensor) -> None:
-    bare = AudioTextProcessor(own.feature_extractor, own.tokenizer)
-    ids = bare("a", own.audio_tokenizer.encode(wav[None]).audio_codes[0])["input_ids"]
-    assert ids == own("a", wav)["input_ids"]
-    for needs_a_codec in (lambda: bare("a", wav), lambda: bare.decode_audio(ids)):
-        with pytest.raises(ValueError, match="codec"):
-            needs_a_codec()
+    ambiguous = [pcm[None], np.zeros((1, 800), np.int16), np.zeros((1, 800), np.int32), pcm.tolist()]
+    shapes = [np.zeros((2, 100)), np.zeros(0), [], np.zeros(5, np.int64), np.zeros((4, 0), np.int64)]
+    shapes += [np.zeros((5, 9), np.int64), np.full((4, 9), 64), np.zeros((4, 9), bool), [[1, 2], [3]]]
+    shards = [b"\x00\x00", {"codes": b"\x00\x00\x00", "n_q": 1}, {"codes": b"\x00\x00"}, {"speech": 1}, 7]
+    for bad in ambiguous + shapes + shards:
+        with pytest.raises((ValueError, TypeError)):
+            own("a", bad)
 
 
 def test_padding_and_truncation(own: AudioTextProcessor) -> None:
@@ -169,13 +147,8 @@ def test_padding_and_truncation(own: AudioTextProcessor) -> None:
     assert batch["attention_mask"][0].tolist() == [0] * (long - short) + [1] * short  # left, for generation
     right = own(texts, padding_side="right", return_tensors="np")
     assert isinstance(right["input_ids"], np.ndarray) and right["input_ids"][0, :short].tolist() == ragged[0]
-    for options in (
-        {"padding": "max_length", "max_length": 32, "return_tensors": "pt"},
-        {
-            "text_kwargs": {"padding": "max_length", "max_length": 32},
-            "common_kwargs": {"return_tensors": "pt"},
-        },
-    ):
+    flat, tensors = {"padding": "max_length", "max_length": 32}, {"return_tensors": "pt"}
+    for options in (flat | tensors, {"text_kwargs": flat, "common_kwargs": tensors}):
         wide = own(texts, **options, audio_kwargs={"sampling_rate": 16_000})
         assert wide["input_ids"].shape == (2, 32) and wide["attention_mask"].sum() == short + long
     cut = own(texts, truncation=True, max_length=4, labels=True)
@@ -195,10 +168,9 @@ def test_padding_and_truncation(own: AudioTextProcessor) -> None:
 
 
 def test_generate_takes_the_default_batch(processor: AudioTextProcessor) -> None:
-    config = LlamaConfig(
-        vocab_size=processor.tokenizer.padded_vocab_size, hidden_size=16, intermediate_size=16,
-        num_hidden_layers=1, num_attention_heads=2, bos_token_id=None, eos_token_id=None,
-    )  # fmt: skip
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vocab_size = processor.tokenizer.padded_vocab_size
+    config = LlamaConfig(vocab_size=vocab_size, bos_token_id=None, eos_token_id=None, **sizes)
     model = LlamaForCausalLM(config).eval()
     batch = processor(["one", "and two, longer"], return_tensors="pt")
     out = model.generate(**batch, **processor.generation_options(batch, 40), do_sample=True)
@@ -210,22 +182,21 @@ def test_generate_takes_the_default_batch(processor: AudioTextProcessor) -> None
         processor.generation_options(right, 40)
 
 
-@pytest.mark.parametrize("side", ["left", "right"])
-def test_batch_is_single(processor: AudioTextProcessor, make_speech: Callable, side: str) -> None:
+def test_batch_is_single(processor: AudioTextProcessor, make_speech: Callable) -> None:
     clips = [make_speech(seconds, seed=seed) for seed, seconds in enumerate((0.31, 0.5, 0.05))]
     texts = ["one", "and two, longer", ""]
-    batch = processor(texts, clips, labels=True, padding_side=side, return_tensors="pt")
     ragged = processor(texts, clips, labels=True, padding=False)
-    for index, (text, clip) in enumerate(zip(texts, clips, strict=True)):
-        single = processor(text, clip, labels=True)
-        size = len(single["input_ids"])
-        span = slice(-size, None) if side == "left" else slice(0, size)
-        for key in ("input_ids", "labels", "attention_mask"):
-            assert batch[key][index, span].tolist() == single[key] == ragged[key][index]
-        assert batch["attention_mask"][index].sum() == size
-        padding = batch["labels"].shape[1] - size
-        assert (batch["labels"][index] == -100).sum() == padding + single["labels"].count(-100)
-    assert processor(audio=clips)["input_ids"][1] != processor(audio=clips)["input_ids"][2]
+    for side in ("left", "right"):
+        batch = processor(texts, clips, labels=True, padding_side=side, return_tensors="pt")
+        for index, (text, clip) in enumerate(zip(texts, clips, strict=True)):
+            single = processor(text, clip, labels=True)
+            size = len(single["input_ids"])
+            span = slice(-size, None) if side == "left" else slice(0, size)
+            for key in ("input_ids", "labels", "attention_mask"):
+                assert batch[key][index, span].tolist() == single[key] == ragged[key][index]
+            assert batch["attention_mask"][index].sum() == size
+            padding = batch["labels"].shape[1] - size
+            assert (batch["labels"][index] == -100).sum() == padding + single["labels"].count(-100)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -291,8 +262,7 @@ def test_codecs_of_transformers(kind: str, make_speech: Callable, tmp_path: Path
     assert text.text == "Hello" and sound.codes.shape[0] == tok.n_q and sound.codes.shape[1] >= 10
     assert len(torch.unique(sound.codes)) > 5
     (heard,) = processor.decode_audio(ids)
-    assert heard.shape[0] == 1 and abs(heard.shape[1] - clip.shape[1]) < rate / 10
-    assert bool(heard.isfinite().all())
+    assert heard.shape[0] == 1 and abs(heard.shape[1] - clip.shape[1]) < rate / 10 and heard.isfinite().all()
     both = processor(["Hello", "x"], [clip, make_speech(0.3, rate, seed=1)], padding=False)
     assert both["input_ids"][0] == ids
     processor.save_pretrained(tmp_path / "saved")
@@ -300,14 +270,6 @@ def test_codecs_of_transformers(kind: str, make_speech: Callable, tmp_path: Path
     other = AutoProcessor.from_pretrained(moved)
     assert other("Hello", clip)["input_ids"] == ids and torch.equal(other.decode_audio(ids)[0], heard)
     assert not no_network
-
-
-def test_codecs_with_scales_are_refused() -> None:
-    config = EncodecConfig(
-        sampling_rate=48_000, audio_channels=2, normalize=True, chunk_length_s=1.0, num_filters=4
-    )
-    with pytest.raises(ValueError, match="scale"):
-        AudioTextProcessor.from_codec(build_family("gpt2", 1_000), EncodecModel(config))
 
 
 def test_another_codec_is_refused(processor: AudioTextProcessor, wav: torch.Tensor, tmp_path: Path) -> None:
@@ -321,6 +283,11 @@ def test_another_codec_is_refused(processor: AudioTextProcessor, wav: torch.Tens
         AudioTextProcessor(processor.feature_extractor, build_family("gpt2", 1_000), codec)
     with pytest.raises(ValueError, match="steep"):
         AudioTextProcessor(processor.feature_extractor, processor.tokenizer, layout="steep")
+    scaled = EncodecConfig(
+        sampling_rate=48_000, audio_channels=2, normalize=True, chunk_length_s=1.0, num_filters=4
+    )
+    with pytest.raises(ValueError, match="scale"):
+        AudioTextProcessor.from_codec(build_family("gpt2", 1_000), EncodecModel(scaled))
     codes = codec.encode(wav[None]).audio_codes[0]
     row = {"text": "a", "codes": codes, "codes_fingerprint": "f" * 16}
     collate = AudioTextCollator(processor)
@@ -368,5 +335,5 @@ def test_collator(processor: AudioTextProcessor, wav: torch.Tensor) -> None:
         assert batch["labels"][4][batch["attention_mask"][4].bool()].tolist() == [1, 2, 3]
         assert (batch["labels"][batch["attention_mask"] == 0] == -100).all()
         for row in ({"codes": codes}, {"text": None, "codes": codes}, {"text": "one"}):
-            with pytest.raises(ValueError, match="text and codes or audio"):
+            with pytest.raises(ValueError):
                 AudioTextCollator(processor, task)([row])
