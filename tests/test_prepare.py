@@ -334,22 +334,26 @@ def kill_an_actor(stop: threading.Event, killed: list[int]) -> None:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # Ray's own
 @pytest.mark.parametrize("kill", [False, True])
-def test_ray_gives_the_same_rows(
-    kill: bool, mixed: Path, whole: dict[str, bytes], tiny_codec: AudioCodec, tmp_path: Path
-) -> None:
+def test_ray_gives_the_same_rows(kill: bool, tiny_codec: AudioCodec, tmp_path: Path) -> None:
     ray = pytest.importorskip("ray", reason='the engine ray needs the extra "ray"')
+    (tmp_path / "many").mkdir()  # enough work for a kill in the middle of it
+    soundfile.write(tmp_path / "many/a.flac", speech_like(0.5)[0].numpy(), RATE)
+    rows = ["id,file_name,text", *(f"{n},{'a' if n % 9 else 'none'}.flac,Clip {n}." for n in range(400))]
+    (tmp_path / "many/metadata.csv").write_text("\n".join(rows))
+    prepare(tmp_path / "many", tmp_path / "whole", tiny_codec, rows_per_shard=8)
     stop, killed = threading.Event(), list[int]()
     killer = threading.Thread(target=kill_an_actor, args=(stop, killed))
     os.environ["PYTHONPATH"] = ENVIRONMENT["PYTHONPATH"]
     try:
         if kill:
             killer.start()
-        prepare(mixed, tmp_path / "ray", tiny_codec, engine="ray", address="local", workers=2, **OPTIONS)
+        options: dict[str, Any] = {"engine": "ray", "address": "local", "workers": 2, "rows_per_shard": 8}
+        prepare(tmp_path / "many", tmp_path / "ray", tiny_codec, **options)
     finally:
         stop.set()
         if kill:
             killer.join()
-    assert files_of(tmp_path / "ray") == whole
+    assert files_of(tmp_path / "ray") == files_of(tmp_path / "whole")
     assert not ray.is_initialized()
     # Workers of Ray's own niceness (15) would stand still for minutes on a machine that others use.
     assert killed == ([os.nice(0)] if kill else [])
