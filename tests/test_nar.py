@@ -9,7 +9,7 @@ import pytest
 import torch
 from lm_toys import loud
 from torch import Tensor
-from transformers.utils.generic import ModelOutput
+from transformers.modeling_outputs import BaseModelOutput
 
 from tts_lm.models.nar import NarConfig, NarModel
 
@@ -54,7 +54,7 @@ def inputs(frames: int, prompt: int, text: int, seed: int = 0) -> dict[str, Tens
 def level_logits(model: NarModel, row: dict[str, Tensor], level: int, **masks: Tensor) -> Tensor:
     with torch.no_grad():
         out = model(**row, level=torch.full_like(row["voice"], level), **masks)
-        assert isinstance(out, ModelOutput)
+        assert isinstance(out, BaseModelOutput)
         return model.logits(out.last_hidden_state, level)
 
 
