@@ -17,7 +17,12 @@ _NUMERALS = "零一二三四五六七八九十百千万亿点第"
 _PRONOUNS = set("我 你 他 她 它 您 咱 谁 我们 你们 他们 她们 咱们 大家 人们 总 都 就 也 还 必 可".split())
 _ER_WORDS = tuple("女儿 婴儿 幼儿 孤儿 健儿 胎儿 少儿 宠儿 混血儿 新生儿 孙儿 侄儿 育儿 产儿".split())
 _FINALS = {"ê": "ei", "m": "en", "n": "en", "ng": "en", "ueng": "ueng", "io": "io"}
-_BEHIND = dict(pair.split(":") for pair in "￥:元 ¥:元 $:美元 €:欧元 £:英镑 ₩:韩元 HK$:港元 US$:美元".split())
+_BEHIND: dict[str, str] = {
+    sign: name
+    for sign, _, name in (
+        pair.partition(":") for pair in "￥:元 ¥:元 $:美元 €:欧元 £:英镑 ₩:韩元 HK$:港元 US$:美元".split()
+    )
+}
 _SIGNS: dict[str, str] = {
     pair[0]: pair[2:]
     for pair in (
