@@ -1,6 +1,6 @@
 """Rows of prepared corpora as training clips, and the batches of an epoch.
 
-The text of a clip is built by the same functions as in :mod:`tts_lm.sentences`. Phoneme times come from
+The text of a clip is built by the same functions as in :mod:`tts_lm.synthesizer`. Phoneme times come from
 :mod:`.alignments`.
 """
 
