@@ -147,9 +147,9 @@ class PackedClips:
             wav[row, 0, : len(pcm)] = pcm * min(gain, 0.99 / peak)
             count = min(frames, int(last - first) - start)
             spoken[row, :count] = True
-            if width:
+            if self.features is not None:
                 features[row, :count] = self.features[first + start : first + start + count]
-        targets = torch.from_numpy(features) if width else None
+        targets = None if self.features is None else torch.from_numpy(features)
         return Batch(torch.from_numpy(wav), targets, torch.from_numpy(spoken))
 
 
